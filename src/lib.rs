@@ -1,0 +1,41 @@
+//! slmd: a small language model behind Keycloak tokens, decided offline.
+//!
+//! The tour, from the bottom (a module uses only those above it in this list; `tests/tidy.rs`
+//! checks it):
+//!
+//! 1. [`prompt`] is what is asked and answered, [`reason`] why not; [`secret`], [`time`],
+//!    [`json`], [`identity`], [`link`], [`shutdown`], [`systemd`], [`telemetry`] are small tools.
+//! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
+//!    [`store`] is the state folder's database.
+//! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
+//!    [`keysync`] holds the pinned keys.
+//! 4. [`admission`] is the single door: decide → reserve → charge → record → queue.
+//! 5. [`transport`] brings prompts to it over HTTP and MQTT.
+//! 6. [`config`] reads the one file, 7. [`daemon`] puts all together, 8. [`cli`] is for people.
+//!
+//! To follow one prompt by file names, see `ARCHITECTURE.md`. The line that refuses a token is
+//! in [`auth::decide`].
+
+pub mod admission;
+pub mod audit;
+pub mod auth;
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod engine;
+pub mod identity;
+pub mod json;
+pub mod keysync;
+pub mod link;
+pub mod prompt;
+pub mod quota;
+pub mod reason;
+pub mod secret;
+pub mod shutdown;
+pub mod store;
+pub mod systemd;
+pub mod telemetry;
+pub mod time;
+pub mod transport;
+pub mod wire;

@@ -1,0 +1,170 @@
+//! A request as parsed from bytes: bounded, well-formed, and not yet allowed.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::Origin;
+use crate::secret::Secret;
+
+/// Names one request in the reply, the log and the audit. Taken from the client or made here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RequestId(String);
+
+impl RequestId {
+    pub const MAX_LEN: usize = 128;
+
+    /// A client's own id: visible ASCII, at most [`Self::MAX_LEN`] bytes.
+    pub fn parse(text: &str) -> Option<RequestId> {
+        let fits = !text.is_empty() && text.len() <= Self::MAX_LEN;
+        (fits && text.bytes().all(|b| b.is_ascii_graphic())).then(|| RequestId(text.to_owned()))
+    }
+
+    /// A new random id, `req_` and 128 bits of hexadecimal.
+    pub fn random() -> RequestId {
+        RequestId(format!("req_{}", crate::identity::random_hex::<16>()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a token may allow. Keycloak's roles map to these by the realm's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Ask prompts, see models.
+    Read,
+    /// Named prompts, active model and adapter, files.
+    Write,
+    /// Fine-tuning jobs, promote, roll back.
+    FineTune,
+    /// Read the audit log.
+    Audit,
+}
+
+impl Scope {
+    pub const ALL: [Scope; 4] = [Scope::Read, Scope::Write, Scope::FineTune, Scope::Audit];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::Read => "read",
+            Scope::Write => "write",
+            Scope::FineTune => "fine-tune",
+            Scope::Audit => "audit",
+        }
+    }
+}
+
+/// What a client asks for. Holding one proves that it is well-formed, not that it is allowed.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub id: RequestId,
+    pub origin: Origin,
+    /// The endpoint, as the request's `model` names it; absent: the realm's default.
+    pub model: Option<String>,
+    pub action: Action,
+    /// When the answer is of no more use.
+    pub deadline: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Action {
+    Chat(Chat),
+    ListModels,
+    /// Stop the principal's own request with this correlation data (MQTT).
+    Cancel {
+        correlation: Vec<u8>,
+    },
+    /// Read the audit log.
+    ReadAudit,
+}
+
+impl Action {
+    /// The scope that a token needs for it.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Action::Chat(_) | Action::ListModels | Action::Cancel { .. } => Scope::Read,
+            Action::ReadAudit => Scope::Audit,
+        }
+    }
+
+    /// The name that audit and metrics use.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Action::Chat(_) => "chat",
+            Action::ListModels => "list_models",
+            Action::Cancel { .. } => "cancel",
+            Action::ReadAudit => "read_audit",
+        }
+    }
+}
+
+/// A conversation to continue.
+#[derive(Debug, Clone)]
+pub struct Chat {
+    pub messages: Vec<Message>,
+    pub sampling: Sampling,
+    /// Absent: as many as the context and the endpoint's limit leave.
+    pub max_completion_tokens: Option<u32>,
+    /// At most four, none empty.
+    pub stop: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub role: Role,
+    pub content: Secret<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
+
+/// How the next token is picked. Together with bundle, prompt and seed it determines the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Smallest set of tokens whose probability reaches this; 1 is off.
+    pub top_p: f32,
+    /// Most likely tokens kept; 0 is off.
+    pub top_k: u32,
+    /// Least probability relative to the most likely token; 0 is off.
+    pub min_p: f32,
+    /// Absent: drawn by the engine, and recorded.
+    pub seed: Option<u64>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            seed: None,
+        }
+    }
+}

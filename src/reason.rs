@@ -1,0 +1,343 @@
+//! The closed enums of refusals: one name for reply, audit and metrics.
+//!
+//! [`DenyReason`] is what a token decision may answer; [`Reason`] adds everything else that can
+//! stand between a request and its answer. Each knows its name, its HTTP status and what the
+//! reader should do.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! names {
+    ($(#[$meta:meta])* $type:ident { $($variant:ident = $name:literal, $hint:literal;)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $type { $($variant,)+ }
+
+        impl $type {
+            pub const ALL: &'static [$type] = &[$($type::$variant,)+];
+
+            /// The name in replies, audit records and metrics.
+            pub fn as_str(self) -> &'static str {
+                match self { $($type::$variant => $name,)+ }
+            }
+
+            /// What was wrong and what to do, for the person who reads the reply.
+            pub fn hint(self) -> &'static str {
+                match self { $($type::$variant => $hint,)+ }
+            }
+
+            pub fn parse(name: &str) -> Option<$type> {
+                match name { $($name => Some($type::$variant),)+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let name = String::deserialize(d)?;
+                $type::parse(&name).ok_or_else(|| {
+                    serde::de::Error::custom(format_args!("unknown {}: {name:?}", stringify!($type)))
+                })
+            }
+        }
+    };
+}
+
+names! {
+    /// Why a credential doesn't allow a request. Each check has its own; none is shared.
+    DenyReason {
+        TokenMissing = "token_missing", "no token was sent; send `Authorization: Bearer` with a Keycloak access token";
+        TokenTooLarge = "token_too_large", "the token is larger than 16 KiB; map fewer claims into it";
+        TokenMalformed = "token_malformed", "the token isn't a compact JWS of three base64url parts with strict JSON inside";
+        TypeRejected = "type_rejected", "this isn't an access token; send the access token, not an ID or refresh token";
+        CriticalHeader = "critical_header", "the token's header names a `crit` extension; none is supported";
+        AlgorithmRejected = "algorithm_rejected", "the token's `alg` isn't one of RS, PS, ES 256/384/512 and EdDSA, or isn't its key's";
+        IssuerMissing = "issuer_missing", "the token has no `iss`";
+        IssuerUnknown = "issuer_unknown", "the token's `iss` is no realm of this appliance; compare it with the configuration's `issuer`";
+        KeyIdMissing = "key_id_missing", "the token's header has no `kid`";
+        KeyUnknown = "key_unknown", "no pinned key of the realm has the token's `kid`; pin the realm's current keys";
+        KeysMissing = "keys_missing", "the realm has no pinned keys yet; run `slmd keys pin`";
+        KeysRefreshing = "keys_refreshing", "the token's key isn't known yet and the realm's keys are being refreshed; try again shortly";
+        SignatureInvalid = "signature_invalid", "the token's signature doesn't match its key; get a new token";
+        SubjectMissing = "subject_missing", "the token has no `sub`; add Keycloak's `basic` client scope";
+        ClientMissing = "client_missing", "the token has no `azp`; it names the client that the token was issued to";
+        IssuedAtMissing = "issued_at_missing", "the token has no `iat`";
+        ExpiryMissing = "expiry_missing", "the token has no `exp`";
+        Expired = "expired", "the token has expired; get a new one";
+        NotYetValid = "not_yet_valid", "the token's `nbf` is in the future; compare the clocks";
+        IssuedInFuture = "issued_in_future", "the token's `iat` is in the future; compare the clocks";
+        LifetimeTooLong = "lifetime_too_long", "the token lives longer than the realm's `max_lifetime` allows; shorten the client's access token lifespan";
+        TooOld = "too_old", "the token was issued longer ago than the realm's `max_age` allows; get a new one";
+        ClaimInvalid = "claim_invalid", "a claim of the token has the wrong type or a value that isn't allowed here";
+        EndpointMissing = "endpoint_missing", "the request names no `model` and the realm has no default endpoint";
+        EndpointUnknown = "endpoint_unknown", "the request's `model` is no endpoint of the token's realm; see `GET /v1/models`";
+        AudienceMismatch = "audience_mismatch", "the token's `aud` lacks the endpoint's client id; give the caller one of its client roles, or add an audience mapper";
+        RolesMissing = "roles_missing", "the token carries no roles of the endpoint client; a lightweight access token drops them";
+        ScopeMissing = "scope_missing", "the token's roles don't grant the scope that this request needs";
+        ConfirmationUnsupported = "confirmation_unsupported", "the token is bound by a `cnf` method that isn't supported here";
+        ProofMissing = "proof_missing", "the token is DPoP-bound (`cnf.jkt`) and no proof was sent";
+        ProofUnsupported = "proof_unsupported", "DPoP proofs aren't accepted on this transport";
+        ProofInvalid = "proof_invalid", "the DPoP proof doesn't fit the token or the request";
+        Revoked = "revoked", "the deny-list names this token, its subject, client, session or key";
+        KeysStale = "keys_stale", "the realm's keys were last confirmed longer ago than `offline_grace` allows for this scope; connect, or pin them again";
+        ClockUnsynchronised = "clock_unsynchronised", "the appliance's clock isn't synchronised, and this scope needs it to be";
+        PeerNotAllowed = "peer_not_allowed", "no realm grants this scope to a group of the local peer";
+    }
+}
+
+names! {
+    /// Why a request isn't answered, other than by the token decision.
+    RefuseReason {
+        BadRequest = "bad_request", "the request can't be read";
+        UnsupportedParameter = "unsupported_parameter", "a parameter of the request can't be honoured here; leave it out";
+        InvalidParameter = "invalid_parameter", "a parameter of the request has a value that isn't allowed";
+        ContextLengthExceeded = "context_length_exceeded", "prompt and answer don't fit the context; shorten the messages or `max_completion_tokens`";
+        NotFound = "not_found", "no such resource";
+        MethodNotAllowed = "method_not_allowed", "the resource doesn't take this method";
+        BodyTooLarge = "body_too_large", "the request's body is larger than the configured `max_body`";
+        UnsupportedMediaType = "unsupported_media_type", "send `Content-Type: application/json`";
+        RequestTimeout = "request_timeout", "the request didn't arrive in time";
+        QuotaExceeded = "quota_exceeded", "the principal's token quota is used up; try again later";
+        TooManyConnections = "too_many_connections", "too many connections; close some, or try again";
+        Overloaded = "overloaded", "the queue is full; try again later";
+        Draining = "draining", "the daemon is going down; try again later";
+        AuditUnavailable = "audit_unavailable", "the access couldn't be recorded, so nothing was done; free space in the state folder or check its permissions";
+        ModelUnavailable = "model_unavailable", "the endpoint's model isn't loaded; see `slmd status`";
+        DeadlineExceeded = "deadline_exceeded", "the request's deadline passed before it could be answered";
+        AttemptsExhausted = "attempts_exhausted", "the request was begun twice and not finished; it won't be tried again";
+        ReplyTopicRejected = "reply_topic_rejected", "the Response Topic isn't one that this token may be answered on";
+        RetainedRejected = "retained_rejected", "retained messages are no requests; publish with retain off";
+        TopicMismatch = "topic_mismatch", "the topic's client isn't the token's `azp`";
+        AnswerTooLarge = "answer_too_large", "the answer is larger than the broker's packet limit";
+        Internal = "internal", "the daemon failed; its log has more";
+    }
+}
+
+/// Why a request isn't answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Denied(DenyReason),
+    Refused(RefuseReason),
+}
+
+impl Reason {
+    /// Every reason there is, for metrics that must show zeros.
+    pub fn all() -> impl Iterator<Item = Reason> {
+        let denied = DenyReason::ALL.iter().map(|r| Reason::Denied(*r));
+        denied.chain(RefuseReason::ALL.iter().map(|r| Reason::Refused(*r)))
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Denied(reason) => reason.as_str(),
+            Reason::Refused(reason) => reason.as_str(),
+        }
+    }
+
+    pub fn hint(self) -> &'static str {
+        match self {
+            Reason::Denied(reason) => reason.hint(),
+            Reason::Refused(reason) => reason.hint(),
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Reason> {
+        DenyReason::parse(name)
+            .map(Reason::Denied)
+            .or_else(|| RefuseReason::parse(name).map(Reason::Refused))
+    }
+
+    /// The HTTP status, also the `status` of an MQTT answer.
+    pub fn status(self) -> u16 {
+        match self {
+            Reason::Denied(reason) => reason.status(),
+            Reason::Refused(reason) => reason.status(),
+        }
+    }
+
+    /// The `type` of OpenAI's error object.
+    pub fn error_type(self) -> &'static str {
+        match self.status() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<DenyReason> for Reason {
+    fn from(reason: DenyReason) -> Reason {
+        Reason::Denied(reason)
+    }
+}
+
+impl From<RefuseReason> for Reason {
+    fn from(reason: RefuseReason) -> Reason {
+        Reason::Refused(reason)
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(d)?;
+        Reason::parse(&name)
+            .ok_or_else(|| serde::de::Error::custom(format_args!("unknown reason {name:?}")))
+    }
+}
+
+impl DenyReason {
+    /// 401: another token may help (RFC 6750 `invalid_token`). 403: this principal may not
+    /// (`insufficient_scope`). 404: the realm has no such endpoint. 503: try again.
+    pub fn status(self) -> u16 {
+        match self {
+            DenyReason::RolesMissing
+            | DenyReason::ScopeMissing
+            | DenyReason::KeysStale
+            | DenyReason::ClockUnsynchronised
+            | DenyReason::PeerNotAllowed => 403,
+            DenyReason::EndpointMissing => 400,
+            DenyReason::EndpointUnknown => 404,
+            DenyReason::KeysMissing | DenyReason::KeysRefreshing => 503,
+            _ => 401,
+        }
+    }
+}
+
+impl RefuseReason {
+    pub fn status(self) -> u16 {
+        match self {
+            RefuseReason::BadRequest
+            | RefuseReason::UnsupportedParameter
+            | RefuseReason::InvalidParameter
+            | RefuseReason::ContextLengthExceeded
+            | RefuseReason::RetainedRejected => 400,
+            RefuseReason::ReplyTopicRejected | RefuseReason::TopicMismatch => 403,
+            RefuseReason::NotFound => 404,
+            RefuseReason::MethodNotAllowed => 405,
+            RefuseReason::RequestTimeout => 408,
+            RefuseReason::BodyTooLarge => 413,
+            RefuseReason::UnsupportedMediaType => 415,
+            RefuseReason::QuotaExceeded => 429,
+            RefuseReason::AttemptsExhausted | RefuseReason::AnswerTooLarge => 422,
+            RefuseReason::Internal => 500,
+            RefuseReason::TooManyConnections
+            | RefuseReason::Overloaded
+            | RefuseReason::Draining
+            | RefuseReason::AuditUnavailable
+            | RefuseReason::ModelUnavailable => 503,
+            RefuseReason::DeadlineExceeded => 504,
+        }
+    }
+}
+
+/// A refusal on its way to the client: the reason, and what is particular to this request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// What was particular: numbers, names. Never a token, a prompt or a signature.
+    pub detail: Option<String>,
+    /// The parameter that the refusal is about.
+    pub param: Option<String>,
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    pub fn new(reason: impl Into<Reason>) -> Refusal {
+        Refusal {
+            reason: reason.into(),
+            detail: None,
+            param: None,
+            retry_after: None,
+        }
+    }
+
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Refusal {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    #[must_use]
+    pub fn param(mut self, param: impl Into<String>) -> Refusal {
+        self.param = Some(param.into());
+        self
+    }
+
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Refusal {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    pub fn status(&self) -> u16 {
+        self.reason.status()
+    }
+
+    /// `name: detail (hint)`, without a full stop.
+    pub fn message(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{}: {detail} ({})", self.reason, self.reason.hint()),
+            None => format!("{}: {}", self.reason, self.reason.hint()),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl<R: Into<Reason>> From<R> for Refusal {
+    fn from(reason: R) -> Refusal {
+        Refusal::new(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_read_back() {
+        let names: BTreeSet<_> = Reason::all().map(Reason::as_str).collect();
+        assert_eq!(names.len(), Reason::all().count());
+        for reason in Reason::all() {
+            assert_eq!(Reason::parse(reason.as_str()), Some(reason));
+            assert!((400..600).contains(&reason.status()), "{reason}");
+            let name_is_plain = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(reason.as_str().chars().all(name_is_plain), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Readiness, watchdog and socket activation, when systemd started us.
