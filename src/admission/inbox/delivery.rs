@@ -37,7 +37,7 @@ pub struct Delivery {
 pub enum Delivered {
     /// Runs now. When the broker has acknowledged the final answer, call [`Ticket::answered`]
     /// before acknowledging the request.
-    Run(Admitted, Ticket),
+    Run(Admitted, Box<Ticket>),
     /// The same request is running already; its answer goes to the same topic.
     Running,
     /// Answered before: publish this again, then acknowledge.
@@ -138,7 +138,7 @@ impl Admission {
                     created: admitted.created,
                     _busy: busy,
                 };
-                Ok(Delivered::Run(admitted, ticket))
+                Ok(Delivered::Run(admitted, Box::new(ticket)))
             }
             Err(refusal) => Err(Rejected {
                 refusal,
