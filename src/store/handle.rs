@@ -29,7 +29,7 @@ impl Handle {
             // No flush behind our back: whoever needs durability asks, and the audit's tick does.
             .flush_every_ms(None);
         let db = config.open().map_err(from_sled)?;
-        let file = File::open(home.join("db")).map_err(|e| from_io(&e))?;
+        let file = File::open(home.join("db")).map_err(|e| StoreError::from_io(&e))?;
         Ok(Handle {
             db,
             file: Arc::new(file),
@@ -77,7 +77,7 @@ impl Handle {
 
 pub(super) fn from_sled(error: sled::Error) -> StoreError {
     match error {
-        sled::Error::Io(error) => from_io(&error),
+        sled::Error::Io(error) => StoreError::from_io(&error),
         sled::Error::Corruption { at, .. } => match at {
             Some(at) => StoreError::Corrupt(format!("unreadable data at {at:?}")),
             None => StoreError::Corrupt("unreadable data".into()),
@@ -86,11 +86,13 @@ pub(super) fn from_sled(error: sled::Error) -> StoreError {
     }
 }
 
-pub(super) fn from_io(error: &io::Error) -> StoreError {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            StoreError::Full
+impl StoreError {
+    pub fn from_io(error: &io::Error) -> StoreError {
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                StoreError::Full
+            }
+            _ => StoreError::Io(error.to_string()),
         }
-        _ => StoreError::Io(error.to_string()),
     }
 }

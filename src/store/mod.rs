@@ -240,10 +240,7 @@ impl Tree {
         self.len() == 0
     }
 
-    fn read<T>(
-        &self,
-        from: impl FnOnce(&Table) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    fn read<T>(&self, from: impl FnOnce(&Table) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let slot = self.store.0.read();
         from(self.store.0.table(&slot, self)?)
     }
@@ -275,16 +272,6 @@ impl Writer<'_> {
 
     pub fn apply(&self, tree: &Tree, batch: Batch) -> Result<(), StoreError> {
         self.change(tree, |table| table.apply(batch.0))
-    }
-
-    /// As [`Tree::range`], which would take the lock a second time.
-    pub fn range(
-        &self,
-        tree: &Tree,
-        from: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        self.shared.table(&self.slot, tree)?.range(from, limit)
     }
 
     fn change(
@@ -322,7 +309,7 @@ impl Shared {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         // A failed sync isn't tried again on the same pages: the kernel may have marked them
         // clean (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020).
-        let synced = file.sync_data().map_err(|e| handle::from_io(&e));
+        let synced = file.sync_data().map_err(|e| StoreError::from_io(&e));
         synced.inspect_err(|error| self.note(error))
     }
 
@@ -332,7 +319,9 @@ impl Shared {
             return Ok(());
         };
         let now = crate::time::instant();
-        let too_soon = broken.tried.is_some_and(|at| now.duration_since(at) < RETRY);
+        let too_soon = broken
+            .tried
+            .is_some_and(|at| now.duration_since(at) < RETRY);
         if too_soon || (matches!(broken.error, StoreError::Full) && !self.has_room()) {
             return Err(broken.error);
         }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::StoreError;
-use super::handle::{Handle, from_io};
+use super::handle::Handle;
 
 /// Damaged databases kept for a look at them.
 const KEPT: u32 = 3;
@@ -46,14 +46,14 @@ pub(super) struct Opened {
 
 /// Opens the database in `folder`, or a new one when it is beyond repair.
 pub(super) fn open(folder: &Path) -> Result<Opened, StoreError> {
-    create_private(folder).map_err(|e| from_io(&e))?;
+    create_private(folder).map_err(|e| StoreError::from_io(&e))?;
     let lock = take_lock(folder)?;
     let home = folder.join("sled");
     let (handle, recovery) = match try_open(&home) {
         Err(StoreError::Corrupt(error)) => repair(folder, &home, error)?,
         opened => (opened?, None),
     };
-    settle(folder, &home).map_err(|e| from_io(&e))?;
+    settle(folder, &home).map_err(|e| StoreError::from_io(&e))?;
     Ok(Opened {
         handle,
         home,
@@ -78,10 +78,11 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 fn try_open(home: &Path) -> Result<Handle, StoreError> {
-    create_private(home).map_err(|e| from_io(&e))?;
+    create_private(home).map_err(|e| StoreError::from_io(&e))?;
     // A crash while sled starts can leave an empty one, and sled takes it for its newest
     // snapshot (sled #1527, #1533).
-    remove_files(home, |name| name.ends_with(".generating")).map_err(|e| from_io(&e))?;
+    remove_files(home, |name| name.ends_with(".generating"))
+        .map_err(|e| StoreError::from_io(&e))?;
     for _ in 0..LOCK_TRIES {
         match open_whole(home) {
             Err(StoreError::Io(text)) if text.contains("could not acquire lock") => {
@@ -109,7 +110,7 @@ fn repair(
     home: &Path,
     error: String,
 ) -> Result<(Handle, Option<Recovery>), StoreError> {
-    let io = |e: io::Error| from_io(&e);
+    let io = |e: io::Error| StoreError::from_io(&e);
     let kept = room_for_damaged(folder).map_err(io)?;
     let mut recovery = Recovery {
         repair: Repair::Rebuilt,
@@ -153,7 +154,10 @@ fn settle(folder: &Path, home: &Path) -> io::Result<()> {
 }
 
 fn create_private(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
     // Also where the folder was there already.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }
@@ -165,11 +169,11 @@ fn take_lock(folder: &Path) -> Result<File, StoreError> {
         .write(true)
         .mode(0o600)
         .open(folder.join("lock"))
-        .map_err(|e| from_io(&e))?;
+        .map_err(|e| StoreError::from_io(&e))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked),
-        Err(TryLockError::Error(e)) => Err(from_io(&e)),
+        Err(TryLockError::Error(e)) => Err(StoreError::from_io(&e)),
     }
 }
 

@@ -61,10 +61,7 @@ impl Table {
         self.forget(old.as_deref())
     }
 
-    pub(super) fn apply(
-        &self,
-        changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    ) -> Result<(), StoreError> {
+    pub(super) fn apply(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError> {
         let (mut batch, mut old) = (sled::Batch::default(), Vec::new());
         for (key, value) in changes {
             old.push(self.values.get(&key).map_err(from_sled)?);
@@ -105,7 +102,9 @@ impl Table {
     /// Removes parts that no value names.
     pub(super) fn sweep(db: &sled::Db) -> Result<(), StoreError> {
         for name in db.tree_names() {
-            let Some(name) = std::str::from_utf8(&name).ok().and_then(|n| n.strip_suffix(SUFFIX))
+            let Some(name) = std::str::from_utf8(&name)
+                .ok()
+                .and_then(|n| n.strip_suffix(SUFFIX))
             else {
                 continue;
             };
