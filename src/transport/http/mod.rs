@@ -1,8 +1,8 @@
 //! The OpenAI-compatible API on a Unix socket, and the admin socket.
 //!
-//! A request's way: [`connections`] accepts and bounds, [`public`] routes, [`request`] reads,
-//! `wire` parses, `admission` decides, [`chat`] brings the answer, [`reply`] writes what else is
-//! said. [`admin`] is the other socket. hyper is used directly, because its own builder has the
+//! A request's way: `connections` accepts and bounds, `public` routes, `request` reads,
+//! `wire` parses, `admission` decides, `chat` brings the answer, `reply` writes what else is
+//! said. `admin` is the other socket. hyper is used directly, because its own builder has the
 //! timers that an idle or slow client needs.
 
 mod admin;
