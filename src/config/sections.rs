@@ -188,7 +188,7 @@ fn reply_to(section: &mut Section<'_>, device: &str) -> String {
         let own = level.replace("{device}", device);
         own == *fixed || own == "{azp}"
     };
-    let wrong = if !levels.iter().all(|level| plain(&level)) {
+    let wrong = if !levels.iter().all(plain) {
         "has an empty level, a wildcard other than a final `#`, or an unknown {…}"
     } else if !levels.contains(&"{azp}") {
         "has no level {azp}, so every client could take every other's answers"

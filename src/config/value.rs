@@ -121,7 +121,7 @@ pub(super) fn show_size(bytes: u64) -> String {
 fn largest_unit(value: u64, units: &[(&str, u64)], space: &str) -> String {
     let exact = units
         .iter()
-        .find(|(_, factor)| value >= *factor && value % factor == 0);
+        .find(|(_, factor)| value >= *factor && value.is_multiple_of(*factor));
     match exact.or(units.last()) {
         Some((unit, factor)) => format!("{}{space}{unit}", value / factor),
         None => value.to_string(),
