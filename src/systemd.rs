@@ -1,62 +1,59 @@
 //! Readiness, watchdog and socket activation, when systemd started us. Without the cargo feature
 //! `systemd`, or started by anything else, all of it does nothing.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-/// What systemd is told (sd_notify(3)).
-#[derive(Debug, Clone, Copy)]
-pub enum State<'a> {
-    Ready,
-    Reloading,
-    Stopping,
-    /// Every loop answered its heartbeat.
-    Watchdog,
-    /// One line for `systemctl status`.
-    Status(&'a str),
+/// Everything is in service, for the first time or again after [`reloading`].
+pub fn ready() {
+    notify("READY", "1");
 }
 
-/// A listening socket that systemd opened for us, with its `FileDescriptorName`.
-#[derive(Debug)]
-pub struct Activated {
-    pub name: String,
-    /// Non-blocking.
-    pub listener: UnixListener,
+pub fn reloading() {
+    notify("RELOADING", "1");
 }
 
-/// Tells systemd; that it doesn't listen is no error of ours.
-pub fn notify(states: &[State<'_>]) {
-    let pairs: Vec<(&str, String)> = states.iter().map(assignment).collect();
-    if let Err(error) = real::notify(&pairs) {
-        tracing::warn!(%error, "systemd can't be notified");
-    }
+pub fn stopping() {
+    notify("STOPPING", "1");
 }
 
-/// How often [`State::Watchdog`] is to be sent: half of what systemd allows, as sd_watchdog_enabled(3)
+/// Says that every loop answered its heartbeat.
+pub fn feed_watchdog() {
+    notify("WATCHDOG", "1");
+}
+
+/// One line for `systemctl status`.
+pub fn status(text: &str) {
+    // A line end would begin another assignment.
+    notify("STATUS", &text.replace(char::is_control, " "));
+}
+
+/// How often [`feed_watchdog`] is due: half of what systemd allows, as sd_watchdog_enabled(3)
 /// advises. `None`: no watchdog.
 pub fn watchdog_interval() -> Option<Duration> {
     let micros = real::watchdog_micros();
     (micros > 0).then(|| Duration::from_micros(micros / 2))
 }
 
-/// The Unix sockets that systemd passed to this process. Only the first call gets them.
-pub fn activated() -> std::io::Result<Vec<Activated>> {
-    real::activated()
+/// The Unix sockets that systemd opened for this process, non-blocking, by their
+/// `FileDescriptorName`. Only the first call gets them.
+pub fn listeners() -> BTreeMap<String, UnixListener> {
+    real::listeners().unwrap_or_else(|error| {
+        tracing::error!(%error, "sockets from systemd can't be used; opening our own");
+        BTreeMap::new()
+    })
 }
 
-fn assignment<'a>(state: &State<'_>) -> (&'a str, String) {
-    match state {
-        State::Ready => ("READY", "1".to_owned()),
-        State::Reloading => ("RELOADING", "1".to_owned()),
-        State::Stopping => ("STOPPING", "1".to_owned()),
-        State::Watchdog => ("WATCHDOG", "1".to_owned()),
-        // A line end would begin another assignment.
-        State::Status(text) => ("STATUS", text.replace(char::is_control, " ")),
+fn notify(name: &str, value: &str) {
+    if let Err(error) = real::notify(name, value) {
+        tracing::warn!(%error, "systemd can't be notified");
     }
 }
 
 #[cfg(feature = "systemd")]
 mod real {
+    use std::collections::BTreeMap;
     use std::io::{Error, ErrorKind, Result};
     use std::os::fd::FromRawFd;
     use std::os::unix::net::UnixListener;
@@ -64,29 +61,27 @@ mod real {
 
     use systemd::daemon::{self, Listening, SocketType};
 
-    use super::Activated;
-
     static TAKEN: AtomicBool = AtomicBool::new(false);
 
-    pub(super) fn notify(pairs: &[(&str, String)]) -> Result<bool> {
-        Ok(daemon::notify(pairs.iter())?)
+    pub(super) fn notify(name: &str, value: &str) -> Result<bool> {
+        Ok(daemon::notify([(name, value)].iter())?)
     }
 
     pub(super) fn watchdog_micros() -> u64 {
         daemon::watchdog_enabled().unwrap_or(0)
     }
 
-    pub(super) fn activated() -> Result<Vec<Activated>> {
+    pub(super) fn listeners() -> Result<BTreeMap<String, UnixListener>> {
+        let mut listeners = BTreeMap::new();
         if TAKEN.swap(true, Ordering::AcqRel) {
-            return Ok(Vec::new());
+            return Ok(listeners);
         }
-        let mut sockets = Vec::new();
         for (fd, name) in daemon::listen_fds_with_names()?.iter() {
             let name = name.to_string_lossy().into_owned();
             let stream = Some(SocketType::Stream);
             if !daemon::is_socket_unix(fd, stream, Listening::IsListening, None::<&str>)? {
                 let what = format!(
-                    "descriptor {name:?} from systemd isn't a listening Unix stream socket; correct slmd.socket"
+                    "descriptor {name:?} isn't a listening Unix stream socket; correct slmd.socket"
                 );
                 return Err(Error::new(ErrorKind::InvalidInput, what));
             }
@@ -94,19 +89,19 @@ mod real {
             // and TAKEN lets nobody else in this process take it a second time.
             let listener = unsafe { UnixListener::from_raw_fd(fd) };
             listener.set_nonblocking(true)?;
-            sockets.push(Activated { name, listener });
+            listeners.insert(name, listener);
         }
-        Ok(sockets)
+        Ok(listeners)
     }
 }
 
 #[cfg(not(feature = "systemd"))]
 mod real {
+    use std::collections::BTreeMap;
     use std::io::Result;
+    use std::os::unix::net::UnixListener;
 
-    use super::Activated;
-
-    pub(super) fn notify(_: &[(&str, String)]) -> Result<bool> {
+    pub(super) fn notify(_: &str, _: &str) -> Result<bool> {
         Ok(false)
     }
 
@@ -114,8 +109,8 @@ mod real {
         0
     }
 
-    pub(super) fn activated() -> Result<Vec<Activated>> {
-        Ok(Vec::new())
+    pub(super) fn listeners() -> Result<BTreeMap<String, UnixListener>> {
+        Ok(BTreeMap::new())
     }
 }
 
@@ -126,11 +121,10 @@ mod tests {
     //! so each of these starts its other half as a process.
 
     use std::io::{Read, Write};
-    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+    use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::process::{Command, Stdio};
-    use std::time::Duration;
 
-    use super::{State, activated, notify, watchdog_interval};
+    use super::*;
 
     fn other_half(name: &str) -> Command {
         let exe = std::env::current_exe().unwrap();
@@ -157,7 +151,8 @@ mod tests {
             .env("WATCHDOG_USEC", "3000000");
         assert!(child.status().unwrap().success());
         for expected in [
-            "READY=1\nSTATUS=one line  READY=0",
+            "READY=1",
+            "STATUS=one line  READY=0",
             "RELOADING=1",
             "WATCHDOG=1",
             "STOPPING=1",
@@ -172,10 +167,11 @@ mod tests {
     #[ignore = "the other half of a_real_notify_socket_hears_every_state"]
     fn speaks() {
         assert_eq!(watchdog_interval(), Some(Duration::from_millis(1500)));
-        notify(&[State::Ready, State::Status("one line\n\0READY=0")]);
-        for state in [State::Reloading, State::Watchdog, State::Stopping] {
-            notify(&[state]);
-        }
+        ready();
+        status("one line\n\0READY=0");
+        reloading();
+        feed_watchdog();
+        stopping();
     }
 
     #[test]
@@ -200,10 +196,11 @@ mod tests {
     #[test]
     #[ignore = "the other half of a_passed_socket_is_served"]
     fn serves() {
-        let sockets = activated().unwrap();
-        assert!(activated().unwrap().is_empty());
-        sockets[0].listener.set_nonblocking(false).unwrap();
-        let (mut client, _) = sockets[0].listener.accept().unwrap();
-        write!(client, "hello from {}", sockets[0].name).unwrap();
+        let sockets = listeners();
+        assert!(listeners().is_empty());
+        let listener = &sockets["http"];
+        listener.set_nonblocking(false).unwrap();
+        let (mut client, _) = listener.accept().unwrap();
+        client.write_all(b"hello from http").unwrap();
     }
 }
