@@ -52,17 +52,10 @@ impl Admission {
         let prompt = self.prepare(permitted).await?;
         let charge = Charge::take(self, permitted, &prompt)?;
         let attempt = begin.as_ref().map(Begin::attempt);
-        if let Some(begin) = &begin {
-            // Written before the permit, so that the permit's sync makes both durable.
-            begin.write().map_err(|error| {
-                tracing::error!(%error, "a delivery could not be recorded");
-                Refusal::new(RefuseReason::AuditUnavailable)
-            })?;
-        }
         let salt = identity::random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
         let access = records::chat(permitted, &prompt, commitment, attempt);
-        self.record(access, salt).await?;
+        self.record(access, salt, begin.clone()).await?;
         let transport = permitted.request().origin.transport();
         self.0.metrics.decided(transport, Ok(()));
         Ok(self.queue(slot, permitted.clone(), prompt, charge, begin))

@@ -28,7 +28,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
 use crate::{audit, time};
-use inbox::Inbox;
+use inbox::{Begin, Inbox};
 use metrics::Metrics;
 use running::Running;
 
@@ -75,6 +75,7 @@ struct Inner {
     metrics: Metrics,
     engine: Engine,
     log: audit::Log,
+    store: Store,
     clock: Box<dyn Fn() -> Clock + Send + Sync>,
     shutdown: Shutdown,
 }
@@ -102,6 +103,7 @@ impl Admission {
             metrics: Metrics::register(registry),
             engine: parts.engine,
             log: parts.log,
+            store: parts.store,
             clock: parts.clock,
             shutdown: parts.shutdown,
         })))
@@ -131,7 +133,7 @@ impl Admission {
             Decision::Deny(denied) => Err(self.deny(&request, denied)),
             Decision::Permit(permitted) => {
                 let access = records::permitted(&permitted);
-                match self.record(access, [0; 16]).await {
+                match self.record(access, [0; 16], None).await {
                     Ok(()) => Ok(permitted),
                     Err(refusal) => Err(self.refuse(&permitted, refusal)),
                 }
@@ -153,7 +155,7 @@ impl Admission {
     }
 
     /// Records a request that was refused before it could be decided.
-    pub fn refuse_unread(&self, origin: Origin, id: &RequestId, refusal: &Refusal) {
+    pub async fn refuse_unread(&self, origin: Origin, id: &RequestId, refusal: &Refusal) {
         self.0
             .metrics
             .decided(origin.transport(), Err(refusal.reason));
@@ -238,16 +240,28 @@ impl Admission {
         }
     }
 
-    /// Records a permit; durable when this returns.
-    async fn record(&self, access: audit::Access, salt: [u8; 16]) -> Result<(), Refusal> {
-        let log = self.0.log.clone();
-        let written = tokio::task::spawn_blocking(move || log.permit(access, salt, time::now()));
+    /// Records a permit, and what `also` writes with it; durable when this returns.
+    async fn record(
+        &self,
+        access: audit::Access,
+        salt: [u8; 16],
+        also: Option<Begin>,
+    ) -> Result<(), Refusal> {
+        let door = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            door.0.store.commit(|| {
+                if let Some(begin) = &also {
+                    begin.write()?;
+                }
+                door.0.log.append_permit(access, salt, time::now())
+            })
+        });
         match written.await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => {
                 tracing::error!(%error, "a permit could not be recorded");
-                Err(Refusal::new(RefuseReason::AuditUnavailable)
-                    .retry_after(Duration::from_secs(5)))
+                let refusal = Refusal::new(RefuseReason::AuditUnavailable);
+                Err(refusal.retry_after(Duration::from_secs(5)))
             }
             Err(_) => Err(RefuseReason::Internal.into()),
         }

@@ -76,7 +76,9 @@ pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError
 
 struct Daemon {
     core: Arc<Core>,
-    signals: Signals,
+    term: Signal,
+    interrupt: Signal,
+    hangup: Signal,
     transports: JoinSet<()>,
     health: Health,
 }
@@ -87,9 +89,11 @@ impl Daemon {
         source: Option<PathBuf>,
         state: &State,
     ) -> Result<Daemon, RunError> {
-        let signals = Signals::new().map_err(RunError::Signals)?;
+        let on = |kind| signal(kind).map_err(RunError::Signals);
+        let (term, interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        let hangup = on(SignalKind::hangup())?;
         let mut registry = Registry::default();
-        state.log.register(&mut registry);
+        state.log.metrics().register(&mut registry);
         let bundles = models::open(&config, &state.store)?;
         let engine = Engine::start(bundles, config.engine.clone(), &mut registry)?;
         let shutdown = Shutdown::default();
@@ -132,7 +136,9 @@ impl Daemon {
         let transports = core.serve(sockets, http_metrics);
         Ok(Daemon {
             core,
-            signals,
+            term,
+            interrupt,
+            hangup,
             transports,
             health,
         })
@@ -146,8 +152,8 @@ impl Daemon {
         loop {
             tokio::select! {
                 _ = tick.tick() => self.tick().await,
-                _ = self.signals.reload.recv() => self.reload().await,
-                () = self.signals.stop() => break,
+                _ = self.hangup.recv() => self.reload().await,
+                () = stop(&mut self.term, &mut self.interrupt) => break,
             }
         }
         self.drain().await;
@@ -215,26 +221,10 @@ async fn within(limit: Duration, transports: &mut JoinSet<()>) -> bool {
     timeout(limit, all).await.is_ok()
 }
 
-struct Signals {
-    term: Signal,
-    interrupt: Signal,
-    reload: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals {
-            term: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            reload: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+async fn stop(term: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 
@@ -277,13 +267,14 @@ impl Core {
             Arc::clone(&settings),
             self.admission.clone(),
             Arc::clone(&control),
-            metrics,
+            metrics.clone(),
             self.shutdown.clone(),
         )));
         spawn(Box::pin(http::serve_admin(
             sockets.admin,
             settings,
             control,
+            metrics,
             self.shutdown.clone(),
         )));
         if let Some(mqtt) = self.mqtt.clone() {

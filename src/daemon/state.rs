@@ -31,8 +31,7 @@ impl State {
             folder: folder.clone(),
             source,
         };
-        let opened = Store::open(&folder.join("db")).map_err(fail)?;
-        let store = opened.store;
+        let store = Store::open(&folder.join("db")).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;
         let keyring = Keyring::open(&store, folder.join("keys"))
@@ -45,11 +44,23 @@ impl State {
             keyring,
             floor,
         };
-        if let Some(recovery) = opened.recovered {
-            tracing::error!(%recovery, "the store was damaged and has been recovered");
-            state.record("store_recovered", json!({"what": recovery.to_string()}))?;
-        }
+        state.record_repairs()?;
         Ok(state)
+    }
+
+    /// What opening had to mend is an event of its own.
+    fn record_repairs(&self) -> Result<(), RunError> {
+        if let Some(recovery) = self.store.recovery() {
+            let repair = format!("{:?}", recovery.repair).to_lowercase();
+            tracing::error!(repair, kept = %recovery.kept.display(), "the store was damaged");
+            let detail = json!({"repair": repair, "error": recovery.error, "kept": recovery.kept});
+            self.record("store_recovered", detail)?;
+        }
+        for realm in self.keyring.restored() {
+            tracing::warn!(realm, "pinned keys were restored from their copy");
+            self.record("keys_restored", json!({"realm": realm}))?;
+        }
+        Ok(())
     }
 
     /// Records a change made by the daemon itself; durable when this returns.
@@ -113,11 +124,11 @@ impl State {
         if let Err(error) = closed {
             tracing::error!(%error, "the stop could not be recorded");
         }
-        if let Err(error) = self.floor.save(time::now(), time::synchronised()) {
+        if let Err(error) = self.floor.save() {
             tracing::error!(%error, "the time floor could not be saved");
         }
-        if let Err(error) = self.store.sync() {
-            tracing::error!(%error, "the store could not be synced");
+        if let Err(error) = self.log.close(time::now()) {
+            tracing::error!(%error, "the audit log could not be closed in order");
         }
     }
 }
