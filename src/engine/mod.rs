@@ -1,16 +1,47 @@
 //! The model: loads a bundle, turns chats into tokens, runs tract on a thread of its own, and
 //! streams text back.
+//!
+//! [`Engine::prepare`] is the text side ([`text`]: chat template, then tokenizer), on the caller's
+//! thread. [`Slot::submit`] puts the prompt into the [`queue`]; the engine [`thread`] runs one
+//! answer at a time ([`generate`]): the model's logits → [`sample`] → [`detokenise`] → [`stop`] →
+//! the answer's channel.
 
+pub mod gguf;
+pub mod tokenizer;
+
+mod detokenise;
+#[cfg(test)]
+mod fake;
+mod generate;
+mod metrics;
+mod queue;
+mod sample;
+mod stop;
+mod template;
+mod text;
+mod thread;
+
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::queue::{Place, Queue, Work};
+use self::text::Text;
+use self::thread::Loaded;
 use crate::auth::Permitted;
+use crate::catalog::Bundle;
+use crate::identity;
 use crate::prompt::{AnswerSender, Chat, Interrupt, Outcome, Sampling};
-use crate::reason::Refusal;
+use crate::reason::{Refusal, RefuseReason};
+use crate::telemetry::Registry;
+use crate::time;
+
+pub use self::metrics::Metrics;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Worker threads for one forward pass.
+    /// Worker threads for one forward pass; 0: as many as there are cores.
     pub threads: usize,
     /// Context in tokens; at most the model's.
     pub context: u32,
@@ -18,16 +49,20 @@ pub struct Settings {
     pub queue: usize,
 }
 
-/// A handle to the engine thread. Cheap to clone.
+/// A handle to the engine thread, which ends with the last of them. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Engine {}
+pub struct Engine {
+    shared: Arc<Shared>,
+}
 
 /// A reserved place in the queue; dropped, it is free again.
 #[derive(Debug)]
-pub struct Slot {}
+pub struct Slot {
+    place: Place,
+}
 
 /// A chat as token ids, checked against the context.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Prompt {
     pub model: String,
     pub tokens: Arc<[u32]>,
@@ -44,11 +79,12 @@ pub struct Job {
     pub prompt: Prompt,
     pub answer: AnswerSender,
     pub interrupt: Interrupt,
-    /// Called once, from the engine thread, before the answer's end is sent.
+    /// Called once, from the engine thread, before the answer's end is sent. (After
+    /// [`Engine::stop`] it may be the thread that submits.)
     pub done: Box<dyn FnOnce(&Report) + Send>,
 }
 
-/// What is known when an answer has ended.
+/// What is known when an answer has ended. Durations count from [`Slot::submit`].
 #[derive(Debug, Clone)]
 pub struct Report {
     pub outcome: Outcome,
@@ -59,54 +95,197 @@ pub struct Report {
     pub total: Duration,
 }
 
-impl Engine {
-    pub fn reserve(&self) -> Result<Slot, Refusal> {
-        todo!()
-    }
-    /// Renders, tokenises and checks the context. CPU-bound (milliseconds).
-    pub fn prepare(
-        &self,
-        _model: &str,
-        _chat: &Chat,
-        _limit: Option<u32>,
-    ) -> Result<Prompt, Refusal> {
-        todo!()
-    }
-}
-
-impl Slot {
-    pub fn submit(self, _job: Job) {
-        todo!()
-    }
-}
-
-/// CONTRACT between model (kernels) and generation, both inside `engine`:
-/// `Model::load(&catalog::Bundle, threads) -> Result<Model, LoadError>`; `Model::info()` gives
-/// context, vocabulary size, end-of-sequence ids, digest; `Model::sequence(context)` makes a
-/// `Sequence` with `feed(&mut self, &[u32]) -> Result<&[f32], EngineError>` (logits of the last
-/// position), `len()`, `reset()`. `Engine::start(Vec<catalog::Bundle>, Settings)` loads and spawns.
+/// Why a model can't be served.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct LoadError(pub String);
 
+/// Why a forward pass failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct EngineError(pub String);
+
+#[derive(Debug)]
+struct Shared {
+    queue: Arc<Queue>,
+    models: BTreeMap<String, Arc<ServedModel>>,
+}
+
+/// What both sides, callers and thread, know of a model.
+#[derive(Debug)]
+struct ServedModel {
+    name: String,
+    text: Text,
+    digest: String,
+    /// Tokens that end an answer.
+    eos: Vec<u32>,
+    /// The lesser of the settings' and the model's own.
+    context: u32,
+}
+
 impl Engine {
     /// Loads every bundle and starts the engine thread; returns when it can serve.
     pub fn start(
-        _bundles: Vec<crate::catalog::Bundle>,
-        _settings: Settings,
+        bundles: Vec<Bundle>,
+        settings: &Settings,
+        registry: &mut Registry,
     ) -> Result<Engine, LoadError> {
-        todo!()
+        let _ = (bundles, Text::load);
+        Engine::serve(Vec::new(), settings, registry)
     }
+
+    /// Starts the thread with models that are loaded, and waits until each has its sequence.
+    fn serve(
+        models: Vec<Loaded>,
+        settings: &Settings,
+        registry: &mut Registry,
+    ) -> Result<Engine, LoadError> {
+        let queue = Arc::new(Queue::new(settings.queue, Metrics::register(registry)));
+        let served = models.iter().map(|loaded| &loaded.model);
+        let served = served.map(|model| (model.name.clone(), Arc::clone(model)));
+        let shared = Arc::new(Shared {
+            queue: Arc::clone(&queue),
+            models: served.collect(),
+        });
+        let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+        let body = move || {
+            let (seats, result) = match thread::seats(models) {
+                Ok(seats) => (seats, Ok(())),
+                Err(error) => (BTreeMap::new(), Err(LoadError(error.to_string()))),
+            };
+            // A caller that doesn't wait any more drops the queue's other end.
+            let _ = ready.send(result);
+            thread::serve(&queue, seats);
+        };
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(body)
+            .map_err(|error| LoadError(format!("can't start the engine thread: {error}")))?;
+        let result = is_ready.recv();
+        result.unwrap_or_else(|_| Err(LoadError("the engine thread failed".to_owned())))?;
+        Ok(Engine { shared })
+    }
+
+    /// Takes a place in the queue, or says when to try again.
+    pub fn reserve(&self) -> Result<Slot, Refusal> {
+        let place = self.shared.queue.reserve()?;
+        Ok(Slot { place })
+    }
+
+    /// Renders, tokenises and checks the context. CPU-bound (milliseconds). `limit` is the
+    /// endpoint's bound of the answer.
+    pub fn prepare(&self, model: &str, chat: &Chat, limit: Option<u32>) -> Result<Prompt, Refusal> {
+        let Some(served) = self.shared.models.get(model) else {
+            return Err(Refusal::new(RefuseReason::ModelUnavailable).detail(model));
+        };
+        let tokens = served.text.encode(&chat.messages)?;
+        let max_completion_tokens = completion_bound(
+            tokens.len(),
+            served.context,
+            chat.max_completion_tokens,
+            limit,
+        )?;
+        let mut sampling = chat.sampling;
+        // 53 bits, so that the number survives JSON readers that know doubles only.
+        let draw = || u64::from_le_bytes(identity::random()) >> 11;
+        sampling.seed.get_or_insert_with(draw);
+        Ok(Prompt {
+            model: model.to_owned(),
+            tokens: tokens.into(),
+            max_completion_tokens,
+            sampling,
+            stop: chat.stop.clone(),
+            model_digest: served.digest.clone(),
+        })
+    }
+
     /// Waiting and running requests, for status and metrics.
+    #[must_use]
     pub fn load(&self) -> (usize, usize) {
-        todo!()
+        self.shared.queue.load()
     }
-    /// A beat that the watchdog looks at: changes while the engine makes progress or is idle.
+
+    /// A beat that the watchdog looks at: changes at least once a second while the engine makes
+    /// progress or is idle (a chunk of the prompt may take longer on a slow core).
+    #[must_use]
     pub fn heartbeat(&self) -> u64 {
-        todo!()
+        self.shared.queue.beats()
     }
-    /// Takes no new work; running work goes on. `stop` ends the thread after the current token.
+
+    /// Takes no new work, ends what waits and, after its current token, what runs with
+    /// [`Finish::Shutdown`](crate::prompt::Finish::Shutdown); then the thread ends. To let running
+    /// work finish, wait until [`Engine::load`] is (0, 0) before.
     pub fn stop(&self) {
-        todo!()
+        self.shared.queue.close();
     }
 }
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl Slot {
+    /// Puts the job at the queue's end. Its end comes by `done` and the answer's channel.
+    pub fn submit(self, job: Job) {
+        let queue = Arc::clone(self.place.queue());
+        queue.push(Work {
+            deadline: job.permitted.request().deadline,
+            prompt: job.prompt,
+            answer: job.answer,
+            interrupt: job.interrupt,
+            done: job.done,
+            permitted: Some(job.permitted),
+            submitted: time::instant(),
+            place: self.place,
+        });
+    }
+}
+
+/// How many tokens an answer may have, or the numbers why none.
+fn completion_bound(
+    prompt: usize,
+    context: u32,
+    asked: Option<u32>,
+    limit: Option<u32>,
+) -> Result<u32, Refusal> {
+    let exceeded = |rest: String| {
+        let detail = format!("the context holds {context} tokens; the prompt has {prompt}{rest}");
+        Refusal::new(RefuseReason::ContextLengthExceeded)
+            .detail(detail)
+            .param("messages")
+    };
+    if asked == Some(0) {
+        return Err(Refusal::new(RefuseReason::InvalidParameter)
+            .detail("at least 1")
+            .param("max_completion_tokens"));
+    }
+    let room = u32::try_from(prompt)
+        .ok()
+        .and_then(|prompt| context.checked_sub(prompt));
+    let Some(room) = room.filter(|room| *room > 0) else {
+        return Err(exceeded(", which leaves none for the answer".to_owned()));
+    };
+    let limit = limit.unwrap_or(u32::MAX);
+    match asked.map(|asked| asked.min(limit)) {
+        Some(bound) if bound > room => Err(exceeded(format!(" and the answer asks for {bound}"))),
+        Some(bound) => Ok(bound),
+        None => Ok(room.min(limit)),
+    }
+}
+
+/// Neither the tokens nor the stop sequences: they are the prompt.
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prompt")
+            .field("model", &self.model)
+            .field("tokens", &self.tokens.len())
+            .field("max_completion_tokens", &self.max_completion_tokens)
+            .field("sampling", &self.sampling)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

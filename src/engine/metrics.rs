@@ -1,0 +1,144 @@
+//! What the engine tells Prometheus, by OpenTelemetry's names for generative AI
+//! (semantic conventions, "gen-ai-metrics").
+
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+use super::Report;
+use crate::telemetry::Registry;
+
+/// The engine's metrics; their labels are bounded by the loaded models.
+#[derive(Debug)]
+pub struct Metrics {
+    first_token: Family<Model, Histogram, Buckets>,
+    per_token: Family<Model, Histogram, Buckets>,
+    duration: Family<Model, Histogram, Buckets>,
+    usage: Family<Tokens, Histogram, Buckets>,
+    waiting: Gauge<i64, AtomicI64>,
+    running: Gauge<i64, AtomicI64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Model {
+    gen_ai_request_model: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Tokens {
+    gen_ai_request_model: String,
+    gen_ai_token_type: &'static str,
+}
+
+/// Doubling (or quadrupling) buckets from the least value that matters.
+#[derive(Debug, Clone, Copy)]
+struct Buckets {
+    first: f64,
+    factor: f64,
+    count: u16,
+}
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(exponential_buckets(self.first, self.factor, self.count))
+    }
+}
+
+impl Metrics {
+    pub(super) fn register(registry: &mut Registry) -> Metrics {
+        // OpenTelemetry's recommended bounds, as far as they are a geometric series.
+        let seconds = Buckets {
+            first: 0.01,
+            factor: 2.0,
+            count: 14,
+        };
+        let per_token = Buckets {
+            first: 0.001,
+            factor: 2.0,
+            count: 12,
+        };
+        let tokens = Buckets {
+            first: 1.0,
+            factor: 4.0,
+            count: 9,
+        };
+        let metrics = Metrics {
+            first_token: Family::new_with_constructor(seconds),
+            per_token: Family::new_with_constructor(per_token),
+            duration: Family::new_with_constructor(seconds),
+            usage: Family::new_with_constructor(tokens),
+            waiting: Gauge::default(),
+            running: Gauge::default(),
+        };
+        metrics.add_to(registry);
+        metrics
+    }
+
+    fn add_to(&self, registry: &mut Registry) {
+        registry.register(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From a request's queueing to its first token",
+            self.first_token.clone(),
+        );
+        registry.register(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Mean time of a token after the first",
+            self.per_token.clone(),
+        );
+        registry.register(
+            "gen_ai_server_request_duration_seconds",
+            "From a request's queueing to its end",
+            self.duration.clone(),
+        );
+        registry.register(
+            "gen_ai_client_token_usage",
+            "Tokens in and out of a request",
+            self.usage.clone(),
+        );
+        registry.register(
+            "slmd_queue_waiting",
+            "Requests that wait for the engine, reserved places included",
+            self.waiting.clone(),
+        );
+        registry.register(
+            "slmd_queue_running",
+            "Requests that the engine works on",
+            self.running.clone(),
+        );
+    }
+
+    pub(super) fn queue(&self, (waiting, running): (usize, usize)) {
+        self.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.running.set(i64::try_from(running).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn observe(&self, model: &str, report: &Report) {
+        let labels = Model {
+            gen_ai_request_model: model.to_owned(),
+        };
+        let total = report.total.as_secs_f64();
+        self.duration.get_or_create(&labels).observe(total);
+        let usage = report.outcome.usage;
+        if let Some(first) = report.first_token {
+            let first = first.as_secs_f64();
+            self.first_token.get_or_create(&labels).observe(first);
+            if usage.completion_tokens > 1 {
+                let mean = (total - first) / f64::from(usage.completion_tokens - 1);
+                self.per_token.get_or_create(&labels).observe(mean);
+            }
+        }
+        for (kind, count) in [
+            ("input", usage.prompt_tokens),
+            ("output", usage.completion_tokens),
+        ] {
+            let labels = Tokens {
+                gen_ai_request_model: model.to_owned(),
+                gen_ai_token_type: kind,
+            };
+            self.usage.get_or_create(&labels).observe(f64::from(count));
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The bounded queue in front of the engine thread, first come, first served.
+//!
+//! A [`Place`] is taken before anything is charged or recorded, travels with the request, and is
+//! free again when it is dropped: after the answer, or when the request never comes.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::generate::{Progress, departed};
+use super::metrics::Metrics;
+use super::{Prompt, Report};
+use crate::auth::Permitted;
+use crate::prompt::{AnswerSender, Finish, Interrupt, Outcome};
+use crate::reason::{Refusal, RefuseReason};
+use crate::time;
+
+/// How often an idle engine shows that it lives.
+const BEAT: Duration = Duration::from_secs(1);
+/// Bounds of the hint to a client that finds the queue full, in seconds.
+const RETRY_AFTER: (f64, f64) = (1.0, 60.0);
+/// The weight of the latest run in the mean that the hint is made of.
+const LATEST: f64 = 0.25;
+
+/// What the engine thread and its handles share.
+#[derive(Debug)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    wake: Condvar,
+    beat: AtomicU64,
+    places: usize,
+    pub(super) metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Work>,
+    /// Places that are reserved, waiting or running.
+    taken: usize,
+    running: Option<Interrupt>,
+    closed: bool,
+    /// Mean seconds of a run; what a full queue waits for.
+    mean_run: Option<f64>,
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Queue>);
+
+/// A request in the queue. Ended by [`Work::end`] exactly once.
+pub(super) struct Work {
+    pub(super) prompt: Prompt,
+    pub(super) answer: AnswerSender,
+    pub(super) interrupt: Interrupt,
+    pub(super) deadline: Option<Instant>,
+    pub(super) done: Box<dyn FnOnce(&Report) + Send>,
+    pub(super) submitted: Instant,
+    pub(super) place: Place,
+    /// Kept with the work as the proof that it may be done; absent in tests only.
+    pub(super) permitted: Option<Permitted>,
+}
+
+impl Queue {
+    /// One place runs, `waiting` wait.
+    pub(super) fn new(waiting: usize, metrics: Metrics) -> Queue {
+        Queue {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            beat: AtomicU64::new(0),
+            places: waiting.saturating_add(1),
+            metrics,
+        }
+    }
+
+    pub(super) fn reserve(self: &Arc<Self>) -> Result<Place, Refusal> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Refusal::new(RefuseReason::Draining));
+        }
+        if state.taken >= self.places {
+            let (least, most) = RETRY_AFTER;
+            let wait = state.mean_run.unwrap_or(least).clamp(least, most).ceil();
+            return Err(Refusal::new(RefuseReason::Overloaded)
+                .detail(format!("{} requests are waiting or running", state.taken))
+                .retry_after(Duration::from_secs_f64(wait)));
+        }
+        state.taken += 1;
+        self.publish(&state);
+        Ok(Place(Arc::clone(self)))
+    }
+
+    /// Puts work at the queue's end. A closed queue ends it at once, on the caller's thread.
+    pub(super) fn push(&self, work: Work) {
+        let mut state = self.state();
+        if state.closed {
+            drop(state);
+            work.end_unrun(Finish::Shutdown);
+            return;
+        }
+        state.waiting.push_back(work);
+        self.publish(&state);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Waits for the next work; `None` once the queue is closed.
+    pub(super) fn next(&self) -> Option<Work> {
+        let mut state = self.state();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(work) = state.waiting.pop_front() {
+                state.running = Some(work.interrupt.clone());
+                self.publish(&state);
+                return Some(work);
+            }
+            self.beat();
+            let waited = self.wake.wait_timeout(state, BEAT);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Notes that the running work has ended after `ran`.
+    pub(super) fn ended(&self, ran: Duration) {
+        let mut state = self.state();
+        state.running = None;
+        let ran = ran.as_secs_f64();
+        let mean = state
+            .mean_run
+            .map_or(ran, |mean| mean + LATEST * (ran - mean));
+        state.mean_run = Some(mean);
+        self.publish(&state);
+    }
+
+    /// Ends waiting work that nobody wants any more, so that it neither keeps a place nor learns
+    /// of its deadline late.
+    pub(super) fn sweep(&self) {
+        let mut state = self.state();
+        if state.waiting.iter().all(|work| work.departed().is_none()) {
+            return;
+        }
+        let (mut kept, mut left) = (VecDeque::with_capacity(state.waiting.len()), Vec::new());
+        for work in state.waiting.drain(..) {
+            match work.departed() {
+                None => kept.push_back(work),
+                Some(cause) => left.push((work, cause)),
+            }
+        }
+        state.waiting = kept;
+        self.publish(&state);
+        drop(state);
+        for (work, cause) in left {
+            work.end_unrun(cause);
+        }
+    }
+
+    /// Takes no more work and interrupts what runs.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        if let Some(running) = &state.running {
+            running.raise(Finish::Shutdown);
+        }
+        drop(state);
+        self.wake.notify_all();
+    }
+
+    /// Ends everything that still waits.
+    pub(super) fn abandon(&self) {
+        let waiting = std::mem::take(&mut self.state().waiting);
+        for work in waiting {
+            work.end_unrun(Finish::Shutdown);
+        }
+    }
+
+    /// Waiting (reserved places included) and running.
+    pub(super) fn load(&self) -> (usize, usize) {
+        self.state().load()
+    }
+
+    pub(super) fn beat(&self) {
+        self.beat.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn beats(&self) -> u64 {
+        self.beat.load(Ordering::Relaxed)
+    }
+
+    fn publish(&self, state: &State) {
+        self.metrics.queue(state.load());
+    }
+
+    /// A panic elsewhere leaves counters that are still true.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn load(&self) -> (usize, usize) {
+        let running = usize::from(self.running.is_some());
+        (self.taken.saturating_sub(running), running)
+    }
+}
+
+impl Place {
+    pub(super) fn queue(&self) -> &Arc<Queue> {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.taken -= 1;
+        self.0.publish(&state);
+    }
+}
+
+impl Work {
+    /// Why it isn't wanted any more, if so.
+    pub(super) fn departed(&self) -> Option<Finish> {
+        departed(&self.answer, &self.interrupt, self.deadline)
+    }
+
+    /// Ends work that was never run.
+    fn end_unrun(self, finish: Finish) {
+        let queued = time::instant().saturating_duration_since(self.submitted);
+        self.end(finish, queued, &Progress::new());
+    }
+
+    /// Tells everybody: metrics, `done`, then the reader, whose place is free by then.
+    pub(super) fn end(self, finish: Finish, queued: Duration, progress: &Progress) {
+        let since = |at: Instant| at.saturating_duration_since(self.submitted);
+        let outcome = Outcome {
+            finish,
+            usage: progress.usage,
+        };
+        let report = Report {
+            outcome,
+            answer_hash: progress.answer_hash(),
+            queued,
+            first_token: progress.first_token.map(since),
+            total: since(time::instant()),
+        };
+        self.place
+            .queue()
+            .metrics
+            .observe(&self.prompt.model, &report);
+        (self.done)(&report);
+        drop(self.place);
+        self.answer.finish(outcome);
+    }
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work")
+            .field("prompt", &self.prompt)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,334 @@
+//! The engine's queue and thread, with a fake model.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::Instant;
+
+use super::fake;
+use super::*;
+use crate::prompt::{AnswerReceiver, Finish, Fragment, Message, Role, Usage, channel};
+use crate::reason::Reason;
+use crate::secret::Secret;
+
+/// Lets fake models go on; closed at first.
+#[derive(Debug, Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn pass(&self) {
+        let open = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(open, |open| !*open).unwrap());
+    }
+
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+}
+
+struct Submitted {
+    receiver: AnswerReceiver,
+    interrupt: Interrupt,
+    report: mpsc::Receiver<Report>,
+}
+
+impl Submitted {
+    fn report(&self) -> Report {
+        self.report.recv_timeout(Duration::from_secs(20)).unwrap()
+    }
+}
+
+fn start(queue: usize, loaded: Loaded) -> (Engine, Registry) {
+    let mut registry = Registry::default();
+    let settings = Settings {
+        threads: 1,
+        context: fake::CONTEXT,
+        queue,
+    };
+    (
+        Engine::serve(vec![loaded], &settings, &mut registry).unwrap(),
+        registry,
+    )
+}
+
+fn submit(
+    engine: &Engine,
+    prompt: Prompt,
+    deadline: Option<Instant>,
+) -> Result<Submitted, Refusal> {
+    let slot = engine.reserve()?;
+    let (answer, receiver) = channel(64);
+    let (send, report) = mpsc::channel();
+    let interrupt = Interrupt::default();
+    let queue = Arc::clone(slot.place.queue());
+    queue.push(Work {
+        prompt,
+        answer,
+        interrupt: interrupt.clone(),
+        deadline,
+        done: Box::new(move |report| drop(send.send(report.clone()))),
+        submitted: time::instant(),
+        place: slot.place,
+        permitted: None,
+    });
+    Ok(Submitted {
+        receiver,
+        interrupt,
+        report,
+    })
+}
+
+fn read(mut receiver: AnswerReceiver) -> (String, Outcome) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut text = String::new();
+        loop {
+            match receiver.next().await.unwrap() {
+                Fragment::Text(piece) => text.push_str(&piece),
+                Fragment::End(outcome) => return (text, outcome),
+            }
+        }
+    })
+}
+
+fn chat(text: &str) -> Chat {
+    Chat {
+        messages: vec![Message {
+            role: Role::User,
+            content: Secret::new(text.to_owned()),
+        }],
+        sampling: Sampling::default(),
+        max_completion_tokens: None,
+        stop: Vec::new(),
+    }
+}
+
+#[test]
+fn answers_and_reports() {
+    let (engine, registry) = start(1, fake::loaded(fake::saying(b"Paris.$")));
+    let submitted = submit(&engine, fake::prompt("France>", 50, &[]), None).unwrap();
+    let report = submitted.report();
+    let (text, outcome) = read(submitted.receiver);
+    assert_eq!(text, "Paris.");
+    let usage = Usage {
+        prompt_tokens: 7,
+        completion_tokens: 7,
+    };
+    assert_eq!(
+        outcome,
+        Outcome {
+            finish: Finish::Stop,
+            usage
+        }
+    );
+    assert_eq!(report.outcome, outcome);
+    let first = report.first_token.unwrap();
+    assert!(
+        report.queued <= first && first <= report.total,
+        "{report:?}"
+    );
+    let mut metrics = String::new();
+    prometheus_client::encoding::text::encode(&mut metrics, &registry).unwrap();
+    for line in [
+        "gen_ai_server_request_duration_seconds_count{gen_ai_request_model=\"fake\"} 1",
+        "gen_ai_server_time_to_first_token_seconds_count{gen_ai_request_model=\"fake\"} 1",
+        "gen_ai_server_time_per_output_token_seconds_count{gen_ai_request_model=\"fake\"} 1",
+        "gen_ai_client_token_usage_sum{gen_ai_request_model=\"fake\",gen_ai_token_type=\"input\"} 7.0",
+        "slmd_queue_waiting 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_back_and_order_is_kept() {
+    let gate = Gate::default();
+    let (waits, mut says) = (gate.clone(), fake::saying(b"x$"));
+    let model = move |tokens: &[u32]| {
+        waits.pass();
+        says(tokens)
+    };
+    let (engine, _) = start(2, fake::loaded(model));
+    let prompts = ["a>", "bb>", "ccc>"].map(|text| fake::prompt(text, 9, &[]));
+    let all = prompts.map(|prompt| submit(&engine, prompt, None).unwrap());
+    let refusal = engine.reserve().unwrap_err();
+    assert_eq!(refusal.reason, Reason::Refused(RefuseReason::Overloaded));
+    let wait = refusal.retry_after.unwrap().as_secs();
+    assert!((1..=60).contains(&wait), "{wait}");
+    let (waiting, running) = engine.load();
+    assert_eq!(waiting + running, 3);
+    gate.open();
+    let totals = all.map(|submitted| {
+        let report = submitted.report();
+        read(submitted.receiver);
+        report.total
+    });
+    assert!(totals.is_sorted(), "{totals:?}");
+    assert_eq!(engine.load().0, 0);
+    drop(engine.reserve().unwrap());
+}
+
+#[test]
+fn a_dropped_slot_is_free_again() {
+    let (engine, _) = start(0, fake::loaded(fake::saying(b"x$")));
+    let slot = engine.reserve().unwrap();
+    assert!(engine.reserve().is_err());
+    drop(slot);
+    assert!(engine.reserve().is_ok());
+}
+
+#[test]
+fn work_that_nobody_wants_is_dropped_while_it_waits() {
+    let gate = Gate::default();
+    let (waits, runs) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&runs);
+    let mut says = fake::saying(b"abcdefgh$");
+    let model = move |tokens: &[u32]| {
+        if tokens.len() == 2 {
+            waits.pass();
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        says(tokens)
+    };
+    let (engine, _) = start(4, fake::loaded(model));
+    let prompt = || fake::prompt("a>", 50, &[]);
+    let first = submit(&engine, prompt(), None).unwrap();
+    let past = Some(time::instant());
+    let late = submit(&engine, prompt(), past).unwrap();
+    let left = submit(&engine, prompt(), None).unwrap();
+    let revoked = submit(&engine, prompt(), None).unwrap();
+    revoked.interrupt.raise(Finish::Revoked);
+    let Submitted {
+        receiver,
+        report: left,
+        ..
+    } = left;
+    drop(receiver);
+    gate.open();
+    assert_eq!(first.report().outcome.finish, Finish::Stop);
+    let late = late.report();
+    assert_eq!(late.outcome.finish, Finish::Deadline);
+    assert_eq!(late.outcome.usage, Usage::default());
+    let left = left.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(left.outcome.finish, Finish::Cancelled);
+    assert_eq!(revoked.report().outcome.finish, Finish::Revoked);
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_panic_fails_one_answer_only() {
+    let mut says = fake::saying(b"ok$");
+    let model = move |tokens: &[u32]| {
+        assert!(tokens[0] != fake::id(b'!') || tokens.len() < 4, "as asked");
+        says(tokens)
+    };
+    let (engine, _) = start(4, fake::loaded(model));
+    let bad = submit(&engine, fake::prompt("!>", 50, &[]), None).unwrap();
+    let good = submit(&engine, fake::prompt("a>", 50, &[]), None).unwrap();
+    let report = bad.report();
+    assert_eq!(report.outcome.finish, Finish::Failed);
+    let usage = Usage {
+        prompt_tokens: 2,
+        completion_tokens: 2,
+    };
+    assert_eq!(report.outcome.usage, usage);
+    assert_eq!(read(bad.receiver).1.finish, Finish::Failed);
+    assert_eq!(
+        read(good.receiver),
+        ("ok".to_owned(), good.report.recv().unwrap().outcome)
+    );
+}
+
+#[test]
+fn stop_ends_what_runs_and_what_waits() {
+    let gate = Gate::default();
+    let (waits, mut says) = (gate.clone(), fake::saying(b"x"));
+    let model = move |tokens: &[u32]| {
+        waits.pass();
+        says(tokens)
+    };
+    let (engine, _) = start(2, fake::loaded(model));
+    let reserved = engine.reserve().unwrap();
+    let submitted =
+        ["a>", "b>"].map(|text| submit(&engine, fake::prompt(text, 100, &[]), None).unwrap());
+    while engine.load().1 == 0 {
+        std::thread::yield_now();
+    }
+    engine.stop();
+    gate.open();
+    for submitted in submitted {
+        assert_eq!(submitted.report().outcome.finish, Finish::Shutdown);
+    }
+    let refusal = engine.reserve().unwrap_err();
+    assert_eq!(refusal.reason, Reason::Refused(RefuseReason::Draining));
+    drop(reserved);
+}
+
+#[test]
+fn the_heart_beats_while_idle() {
+    let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));
+    let before = engine.heartbeat();
+    let until = time::instant() + Duration::from_secs(10);
+    while engine.heartbeat() == before {
+        assert!(time::instant() < until, "no beat");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn prepare_bounds_the_answer_by_the_context() {
+    let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));
+    let whole = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
+    // Three control tokens of 34 bytes.
+    let length = whole.len() as u32 - 34 + 3;
+    let asking = |asked, limit| {
+        let chat = Chat {
+            max_completion_tokens: asked,
+            ..chat("hi")
+        };
+        engine.prepare("fake", &chat, limit)
+    };
+    let prompt = asking(None, None).unwrap();
+    assert_eq!(prompt.tokens.len() as u32, length);
+    assert_eq!(prompt.max_completion_tokens, fake::CONTEXT - length);
+    assert!(prompt.sampling.seed.is_some_and(|seed| seed < 1 << 53));
+    assert_ne!(
+        prompt.sampling.seed,
+        asking(None, None).unwrap().sampling.seed
+    );
+    assert!(!format!("{prompt:?}").contains("106"), "{prompt:?}");
+    let bound = |asked, limit| asking(asked, limit).unwrap().max_completion_tokens;
+    assert_eq!(bound(Some(7), None), 7);
+    assert_eq!(bound(Some(7), Some(5)), 5);
+    assert_eq!(bound(None, Some(5)), 5);
+    assert_eq!(bound(None, Some(9999)), fake::CONTEXT - length);
+    assert_eq!(bound(Some(9999), Some(5)), 5);
+    assert_eq!(
+        bound(Some(fake::CONTEXT - length), None),
+        fake::CONTEXT - length
+    );
+    let refusal = asking(Some(fake::CONTEXT - length + 1), None).unwrap_err();
+    assert_eq!(
+        refusal.reason,
+        Reason::Refused(RefuseReason::ContextLengthExceeded)
+    );
+    let detail = refusal.detail.unwrap();
+    for number in [fake::CONTEXT, length, fake::CONTEXT - length + 1] {
+        assert!(detail.contains(&number.to_string()), "{detail}");
+    }
+    assert!(asking(Some(0), None).is_err());
+    let long = engine
+        .prepare("fake", &chat(&"x".repeat(600)), None)
+        .unwrap_err();
+    assert_eq!(
+        long.reason,
+        Reason::Refused(RefuseReason::ContextLengthExceeded)
+    );
+    let unknown = engine.prepare("other", &chat("hi"), None).unwrap_err();
+    assert_eq!(
+        unknown.reason,
+        Reason::Refused(RefuseReason::ModelUnavailable)
+    );
+}

@@ -1,0 +1,233 @@
+//! A GGUF file's vocabulary and chat template as the files of a Hugging Face repository.
+//!
+//! GGUF names its pre-tokenizer instead of describing it (llama.cpp `llama-vocab.cpp`,
+//! `LLAMA_VOCAB_PRE_TYPE_*`), so only names are taken whose rules are known here: guessing would
+//! give a model that answers worse and never says why.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value as Json, json};
+
+use super::super::gguf::Value;
+
+/// `tokenizer.ggml.token_type`, as in llama.cpp's `llama_token_type`.
+const NORMAL: u64 = 1;
+const UNKNOWN: u64 = 2;
+const CONTROL: u64 = 3;
+const USER_DEFINED: u64 = 4;
+const UNUSED: u64 = 5;
+
+/// The tokenizer's files of a bundle: `tokenizer.json`, and `chat_template.jinja`.
+pub fn files_from_gguf(
+    metadata: &BTreeMap<String, Value>,
+) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let model = text(metadata, "tokenizer.ggml.model")?;
+    if model != "gpt2" {
+        return Err(format!(
+            "the tokenizer model {model:?} isn't supported; only byte-level BPE (\"gpt2\") is"
+        ));
+    }
+    let pre_tokenizer = pre_tokenizer(text(metadata, "tokenizer.ggml.pre")?)?;
+    let tokens = texts(metadata, "tokenizer.ggml.tokens")?;
+    let types = token_types(metadata, tokens.len())?;
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added_tokens(&tokens, &types),
+        "normalizer": null,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": null,
+        "decoder": byte_level(),
+        "model": model_json(&tokens, &texts(metadata, "tokenizer.ggml.merges")?)?,
+    });
+    let tokenizer = serde_json::to_vec(&tokenizer).map_err(|error| error.to_string())?;
+    let template = text(metadata, "tokenizer.chat_template")?;
+    Ok(vec![
+        ("tokenizer.json".to_owned(), tokenizer),
+        ("chat_template.jinja".to_owned(), template.into()),
+    ])
+}
+
+/// The rules behind a pre-tokenizer's name.
+fn pre_tokenizer(name: &str) -> Result<Json, String> {
+    match name {
+        // Each digit by itself (`\p{N}`), then GPT-2's pattern on what is between.
+        "smollm" => Ok(json!({
+            "type": "Sequence",
+            "pretokenizers": [{ "type": "Digits", "individual_digits": true }, byte_level()],
+        })),
+        _ => Err(format!(
+            "the pre-tokenizer {name:?} isn't supported; only \"smollm\" is"
+        )),
+    }
+}
+
+fn byte_level() -> Json {
+    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true })
+}
+
+/// Tokens that are matched as a whole, before the text is split.
+fn added_tokens(tokens: &[&str], types: &[u64]) -> Vec<Json> {
+    let added = tokens.iter().zip(types).enumerate();
+    let added = added.filter(|(_, (_, kind))| matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED));
+    added
+        .map(|(id, (token, kind))| {
+            json!({
+                "id": id,
+                "content": token,
+                "single_word": false,
+                "lstrip": false,
+                "rstrip": false,
+                "normalized": false,
+                "special": *kind != USER_DEFINED,
+            })
+        })
+        .collect()
+}
+
+fn model_json(tokens: &[&str], merges: &[&str]) -> Result<Json, String> {
+    let mut vocabulary = serde_json::Map::new();
+    for (id, token) in tokens.iter().enumerate() {
+        if vocabulary.insert((*token).to_owned(), id.into()).is_some() {
+            return Err(format!("the token {token:?} is there twice"));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for merge in merges {
+        let whole = merge.split_once(' ').map(|(left, right)| {
+            let parts = [left, right, &format!("{left}{right}")];
+            parts.iter().all(|part| vocabulary.contains_key(*part))
+        });
+        if whole != Some(true) {
+            return Err(format!(
+                "the merge {merge:?} isn't of two tokens into a third"
+            ));
+        }
+        if !seen.insert(merge) {
+            return Err(format!("the merge {merge:?} is there twice"));
+        }
+    }
+    Ok(json!({
+        "type": "BPE",
+        "dropout": null,
+        "unk_token": null,
+        "continuing_subword_prefix": null,
+        "end_of_word_suffix": null,
+        "fuse_unk": false,
+        "byte_fallback": false,
+        "ignore_merges": false,
+        "vocab": vocabulary,
+        "merges": merges,
+    }))
+}
+
+fn token_types(metadata: &BTreeMap<String, Value>, tokens: usize) -> Result<Vec<u64>, String> {
+    let name = "tokenizer.ggml.token_type";
+    let types = list(metadata, name)?.iter().map(|value| match value {
+        Value::U64(kind) => Some(*kind),
+        Value::I64(kind) => u64::try_from(*kind).ok(),
+        _ => None,
+    });
+    let types: Option<Vec<u64>> = types.collect();
+    let known = |kind: &u64| (NORMAL..=UNUSED).contains(kind);
+    let types = types.filter(|types| types.len() == tokens && types.iter().all(known));
+    types.ok_or_else(|| format!("{name} isn't a list of one known type for each token"))
+}
+
+fn text<'a>(metadata: &'a BTreeMap<String, Value>, name: &str) -> Result<&'a str, String> {
+    match metadata.get(name) {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(format!("{name} isn't a string")),
+        None => Err(format!("{name} is missing")),
+    }
+}
+
+fn texts<'a>(metadata: &'a BTreeMap<String, Value>, name: &str) -> Result<Vec<&'a str>, String> {
+    let texts = list(metadata, name)?.iter().map(|value| match value {
+        Value::String(text) => Ok(text.as_str()),
+        _ => Err(format!("{name} has an element that isn't a string")),
+    });
+    texts.collect()
+}
+
+fn list<'a>(metadata: &'a BTreeMap<String, Value>, name: &str) -> Result<&'a [Value], String> {
+    match metadata.get(name) {
+        Some(Value::Array(list)) => Ok(list),
+        Some(_) => Err(format!("{name} isn't a list")),
+        None => Err(format!("{name} is missing")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata() -> BTreeMap<String, Value> {
+        let string = |text: &str| Value::String(text.to_owned());
+        let strings = |list: &[&str]| Value::Array(list.iter().map(|t| string(t)).collect());
+        let types = [3, 1, 1, 1].map(Value::I64).to_vec();
+        BTreeMap::from([
+            ("tokenizer.ggml.model".to_owned(), string("gpt2")),
+            ("tokenizer.ggml.pre".to_owned(), string("smollm")),
+            (
+                "tokenizer.ggml.tokens".to_owned(),
+                strings(&["<|x|>", "a", "b", "ab"]),
+            ),
+            ("tokenizer.ggml.merges".to_owned(), strings(&["a b"])),
+            ("tokenizer.ggml.token_type".to_owned(), Value::Array(types)),
+            (
+                "tokenizer.chat_template".to_owned(),
+                string("{{ messages }}"),
+            ),
+        ])
+    }
+
+    #[test]
+    fn unknown_rules_are_refused_by_name() {
+        let names: Vec<String> = files_from_gguf(&metadata())
+            .unwrap()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(names, ["tokenizer.json", "chat_template.jinja"]);
+        for (key, value) in [
+            ("tokenizer.ggml.pre", "qwen2"),
+            ("tokenizer.ggml.model", "llama"),
+        ] {
+            let mut metadata = metadata();
+            metadata.insert(key.to_owned(), Value::String(value.to_owned()));
+            let error = files_from_gguf(&metadata).unwrap_err();
+            assert!(error.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn inconsistent_vocabularies_are_refused() {
+        let strings = |list: &[&str]| {
+            Value::Array(
+                list.iter()
+                    .map(|t| Value::String((*t).to_owned()))
+                    .collect(),
+            )
+        };
+        for (key, value) in [
+            ("tokenizer.ggml.tokens", strings(&["<|x|>", "a", "a", "ab"])),
+            ("tokenizer.ggml.merges", strings(&["a c"])),
+            ("tokenizer.ggml.merges", strings(&["ab"])),
+            ("tokenizer.ggml.merges", strings(&["a b", "a b"])),
+            (
+                "tokenizer.ggml.token_type",
+                Value::Array(vec![Value::I64(1); 3]),
+            ),
+            (
+                "tokenizer.ggml.token_type",
+                Value::Array(vec![Value::I64(9); 4]),
+            ),
+        ] {
+            let mut metadata = metadata();
+            metadata.insert(key.to_owned(), value);
+            assert!(files_from_gguf(&metadata).is_err(), "{key}");
+        }
+    }
+}
