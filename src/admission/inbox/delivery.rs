@@ -221,21 +221,34 @@ impl Begin {
 impl Ticket {
     /// Persists that the request is finished and answered. Durable when this returns.
     pub async fn answered(self, text: String, outcome: Outcome) -> Result<(), StoreError> {
-        let answer = StoredAnswer {
+        let state = State::Answered(StoredAnswer {
             request_id: self.request_id.clone(),
             model: self.model.clone(),
             created: self.created,
             text,
             finish: outcome.finish,
             usage: outcome.usage,
-        };
+        });
+        let attempts = self.begin.entry.attempts;
+        self.close(state, attempts).await
+    }
+
+    /// Takes the attempt back: an orderly stop in mid-answer is no failed attempt. Durable when
+    /// this returns.
+    pub async fn released(self) -> Result<(), StoreError> {
+        let attempts = self.begin.entry.attempts.saturating_sub(1);
+        self.close(State::Begun, attempts).await
+    }
+
+    async fn close(self, state: State, attempts: u32) -> Result<(), StoreError> {
         let entry = Entry {
-            state: State::Answered(answer),
+            state,
+            attempts,
             touched: time::now(),
             ..self.begin.entry.clone()
         };
         let written = tokio::task::spawn_blocking(move || {
-            // The claim ends only when the answer is on record.
+            // The claim ends only when the entry is on record.
             let ticket = self;
             ticket.begin.inbox.put_durably(&ticket.begin.key, &entry)
         });

@@ -88,8 +88,7 @@ impl Inbox {
 
     /// Durable when this returns. Blocks.
     pub(super) fn put_durably(&self, key: &[u8; 32], entry: &Entry) -> Result<(), StoreError> {
-        self.put(key, entry)?;
-        self.0.store.sync()
+        self.0.store.commit(|| self.put(key, entry))
     }
 
     /// Forgets what is out of its window, and the oldest beyond the bound. What runs stays.
