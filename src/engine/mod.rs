@@ -7,6 +7,7 @@
 //! the answer's channel.
 
 pub mod gguf;
+pub mod text;
 pub mod tokenizer;
 
 mod detokenise;
@@ -18,7 +19,6 @@ mod queue;
 mod sample;
 mod stop;
 mod template;
-mod text;
 mod thread;
 
 use std::collections::BTreeMap;

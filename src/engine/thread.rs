@@ -99,7 +99,7 @@ fn try_run(
         forward: sequence.as_mut(),
         run: Run {
             prompt: &work.prompt,
-            tokenizer: &model.text.tokenizer,
+            tokenizer: model.text.tokenizer(),
             eos: &model.eos,
             context: model.context as usize,
             deadline: work.deadline,

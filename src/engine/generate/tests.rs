@@ -20,7 +20,7 @@ fn run(
     deadline: Option<Instant>,
     mut step: impl FnMut(usize, &Interrupt, &mut Option<AnswerReceiver>),
 ) -> Ended {
-    let tokenizer = fake::text().tokenizer;
+    let text = fake::text();
     let (mut answer, receiver) = channel(1);
     let (interrupt, mut progress, mut steps) = (Interrupt::default(), Progress::new(), 0);
     let mut receiver = Some(receiver);
@@ -28,7 +28,7 @@ fn run(
         forward: &mut FakeForward::new(next),
         run: Run {
             prompt,
-            tokenizer: &tokenizer,
+            tokenizer: text.tokenizer(),
             eos: &[fake::END],
             context: fake::CONTEXT as usize,
             deadline,
