@@ -1,6 +1,8 @@
 //! The model: loads a bundle, turns chats into tokens, runs tract on a thread of its own, and
 //! streams text back.
 
+pub mod gguf;
+
 use std::sync::Arc;
 use std::time::Duration;
 
