@@ -2,9 +2,21 @@
 //! streams text back.
 
 pub mod gguf;
+mod graph;
+mod graph_node;
+mod import;
+mod import_llama;
+mod kernels;
+mod model;
+mod ops;
+mod tokenizer;
 
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use import::{ImportError, import};
+pub use kernels::Family;
+pub use model::{EngineError, Info, LoadOptions, Model, PREFILL, Sequence};
 
 use crate::auth::Permitted;
 use crate::prompt::{AnswerSender, Chat, Interrupt, Outcome, Sampling};
