@@ -13,7 +13,6 @@ use serde_json::json;
 
 use super::gguf::{Gguf, GgufError, TensorType};
 use super::graph;
-use super::graph_node::Node;
 use super::import_llama::{Llama, nodes};
 use super::kernels::layout::{BLOCK, Format, interleave};
 use super::kernels::map::ALIGNMENT;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tract_onnx::prelude::{IntoTValue, TValue, Tensor, TypedSimpleState, tvec};
-use tract_onnx::tract_hir::internal::TractResult;
+use tract_onnx::tract_hir::internal::{TractError, TractResult};
 
 use super::LoadError;
 use super::graph::{self, Graph};
@@ -257,6 +257,6 @@ fn generation(path: &Path, vocabulary: usize) -> Result<(Option<u32>, Vec<u32>),
 
 /// tract's errors are chains; the whole chain says what was wrong.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn failed(e: tract_onnx::tract_core::anyhow::Error) -> EngineError {
+fn failed(e: TractError) -> EngineError {
     EngineError::Failed(format!("{e:#}"))
 }
