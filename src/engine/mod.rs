@@ -130,7 +130,10 @@ struct ServedModel {
 
 impl Engine {
     /// Loads every bundle and starts the engine thread; returns when it can serve.
-    #[expect(clippy::needless_pass_by_value, reason = "the engine owns what it serves")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the engine owns what it serves"
+    )]
     pub fn start(
         bundles: Vec<Bundle>,
         settings: Settings,
