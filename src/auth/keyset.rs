@@ -243,3 +243,204 @@ fn name(alg: Algorithm) -> &'static str {
         _ => "other",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// RFC 7515 appendix A.2.
+    const RSA_N: &str = concat!(
+        "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1",
+        "Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSH",
+        "SXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_",
+        "I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"
+    );
+    /// RFC 7515 appendices A.2 and A.3.
+    const PAYLOAD: &str = concat!(
+        "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFt",
+        "cGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
+    );
+
+    fn rsa() -> Value {
+        json!({"kid": "rsa", "kty": "RSA", "n": RSA_N, "e": "AQAB"})
+    }
+
+    /// RFC 7515 appendix A.3.
+    fn p256() -> Value {
+        json!({
+            "kid": "p256", "kty": "EC", "crv": "P-256",
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"
+        })
+    }
+
+    /// RFC 8037 appendix A.2.
+    fn ed25519() -> Value {
+        json!({
+            "kid": "ed", "kty": "OKP", "crv": "Ed25519",
+            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+        })
+    }
+
+    fn parse(keys: &[Value]) -> Result<KeySet, KeySetError> {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes())
+    }
+
+    fn with(mut key: Value, name: &str, value: Value) -> Value {
+        key[name] = value;
+        key
+    }
+
+    #[test]
+    fn published_signatures_verify() {
+        let set = parse(&[rsa(), p256(), ed25519()]).unwrap();
+        let rs256 = concat!(
+            "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7",
+            "AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4",
+            "BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K",
+            "0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqv",
+            "hJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrB",
+            "p0igcN_IoypGlUPQGe77Rw"
+        );
+        let es256 = concat!(
+            "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSA",
+            "pmWQxfKTUJqPP3-Kg6NU1Q"
+        );
+        let eddsa = concat!(
+            "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5B",
+            "hVsPt9g7sVvpAr_MuM0KAg"
+        );
+        let cases = [
+            // RFC 7515 A.2, A.3; RFC 8037 A.4
+            (
+                "rsa",
+                Algorithm::RS256,
+                format!("eyJhbGciOiJSUzI1NiJ9.{PAYLOAD}"),
+                rs256,
+            ),
+            (
+                "p256",
+                Algorithm::ES256,
+                format!("eyJhbGciOiJFUzI1NiJ9.{PAYLOAD}"),
+                es256,
+            ),
+            (
+                "ed",
+                Algorithm::EdDSA,
+                "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc".to_owned(),
+                eddsa,
+            ),
+        ];
+        for (kid, alg, input, signature) in cases {
+            let key = set.by_kid(kid).unwrap();
+            assert!(key.verify(alg, input.as_bytes(), signature), "{kid}");
+            assert!(!key.verify(alg, &input.as_bytes()[1..], signature), "{kid}");
+            let others = ["rsa", "p256", "ed"].iter().filter(|other| **other != kid);
+            for other in others {
+                let other = set.by_kid(other).unwrap();
+                assert!(!other.verify(alg, input.as_bytes(), signature), "{kid}");
+            }
+        }
+    }
+
+    #[test]
+    fn published_thumbprints() {
+        // RFC 7638 section 3.1 and RFC 8037 appendix A.3.
+        let n = concat!(
+            "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_",
+            "BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0",
+            "_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWh",
+            "AI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
+        );
+        let keys = parse(&[with(rsa(), "n", json!(n)), ed25519()])
+            .unwrap()
+            .keys();
+        assert_eq!(
+            keys[0].thumbprint,
+            "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+        );
+        assert_eq!(
+            keys[1].thumbprint,
+            "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+        );
+    }
+
+    #[test]
+    fn a_set_with_secrets_or_a_repeated_kid_is_refused() {
+        let bad = [
+            vec![ed25519(), with(p256(), "d", json!("jpsQ"))],
+            vec![ed25519(), json!({"kty": "oct", "kid": "x"})],
+            vec![ed25519(), json!({"kty": "other", "kid": "x", "k": ""})],
+            vec![ed25519(), with(rsa(), "kid", json!("ed"))],
+            vec![ed25519(), json!({"kid": "ed", "use": "enc"})],
+            (0..33)
+                .map(|i| with(ed25519(), "kid", json!(i.to_string())))
+                .collect(),
+            vec![],
+            vec![with(rsa(), "use", json!("enc"))],
+        ];
+        for keys in bad {
+            assert!(parse(&keys).is_err(), "{keys:?}");
+        }
+        for text in ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":[],"keys":[]}"#] {
+            assert!(KeySet::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        let padded = format!("{}{}", json!({"keys": [ed25519()]}), " ".repeat(MAX_LEN));
+        assert!(KeySet::parse(padded.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_skipped_with_a_note() {
+        let even = RSA_N.replace("poQ", "poA");
+        let foreign = [
+            with(rsa(), "alg", json!("RSA-OAEP")),
+            with(rsa(), "use", json!("enc")),
+            with(rsa(), "key_ops", json!(["encrypt"])),
+            with(rsa(), "e", json!("Aw")),
+            with(rsa(), "e", json!("AQAA")),
+            with(rsa(), "e", json!("AgAAAAE")),
+            with(rsa(), "e", json!("AAEAAQ")),
+            with(rsa(), "e", json!("")),
+            with(rsa(), "n", json!(&RSA_N[..340])),
+            with(rsa(), "n", json!(RSA_N.repeat(3))),
+            with(rsa(), "n", json!(even)),
+            with(rsa(), "n", json!(format!("{RSA_N}=="))),
+            with(rsa(), "alg", json!("ES256")),
+            with(p256(), "alg", json!("ES384")),
+            with(p256(), "x", p256()["y"].clone()),
+            with(p256(), "crv", json!("P-521")),
+            with(p256(), "crv", json!("secp256k1")),
+            with(p256(), "x", json!("AA")),
+            with(ed25519(), "crv", json!("X25519")),
+            with(ed25519(), "crv", json!("Ed448")),
+            with(
+                ed25519(),
+                "x",
+                json!("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHUQ"),
+            ),
+            with(ed25519(), "alg", json!("none")),
+            with(ed25519(), "kid", json!(1)),
+            with(ed25519(), "kid", json!("a\u{1b}[2J")),
+            with(ed25519(), "kid", json!("k".repeat(257))),
+            json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": ""}),
+            json!("no key"),
+        ];
+        for key in foreign {
+            let good = with(ed25519(), "kid", json!("good"));
+            let set = parse(&[key.clone(), good]).unwrap();
+            assert_eq!((set.keys().len(), set.skipped().len()), (1, 1), "{key}");
+            assert_eq!(set.skipped()[0].index, 0);
+            let shown = set.skipped()[0].to_string();
+            assert!(!shown.chars().any(char::is_control), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn alg_narrows_what_a_key_verifies() {
+        assert_eq!(parse(&[rsa()]).unwrap().keys()[0].algorithms.len(), 6);
+        let narrow = with(rsa(), "alg", json!("PS384"));
+        assert_eq!(parse(&[narrow]).unwrap().keys()[0].algorithms, ["PS384"]);
+    }
+}
