@@ -5,6 +5,7 @@
 //! each proving more than the one before: `token::Jws` is well-formed, `token::Proven` was signed
 //! by a pinned key of its realm, [`Permitted`] allows its request now.
 
+mod access;
 mod cache;
 mod claims;
 mod decide;
