@@ -164,7 +164,7 @@ fn verify(credential: &Credential, snapshot: &Snapshot) -> Result<Verified, Box<
     match Claims::parse(&proven, kind, principal.clone()) {
         Ok(claims) => Ok(Verified {
             claims,
-            thumbprint: key.thumbprint.clone(),
+            thumbprint: key.thumbprint().to_owned(),
         }),
         Err(error) => Err(Denied::claim(error, realm, Some(principal), &proven).into()),
     }

@@ -11,6 +11,7 @@ mod claims;
 mod decide;
 mod deny;
 mod jwk;
+mod key;
 mod keyset;
 mod policy;
 mod token;
@@ -25,7 +26,8 @@ use crate::time::Timestamp;
 pub use cache::Cache;
 pub use decide::{Decision, Denied, Permitted, decide, recheck};
 pub use deny::{DenyList, Revocations};
-pub use keyset::{KeyInfo, KeySet, KeySetError, Skipped};
+pub use key::KeyInfo;
+pub use keyset::{KeySet, KeySetError, Skipped};
 pub use policy::{Endpoint, Policy};
 
 /// What a client shows.

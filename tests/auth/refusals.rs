@@ -5,92 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use slmd::auth::{
-    Cache, Clock, Credential, Decision, Denied, DenyList, KeySet, Realm, Revocations, Snapshot,
-    decide, recheck,
-};
-use slmd::prompt::{Action, Request, Scope};
+use slmd::auth::{Credential, Decision, Denied, KeySet, decide, recheck};
+use slmd::prompt::{Action, Scope};
 use slmd::reason::DenyReason::{self, *};
 use slmd::secret::Secret;
 use slmd::time::Timestamp;
 
+use crate::case::{Case, segments};
 use crate::mint::{self, ISSUER, Issuer, NOW, chat, encode};
-
-/// One request with its token and the world it meets; sound until a case spoils it.
-struct Case {
-    issuer: Issuer,
-    header: Value,
-    claims: Value,
-    /// Applied to the finished token.
-    spoil: fn(String) -> String,
-    wrap: fn(String) -> Credential,
-    model: Option<&'static str>,
-    action: Action,
-    realm: Realm,
-    revoked: Revocations,
-    clock: Clock,
-}
-
-impl Case {
-    fn sound() -> Case {
-        let issuer = Issuer::new("ES256", "key-1");
-        let other = Issuer::new("EdDSA", "key-2");
-        Case {
-            header: issuer.header(),
-            claims: mint::claims(),
-            spoil: |token| token,
-            wrap: mint::bearer,
-            model: None,
-            action: chat(),
-            realm: mint::realm(&[&issuer, &other]),
-            revoked: Revocations::default(),
-            clock: mint::clock(),
-            issuer,
-        }
-    }
-
-    fn decide(&self) -> Decision {
-        let token = self.issuer.token_with(&self.header, &self.claims);
-        let credential = (self.wrap)((self.spoil)(token));
-        let request: Arc<Request> = mint::request(self.model, self.action.clone());
-        let snapshot = self.snapshot();
-        let decision = decide(&credential, &request, &snapshot, &self.clock);
-        let cache = Cache::new(4);
-        for _ in 0..2 {
-            let cached = cache.decide(&credential, &request, &snapshot, &self.clock);
-            assert_eq!(format!("{cached:?}"), format!("{decision:?}"));
-        }
-        decision
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let deny = DenyList {
-            realms: [(ISSUER.to_owned(), self.revoked.clone())].into(),
-        };
-        Snapshot::new(1, vec![self.realm.clone()], deny)
-    }
-
-    fn denied(&self) -> Denied {
-        match self.decide() {
-            Decision::Deny(denied) => denied,
-            Decision::Permit(_) => panic!("permitted"),
-        }
-    }
-
-    fn drop_claim(&mut self, name: &str) {
-        self.claims.as_object_mut().unwrap().remove(name);
-    }
-
-    fn drop_header(&mut self, name: &str) {
-        self.header.as_object_mut().unwrap().remove(name);
-    }
-}
-
-fn segments(token: &str, change: impl Fn(&mut Vec<String>)) -> String {
-    let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
-    change(&mut parts);
-    parts.join(".")
-}
 
 type Spoil = fn(&mut Case);
 
