@@ -194,7 +194,7 @@ fn the_cap_holds_on_the_disk_and_removes_the_oldest() {
     let store = Store::open(folder.path()).unwrap();
     let identity = Identity::new("edge-1").unwrap();
     let small = Settings {
-        max_bytes: 8 * 1024 * 1024,
+        max_bytes: 12 * 1024 * 1024,
         ..settings()
     };
     let log = Log::open(&store, small.clone(), &identity).unwrap();

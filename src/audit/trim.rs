@@ -9,7 +9,7 @@ use crate::store::Writer;
 use crate::time::Timestamp;
 
 /// What the database takes on the disk beside its records' garbage: segments in use and spare.
-const DISK_BASE: u64 = 4 * 1024 * 1024;
+const DISK_BASE: u64 = 6 * 1024 * 1024;
 
 /// sled frees a segment once half of it is garbage. Measured: two bytes on the disk per byte of
 /// records at caps from 6 to 64 MiB; half a byte more is kept in reserve.

@@ -20,7 +20,8 @@ const LOCK_TRIES: u32 = 40;
 const LOCK_WAIT: Duration = Duration::from_millis(50);
 
 /// What was left of a damaged database. sled drops everything after the first damage that it
-/// meets, so records that were acknowledged may be missing.
+/// meets, and once it has used segments again it can't always do without its snapshot: records
+/// that were acknowledged may be missing.
 #[derive(Debug, Clone)]
 pub struct Recovery {
     /// What was wrong.
