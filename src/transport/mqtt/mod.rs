@@ -67,12 +67,13 @@ pub struct MqttStatus {
     pub reconnects: u64,
 }
 
-/// The running transport.
-#[derive(Debug)]
+/// The running transport. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct Handle {
     status: status::Cell,
     beats: Arc<AtomicU64>,
-    task: tokio::task::JoinHandle<()>,
+    /// Closed when the loop has ended.
+    ended: tokio::sync::watch::Receiver<()>,
 }
 
 impl Handle {
@@ -87,9 +88,8 @@ impl Handle {
 
     /// Waits until it has left the broker.
     pub async fn join(self) {
-        if self.task.await.is_err() {
-            tracing::error!("the MQTT loop failed");
-        }
+        let mut ended = self.ended;
+        while ended.changed().await.is_ok() {}
     }
 }
 
@@ -131,11 +131,15 @@ pub fn start(
         beats: Arc::clone(&beats),
         state: session::State::new(now),
     };
-    let task = tokio::spawn(session.run(submissions));
+    let (running, ended) = tokio::sync::watch::channel(());
+    tokio::spawn(async move {
+        session.run(submissions).await;
+        drop(running);
+    });
     Handle {
         status,
         beats,
-        task,
+        ended,
     }
 }
 

@@ -20,8 +20,17 @@ pub(super) struct Asked {
     pub(super) credential: Credential,
     pub(super) reply: Reply,
     pub(super) body_hash: Bytes32,
+    /// The broker's word that it sent this before.
+    pub(super) redelivered: bool,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
+}
+
+/// A wish to stop the own request with this correlation data.
+pub(super) struct Cancel {
+    pub(super) credential: Credential,
+    pub(super) correlation: Vec<u8>,
+    pub(super) request: Request,
 }
 
 /// A message that is no request, and where that may be told.
@@ -127,13 +136,14 @@ fn read(
         credential,
         reply: reply.clone(),
         body_hash: body.body_hash,
+        redelivered: message.dup,
         stream: body.stream,
         include_usage: body.include_usage,
     })
 }
 
 /// Reads a message on the cancel topic.
-pub(super) fn parse_cancel(message: &Message) -> Result<(Credential, Request), Refusal> {
+pub(super) fn parse_cancel(message: &Message) -> Result<Cancel, Refusal> {
     if message.retain {
         return Err(RefuseReason::RetainedRejected.into());
     }
@@ -150,7 +160,11 @@ pub(super) fn parse_cancel(message: &Message) -> Result<(Credential, Request), R
         },
         deadline: None,
     };
-    Ok((credential(&message.properties)?, request))
+    Ok(Cancel {
+        credential: credential(&message.properties)?,
+        correlation: correlation.to_vec(),
+        request,
+    })
 }
 
 pub(super) fn origin(message: &Message) -> Origin {

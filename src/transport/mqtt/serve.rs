@@ -7,12 +7,12 @@ use super::answer::{Answer, Ended, Messages};
 use super::bucket::Bucket;
 use super::metrics::Metrics;
 use super::outbox::{Outbox, Unsent};
-use super::request::{Asked, Form, Reply, Unread};
+use super::request::{Asked, Cancel, Form, Reply, Unread};
 use super::status::Cell;
 use super::topics::Topics;
 use crate::admission::{Admission, Admitted, Delivered, Delivery, Rejected, StoredAnswer, Ticket};
-use crate::auth::{Credential, Grant};
-use crate::prompt::{self, Finish, Origin, Outcome, Request, RequestId};
+use crate::auth::Grant;
+use crate::prompt::{self, Finish, Origin, Outcome, RequestId};
 use crate::reason::{Reason, Refusal, RefuseReason};
 use crate::wire::Head;
 
@@ -55,7 +55,9 @@ pub(super) async fn request(
         .admission
         .deliver(asked.credential, asked.request, delivery);
     match delivered.await {
-        Ok(Delivered::Run(admitted, ticket)) => context.run(admitted, ticket, &reply, stream).await,
+        Ok(Delivered::Run(admitted, ticket)) => {
+            context.run(admitted, *ticket, &reply, stream).await
+        }
         Ok(Delivered::Running) => {
             context.metrics.duplicate();
             Served::Follows
@@ -69,22 +71,22 @@ pub(super) async fn request(
 }
 
 /// Serves a message on the cancel topic. The cancelled request's own answer tells the client.
-pub(super) async fn cancel(
-    context: Arc<Context>,
-    origin: Origin,
-    parsed: Result<(Credential, Request), Refusal>,
-) {
+pub(super) async fn cancel(context: Arc<Context>, origin: Origin, parsed: Result<Cancel, Refusal>) {
     let admission = &context.admission;
-    let (credential, request) = match parsed {
-        Ok(parsed) => parsed,
+    let Cancel {
+        credential,
+        correlation,
+        request,
+    } = match parsed {
+        Ok(cancel) => cancel,
         Err(refusal) => {
             let id = RequestId::random();
             return admission.refuse_unread(origin, &id, &refusal).await;
         }
     };
-    match admission.cancel(credential, request).await {
+    match admission.cancel(credential, &correlation, request).await {
         Ok(found) => tracing::debug!(found, "cancel"),
-        Err(rejected) => tracing::debug!(reason = %rejected.refusal.reason, "cancel refused"),
+        Err(refusal) => tracing::debug!(reason = %refusal.reason, "cancel refused"),
     }
 }
 
@@ -94,6 +96,7 @@ fn delivery(topics: &Arc<Topics>, asked: &Asked) -> Delivery {
         reply_to: asked.reply.topic.clone(),
         correlation: asked.reply.correlation.as_ref().map(|c| c.to_vec()),
         body_hash: asked.body_hash,
+        redelivered: asked.redelivered,
         check: Box::new(move |grant: &Grant| may_answer(&topics, &reply, grant)),
     }
 }
@@ -132,15 +135,23 @@ impl Context {
                 (text, outcome)
             }
             Ended::Unsendable { text, why } => {
-                admitted.interrupt.raise(Finish::Cancelled);
                 self.unsendable(&admitted.id, reply, &why);
                 let usage = prompt::Usage::default();
                 let finish = Finish::Cancelled;
                 (text, Outcome { finish, usage })
             }
-            Ended::Interrupted => return Served::Interrupted,
+            // An orderly stop is no failed attempt.
+            Ended::Interrupted => {
+                if let Err(error) = ticket.released().await {
+                    tracing::error!(%error, "an interrupted request counts as an attempt");
+                }
+                return Served::Interrupted;
+            }
         };
-        ticket.answered(text, outcome).await;
+        // The answer is there; unrecorded, a repeat is merely not recognised.
+        if let Err(error) = ticket.answered(text, outcome).await {
+            tracing::error!(%error, "an answered request is not on record");
+        }
         Served::Done
     }
 
@@ -152,7 +163,7 @@ impl Context {
     ) -> Served {
         let (mut text, fragments) = prompt::channel(1);
         text.send(&stored.text);
-        text.finish(stored.outcome);
+        text.finish(stored.outcome());
         let answer = Answer {
             head: head(&stored.request_id, &stored.model, stored.created.as_secs()),
             fragments,
