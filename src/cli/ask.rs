@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::secret::Secret;
 
 const DEFAULT_SOCKET: &str = "/run/slmd/slmd.sock";
-const CHAT: &str = "/v1/chat/completions";
+pub(super) const CHAT: &str = "/v1/chat/completions";
 /// The daemon refuses larger tokens and bodies anyway.
 const MAX_TOKEN: u64 = 64 << 10;
 const MAX_PROMPT: u64 = 16 << 20;

@@ -64,7 +64,8 @@ impl Model {
         match self {
             Model::Import { file, name, folder } => {
                 let models = folder.resolve(global)?;
-                let bundle = engine::import(file, &models, name).map_err(Failure::failed)?;
+                let bundle =
+                    engine::import(file, &models.join(name), name).map_err(Failure::failed)?;
                 output::show(global, &describe(&bundle))
             }
             Model::List { folder } => list(global, &Catalog::new(&folder.resolve(global)?)),
