@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// The exit codes, as `slmd --help` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(super) enum Exit {
     Failed = 1,
     Usage = 2,
     Refused = 3,
@@ -48,13 +48,13 @@ impl Exit {
 /// Why a command ended badly. The message says what was wrong and what to do; it never holds a
 /// token, a prompt or a password.
 #[derive(Debug)]
-pub struct Failure {
-    pub exit: Exit,
-    pub message: String,
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    pub(super) message: String,
 }
 
 /// What every command returns.
-pub type Done = Result<(), Failure>;
+pub(super) type Done = Result<(), Failure>;
 
 impl Failure {
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Failure {
