@@ -56,7 +56,8 @@ impl Tail {
         let next = status["audit"]["next_index"].as_u64().unwrap_or(0);
         let mut from = next.saturating_sub(self.lines);
         if self.follow {
-            let path = format!("/audit?from={from}&limit={PAGE}&follow=true");
+            // Without a limit, which would end it.
+            let path = format!("/audit?from={from}&follow=true");
             for line in admin.get(&path)?.lines() {
                 show(global, &line?)?;
             }
