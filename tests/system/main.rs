@@ -7,6 +7,5 @@
 #![allow(unreachable_pub)]
 
 mod crash;
-mod cross;
 mod secrets;
 mod support;
