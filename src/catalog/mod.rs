@@ -168,6 +168,7 @@ fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "texts and errors alike")]
 fn bad(path: &Path, what: impl ToString) -> BundleError {
     BundleError::Bad {
         path: path.to_owned(),
