@@ -8,9 +8,15 @@ use super::{AuditError, MAX_READ, Shared};
 use crate::store::Writer;
 use crate::time::Timestamp;
 
-/// Bytes on the disk per byte of records, at most: sled keeps old pages until half of a segment
-/// is garbage (measured; see the test of the cap).
-const DISK_FACTOR: u64 = 3;
+/// What the database takes on the disk beside its records' garbage: segments in use and spare.
+const DISK_BASE: u64 = 6 * 1024 * 1024;
+
+/// sled frees a segment once half of it is garbage. Measured: two bytes on the disk per byte of
+/// records at caps from 6 to 64 MiB; half a byte more is kept in reserve.
+const DISK_FACTOR: (u64, u64) = (5, 2);
+
+/// With a cap too small for the base, the log still holds some records.
+const LEAST: u64 = 64 * 1024;
 
 /// Removing is done in steps of this part of the space, so that neither the log is rewritten nor
 /// a truncation recorded with every record.
@@ -21,7 +27,8 @@ const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 impl State {
     /// What records may take by themselves.
     pub(super) fn budget(&self) -> u64 {
-        self.settings.max_bytes / DISK_FACTOR
+        let room = self.settings.max_bytes.saturating_sub(DISK_BASE);
+        (room / DISK_FACTOR.0 * DISK_FACTOR.1).max(LEAST)
     }
 }
 

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
+use super::access::{opened, opens, stale};
 use super::claims::{ClaimError, Claims, principal};
 use super::token::{Jws, Proven};
 use super::{Clock, Credential, DenyList, Endpoint, Grant, Policy, Principal, Realm, Snapshot};
-use crate::prompt::{Action, Request, Scope};
+use crate::prompt::Request;
 use crate::reason::DenyReason;
 use crate::time::Timestamp;
 
@@ -104,7 +105,7 @@ pub(super) fn decide_known(
     };
     match token.and_then(|token| permit(&token, credential, request, snapshot, clock)) {
         Ok(permitted) => Decision::Permit(permitted),
-        Err(denied) => Decision::Deny(denied),
+        Err(denied) => Decision::Deny(*denied),
     }
 }
 
@@ -118,25 +119,25 @@ pub fn recheck(permitted: &Permitted, snapshot: &Snapshot) -> Result<(), DenyRea
     if !realm.keys.has_thumbprint(&token.thumbprint) {
         return Err(DenyReason::KeyUnknown);
     }
-    let scope = permitted.grant.scope;
-    let still = |was: &Arc<Endpoint>| match realm.endpoint(&was.client_id) {
-        Some(is) if is.model == was.model => opens(&token.claims, &realm.policy, is, scope),
-        _ => Err(DenyReason::EndpointUnknown),
-    };
-    let standing = revoked(token, &snapshot.deny).and_then(|()| lifetime(token, &realm.policy));
-    standing.map_err(|finding| finding.reason)?;
-    let mut result = Err(DenyReason::EndpointUnknown);
-    for endpoint in &permitted.endpoints {
-        result = still(endpoint);
-        if result.is_ok() {
-            break;
+    revoked(token, &snapshot.deny).map_err(|finding| finding.reason)?;
+    lifetime(token, &realm.policy).map_err(|finding| finding.reason)?;
+
+    let mut refusal = DenyReason::EndpointUnknown;
+    for was in &permitted.endpoints {
+        let same = realm.endpoint(&was.client_id);
+        let Some(is) = same.filter(|is| is.model == was.model) else {
+            continue;
+        };
+        match opens(&token.claims, &realm.policy, is, permitted.grant.scope) {
+            Ok(()) => return Ok(()),
+            Err(reason) => refusal = reason,
         }
     }
-    result
+    Err(refusal)
 }
 
 /// Whether the credential holds a genuine access token of one of the realms.
-fn verify(credential: &Credential, snapshot: &Snapshot) -> Result<Verified, Denied> {
+fn verify(credential: &Credential, snapshot: &Snapshot) -> Result<Verified, Box<Denied>> {
     let token = match credential {
         Credential::None => return Err(DenyReason::TokenMissing.into()),
         // Break-glass: a realm that grants scopes to local groups will be asked here.
@@ -158,14 +159,14 @@ fn verify(credential: &Credential, snapshot: &Snapshot) -> Result<Verified, Deni
 
     let principal = match principal(&proven, &realm.issuer) {
         Ok(principal) => principal,
-        Err(error) => return Err(Denied::claim(error, realm, None, &proven)),
+        Err(error) => return Err(Denied::claim(error, realm, None, &proven).into()),
     };
     match Claims::parse(&proven, kind, principal.clone()) {
         Ok(claims) => Ok(Verified {
             claims,
-            thumbprint: key.thumbprint.clone(),
+            thumbprint: key.thumbprint().to_owned(),
         }),
-        Err(error) => Err(Denied::claim(error, realm, Some(principal), &proven)),
+        Err(error) => Err(Denied::claim(error, realm, Some(principal), &proven).into()),
     }
 }
 
@@ -176,14 +177,14 @@ fn permit(
     request: &Arc<Request>,
     snapshot: &Snapshot,
     clock: &Clock,
-) -> Result<Permitted, Denied> {
+) -> Result<Permitted, Box<Denied>> {
     let claims = &token.claims;
     let Some(realm) = snapshot.realms.get(&claims.principal.issuer) else {
         return Err(DenyReason::IssuerUnknown.into());
     };
     let endpoints = match judge(token, credential, request, realm, &snapshot.deny, clock) {
         Ok(endpoints) => endpoints,
-        Err(finding) => return Err(Denied::token(finding, realm, claims)),
+        Err(finding) => return Err(Denied::token(finding, realm, claims).into()),
     };
     let grant = Grant {
         realm: realm.name.clone(),
@@ -233,7 +234,10 @@ fn judge(
     revoked(token, deny)?;
 
     let scope = request.action.scope();
-    let endpoints = opened(claims, request, realm)?;
+    let endpoints = match opened(claims, request, realm) {
+        Ok(endpoints) => endpoints,
+        Err(reason) => return Err(Finding::new(reason, format!("for `{}`", scope.as_str()))),
+    };
     if !clock.synchronised && !policy.unsynchronised_scopes.contains(&scope) {
         return Err(DenyReason::ClockUnsynchronised.into());
     }
@@ -272,73 +276,6 @@ fn revoked(token: &Verified, deny: &DenyList) -> Result<(), Finding> {
         Some(what) => Err(Finding::new(DenyReason::Revoked, what.to_owned())),
         None => Ok(()),
     }
-}
-
-/// The endpoints that the request may use, at least one. Where none is open, the refusal is that
-/// of the endpoint whose checks went furthest.
-fn opened(
-    claims: &Claims,
-    request: &Request,
-    realm: &Realm,
-) -> Result<Vec<Arc<Endpoint>>, Finding> {
-    let scope = request.action.scope();
-    let (mut open, mut furthest) = (Vec::new(), DenyReason::AudienceMismatch);
-    for endpoint in meant(request, realm)? {
-        match opens(claims, &realm.policy, endpoint, scope) {
-            Ok(()) => open.push(Arc::clone(endpoint)),
-            // The reasons are declared in the order of the checks.
-            Err(reason) => furthest = furthest.max(reason),
-        }
-    }
-    if open.is_empty() {
-        return Err(Finding::new(furthest, format!("for `{}`", scope.as_str())));
-    }
-    Ok(open)
-}
-
-/// The endpoints that the request speaks of: the named one; for a chat else the realm's default;
-/// for what belongs to no single model, all.
-fn meant<'r>(request: &Request, realm: &'r Realm) -> Result<Vec<&'r Arc<Endpoint>>, DenyReason> {
-    let name = match (&request.model, &request.action) {
-        (Some(model), _) => model,
-        (None, Action::Chat(_)) => {
-            let default = realm.policy.default_endpoint.as_ref();
-            default.ok_or(DenyReason::EndpointMissing)?
-        }
-        (None, Action::ListModels | Action::Cancel { .. } | Action::ReadAudit) => {
-            return Ok(realm.endpoints.iter().collect());
-        }
-    };
-    let endpoint = realm.endpoint(name).ok_or(DenyReason::EndpointUnknown)?;
-    Ok(vec![endpoint])
-}
-
-/// Whether the token is for the endpoint, and its roles there grant the scope.
-fn opens(
-    claims: &Claims,
-    policy: &Policy,
-    endpoint: &Endpoint,
-    scope: Scope,
-) -> Result<(), DenyReason> {
-    if !claims.is_for(&endpoint.client_id) {
-        return Err(DenyReason::AudienceMismatch);
-    }
-    let roles = claims.roles_of(&endpoint.client_id);
-    if roles.is_empty() {
-        return Err(DenyReason::RolesMissing);
-    }
-    if !policy.grants(roles, scope) {
-        return Err(DenyReason::ScopeMissing);
-    }
-    Ok(())
-}
-
-/// Whether the keys were confirmed too long ago for the scope; never confirmed is too long.
-fn stale(realm: &Realm, scope: Scope, now: Timestamp) -> bool {
-    let Some(grace) = realm.policy.offline_grace.get(&scope) else {
-        return false;
-    };
-    realm.confirmed_at.is_none_or(|at| now.since(at) > *grace)
 }
 
 fn at(reason: DenyReason, claim: Timestamp, now: Timestamp) -> Finding {
@@ -399,5 +336,11 @@ impl From<DenyReason> for Denied {
             principal: None,
             token_id: None,
         }
+    }
+}
+
+impl From<DenyReason> for Box<Denied> {
+    fn from(reason: DenyReason) -> Box<Denied> {
+        Box::new(reason.into())
     }
 }

@@ -7,16 +7,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
-use super::jwk::Material;
-use super::token::algorithm;
+use super::key::{Key, KeyInfo, printable_kid};
 use crate::json;
 
 const MAX_LEN: usize = 64 * 1024;
 const MAX_KEYS: usize = 32;
-const MAX_KID_LEN: usize = 256;
 
 /// Members that only a private or symmetric key has (RFC 7518 sections 6.2.2, 6.3.2, 6.4.1).
 const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
@@ -26,15 +23,6 @@ const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"]
 pub struct KeySet {
     keys: Arc<[Key]>,
     skipped: Arc<[Skipped]>,
-}
-
-/// A key that may verify tokens. Holding one proves that it passed the import policy.
-#[derive(Debug)]
-pub(super) struct Key {
-    kid: String,
-    algorithms: Vec<Algorithm>,
-    pub(super) thumbprint: String,
-    decoding: DecodingKey,
 }
 
 /// A key of the set that isn't used, and why.
@@ -49,14 +37,6 @@ pub struct Skipped {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct KeySetError(pub String);
-
-#[derive(Debug, Clone)]
-pub struct KeyInfo {
-    pub kid: String,
-    pub algorithms: Vec<&'static str>,
-    /// RFC 7638, base64url.
-    pub thumbprint: String,
-}
 
 impl KeySet {
     /// Also refuses a set without one usable key.
@@ -100,11 +80,11 @@ impl KeySet {
     }
 
     pub(super) fn by_kid(&self, kid: &str) -> Option<&Key> {
-        self.keys.iter().find(|key| key.kid == kid)
+        self.keys.iter().find(|key| key.kid() == kid)
     }
 
     pub(super) fn has_thumbprint(&self, thumbprint: &str) -> bool {
-        self.keys.iter().any(|key| key.thumbprint == thumbprint)
+        self.keys.iter().any(|key| key.thumbprint() == thumbprint)
     }
 }
 
@@ -114,45 +94,6 @@ impl fmt::Display for Skipped {
             Some(kid) => write!(f, "key {} ({kid}): {}", self.index, self.why),
             None => write!(f, "key {}: {}", self.index, self.why),
         }
-    }
-}
-
-impl Key {
-    pub(super) fn allows(&self, alg: Algorithm) -> bool {
-        self.algorithms.contains(&alg)
-    }
-
-    pub(super) fn verify(&self, alg: Algorithm, message: &[u8], signature: &str) -> bool {
-        // An error means a key or a signature that doesn't fit the algorithm.
-        jsonwebtoken::crypto::verify(signature, message, &self.decoding, alg).unwrap_or(false)
-    }
-
-    fn info(&self) -> KeyInfo {
-        KeyInfo {
-            kid: self.kid.clone(),
-            algorithms: self.algorithms.iter().map(|alg| name(*alg)).collect(),
-            thumbprint: self.thumbprint.clone(),
-        }
-    }
-
-    /// The key, or why it isn't one of ours.
-    fn import(entry: &Map<String, Value>) -> Result<Key, String> {
-        let kid = printable_kid(entry)?.to_owned();
-        for_signatures(entry)?;
-        let material = Material::import(entry)?;
-        let algorithms = match text(entry, "alg")? {
-            None => material.algorithms.to_vec(),
-            Some(alg) => match algorithm(alg).filter(|a| material.algorithms.contains(a)) {
-                Some(alg) => vec![alg],
-                None => return Err("its `alg` isn't a signature algorithm for its kind".into()),
-            },
-        };
-        Ok(Key {
-            kid,
-            algorithms,
-            thumbprint: material.thumbprint,
-            decoding: material.decoding,
-        })
     }
 }
 
@@ -198,48 +139,84 @@ fn refuse_duplicates(entries: &[Map<String, Value>]) -> Result<(), KeySetError> 
     Ok(())
 }
 
-/// `use` and `key_ops` must leave room for verifying (RFC 7517 sections 4.2 and 4.3).
-fn for_signatures(entry: &Map<String, Value>) -> Result<(), String> {
-    if text(entry, "use")?.is_some_and(|usage| usage != "sig") {
-        return Err("its `use` isn't `sig`".into());
-    }
-    match entry.get("key_ops") {
-        None => Ok(()),
-        Some(Value::Array(ops)) if ops.iter().any(|op| op == "verify") => Ok(()),
-        Some(_) => Err("its `key_ops` lack `verify`".into()),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-/// A `kid` that can be shown on a terminal.
-fn printable_kid(entry: &Map<String, Value>) -> Result<&str, String> {
-    let kid = text(entry, "kid")?.ok_or("it has no `kid`")?;
-    let fits = !kid.is_empty() && kid.len() <= MAX_KID_LEN;
-    if fits && !kid.chars().any(char::is_control) {
-        Ok(kid)
-    } else {
-        Err("its `kid` is empty, too long or has control characters".into())
-    }
-}
+    use super::*;
 
-fn text<'m>(entry: &'m Map<String, Value>, name: &str) -> Result<Option<&'m str>, String> {
-    match entry.get(name) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(format!("its `{name}` is no string")),
+    /// RFC 7515 appendix A.3.
+    fn p256() -> Value {
+        json!({
+            "kid": "p256", "kty": "EC", "crv": "P-256",
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"
+        })
     }
-}
 
-fn name(alg: Algorithm) -> &'static str {
-    match alg {
-        Algorithm::RS256 => "RS256",
-        Algorithm::RS384 => "RS384",
-        Algorithm::RS512 => "RS512",
-        Algorithm::PS256 => "PS256",
-        Algorithm::PS384 => "PS384",
-        Algorithm::PS512 => "PS512",
-        Algorithm::ES256 => "ES256",
-        Algorithm::ES384 => "ES384",
-        Algorithm::EdDSA => "EdDSA",
-        _ => "other",
+    /// RFC 8037 appendix A.2.
+    fn ed25519() -> Value {
+        json!({
+            "kid": "ed", "kty": "OKP", "crv": "Ed25519",
+            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+        })
+    }
+
+    fn with(mut key: Value, name: &str, value: Value) -> Value {
+        key[name] = value;
+        key
+    }
+
+    fn parse(keys: &[Value]) -> Result<KeySet, KeySetError> {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_set_with_secrets_or_a_repeated_kid_is_refused() {
+        let bad = [
+            vec![ed25519(), with(p256(), "d", json!("jpsQ"))],
+            vec![ed25519(), json!({"kty": "oct", "kid": "x"})],
+            vec![ed25519(), json!({"kty": "other", "kid": "x", "k": ""})],
+            vec![ed25519(), with(p256(), "kid", json!("ed"))],
+            vec![ed25519(), json!({"kid": "ed", "use": "enc"})],
+            (0..33)
+                .map(|i| with(ed25519(), "kid", json!(i.to_string())))
+                .collect(),
+            vec![],
+            vec![with(p256(), "use", json!("enc"))],
+        ];
+        for keys in bad {
+            assert!(parse(&keys).is_err(), "{keys:?}");
+        }
+        for text in ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":[],"keys":[]}"#] {
+            assert!(KeySet::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        let padded = format!("{}{}", json!({"keys": [ed25519()]}), " ".repeat(MAX_LEN));
+        assert!(KeySet::parse(padded.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_foreign_key_is_skipped_in_its_place() {
+        let keys = [
+            json!({"kid": "enc", "kty": "RSA", "alg": "RSA-OAEP", "use": "enc"}),
+            ed25519(),
+            json!("no key"),
+            with(p256(), "kid", json!("a\u{1b}[2J")),
+        ];
+        let set = parse(&keys).unwrap();
+        assert_eq!(set.keys().len(), 1);
+        assert!(set.by_kid("ed").is_some() && set.by_kid("enc").is_none());
+        let places: Vec<usize> = set.skipped().iter().map(|skipped| skipped.index).collect();
+        assert_eq!(places, [0, 2, 3]);
+        let shown = set.skipped().iter().map(Skipped::to_string);
+        assert!(
+            shown
+                .clone()
+                .all(|text| !text.chars().any(char::is_control))
+        );
+        assert_eq!(
+            shown.into_iter().next().unwrap(),
+            "key 0 (enc): its `use` isn't `sig`"
+        );
     }
 }

@@ -5,11 +5,13 @@
 //! each proving more than the one before: `token::Jws` is well-formed, `token::Proven` was signed
 //! by a pinned key of its realm, [`Permitted`] allows its request now.
 
+mod access;
 mod cache;
 mod claims;
 mod decide;
 mod deny;
 mod jwk;
+mod key;
 mod keyset;
 mod policy;
 mod token;
@@ -24,7 +26,8 @@ use crate::time::Timestamp;
 pub use cache::Cache;
 pub use decide::{Decision, Denied, Permitted, decide, recheck};
 pub use deny::{DenyList, Revocations};
-pub use keyset::{KeyInfo, KeySet, KeySetError, Skipped};
+pub use key::KeyInfo;
+pub use keyset::{KeySet, KeySetError, Skipped};
 pub use policy::{Endpoint, Policy};
 
 /// What a client shows.

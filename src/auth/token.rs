@@ -8,12 +8,25 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::keyset::Key;
+use super::key::Key;
 use crate::json;
 use crate::reason::DenyReason;
 
 /// Beyond this a token isn't even split.
 pub(super) const MAX_LEN: usize = 16 * 1024;
+
+/// Asymmetric algorithms only: `none` and HMAC have no place here (RFC 8725 section 3.1).
+const ALGORITHMS: [(&str, Algorithm); 9] = [
+    ("RS256", Algorithm::RS256),
+    ("RS384", Algorithm::RS384),
+    ("RS512", Algorithm::RS512),
+    ("PS256", Algorithm::PS256),
+    ("PS384", Algorithm::PS384),
+    ("PS512", Algorithm::PS512),
+    ("ES256", Algorithm::ES256),
+    ("ES384", Algorithm::ES384),
+    ("EdDSA", Algorithm::EdDSA),
+];
 
 /// A well-formed compact JWS whose signature nobody has checked.
 pub(super) struct Jws<'a> {
@@ -118,20 +131,14 @@ impl Proven {
     }
 }
 
-/// Asymmetric algorithms only: `none` and HMAC have no name here (RFC 8725 section 3.1).
 pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
-    Some(match name {
-        "RS256" => Algorithm::RS256,
-        "RS384" => Algorithm::RS384,
-        "RS512" => Algorithm::RS512,
-        "PS256" => Algorithm::PS256,
-        "PS384" => Algorithm::PS384,
-        "PS512" => Algorithm::PS512,
-        "ES256" => Algorithm::ES256,
-        "ES384" => Algorithm::ES384,
-        "EdDSA" => Algorithm::EdDSA,
-        _ => return None,
-    })
+    let known = ALGORITHMS.iter().find(|(known, _)| *known == name);
+    known.map(|(_, alg)| *alg)
+}
+
+pub(super) fn algorithm_name(alg: Algorithm) -> &'static str {
+    let known = ALGORITHMS.iter().find(|(_, known)| *known == alg);
+    known.map_or("unknown", |(name, _)| *name)
 }
 
 /// Media types compare without case, and `application/` may be left out (RFC 7515 section 4.1.9).

@@ -202,3 +202,42 @@ fn an_unreadable_file_is_a_problem() {
         "{problems:?}"
     );
 }
+
+/// With its comments on, the shipped file says nothing but the defaults.
+#[test]
+fn the_shipped_file_shows_the_defaults() {
+    let shipped = include_str!("../../systemd/slmd.toml");
+    let plain = Config::parse(shipped).unwrap_or_else(|p| panic!("{p:#?}"));
+    let is_setting = |line: &&str| {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        line.starts_with('[')
+            || line
+                .split_once(" = ")
+                .is_some_and(|(k, _)| !k.contains(' '))
+    };
+    let settings = shipped.lines().filter(is_setting);
+    let own = [
+        "username",
+        "password_file",
+        "max_age",
+        "device",
+        "client_id = \"slmd",
+    ];
+    let is_own = |line: &str| own.iter().any(|key| line.starts_with(&format!("#{key}")));
+    let optional = [
+        "#tokens_per_minute = 20000               #",
+        "#max_completion",
+        "#[realm.",
+        "#device-1",
+        "#asker",
+    ];
+    let is_optional = |line: &str| optional.iter().any(|key| line.starts_with(key));
+    let text: String = settings
+        .filter(|line| !is_own(line) && !is_optional(line))
+        .map(|line| format!("{}\n", line.strip_prefix('#').unwrap_or(line)))
+        .collect();
+    let spelt_out = Config::parse(&text).unwrap_or_else(|p| panic!("{p:#?}\n{text}"));
+    let mut shown = spelt_out.show();
+    shown.as_object_mut().unwrap().shift_remove("mqtt");
+    assert_eq!(shown, plain.show());
+}

@@ -95,7 +95,7 @@ impl Daemon {
         let mut registry = Registry::default();
         state.log.metrics().register(&mut registry);
         let bundles = models::open(&config, &state.store)?;
-        let engine = Engine::start(bundles, &config.engine, &mut registry)?;
+        let engine = Engine::start(bundles, config.engine.clone(), &mut registry)?;
         let shutdown = Shutdown::default();
         let parts = Parts {
             engine: engine.clone(),

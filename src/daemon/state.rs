@@ -51,9 +51,9 @@ impl State {
     /// What opening had to mend is an event of its own.
     fn record_repairs(&self) -> Result<(), RunError> {
         if let Some(recovery) = self.store.recovery() {
-            let repair = format!("{:?}", recovery.repair).to_lowercase();
-            tracing::error!(repair, kept = %recovery.kept.display(), "the store was damaged");
-            let detail = json!({"repair": repair, "error": recovery.error, "kept": recovery.kept});
+            tracing::error!(error = recovery.error, kept = %recovery.kept.display(), "the store was damaged");
+            let detail =
+                json!({"error": recovery.error, "kept": recovery.kept, "left": recovery.left});
             self.record("store_recovered", detail)?;
         }
         for realm in self.keyring.restored() {

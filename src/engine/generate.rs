@@ -9,7 +9,7 @@ use super::detokenise::Detokeniser;
 use super::sample::Sampler;
 use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
-use super::{EngineError, Prompt};
+use super::{EngineError, Prompt, Sequence};
 use crate::prompt::{AnswerSender, Finish, Interrupt, Usage};
 use crate::time;
 
@@ -25,6 +25,20 @@ pub(super) trait Forward {
     fn len(&self) -> usize;
     /// Forgets all tokens.
     fn reset(&mut self);
+}
+
+impl Forward for Sequence {
+    fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], EngineError> {
+        Sequence::feed(self, tokens)
+    }
+
+    fn len(&self) -> usize {
+        Sequence::len(self)
+    }
+
+    fn reset(&mut self) {
+        Sequence::reset(self);
+    }
 }
 
 /// What one answer is made of and bounded by.
@@ -114,7 +128,7 @@ impl Generation<'_> {
         }
         first
             .map(Ok)
-            .ok_or_else(|| EngineError("the prompt is empty".to_owned()))
+            .ok_or_else(|| EngineError::Failed("the prompt is empty".to_owned()))
     }
 
     /// Takes a picked token into the answer; says whether the answer ends with it.
@@ -167,7 +181,7 @@ pub(super) fn departed(
 
 fn pick(sampler: &mut Sampler, logits: &[f32]) -> Result<u32, EngineError> {
     let token = sampler.pick(logits);
-    token.ok_or_else(|| EngineError("the model's output holds no number".to_owned()))
+    token.ok_or_else(|| EngineError::Failed("the model's output holds no number".to_owned()))
 }
 
 /// Tokens' bytes to text that may be shown. Its buffers are used again for every token.

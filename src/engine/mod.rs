@@ -7,18 +7,25 @@
 //! the answer's channel.
 
 pub mod gguf;
+pub mod text;
 pub mod tokenizer;
 
 mod detokenise;
 #[cfg(test)]
 mod fake;
 mod generate;
+mod graph;
+mod graph_node;
+mod import;
+mod import_llama;
+mod kernels;
 mod metrics;
+mod model;
+mod ops;
 mod queue;
 mod sample;
 mod stop;
 mod template;
-mod text;
 mod thread;
 
 use std::collections::BTreeMap;
@@ -28,7 +35,7 @@ use std::time::Duration;
 
 use self::queue::{Place, Queue, Work};
 use self::text::Text;
-use self::thread::Loaded;
+use self::thread::{Loaded, OpenSequence};
 use crate::auth::Permitted;
 use crate::catalog::Bundle;
 use crate::identity;
@@ -37,7 +44,10 @@ use crate::reason::{Refusal, RefuseReason};
 use crate::telemetry::Registry;
 use crate::time;
 
+pub use self::import::{ImportError, import};
+pub use self::kernels::Family;
 pub use self::metrics::Metrics;
+pub use self::model::{EngineError, Info, LoadOptions, Model, PREFILL, Sequence};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -100,11 +110,6 @@ pub struct Report {
 #[error("{0}")]
 pub struct LoadError(pub String);
 
-/// Why a forward pass failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct EngineError(pub String);
-
 #[derive(Debug)]
 struct Shared {
     queue: Arc<Queue>,
@@ -125,13 +130,24 @@ struct ServedModel {
 
 impl Engine {
     /// Loads every bundle and starts the engine thread; returns when it can serve.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the engine owns what it serves"
+    )]
     pub fn start(
         bundles: Vec<Bundle>,
-        settings: &Settings,
+        settings: Settings,
         registry: &mut Registry,
     ) -> Result<Engine, LoadError> {
-        let _ = (bundles, Text::load);
-        Engine::serve(Vec::new(), settings, registry)
+        let options = LoadOptions {
+            threads: settings.threads,
+            ..LoadOptions::default()
+        };
+        let models = bundles
+            .iter()
+            .map(|bundle| load(bundle, &options, settings.context));
+        let models = models.collect::<Result<Vec<Loaded>, LoadError>>()?;
+        Engine::serve(models, &settings, registry)
     }
 
     /// Starts the thread with models that are loaded, and waits until each has its sequence.
@@ -241,6 +257,32 @@ impl Slot {
             place: self.place,
         });
     }
+}
+
+/// Loads a bundle: kernels' side and text side, which must agree on the vocabulary.
+fn load(bundle: &Bundle, options: &LoadOptions, context: u32) -> Result<Loaded, LoadError> {
+    let text = Text::load(&bundle.folder)?;
+    let model = Model::load(bundle, options)?;
+    let info = model.info();
+    let tokens = text.tokenizer().len();
+    if tokens > info.vocabulary {
+        let (name, rows) = (&bundle.name, info.vocabulary);
+        let what = format!("can't load model {name:?}: {tokens} tokens, but {rows} rows for them");
+        return Err(LoadError(what));
+    }
+    let served = ServedModel {
+        name: info.name.clone(),
+        text,
+        digest: info.digest.clone(),
+        eos: info.ends.clone(),
+        context: context.min(u32::try_from(info.context).unwrap_or(u32::MAX)),
+    };
+    let open: OpenSequence =
+        Box::new(move |context| Ok(Box::new(model.sequence(context as usize)?)));
+    Ok(Loaded {
+        model: Arc::new(served),
+        open,
+    })
 }
 
 /// How many tokens an answer may have, or the numbers why none.

@@ -17,16 +17,17 @@ const MAX_TOKENIZER: u64 = 64 << 20;
 const MAX_TEMPLATE: u64 = 256 << 10;
 const MAX_CONFIG: u64 = 1 << 20;
 
+/// Turns chats into token ids; holds no state between them.
 #[derive(Debug)]
-pub(super) struct Text {
-    pub(super) tokenizer: Tokenizer,
+pub struct Text {
+    tokenizer: Tokenizer,
     template: Template,
 }
 
 impl Text {
     /// Reads `tokenizer.json`, `chat_template.jinja` and the names of the first and last token
     /// (`config.json`) from a bundle's folder.
-    pub(super) fn load(folder: &Path) -> Result<Text, LoadError> {
+    pub fn load(folder: &Path) -> Result<Text, LoadError> {
         let read = |name: &str, most| {
             let path = folder.join(name);
             read_bounded(&path, most).map_err(|e| LoadError(format!("{}: {e}", path.display())))
@@ -38,11 +39,7 @@ impl Text {
             .map_err(|what| LoadError(format!("{}: {what}", folder.display())))
     }
 
-    pub(super) fn parse(
-        tokenizer: &[u8],
-        template: Vec<u8>,
-        config: &[u8],
-    ) -> Result<Text, String> {
+    pub fn parse(tokenizer: &[u8], template: Vec<u8>, config: &[u8]) -> Result<Text, String> {
         let tokenizer =
             Tokenizer::parse(tokenizer).map_err(|what| format!("tokenizer.json: {what}"))?;
         let config = json::parse(config).map_err(|what| format!("config.json: {what}"))?;
@@ -63,8 +60,13 @@ impl Text {
         })
     }
 
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// A chat as token ids, with the beginning of the assistant's turn.
-    pub(super) fn encode(&self, messages: &[Message]) -> Result<Vec<u32>, Refusal> {
+    pub fn encode(&self, messages: &[Message]) -> Result<Vec<u32>, Refusal> {
         let is_control = |text: &str| self.tokenizer.names_control(text);
         let pieces = self
             .template

@@ -72,7 +72,7 @@ fn run(queue: &Queue, seat: &mut Seat, work: &mut Work, progress: &mut Progress)
     let error = match result {
         Ok(Ok(finish)) => return finish,
         Ok(Err(error)) => error,
-        Err(_) => EngineError("a panic; the log has it".to_owned()),
+        Err(_) => EngineError::Failed("a panic; the log has it".to_owned()),
     };
     // Its content is unknown now.
     seat.sequence = None;
@@ -99,7 +99,7 @@ fn try_run(
         forward: sequence.as_mut(),
         run: Run {
             prompt: &work.prompt,
-            tokenizer: &model.text.tokenizer,
+            tokenizer: model.text.tokenizer(),
             eos: &model.eos,
             context: model.context as usize,
             deadline: work.deadline,

@@ -60,7 +60,10 @@ impl Keyring {
         let backup = Backup::open(backup_folder)?;
         let mut restored = Vec::new();
         for (realm, stored) in backup.all()? {
-            if tree.get(realm.as_bytes())?.is_none() {
+            // A damaged store may also have gone back to an earlier set.
+            let held = tree.get(realm.as_bytes())?;
+            let held = held.and_then(|bytes| Stored::from_bytes(&bytes));
+            if held.is_none_or(|held| held.confirmed_at < stored.confirmed_at) {
                 store.commit(|| tree.insert(realm.as_bytes(), &stored.to_bytes()))?;
                 restored.push(realm);
             }

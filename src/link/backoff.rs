@@ -49,7 +49,7 @@ impl Backoff {
     pub fn pause(&mut self, failure: Failure, chance: f64) -> Duration {
         match failure {
             Failure::Ended(lived) if lived >= self.max.max(STABLE) => {
-                (self.failures, self.flaps) = (1, 0)
+                (self.failures, self.flaps) = (1, 0);
             }
             Failure::Unreachable => self.failures = self.failures.saturating_add(1),
             Failure::Ended(_) | Failure::TakenOver => {

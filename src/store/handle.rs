@@ -51,14 +51,17 @@ impl Handle {
     }
 
     /// Reads everything once, so that damage shows now rather than in the middle of a request,
-    /// and removes parts that a crash left without their value.
-    pub(super) fn verify(&self) -> Result<(), StoreError> {
+    /// and removes parts that a crash left without their value. Returns the number of values.
+    pub(super) fn verify(&self) -> Result<usize, StoreError> {
+        let mut count = 0;
         for name in self.db.tree_names() {
             for pair in self.db.open_tree(&name).map_err(from_sled)?.iter() {
                 pair.map_err(from_sled)?;
+                count += 1;
             }
         }
-        Table::sweep(&self.db)
+        Table::sweep(&self.db)?;
+        Ok(count)
     }
 
     /// Hands everything written so far to the kernel.
@@ -77,12 +80,19 @@ impl Handle {
 
 pub(super) fn from_sled(error: sled::Error) -> StoreError {
     match error {
-        sled::Error::Io(error) => StoreError::from_io(&error),
-        sled::Error::Corruption { at, .. } => match at {
-            Some(at) => StoreError::Corrupt(format!("unreadable data at {at:?}")),
-            None => StoreError::Corrupt("unreadable data".into()),
+        sled::Error::Io(error) => match error.kind() {
+            // The file ends too early, or a part of it is missing.
+            ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::NotFound => {
+                StoreError::Corrupt(error.to_string())
+            }
+            _ => StoreError::from_io(&error),
         },
-        other => StoreError::Io(other.to_string()),
+        sled::Error::Corruption { at: Some(at), .. } => {
+            StoreError::Corrupt(format!("unreadable data at {at:?}"))
+        }
+        sled::Error::Corruption { at: None, .. } => StoreError::Corrupt("unreadable data".into()),
+        // "Unsupported" is what sled says of a settings file that it can't read.
+        other => StoreError::Corrupt(other.to_string()),
     }
 }
 

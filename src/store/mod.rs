@@ -13,7 +13,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use self::group::Group;
 use self::handle::Handle;
-pub use self::open::{Recovery, Repair};
+pub use self::open::Recovery;
 use self::table::Table;
 
 /// The largest value that is taken.
@@ -66,9 +66,9 @@ pub struct Tree {
     name: Arc<str>,
 }
 
-/// Changes of one tree, applied together.
+/// Changes of one tree, applied together. The last change of a key counts.
 #[derive(Debug, Default)]
-pub struct Batch(Vec<(Vec<u8>, Option<Vec<u8>>)>);
+pub struct Batch(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
 
 /// The right to change the store: while one is held, nobody else writes and the handle stays.
 pub struct Writer<'a> {
@@ -248,11 +248,11 @@ impl Tree {
 
 impl Batch {
     pub fn insert(&mut self, key: &[u8], value: &[u8]) {
-        self.0.push((key.to_vec(), Some(value.to_vec())));
+        self.0.insert(key.to_vec(), Some(value.to_vec()));
     }
 
     pub fn remove(&mut self, key: &[u8]) {
-        self.0.push((key.to_vec(), None));
+        self.0.insert(key.to_vec(), None);
     }
 }
 

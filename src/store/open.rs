@@ -19,22 +19,17 @@ const KEPT: u32 = 3;
 const LOCK_TRIES: u32 = 40;
 const LOCK_WAIT: Duration = Duration::from_millis(50);
 
-/// What had to be done to open a damaged database.
+/// What was left of a damaged database. sled drops everything after the first damage that it
+/// meets, and once it has used segments again it can't always do without its snapshot: records
+/// that were acknowledged may be missing.
 #[derive(Debug, Clone)]
 pub struct Recovery {
-    pub repair: Repair,
     /// What was wrong.
     pub error: String,
+    /// Values that could be kept; 0 when the store started anew.
+    pub left: usize,
     /// Where the database lies as it was found.
     pub kept: PathBuf,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repair {
-    /// sled's snapshot was dropped and rebuilt from the log: nothing is lost.
-    Rebuilt,
-    /// The store is new and empty.
-    StartedAnew,
 }
 
 pub(super) struct Opened {
@@ -50,8 +45,11 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StoreError> {
     let lock = take_lock(folder)?;
     let home = folder.join("sled");
     let (handle, recovery) = match try_open(&home) {
-        Err(StoreError::Corrupt(error)) => repair(folder, &home, error)?,
-        opened => (opened?, None),
+        Err(StoreError::Corrupt(error)) => {
+            let (handle, recovery) = repair(folder, &home, error)?;
+            (handle, Some(recovery))
+        }
+        opened => (opened?.0, None),
     };
     settle(folder, &home).map_err(|e| StoreError::from_io(&e))?;
     Ok(Opened {
@@ -65,7 +63,7 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StoreError> {
 /// Opens the database again in a running process, which holds the lock. Damage isn't repaired
 /// here: emptying the store under those who use it is for a new start.
 pub(super) fn reopen(home: &Path, names: &BTreeSet<String>) -> Result<Handle, StoreError> {
-    let mut handle = try_open(home)?;
+    let (mut handle, _) = try_open(home)?;
     for name in names {
         handle.open_table(name)?;
     }
@@ -77,12 +75,13 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn try_open(home: &Path) -> Result<Handle, StoreError> {
+/// Opens `home` and counts its values.
+fn try_open(home: &Path) -> Result<(Handle, usize), StoreError> {
     create_private(home).map_err(|e| StoreError::from_io(&e))?;
     // A crash while sled starts can leave an empty one, and sled takes it for its newest
     // snapshot (sled #1527, #1533).
-    remove_files(home, |name| name.ends_with(".generating"))
-        .map_err(|e| StoreError::from_io(&e))?;
+    let leftover = |name: &str| name.ends_with(".generating");
+    remove_files(home, leftover).map_err(|e| StoreError::from_io(&e))?;
     for _ in 0..LOCK_TRIES {
         match open_whole(home) {
             Err(StoreError::Io(text)) if text.contains("could not acquire lock") => {
@@ -95,41 +94,38 @@ fn try_open(home: &Path) -> Result<Handle, StoreError> {
 }
 
 /// Opens and reads everything. sled panics on some kinds of damage.
-fn open_whole(home: &Path) -> Result<Handle, StoreError> {
+fn open_whole(home: &Path) -> Result<(Handle, usize), StoreError> {
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let handle = Handle::open(home)?;
-        handle.verify()?;
-        Ok(handle)
+        let left = handle.verify()?;
+        Ok((handle, left))
     }));
     opened.unwrap_or_else(|_| Err(StoreError::Corrupt("the database panicked on it".into())))
 }
 
-/// Keeps a copy, then tries without what sled can rebuild, then starts anew.
-fn repair(
-    folder: &Path,
-    home: &Path,
-    error: String,
-) -> Result<(Handle, Option<Recovery>), StoreError> {
+/// Keeps a copy, then tries without what sled can rebuild from its log, then starts anew.
+fn repair(folder: &Path, home: &Path, error: String) -> Result<(Handle, Recovery), StoreError> {
     let io = |e: io::Error| StoreError::from_io(&e);
     let kept = room_for_damaged(folder).map_err(io)?;
-    let mut recovery = Recovery {
-        repair: Repair::Rebuilt,
+    let recovery = |left| Recovery {
         error,
+        left,
         kept: kept.clone(),
     };
     if copy_folder(home, &kept).is_ok() {
-        remove_files(home, |name| name.starts_with("snap.") || name == "conf").map_err(io)?;
+        let rebuilt = |name: &str| name.starts_with("snap.") || name == "conf";
+        remove_files(home, rebuilt).map_err(io)?;
         match try_open(home) {
             Err(StoreError::Corrupt(_)) => fs::remove_dir_all(home).map_err(io)?,
-            opened => return Ok((opened?, Some(recovery))),
+            opened => return opened.map(|(handle, left)| (handle, recovery(left))),
         }
     } else {
         // No room for a copy: what is there is set aside untouched.
         let _ = fs::remove_dir_all(&kept);
         fs::rename(home, &kept).map_err(io)?;
     }
-    recovery.repair = Repair::StartedAnew;
-    Ok((try_open(home)?, Some(recovery)))
+    let (handle, _) = try_open(home)?;
+    Ok((handle, recovery(0)))
 }
 
 /// A free name for a damaged database. The first ones are kept, being the best evidence; the

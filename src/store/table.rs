@@ -5,7 +5,7 @@
 //! [`PART`] bytes lies in parts in a second tree, under a random id that the first one names.
 //! Parts are written before the value that names them and removed after it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::handle::from_sled;
 use super::{MAX_KEY, MAX_VALUE, StoreError};
@@ -61,7 +61,10 @@ impl Table {
         self.forget(old.as_deref())
     }
 
-    pub(super) fn apply(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+    pub(super) fn apply(
+        &self,
+        changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    ) -> Result<(), StoreError> {
         let (mut batch, mut old) = (sled::Batch::default(), Vec::new());
         for (key, value) in changes {
             old.push(self.values.get(&key).map_err(from_sled)?);

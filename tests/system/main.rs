@@ -6,6 +6,8 @@
 // A test binary exports nothing: `pub` is between its own modules.
 #![allow(unreachable_pub)]
 
+mod cli;
 mod crash;
+mod http;
 mod secrets;
 mod support;

@@ -20,7 +20,7 @@ fn run(
     deadline: Option<Instant>,
     mut step: impl FnMut(usize, &Interrupt, &mut Option<AnswerReceiver>),
 ) -> Ended {
-    let tokenizer = fake::text().tokenizer;
+    let text = fake::text();
     let (mut answer, receiver) = channel(1);
     let (interrupt, mut progress, mut steps) = (Interrupt::default(), Progress::new(), 0);
     let mut receiver = Some(receiver);
@@ -28,7 +28,7 @@ fn run(
         forward: &mut FakeForward::new(next),
         run: Run {
             prompt,
-            tokenizer: &tokenizer,
+            tokenizer: text.tokenizer(),
             eos: &[fake::END],
             context: fake::CONTEXT as usize,
             deadline,
@@ -191,9 +191,9 @@ fn a_long_prompt_is_left_between_chunks() {
 fn a_failing_model_is_an_error() {
     let fails = |tokens: &[u32]| match tokens.len() {
         ..6 => Ok(fake::id(b'a')),
-        _ => Err(EngineError("broken".to_owned())),
+        _ => Err(EngineError::Failed("broken".to_owned())),
     };
     let ended = run(&fake::prompt("hi>", 100, &[]), fails, None, |_, _, _| {});
-    assert_eq!(ended.finish, Err("broken".to_owned()));
+    assert_eq!(ended.finish, Err("the model can't run: broken".to_owned()));
     assert_eq!(ended.progress.usage, usage(3, 3));
 }

@@ -80,10 +80,10 @@ impl Admin {
             Route::Status => self.json(|control| Ok(control.status())).await,
             Route::Keys => self.json(|control| Ok(control.keys())).await,
             Route::Metrics => {
-                let text = self.blocking(|control| control.metrics()).await?;
+                let text = self.blocking(<dyn Control>::metrics).await?;
                 Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
             }
-            Route::Reload => match self.blocking(|control| control.reload()).await? {
+            Route::Reload => match self.blocking(<dyn Control>::reload).await? {
                 Ok(report) => Ok(reply::full(StatusCode::OK, JSON, report.to_string())),
                 Err(errors) => Ok(not_reloaded(&errors)),
             },

@@ -6,6 +6,8 @@
 //! timers that an idle or slow client needs.
 
 mod admin;
+#[cfg(test)]
+mod admin_tests;
 mod chat;
 mod connections;
 mod metrics;

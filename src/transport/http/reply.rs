@@ -206,7 +206,7 @@ mod tests {
             let challenge = header(&response, WWW_AUTHENTICATE);
             assert_eq!(challenge.is_some(), is_challenged, "{reason}");
             let quotes = challenge.unwrap_or("").matches('"').count();
-            assert!(quotes % 2 == 0, "{challenge:?}");
+            assert!(quotes.is_multiple_of(2), "{challenge:?}");
         }
     }
 

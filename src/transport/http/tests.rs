@@ -1,8 +1,7 @@
-//! The server's bounds over real sockets: timeouts, caps, broken and leaving clients, drain; and
-//! the order of the admin socket. Prompts are tested in `tests/system/http.rs`.
+//! The server's bounds over real sockets: timeouts, caps, broken and leaving clients, drain.
+//! Prompts are tested in `tests/system/http.rs`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
@@ -10,7 +9,6 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response, StatusCode};
-use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -18,7 +16,6 @@ use tokio::task::JoinHandle;
 use super::connections::{Peer, Service};
 use super::reply::{Body, Refused};
 use super::*;
-use crate::reason::RefuseReason;
 
 const TICK: Duration = Duration::from_millis(10);
 /// Nothing here takes as long, even on a busy machine.
@@ -89,7 +86,7 @@ struct Server {
     _folder: tempfile::TempDir,
 }
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         socket: PathBuf::new(),
         admin_socket: PathBuf::new(),
@@ -124,14 +121,14 @@ fn start(settings: Settings) -> Server {
 }
 
 /// Sends `bytes` and keeps the connection open.
-async fn send(path: &Path, bytes: &str) -> UnixStream {
+pub(super) async fn send(path: &Path, bytes: &str) -> UnixStream {
     let mut stream = UnixStream::connect(path).await.unwrap();
     stream.write_all(bytes.as_bytes()).await.unwrap();
     stream
 }
 
 /// All that comes until the server closes.
-async fn rest(mut stream: UnixStream) -> String {
+pub(super) async fn rest(mut stream: UnixStream) -> String {
     let mut bytes = Vec::new();
     let read = stream.read_to_end(&mut bytes);
     // A close with unread bytes of ours is a reset, after what was sent.
@@ -296,126 +293,4 @@ async fn the_end_of_the_drain_cuts_what_is_left() {
         .await
         .unwrap()
         .unwrap();
-}
-
-/// Notes what is done, in order; refuses to record when told so.
-#[derive(Default)]
-struct Notes {
-    done: Mutex<Vec<String>>,
-    unrecordable: bool,
-}
-
-impl Notes {
-    fn note(&self, what: impl Into<String>) {
-        self.done.lock().unwrap().push(what.into());
-    }
-}
-
-impl Control for Notes {
-    fn ready(&self) -> Result<(), String> {
-        Ok(())
-    }
-    fn status(&self) -> Value {
-        json!({"up": true})
-    }
-    fn metrics(&self) -> String {
-        String::new()
-    }
-    fn reload(&self) -> Result<Value, Vec<String>> {
-        self.note("reloaded");
-        Err(vec!["line 1: a".to_owned(), "line 2: b".to_owned()])
-    }
-    fn keys(&self) -> Value {
-        json!([])
-    }
-    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Value, String> {
-        self.note(format!("pinned {} bytes for {realm}", jwks.len()));
-        Ok(json!({"pinned": 1}))
-    }
-    fn audit(&self) -> Log {
-        panic!("the audit log is tested with the daemon")
-    }
-    fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
-        assert!(matches!(origin, Origin::Admin { pid: Some(_), .. }));
-        self.note(format!("recorded {what}"));
-        match self.unrecordable {
-            true => Err(RefuseReason::AuditUnavailable.into()),
-            false => Ok(()),
-        }
-    }
-}
-
-/// Starts an admin socket and sends it each request in turn.
-async fn administer(notes: &Arc<Notes>, requests: &[&str]) -> Vec<String> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("admin.sock");
-    let listener = bind(&path, ADMIN_SOCKET_MODE).unwrap();
-    let control = Arc::clone(notes) as Arc<dyn Control>;
-    let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
-    let run = serve_admin(
-        listener,
-        Arc::new(settings()),
-        control,
-        metrics,
-        shutdown.clone(),
-    );
-    let task = tokio::spawn(run);
-    let mut answers = Vec::new();
-    for request in requests {
-        let (line, body) = request.split_once('\n').unwrap_or((request, ""));
-        let request = format!(
-            "{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        answers.push(rest(send(&path, &request).await).await);
-    }
-    shutdown.end();
-    task.await.unwrap();
-    answers
-}
-
-#[tokio::test]
-async fn administration_is_recorded_before_it_is_done() {
-    let notes = Arc::new(Notes::default());
-    let requests = [
-        "PUT /keys/dev%201\n{}",
-        "POST /reload",
-        "GET /status",
-        "GET /reload",
-        "GET /x",
-    ];
-    let answers = administer(&notes, &requests).await;
-    for (answer, status) in answers.iter().zip([200, 400, 200, 405, 404]) {
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status}")),
-            "{answer}"
-        );
-    }
-    assert!(
-        answers[1].contains(r#""errors":["line 1: a","line 2: b"]"#),
-        "{}",
-        answers[1]
-    );
-    assert!(answers[2].ends_with(r#"{"up":true}"#));
-    let expected = [
-        "recorded keys pin dev 1",
-        "pinned 2 bytes for dev 1",
-        "recorded reload",
-        "reloaded",
-        "recorded status",
-    ];
-    assert_eq!(*notes.done.lock().unwrap(), expected);
-}
-
-#[tokio::test]
-async fn what_cannot_be_recorded_is_not_done() {
-    let notes = Arc::new(Notes {
-        unrecordable: true,
-        ..Notes::default()
-    });
-    let answers = administer(&notes, &["PUT /keys/dev\n{}"]).await;
-    assert!(answers[0].starts_with("HTTP/1.1 503"), "{}", answers[0]);
-    assert!(answers[0].contains("audit_unavailable"));
-    assert_eq!(*notes.done.lock().unwrap(), ["recorded keys pin dev"]);
 }

@@ -1,0 +1,347 @@
+//! GGUF to bundle: the blocks stay bit for bit what they are and are laid out for the kernels;
+//! the graph is written fused.
+//!
+//! The bundle is made in a temporary folder, synced, and renamed into place, so that a crash
+//! leaves either a whole bundle or none.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use serde_json::json;
+
+use super::gguf::{Gguf, GgufError, TensorType};
+use super::graph;
+use super::import_llama::{Llama, nodes};
+use super::kernels::layout::{BLOCK, Format, interleave};
+use super::kernels::map::ALIGNMENT;
+use super::ops::{Extent, MatrixSpec};
+use super::tokenizer;
+use crate::catalog::{
+    Architecture, Bundle, BundleError, FORMAT, FileEntry, GRAPH, LAYOUT, MANIFEST, Manifest,
+    Source, WEIGHTS, hash_file, hex, is_name,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The file is sound, but not a model that can be imported.
+    #[error("can't import this model: {0}")]
+    Unsupported(String),
+    #[error("can't write the bundle: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+}
+
+/// Imports a GGUF file as the bundle folder `out`, which is replaced if it exists.
+pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportError> {
+    if !is_name(name) {
+        return Err(unsupported(format!("{name:?} can't be a model's name")));
+    }
+    let gguf = Gguf::open(source)?;
+    let llama = Llama::read(&gguf)?;
+    let tokens = tokenizer::files_from_gguf(gguf.metadata()).map_err(unsupported)?;
+    let temporary = temporary(out)?;
+    let _ = fs::remove_dir_all(&temporary);
+    let result = write(&gguf, source, &llama, &tokens, &temporary, name);
+    let result = result.and_then(|()| replace(&temporary, out).map_err(ImportError::Io));
+    if result.is_err() {
+        // The error that counts is the first.
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    result?;
+    Ok(Bundle::open(out)?)
+}
+
+/// The weights' file while it is written.
+pub(super) struct Weights<'a> {
+    gguf: &'a Gguf,
+    file: io::BufWriter<File>,
+    offset: usize,
+    laid_out: Context,
+    canonical: Context,
+}
+
+impl Weights<'_> {
+    /// Appends matrices one below the other; `orders` says for each how its rows are ordered.
+    pub(super) fn matrix(
+        &mut self,
+        parts: &[(&str, Order)],
+        columns: usize,
+    ) -> Result<MatrixSpec, ImportError> {
+        let mut spec: Option<MatrixSpec> = None;
+        for (name, order) in parts {
+            let tensor = self.gguf.tensor(name)?.clone();
+            let rows = tensor.columns_rows();
+            if rows.0 != columns as u64 || tensor.shape.len() > 2 {
+                return Err(unsupported(format!(
+                    "{name} has the shape {:?}",
+                    tensor.shape
+                )));
+            }
+            let blocks = self.gguf.read(&tensor)?;
+            self.canonical.update(name.as_bytes());
+            self.canonical.update(&blocks);
+            let (format, blocks) = blocks_of(name, tensor.kind, blocks)?;
+            let rows = blocks.len() / (columns / BLOCK * format.source_block()).max(1);
+            let order = order.checked(name, rows)?;
+            let panels = interleave(format, &blocks, columns, |row| order.source(row))
+                .map_err(|e| unsupported(format!("{name}: {e}")))?;
+            match &mut spec {
+                None => {
+                    let extent = self.begin(panels.len())?;
+                    spec = Some(MatrixSpec {
+                        rows,
+                        columns,
+                        format,
+                        extent,
+                    });
+                }
+                Some(spec) if spec.format == format => {
+                    spec.rows += rows;
+                    spec.extent.len += panels.len();
+                }
+                Some(_) => {
+                    return Err(unsupported(format!(
+                        "{name} has another format than its layer's"
+                    )));
+                }
+            }
+            self.append(&panels)?;
+        }
+        spec.ok_or_else(|| unsupported("an empty matrix".to_owned()))
+    }
+
+    /// Appends a vector of floats.
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Extent, ImportError> {
+        let tensor = self.gguf.tensor(name)?;
+        if tensor.kind != TensorType::F32 || tensor.shape != [len as u64] {
+            return Err(unsupported(format!("{name} is not {len} floats")));
+        }
+        let bytes = self.gguf.read(tensor)?;
+        let finite = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite();
+        if !bytes.chunks_exact(4).all(finite) {
+            return Err(unsupported(format!(
+                "{name} has values that are not finite"
+            )));
+        }
+        self.canonical.update(name.as_bytes());
+        self.canonical.update(&bytes);
+        let extent = self.begin(bytes.len())?;
+        self.append(&bytes)?;
+        Ok(extent)
+    }
+
+    /// The extent of what is appended next.
+    fn begin(&mut self, len: usize) -> Result<Extent, ImportError> {
+        let padding = self.offset.next_multiple_of(ALIGNMENT) - self.offset;
+        self.append(&[0; ALIGNMENT][..padding])?;
+        Ok(Extent {
+            offset: self.offset,
+            len,
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), ImportError> {
+        self.file.write_all(bytes)?;
+        self.laid_out.update(bytes);
+        self.offset += bytes.len();
+        Ok(())
+    }
+}
+
+/// The order of a matrix's rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Order {
+    AsIs,
+    /// Rows of heads of this dimension whose rotary pairs are neighbours in the source (as GGUF
+    /// has them for llama) and half a head apart in the bundle.
+    Halves(usize),
+}
+
+impl Order {
+    fn checked(self, name: &str, rows: usize) -> Result<Order, ImportError> {
+        match self {
+            Order::Halves(dimension) if !rows.is_multiple_of(dimension) => Err(unsupported(
+                format!("{name} has {rows} rows, not whole heads"),
+            )),
+            order => Ok(order),
+        }
+    }
+
+    fn source(self, row: usize) -> usize {
+        match self {
+            Order::AsIs => row,
+            Order::Halves(dimension) => {
+                let (head, i, half) = (row / dimension, row % dimension, dimension / 2);
+                head * dimension + 2 * (i % half) + i / half
+            }
+        }
+    }
+}
+
+/// A tensor's blocks in one of the kernels' formats.
+fn blocks_of(
+    name: &str,
+    kind: TensorType,
+    blocks: Vec<u8>,
+) -> Result<(Format, Vec<u8>), ImportError> {
+    match kind {
+        TensorType::Q4_1 => Ok((Format::Q4_1, blocks)),
+        TensorType::Q8_0 => Ok((Format::Q8_0, blocks)),
+        TensorType::Q4_0 => q4_1_of_q4_0(&blocks)
+            .map(|blocks| (Format::Q4_1, blocks))
+            .ok_or_else(|| unsupported(format!("{name} has a scale that is too large"))),
+        TensorType::F16 | TensorType::F32 => Err(unsupported(format!(
+            "{name} is {kind:?}; Q4_0, Q4_1 and Q8_0 are supported, so quantise it first"
+        ))),
+    }
+}
+
+/// d × (q - 8) = d × q + (-8 d), exactly: eight times a half-precision number is one, unless it
+/// is too large.
+fn q4_1_of_q4_0(blocks: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(blocks.len() / 18 * 20);
+    for block in blocks.chunks_exact(18) {
+        let scale = half::f16::from_le_bytes([block[0], block[1]]);
+        let minimum = half::f16::from_f32(-8.0 * scale.to_f32());
+        if !minimum.is_finite() {
+            return None;
+        }
+        out.extend_from_slice(&block[..2]);
+        out.extend_from_slice(&minimum.to_le_bytes());
+        out.extend_from_slice(&block[2..]);
+    }
+    Some(out)
+}
+
+fn write(
+    gguf: &Gguf,
+    source: &Path,
+    llama: &Llama,
+    tokens: &[(String, Vec<u8>)],
+    folder: &Path,
+    name: &str,
+) -> Result<(), ImportError> {
+    fs::create_dir_all(folder.join("onnx"))?;
+    let weights_path = folder.join(WEIGHTS);
+    let mut weights = Weights {
+        gguf,
+        file: io::BufWriter::with_capacity(1 << 20, File::create(&weights_path)?),
+        offset: 0,
+        laid_out: Context::new(&SHA256),
+        canonical: Context::new(&SHA256),
+    };
+    let nodes = nodes(llama, &mut weights)?;
+    weights.file.flush()?;
+    weights.file.get_ref().sync_all()?;
+    let entry = FileEntry {
+        size: weights.offset as u64,
+        sha256: hex(weights.laid_out.finish().as_ref()),
+    };
+    let mut files = std::collections::BTreeMap::from([(WEIGHTS.to_owned(), entry)]);
+    let graph = graph::write(nodes, llama.vocabulary);
+    let mut small = vec![
+        (GRAPH.to_owned(), graph),
+        ("config.json".to_owned(), pretty(&llama.config())?),
+        (
+            "generation_config.json".to_owned(),
+            pretty(&llama.generation())?,
+        ),
+    ];
+    small.extend(tokens.iter().cloned());
+    for (path, bytes) in small {
+        let entry = write_file(&folder.join(&path), &bytes)?;
+        files.insert(path, entry);
+    }
+    let blocks = hex(weights.canonical.finish().as_ref());
+    let manifest = Manifest {
+        format: FORMAT,
+        name: name.to_owned(),
+        source: Source {
+            kind: "gguf".to_owned(),
+            size: fs::metadata(source)?.len(),
+            sha256: hash_file(source)?,
+        },
+        architecture: architecture(llama),
+        layout: LAYOUT.to_owned(),
+        digest: Manifest::canonical(&files, &blocks),
+        files,
+        blocks,
+    };
+    write_file(&folder.join(MANIFEST), &pretty(&json!(manifest))?)?;
+    sync_folder(&folder.join("onnx"))?;
+    sync_folder(folder)?;
+    Ok(())
+}
+
+fn architecture(llama: &Llama) -> Architecture {
+    Architecture {
+        family: "llama".to_owned(),
+        layers: llama.layers as u64,
+        hidden: llama.hidden as u64,
+        feed_forward: llama.feed_forward as u64,
+        heads: llama.heads as u64,
+        cached_heads: llama.cached_heads as u64,
+        vocabulary: llama.vocabulary as u64,
+        context: llama.context as u64,
+    }
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<FileEntry> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    let digest = aws_lc_rs::digest::digest(&SHA256, bytes);
+    Ok(FileEntry {
+        size: bytes.len() as u64,
+        sha256: hex(digest.as_ref()),
+    })
+}
+
+fn pretty(value: &serde_json::Value) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(value)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// A hidden neighbour of the bundle, which the catalog doesn't list.
+fn temporary(out: &Path) -> Result<PathBuf, ImportError> {
+    let name = out
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| unsupported(format!("{} can't be a bundle's folder", out.display())))?;
+    Ok(out.with_file_name(format!(".{name}.{}.new", std::process::id())))
+}
+
+/// Puts the new folder in the old one's place. Folders can't be renamed over full ones, so the
+/// old one goes aside first; a daemon that has it mapped keeps its files.
+fn replace(new: &Path, out: &Path) -> io::Result<()> {
+    let old = new.with_extension("old");
+    let _ = fs::remove_dir_all(&old);
+    match fs::rename(out, &old) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    if let Err(e) = fs::rename(new, out) {
+        // Better the old bundle than none.
+        let _ = fs::rename(&old, out);
+        return Err(e);
+    }
+    let _ = fs::remove_dir_all(&old);
+    match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
+        _ => sync_folder(Path::new(".")),
+    }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn unsupported(what: String) -> ImportError {
+    ImportError::Unsupported(what)
+}

@@ -1,0 +1,289 @@
+//! The kernels for `x86_64` with AVX2, FMA and F16C.
+//!
+//! Every function needs these instructions and the lengths that its caller in the parent module
+//! asserts; pointers stay inside of the slices that they come from. They advance by
+//! `wrapping_add`, which costs nothing in builds with debug assertions.
+
+use core::arch::x86_64::{
+    __m128i, __m256, __m256i, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_add_epi32,
+    _mm_cvtsi128_si32, _mm_cvtss_f32, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps,
+    _mm_movehl_ps, _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128, _mm256_abs_epi8,
+    _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_ps, _mm256_castps256_ps128,
+    _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_cvtps_epi32,
+    _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps,
+    _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi16, _mm256_packs_epi32,
+    _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8,
+    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+};
+
+use super::float;
+use super::layout::{BLOCK, Block, Format, LANES};
+use super::scalar;
+
+/// How far ahead of the block in work one-row products fetch, in blocks. Decode waits for memory.
+const AHEAD: usize = 10;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn norm(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
+    float::norm(row, weights, epsilon, out);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
+    float::swiglu(gate, up);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dots(weights: &[f32], rows: &[f32], out: &mut [f32]) {
+    float::dots(weights, rows, out);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn to_half(from: &[f32], to: &mut [u16]) {
+    let (low, high) = (
+        _mm256_set1_ps(-scalar::HALF_MAX),
+        _mm256_set1_ps(scalar::HALF_MAX),
+    );
+    let mut from = from.chunks_exact(8);
+    let mut to = to.chunks_exact_mut(8);
+    for (from, to) in from.by_ref().zip(to.by_ref()) {
+        // SAFETY: both chunks have eight elements.
+        unsafe {
+            let x = _mm256_loadu_ps(from.as_ptr());
+            // The operand order lets NaN through, as the scalar clamp does.
+            let x = _mm256_max_ps(low, _mm256_min_ps(high, x));
+            let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm_storeu_si128(to.as_mut_ptr().cast(), half);
+        }
+    }
+    scalar::to_half(from.remainder(), to.into_remainder());
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn quantise(row: &[f32], out: &mut [Block]) {
+    let sign = _mm256_set1_ps(-0.0);
+    for (values, block) in row.chunks_exact(BLOCK).zip(out) {
+        // SAFETY: a chunk has 32 floats.
+        let x: [__m256; 4] = std::array::from_fn(|i| unsafe {
+            _mm256_loadu_ps(values.as_ptr().wrapping_add(8 * i))
+        });
+        let a: [__m256; 4] = x.map(|x| _mm256_andnot_ps(sign, x));
+        let largest = _mm256_max_ps(_mm256_max_ps(a[0], a[1]), _mm256_max_ps(a[2], a[3]));
+        let m = _mm_max_ps(
+            _mm256_castps256_ps128(largest),
+            _mm256_extractf128_ps::<1>(largest),
+        );
+        let m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+        let largest = _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+        block.scale = largest / 127.0;
+        let inverse = if block.scale >= f32::MIN_POSITIVE {
+            1.0 / block.scale
+        } else {
+            0.0
+        };
+        let inverse = _mm256_set1_ps(inverse);
+        let q: [__m256i; 4] = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
+        block.sum = block.scale * sum(&q) as f32;
+        let packed = _mm256_packs_epi16(
+            _mm256_packs_epi32(q[0], q[1]),
+            _mm256_packs_epi32(q[2], q[3]),
+        );
+        // Packing works within halves; this puts the columns back in order.
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let packed = _mm256_permutevar8x32_epi32(packed, order);
+        // SAFETY: `quants` has 32 bytes.
+        unsafe { _mm256_storeu_si256(block.quants.as_mut_ptr().cast(), packed) };
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn linear(
+    format: Format,
+    weights: &[u8],
+    rows: &[Block],
+    blocks: usize,
+    out: &mut [f32],
+) {
+    let panel = blocks * format.panel_block();
+    let width = weights.len() / panel * LANES;
+    for (index, weights) in weights.chunks_exact(panel).enumerate() {
+        let out = &mut out[index * LANES..];
+        // SAFETY: `rows` has as many rows of `blocks` blocks as the arm says, `weights` is one
+        // panel of as many blocks, and `out` has as many rows of `width` floats, of which the
+        // first one's part before this panel has been cut off.
+        unsafe {
+            match (format, rows.len() / blocks) {
+                (Format::Q4_1, 1) => q4_1::<1>(weights, rows, blocks, out, width),
+                (Format::Q4_1, 2) => q4_1::<2>(weights, rows, blocks, out, width),
+                (Format::Q4_1, 3) => q4_1::<3>(weights, rows, blocks, out, width),
+                (Format::Q4_1, _) => q4_1::<4>(weights, rows, blocks, out, width),
+                (Format::Q8_0, 1) => q8_0::<1>(weights, rows, blocks, out, width),
+                (Format::Q8_0, 2) => q8_0::<2>(weights, rows, blocks, out, width),
+                (Format::Q8_0, 3) => q8_0::<3>(weights, rows, blocks, out, width),
+                (Format::Q8_0, _) => q8_0::<4>(weights, rows, blocks, out, width),
+            }
+        }
+    }
+}
+
+/// One Q4_1 panel times `M` rows. A sum of eight products of 4 and 8 bits' pairs stays below
+/// 2^15: 8 × 2 × 15 × 127 = 30,480.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn q4_1<const M: usize>(
+    weights: &[u8],
+    rows: &[Block],
+    blocks: usize,
+    out: &mut [f32],
+    width: usize,
+) {
+    let mut sums = [_mm256_setzero_ps(); M];
+    let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    let stride = Format::Q4_1.panel_block();
+    let mut w = weights.as_ptr();
+    let mut x = rows.as_ptr();
+    for _ in 0..blocks {
+        if M == 1 {
+            prefetch::<3>(w.wrapping_add(AHEAD * stride));
+        }
+        // SAFETY: `w` is at the begin of one of the panel's blocks.
+        let (scale, minimum, low, high) = unsafe {
+            let r: [__m256i; 4] = std::array::from_fn(|i| load(w.wrapping_add(32 + 32 * i)));
+            (
+                halves(w),
+                halves(w.wrapping_add(16)),
+                r.map(|r| _mm256_and_si256(r, mask)),
+                r.map(|r| _mm256_and_si256(_mm256_srli_epi16::<4>(r), mask)),
+            )
+        };
+        for (t, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: row `t` of `M` has a block at the same place.
+            let x = unsafe { &*x.wrapping_add(t * blocks) };
+            let quads = x.quants.as_ptr();
+            let mut pairs = [_mm256_setzero_si256(); 4];
+            for (v, pair) in pairs.iter_mut().enumerate() {
+                // SAFETY: `quants` has eight groups of four bytes.
+                let (a, b) = unsafe { (quad(quads, 2 * v), quad(quads, 2 * v + 1)) };
+                *pair = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(low[v], a),
+                    _mm256_maddubs_epi16(high[v], b),
+                );
+            }
+            let total = _mm256_add_epi16(
+                _mm256_add_epi16(pairs[0], pairs[1]),
+                _mm256_add_epi16(pairs[2], pairs[3]),
+            );
+            let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(total, ones));
+            let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
+            *sum = _mm256_fmadd_ps(total, factor, *sum);
+            *sum = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sum), *sum);
+        }
+        w = w.wrapping_add(stride);
+        x = x.wrapping_add(1);
+    }
+    // SAFETY: `out` has room for eight floats in each of `M` rows.
+    unsafe { store(&sums, out, width) };
+}
+
+/// One Q8_0 panel times `M` rows. A pair's sum is at most 2 × 128 × 127, below 2^15.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn q8_0<const M: usize>(
+    weights: &[u8],
+    rows: &[Block],
+    blocks: usize,
+    out: &mut [f32],
+    width: usize,
+) {
+    let mut sums = [_mm256_setzero_ps(); M];
+    let ones = _mm256_set1_epi16(1);
+    let stride = Format::Q8_0.panel_block();
+    let mut w = weights.as_ptr();
+    let mut x = rows.as_ptr();
+    for _ in 0..blocks {
+        if M == 1 {
+            prefetch::<5>(w.wrapping_add(AHEAD * stride));
+        }
+        let mut totals = [_mm256_setzero_si256(); M];
+        for v in 0..8 {
+            // SAFETY: `w` is at the begin of one of the panel's blocks.
+            let quants = unsafe { load(w.wrapping_add(16 + 32 * v)) };
+            let absolute = _mm256_abs_epi8(quants);
+            for (t, total) in totals.iter_mut().enumerate() {
+                // SAFETY: row `t` of `M` has a block of eight groups at the same place.
+                let a = unsafe { quad((*x.wrapping_add(t * blocks)).quants.as_ptr(), v) };
+                let pairs = _mm256_maddubs_epi16(absolute, _mm256_sign_epi8(a, quants));
+                *total = _mm256_add_epi32(*total, _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        // SAFETY: as above.
+        let scale = unsafe { halves(w) };
+        for (t, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let x = unsafe { &*x.wrapping_add(t * blocks) };
+            let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
+            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(totals[t]), factor, *sum);
+        }
+        w = w.wrapping_add(stride);
+        x = x.wrapping_add(1);
+    }
+    // SAFETY: `out` has room for eight floats in each of `M` rows.
+    unsafe { store(&sums, out, width) };
+}
+
+/// Brings `N` cache lines near. Any address may be named.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn prefetch<const N: usize>(at: *const u8) {
+    for i in 0..N {
+        // SAFETY: a hint never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64 * i).cast()) };
+    }
+}
+
+/// 32 bytes.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn load(at: *const u8) -> __m256i {
+    // SAFETY: the caller has 32 bytes there.
+    unsafe { _mm256_loadu_si256(at.cast()) }
+}
+
+/// Eight half-precision numbers.
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+unsafe fn halves(at: *const u8) -> __m256 {
+    // SAFETY: the caller has 16 bytes there.
+    let bytes: __m128i = unsafe { _mm_loadu_si128(at.cast()) };
+    _mm256_cvtph_ps(bytes)
+}
+
+/// Group `index` of four activations, in all lanes.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn quad(quants: *const i8, index: usize) -> __m256i {
+    // SAFETY: the caller has that group.
+    let bytes: [u8; 4] = unsafe { quants.wrapping_add(4 * index).cast::<[u8; 4]>().read() };
+    _mm256_set1_epi32(i32::from_le_bytes(bytes))
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn store<const M: usize>(sums: &[__m256; M], out: &mut [f32], width: usize) {
+    for (t, sum) in sums.iter().enumerate() {
+        // SAFETY: the caller has eight floats at the begin of each row.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr().wrapping_add(t * width), *sum) };
+    }
+}
+
+/// The sum of 32 integers.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn sum(q: &[__m256i; 4]) -> i32 {
+    let t = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+    let t = _mm_add_epi32(_mm256_castsi256_si128(t), _mm256_extracti128_si256::<1>(t));
+    let t = _mm_add_epi32(t, _mm_shuffle_epi32::<0x4e>(t));
+    _mm_cvtsi128_si32(_mm_add_epi32(t, _mm_shuffle_epi32::<0xb1>(t)))
+}
