@@ -27,6 +27,7 @@ help:
 	@echo 'make bench         side by side with peers; needs a quiet machine'
 	@echo 'make model         fetches the pinned model (98 MB) and imports it into target/models'
 	@echo 'make cross         builds for arm64 Linux'
+	@echo 'make test-cross    builds for arm64 and runs the daemon on an emulated CPU'
 	@echo 'make dist          builds the binary that packages hold'
 	@echo 'make install       installs it and its systemd units beneath DESTDIR; configuration is never overwritten'
 	@echo 'make setup         installs the Debian packages that all this needs'
@@ -101,3 +102,4 @@ install: $(DIST)
 
 clean:
 	cargo clean
+	rm -rf target
