@@ -2,6 +2,7 @@
 
 mod manifest;
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -168,7 +169,7 @@ fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn bad(path: &Path, what: impl ToString) -> BundleError {
+fn bad(path: &Path, what: impl Display) -> BundleError {
     BundleError::Bad {
         path: path.to_owned(),
         what: what.to_string(),
