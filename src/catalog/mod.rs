@@ -2,7 +2,6 @@
 
 mod manifest;
 
-use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -169,7 +168,8 @@ fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn bad(path: &Path, what: impl Display) -> BundleError {
+#[expect(clippy::needless_pass_by_value, reason = "texts and errors alike")]
+fn bad(path: &Path, what: impl ToString) -> BundleError {
     BundleError::Bad {
         path: path.to_owned(),
         what: what.to_string(),

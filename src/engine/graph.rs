@@ -44,8 +44,6 @@ pub(super) const OUTPUT: &str = "logits";
 pub(super) struct Graph {
     pub(super) plan: Arc<TypedRunnableModel>,
     pub(super) shape: Shape,
-    /// Nodes in the order of the file, for the reference.
-    pub(super) nodes: Vec<Node>,
 }
 
 /// What a graph says about its model.
@@ -75,13 +73,13 @@ pub(super) fn load(path: &Path, weights: &Map, machine: &Arc<Machine>) -> Result
     let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
     let proto =
         ModelProto::decode(bytes.as_slice()).map_err(|e| format!("not an ONNX file: {e}"))?;
-    let (nodes, shape) = check(&proto, weights.len())?;
+    let shape = check(&proto, weights.len())?;
     let plan = plan(&proto, weights, machine).map_err(|e| format!("{e:#}"))?;
-    Ok(Graph { plan, shape, nodes })
+    Ok(Graph { plan, shape })
 }
 
 /// Everything that can be wrong with a graph, before anything is built from it.
-fn check(proto: &ModelProto, weights: usize) -> Result<(Vec<Node>, Shape), String> {
+fn check(proto: &ModelProto, weights: usize) -> Result<Shape, String> {
     let imports =
         |import: &OperatorSetIdProto| import.domain == DOMAIN && import.version == VERSION;
     if !proto.opset_import.iter().any(imports) {
@@ -118,7 +116,7 @@ fn check(proto: &ModelProto, weights: usize) -> Result<(Vec<Node>, Shape), Strin
     if graph.output != [logits_info(*vocabulary)] {
         return Err("its output is not the expected one".to_owned());
     }
-    Ok((nodes.clone(), shape(&nodes, *vocabulary)?))
+    shape(&nodes, *vocabulary)
 }
 
 /// Checks a node against its inputs and the weights' file, and notes its output.

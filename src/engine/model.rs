@@ -62,8 +62,6 @@ pub struct Info {
 pub struct Model {
     info: Info,
     graph: Graph,
-    weights: Map,
-    machine: Arc<Machine>,
 }
 
 /// One stream of tokens and its cache.
@@ -117,18 +115,6 @@ impl Model {
         })
     }
 
-    pub(super) fn graph(&self) -> &Graph {
-        &self.graph
-    }
-
-    pub(super) fn weights(&self) -> &Map {
-        &self.weights
-    }
-
-    pub(super) fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
     fn read(bundle: &Bundle, options: &LoadOptions) -> Result<Model, String> {
         let kernels = Kernels::new(options.family)
             .ok_or_else(|| format!("this CPU has no {:?}", options.family))?;
@@ -153,12 +139,7 @@ impl Model {
             beginning,
             ends,
         };
-        Ok(Model {
-            info,
-            graph,
-            weights,
-            machine,
-        })
+        Ok(Model { info, graph })
     }
 }
 

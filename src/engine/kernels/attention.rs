@@ -21,6 +21,10 @@ pub(crate) const fn partial_len(dimension: usize) -> usize {
 }
 
 /// Merges a query's chunks, in their order.
+#[expect(
+    single_use_lifetimes,
+    reason = "anonymous lifetimes in impl Trait are unstable"
+)]
 pub(crate) fn merge<'a>(partials: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
     let largest = partials.clone().fold(f32::MIN, |m, p| m.max(p[0]));
     let mut sum = 0f32;

@@ -36,11 +36,6 @@ pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dots(weights: &[f32], rows: &[f32], out: &mut [f32]) {
-    float::dots(weights, rows, out);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn to_half(from: &[f32], to: &mut [u16]) {
     let (low, high) = (
         _mm256_set1_ps(-scalar::HALF_MAX),
@@ -238,8 +233,7 @@ unsafe fn q8_0<const M: usize>(
 #[inline]
 fn prefetch<const N: usize>(at: *const u8) {
     for i in 0..N {
-        // SAFETY: a hint never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64 * i).cast()) };
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64 * i).cast());
     }
 }
 

@@ -58,21 +58,7 @@ pub(super) fn exp(x: f32) -> f32 {
     let f = t - whole;
     let p = 0.001_333_36 + f * 0.000_154_03;
     let p = 0.055_504_11 + f * (0.009_618_13 + f * p);
-    let p = 1.0 + f * (0.693_147_2 + f * (0.240_226_51 + f * p));
+    let p = 1.0 + f * (std::f32::consts::LN_2 + f * (0.240_226_5 + f * p));
     // `whole` is from -126 to 126, or NaN, which casts to 0; the product is then NaN as it should.
     p * f32::from_bits(((whole as i32).wrapping_add(127) as u32) << 23)
-}
-
-#[inline(always)]
-pub(super) fn dots(weights: &[f32], rows: &[f32], out: &mut [f32]) {
-    for (row, out) in rows.chunks_exact(weights.len()).zip(out) {
-        let mut sums = [0f32; LANES];
-        let pairs = row.chunks_exact(LANES).zip(weights.chunks_exact(LANES));
-        for (x, w) in pairs {
-            for i in 0..LANES {
-                sums[i] += x[i] * w[i];
-            }
-        }
-        *out = sums.iter().sum();
-    }
 }

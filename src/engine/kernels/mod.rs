@@ -166,14 +166,4 @@ impl Kernels {
             avx2_attention::attend(dimension, queries, keys, values, visible, out)
         );
     }
-
-    /// Float products of a weight row with several rows, for the reference.
-    pub(crate) fn dots(self, weights: &[f32], rows: &[f32], out: &mut [f32]) {
-        assert_eq!(rows.len(), weights.len() * out.len());
-        dispatch!(
-            self,
-            float::dots(weights, rows, out),
-            avx2::dots(weights, rows, out)
-        );
-    }
 }

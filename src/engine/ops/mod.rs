@@ -84,6 +84,7 @@ impl<O: TypedOp + Clone> Expansion for Unbound<O> {
         self.op.name()
     }
 
+    #[expect(single_use_lifetimes, reason = "the trait's signature")]
     fn rules<'r, 'p: 'r, 's: 'r>(
         &'s self,
         solver: &mut Solver<'r>,
