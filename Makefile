@@ -8,19 +8,26 @@ BUNDLE := target/models/$(MODEL)/slmd.json
 VENV := target/venv/ready
 PIN := models/$(MODEL).pin
 
+# By a name of its own, so that `make -n test` prints and runs nothing.
+AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup build model venv demo test test-more bench cross dist install clean
+.PHONY: help setup build model venv demo bench cross dist install clean
+.PHONY: test test-more test-host test-cross test-no-cross test-logs
+# In the order given.
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo          builds slmd, fetches the model, asks one prompt over the socket and one over MQTT'
 	@echo 'make test          everything that must pass: units, engine, the daemon with its model and a broker'
+	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
 	@echo 'make bench         side by side with peers; needs a quiet machine'
 	@echo 'make model         fetches the pinned model (98 MB) and imports it into target/models'
 	@echo 'make cross         builds for arm64 Linux'
+	@echo 'make test-cross    builds for arm64 and runs the daemon on an emulated CPU'
 	@echo 'make dist          builds the binary that packages hold'
 	@echo 'make install       installs it and its systemd units beneath DESTDIR; configuration is never overwritten'
 	@echo 'make setup         installs the Debian packages that all this needs'
@@ -35,7 +42,7 @@ build: setup
 model: $(BUNDLE)
 
 # The importer decides what a bundle holds, so a new importer makes a new bundle.
-$(BUNDLE): $(PIN) $(wildcard src/catalog/*.rs src/catalog/*/*.rs src/engine/import/*.rs) | build
+$(BUNDLE): $(PIN) $(wildcard src/catalog/*.rs src/engine/import*.rs src/engine/tokenizer/*.rs) | build
 	@set -e; gguf=$$(models/fetch $(MODEL)); rm -rf $(@D); \
 	$(SLMD) model import "$$gguf" --name $(MODEL) --models-dir $(dir $(@D))
 	@touch $@
@@ -51,10 +58,25 @@ $(VENV): tests/clients/requirements.txt | setup
 demo: $(BUNDLE)
 	$(SLMD) demo
 
-# The logs of all tests are searched for tokens and prompts once more when all have run.
+# Asks first and tests then: nobody wants to be asked in the middle.
 test: $(BUNDLE) $(VENV)
 	@rm -rf target/test-logs
+	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
+	$(AGAIN) --no-print-directory test-host $$arm test-logs
+
+test-host:
 	cargo test
+
+test-cross: $(BUNDLE)
+	cross/build dev
+	cargo test --test cross
+
+test-no-cross:
+	@echo 'test: the arm64 test is LEFT OUT, because its toolchain may not be installed;' >&2
+	@echo 'test: `SLMD_CROSS_APT=yes make test-cross` installs it and runs the test' >&2
+
+# The logs of all daemons are searched for tokens and prompts once more when all have run.
+test-logs:
 	cargo test --test system secrets
 
 test-more: export SLMD_TEST_MORE = 1
@@ -80,3 +102,4 @@ install: $(DIST)
 
 clean:
 	cargo clean
+	rm -rf target

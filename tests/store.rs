@@ -1,6 +1,8 @@
 //! The state folder against sudden death: a child process that appends permits is killed at
 //! random moments, and nothing that it acknowledged is lost.
 
+#![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,5 +1,7 @@
 //! The tokenizer and chat template of the real model, against llama.cpp's ids.
 
+#![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
+
 use std::path::PathBuf;
 
 use slmd::engine::gguf::Gguf;

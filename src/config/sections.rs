@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::read::{Problems, Section};
 use super::value::{
-    broker, count, duration, log_filter, path, size, socket_path, text, topic_level,
+    broker, count, duration, kernels, log_filter, path, size, socket_path, text, topic_level,
 };
 use super::{Config, realm};
 use crate::identity::{Identity, host_name};
@@ -104,6 +104,7 @@ fn engine(section: &mut Section<'_>) -> engine::Settings {
         threads,
         context: section.or("context", count(64, 1 << 20), 2048),
         queue: section.or("queue", count(1, 1024), 8),
+        kernels: section.or("kernels", kernels, None),
     }
 }
 

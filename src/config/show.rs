@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::value::{show_duration, show_size};
+use super::value::{show_duration, show_kernels, show_size};
 use super::{Config, RealmConfig};
 use crate::auth::{Endpoint, Policy};
 use crate::prompt::Scope;
@@ -73,6 +73,7 @@ fn engine(settings: &engine::Settings) -> Value {
         "threads": settings.threads,
         "context": settings.context,
         "queue": settings.queue,
+        "kernels": show_kernels(settings.kernels),
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use crate::engine::Family;
 use crate::identity::is_topic_level;
 use crate::prompt::Scope;
 
@@ -125,6 +126,22 @@ fn largest_unit(value: u64, units: &[(&str, u64)], space: &str) -> String {
     match exact.or(units.last()) {
         Some((unit, factor)) => format!("{}{space}{unit}", value / factor),
         None => value.to_string(),
+    }
+}
+
+/// `"auto"` or a family of kernels that every CPU has.
+pub(super) fn kernels(value: &DeValue<'_>) -> Result<Option<Family>, String> {
+    match text(value)?.as_str() {
+        "auto" => Ok(None),
+        "scalar" => Ok(Some(Family::Scalar)),
+        other => Err(format!("is {other:?}; write \"auto\" or \"scalar\"")),
+    }
+}
+
+pub(super) fn show_kernels(kernels: Option<Family>) -> &'static str {
+    match kernels {
+        Some(Family::Scalar) => "scalar",
+        _ => "auto",
     }
 }
 
@@ -324,6 +341,15 @@ mod tests {
         assert!(broker(&string("mqtts://h")).unwrap_err().contains("TLS"));
         let secret = broker(&string("mqtt://u:hunter2@h")).unwrap_err();
         assert!(!secret.contains("hunter2"), "{secret}");
+    }
+
+    #[test]
+    fn kernels_are_the_best_or_the_portable_ones() {
+        for name in ["auto", "scalar"] {
+            let read = kernels(&string(name)).unwrap();
+            assert_eq!(show_kernels(read), name);
+        }
+        assert!(kernels(&string("avx2")).is_err());
     }
 
     #[test]

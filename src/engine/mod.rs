@@ -57,6 +57,8 @@ pub struct Settings {
     pub context: u32,
     /// Requests that may wait, beyond the one that runs.
     pub queue: usize,
+    /// `None`: the fastest that the CPU has.
+    pub kernels: Option<Family>,
 }
 
 /// A handle to the engine thread, which ends with the last of them. Cheap to clone.
@@ -141,7 +143,7 @@ impl Engine {
     ) -> Result<Engine, LoadError> {
         let options = LoadOptions {
             threads: settings.threads,
-            ..LoadOptions::default()
+            family: settings.kernels.unwrap_or_else(Family::detect),
         };
         let models = bundles
             .iter()

@@ -119,7 +119,7 @@ mod tests {
             let text = pieces.concat();
             let expected = reference(&stops, &text);
             prop_assert_eq!(run(&stops, &pieces), expected.clone());
-            prop_assert_eq!(run(&stops, &[text.clone()]), expected.clone());
+            prop_assert_eq!(run(&stops, std::slice::from_ref(&text)), expected.clone());
             for stop in stops.iter().filter(|stop| !stop.is_empty()) {
                 prop_assert!(!expected.0.contains(stop.as_str()));
             }

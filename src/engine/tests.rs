@@ -44,6 +44,7 @@ fn start(queue: usize, loaded: Loaded) -> (Engine, Registry) {
         threads: 1,
         context: fake::CONTEXT,
         queue,
+        kernels: None,
     };
     (
         Engine::serve(vec![loaded], &settings, &mut registry).unwrap(),

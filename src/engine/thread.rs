@@ -42,7 +42,7 @@ pub(super) fn serve(queue: &Queue, mut seats: BTreeMap<String, Seat>) {
     while let Some(work) = queue.next() {
         let started = time::instant();
         let served = catch_unwind(AssertUnwindSafe(|| {
-            serve_one(queue, &mut seats, work, started)
+            serve_one(queue, &mut seats, work, started);
         }));
         if served.is_err() {
             // The panic hook has logged it. The work's sender and place are dropped: its reader

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use self::group::Group;
 use self::handle::Handle;
 pub use self::open::Recovery;
-use self::table::Table;
+use self::table::{Pair, Table};
 
 /// The largest value that is taken.
 pub const MAX_VALUE: usize = 64 * 1024;
@@ -223,11 +223,11 @@ impl Tree {
     }
 
     /// Up to `limit` pairs with keys ≥ `from`, in order.
-    pub fn range(&self, from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn range(&self, from: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
         self.read(|table| table.range(from, limit))
     }
 
-    pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn last(&self) -> Result<Option<Pair>, StoreError> {
         self.read(Table::last)
     }
 

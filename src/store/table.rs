@@ -26,7 +26,8 @@ pub(super) struct Table {
     parts: sled::Tree,
 }
 
-type Pair = (Vec<u8>, Vec<u8>);
+/// A key and its value.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
 impl Table {
     pub(super) fn open(db: &sled::Db, name: &str) -> Result<Table, StoreError> {

@@ -9,5 +9,6 @@
 mod cli;
 mod crash;
 mod http;
+mod readme;
 mod secrets;
 mod support;

@@ -27,6 +27,8 @@ pub struct Setup {
     config: Table,
     keys: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    program: Vec<PathBuf>,
+    patience: Duration,
 }
 
 impl Setup {
@@ -54,6 +56,8 @@ impl Setup {
             config: parse(defaults),
             keys: Vec::new(),
             env: Vec::new(),
+            program: vec![env!("CARGO_BIN_EXE_slmd").into()],
+            patience: START,
         }
     }
 
@@ -84,6 +88,18 @@ impl Setup {
         self
     }
 
+    /// Another binary than this build's, with what it is run by before it.
+    pub fn program(mut self, program: &[&Path]) -> Setup {
+        self.program = program.iter().map(|part| part.to_path_buf()).collect();
+        self
+    }
+
+    /// How long its start may take.
+    pub fn patience(mut self, patience: Duration) -> Setup {
+        self.patience = patience;
+        self
+    }
+
     pub fn env(mut self, name: &str, value: &str) -> Setup {
         self.env.push((name.to_owned(), value.to_owned()));
         self
@@ -95,15 +111,18 @@ pub struct Daemon {
     folder: TempDir,
     log: PathBuf,
     env: Vec<(String, String)>,
+    program: Vec<PathBuf>,
+    patience: Duration,
     process: Option<Child>,
 }
 
 impl Daemon {
     /// Starts it, pins the keys, and waits until it is ready.
-    pub fn start(setup: Setup) -> Daemon {
-        let mut daemon = Daemon::prepare(setup.config, setup.env);
+    pub fn start(mut setup: Setup) -> Daemon {
+        let keys = std::mem::take(&mut setup.keys);
+        let mut daemon = Daemon::prepare(setup);
         daemon.spawn();
-        for (realm, jwks) in &setup.keys {
+        for (realm, jwks) in &keys {
             let response = daemon.admin_http("PUT", &format!("/keys/{realm}"), jwks);
             assert_eq!(
                 response.status, 200,
@@ -111,13 +130,14 @@ impl Daemon {
                 response.body
             );
         }
-        if !setup.keys.is_empty() {
+        if !keys.is_empty() {
             daemon.until_ready();
         }
         daemon
     }
 
-    fn prepare(mut config: Table, env: Vec<(String, String)>) -> Daemon {
+    fn prepare(setup: Setup) -> Daemon {
+        let mut config = setup.config;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         merge(
@@ -143,7 +163,9 @@ impl Daemon {
         Daemon {
             folder,
             log: secrets::folder().join(name),
-            env,
+            env: setup.env,
+            program: setup.program,
+            patience: setup.patience,
             process: None,
         }
     }
@@ -180,7 +202,7 @@ impl Daemon {
     }
 
     fn until<T>(&mut self, what: &str, ready: impl Fn(&Daemon) -> Option<T>) {
-        within(START, what, || {
+        within(self.patience, what, || {
             if let Some(status) = self.exited() {
                 panic!(
                     "the daemon ended with {status}; its log:\n{}",
@@ -297,7 +319,8 @@ impl Daemon {
 
     /// The binary with this daemon's configuration and sockets, for a command of the test's own.
     pub fn binary(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]);
         command.arg("--config").arg(self.config_path());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command

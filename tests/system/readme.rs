@@ -1,0 +1,171 @@
+//! README.md is true: what it tells people to type works as it is written there.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::support::{Daemon, Issuer, Setup, claims, root, run, target};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// The fenced blocks of one language.
+fn blocks(language: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join("README.md")).expect("README.md is there");
+    let fence = format!("```{language}\n");
+    let parts = text.split(&fence).skip(1);
+    let blocks: Vec<String> = parts
+        .map(|part| part.split("```").next().unwrap_or_default().to_owned())
+        .collect();
+    assert!(!blocks.is_empty(), "README.md has no {language} block");
+    blocks
+}
+
+/// The words of each line of the shell blocks, without comments and variables set for the command.
+fn commands() -> Vec<Vec<String>> {
+    let lines = blocks("sh").concat();
+    let commands = lines.lines().map(|line| {
+        let mut words = words(line);
+        let is_variable = |word: &String| word.split('=').next().is_some_and(is_upper);
+        let variables = words.iter().take_while(|word| is_variable(word)).count();
+        words.drain(..variables);
+        words
+    });
+    commands.filter(|words| !words.is_empty()).collect()
+}
+
+fn is_upper(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+}
+
+/// As a shell splits a plain line: spaces, quotes, comments.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for c in line.chars() {
+        match (c, quote) {
+            (c, Some(open)) if c == open => quote = None,
+            ('"' | '\'', None) => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            ('#', None) if word.is_none() => break,
+            (' ', None) => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+fn model_file() -> PathBuf {
+    let set = std::env::var_os("SLMD_GGUF").map(PathBuf::from);
+    let cache = || {
+        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.unwrap_or_else(|| home.join(".cache"));
+        cache.join("slmd").join(GGUF)
+    };
+    let file = set.unwrap_or_else(cache);
+    assert!(
+        file.is_file(),
+        "{} is missing; run `make model`",
+        file.display()
+    );
+    file
+}
+
+#[track_caller]
+fn assert_success(command: &Command, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+/// Runs one of README.md's `slmd` commands against a daemon, in a folder that holds its files.
+fn slmd(daemon: &Daemon, folder: &Path, token: &str, words: &[String]) {
+    let mut command = daemon.binary();
+    command.args(words).current_dir(folder);
+    command.env("SLMD_TOKEN", token).env_remove("SLMD_SOCKET");
+    match words[0].as_str() {
+        "model" => command.args(["--models-dir", "models"]),
+        // A terminal would be asked.
+        "keys" => command.arg("--yes"),
+        "ask" => command.args(["--max-tokens", "8"]),
+        _ => &mut command,
+    };
+    let output = run(&mut command, b"", PATIENCE);
+    assert_success(&command, &output);
+    if words[0] == "ask" {
+        assert!(!output.stdout.trim_ascii().is_empty(), "an empty answer");
+    }
+}
+
+/// Prints what make would do, which needs every target and file that it names.
+fn make(words: &[String]) {
+    let mut command = Command::new("make");
+    command.arg("-n").args(words).current_dir(root());
+    for inherited in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
+        command.env_remove(inherited);
+    }
+    let output = run(&mut command, b"", PATIENCE);
+    assert_success(&command, &output);
+}
+
+#[test]
+fn every_command_works() {
+    let issuer = Issuer::new("ES256", "key-1");
+    let daemon = Daemon::start(Setup::new().issuer(&issuer));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    symlink(model_file(), folder.path().join(GGUF)).expect("a link can be made");
+    fs::write(folder.path().join("jwks.json"), issuer.jwks()).expect("a file can be written");
+    let token = issuer.token(claims());
+
+    let commands = commands();
+    let mut programs: Vec<&str> = commands.iter().map(|words| words[0].as_str()).collect();
+    for words in &commands {
+        match words[0].as_str() {
+            "make" => make(&words[1..]),
+            "slmd" => slmd(&daemon, folder.path(), &token, &words[1..]),
+            "systemctl" => {
+                for unit in words.iter().filter(|word| word.starts_with("slmd.")) {
+                    let file = root().join("systemd").join(unit);
+                    assert!(file.is_file(), "there is no unit {unit}");
+                }
+            }
+            other => panic!("README.md names {other}, which this test doesn't know"),
+        }
+    }
+    programs.sort_unstable();
+    programs.dedup();
+    assert_eq!(programs, ["make", "slmd", "systemctl"]);
+}
+
+#[test]
+fn the_python_example_works() {
+    let issuer = Issuer::new("ES256", "key-1");
+    let daemon = Daemon::start(Setup::new().issuer(&issuer));
+    let socket = daemon.socket();
+    let socket = socket.to_str().expect("a path of this test");
+    for block in blocks("python") {
+        assert!(block.contains("/run/slmd/slmd.sock"));
+        let block = block.replace("/run/slmd/slmd.sock", socket);
+        let program = format!("import os\ntoken = os.environ['TOKEN']\n{block}");
+        let mut command = Command::new(target().join("venv/bin/python"));
+        command.args(["-c", &program]);
+        command.env("TOKEN", issuer.token(claims()));
+        let output = run(&mut command, b"", PATIENCE);
+        assert_success(&command, &output);
+    }
+    let audit = daemon.audit(0).join("\n");
+    assert!(audit.contains("\"finish\""), "{audit}");
+}
+
+#[test]
+fn lines_are_split_as_a_shell_does() {
+    let split = words("A=b slmd ask \"What is it?\" 'a # b' x#y  # a comment");
+    assert_eq!(split, ["A=b", "slmd", "ask", "What is it?", "a # b", "x#y"]);
+    assert!(words("# nothing").is_empty());
+}
