@@ -25,7 +25,9 @@ impl Status {
         if global.json {
             return output::show(global, &status);
         }
-        human(&status).iter().try_for_each(|text| output::line(text))
+        human(&status)
+            .iter()
+            .try_for_each(|text| output::line(text))
     }
 }
 

@@ -53,7 +53,10 @@ fn configuration(folder: &Path, state: &Path, models: &Path) -> PathBuf {
 /// The tests' bundle once more, to be broken: links, which are replaced and never written to.
 fn bundle_copy() -> TempDir {
     let models = tempfile::tempdir_in(target()).unwrap();
-    let (from, to) = (target().join("models").join(MODEL), models.path().join(MODEL));
+    let (from, to) = (
+        target().join("models").join(MODEL),
+        models.path().join(MODEL),
+    );
     for folder in ["", "onnx"] {
         fs::create_dir(to.join(folder)).unwrap();
         for entry in fs::read_dir(from.join(folder)).unwrap() {
@@ -103,11 +106,19 @@ fn a_missing_or_corrupt_bundle_is_told() {
     assert_says(&verify(), FAILED, &changed);
 
     change(&weights, |bytes| bytes.truncate(1000));
-    let short = ["model.weights", "1000 bytes instead of", "import the model again"];
+    let short = [
+        "model.weights",
+        "1000 bytes instead of",
+        "import the model again",
+    ];
     assert_says(&refused_start(&config), FAILED, &short);
 
     fs::remove_file(&weights).unwrap();
-    assert_says(&refused_start(&config), FAILED, &["model.weights", "No such file"]);
+    assert_says(
+        &refused_start(&config),
+        FAILED,
+        &["model.weights", "No such file"],
+    );
 
     change(&bundle.join("slmd.json"), |bytes| bytes.truncate(100));
     assert_says(&refused_start(&config), FAILED, &[MODEL, "slmd.json"]);
@@ -120,7 +131,11 @@ fn a_state_folder_that_cant_be_written_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let config = configuration(folder.path(), &disk.path().join("state"), &models);
     disk.remount("remount,ro");
-    assert_says(&refused_start(&config), FAILED, &["state folder", "Read-only file system"]);
+    assert_says(
+        &refused_start(&config),
+        FAILED,
+        &["state folder", "Read-only file system"],
+    );
 
     let file = folder.path().join("file");
     fs::write(&file, "precious").unwrap();
@@ -204,12 +219,20 @@ fn a_socket_in_use_is_left_alone_and_a_stale_one_is_replaced() {
     let theirs = daemon.socket().display().to_string();
     fs::write(&config, text.replace(&own, &theirs)).unwrap();
     let refused = refused_start(&config);
-    assert_says(&refused, FAILED, &[&theirs, "another process listens", "stop it"]);
+    assert_says(
+        &refused,
+        FAILED,
+        &[&theirs, "another process listens", "stop it"],
+    );
 
     // The same state folder, with sockets of its own.
     let state = daemon.state_dir();
     let config = configuration(folder.path(), &state, &models);
-    assert_says(&refused_start(&config), FAILED, &["in use by another process"]);
+    assert_says(
+        &refused_start(&config),
+        FAILED,
+        &["in use by another process"],
+    );
     let ready = http(&daemon.socket(), "GET", "/readyz", &[], "");
     assert_eq!(ready.status, 200, "the first is unharmed");
 
@@ -217,13 +240,20 @@ fn a_socket_in_use_is_left_alone_and_a_stale_one_is_replaced() {
     let stale = fs::metadata(daemon.socket()).unwrap();
     assert!(stale.file_type().is_socket());
     daemon.restart();
-    let answer = daemon.chat(&issuer.token(claims()), &chat("Are you back already?", 1, false));
+    let answer = daemon.chat(
+        &issuer.token(claims()),
+        &chat("Are you back already?", 1, false),
+    );
     assert_eq!(answer.status, 200, "{}", answer.body);
 
     // No socket at all: somebody's file isn't removed.
     let config = configuration(folder.path(), &folder.path().join("state"), &models);
     fs::write(folder.path().join("slmd.sock"), "precious").unwrap();
-    assert_says(&refused_start(&config), FAILED, &["slmd.sock", "is no socket", "move it"]);
+    assert_says(
+        &refused_start(&config),
+        FAILED,
+        &["slmd.sock", "is no socket", "move it"],
+    );
     let kept = fs::read_to_string(folder.path().join("slmd.sock")).unwrap();
     assert_eq!(kept, "precious");
 }
@@ -241,7 +271,10 @@ fn without_keys_it_runs_says_so_and_needs_no_restart() {
     assert!(not_yet.body.contains("slmd keys pin"), "{not_yet:?}");
     let status = daemon.slmd(&["status"]);
     let said = String::from_utf8_lossy(&status.stdout);
-    assert!(said.starts_with("not ready: no realm has pinned keys"), "{said}");
+    assert!(
+        said.starts_with("not ready: no realm has pinned keys"),
+        "{said}"
+    );
     assert!(said.contains("no keys: every token is refused"), "{said}");
     let refused = daemon.chat(&token, &body);
     assert!(matches!(refused.status, 401 | 503), "{refused:?}");
@@ -267,8 +300,14 @@ fn a_bad_configuration_never_starts() {
     let sound = fs::read_to_string(&config).unwrap();
     for (text, parts) in [
         ("[[realm".to_owned(), &[":1:", "TOML"][..]),
-        (sound.replace("issuer", "isuer"), &["realm.isuer", "`issuer`"]),
-        (sound + "[audit]\nmax_size = \"8 MiB\"\n", &["audit.max_size", "at least 16 MiB"]),
+        (
+            sound.replace("issuer", "isuer"),
+            &["realm.isuer", "`issuer`"],
+        ),
+        (
+            sound + "[audit]\nmax_size = \"8 MiB\"\n",
+            &["audit.max_size", "at least 16 MiB"],
+        ),
         (String::new(), &["[[realm]]"]),
     ] {
         fs::write(&config, text).unwrap();
@@ -276,7 +315,11 @@ fn a_bad_configuration_never_starts() {
         assert!(!state.exists(), "nothing is touched");
     }
     fs::remove_file(&config).unwrap();
-    assert_says(&refused_start(&config), BAD_CONFIG, &["can't be read", "--config"]);
+    assert_says(
+        &refused_start(&config),
+        BAD_CONFIG,
+        &["can't be read", "--config"],
+    );
 }
 
 /// A small disk of memory, gone when dropped. Mounting needs root, as the build and its

@@ -92,8 +92,13 @@ fn systemd_takes_the_units() {
     fs::write(&service, unit.replace("/usr/bin/slmd", &program)).unwrap();
 
     let mut verify = Command::new("systemd-analyze");
-    verify.arg("verify").args([&service, &folder.join("slmd.socket")]);
-    if verify.output().is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+    verify
+        .arg("verify")
+        .args([&service, &folder.join("slmd.socket")]);
+    if verify
+        .output()
+        .is_err_and(|e| e.kind() == ErrorKind::NotFound)
+    {
         return;
     }
     let verified = run(&mut verify, b"", PATIENCE);
