@@ -78,7 +78,10 @@ fn divergence_from_float_is_small() {
     let (middle, nearly_all) = (errors[errors.len() / 2], errors[errors.len() * 99 / 100]);
     println!("mean divergence {mean:.5} nats; margin error: median {middle}, 99% {nearly_all}");
     assert!(mean <= MOST_DIVERGENCE, "{mean} nats");
-    assert!(2.0 * nearly_all <= NEAR_TIE, "1 margin in 100 is off by {nearly_all}");
+    assert!(
+        2.0 * nearly_all <= NEAR_TIE,
+        "1 margin in 100 is off by {nearly_all}"
+    );
 }
 
 fn model() -> Model {

@@ -136,21 +136,19 @@ impl Daemon {
         daemon
     }
 
+    /// Folders that the test names itself stay as they are.
     fn prepare(setup: Setup) -> Daemon {
-        let mut config = setup.config;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
-        merge(
-            &mut config,
-            parse(&format!(
-                "state_dir = {:?}\nmodels_dir = {:?}\n\
-                 [http]\nsocket = {:?}\nadmin_socket = {:?}\n",
-                path("state"),
-                target().join("models"),
-                path("slmd.sock"),
-                path("admin.sock"),
-            )),
-        );
+        let mut config = parse(&format!(
+            "state_dir = {:?}\nmodels_dir = {:?}\n\
+             [http]\nsocket = {:?}\nadmin_socket = {:?}\n",
+            path("state"),
+            target().join("models"),
+            path("slmd.sock"),
+            path("admin.sock"),
+        ));
+        merge(&mut config, setup.config);
         let text = toml::to_string(&config).expect("a table is TOML");
         fs::write(folder.path().join("slmd.toml"), text).expect("a temporary file");
         static NEXT: AtomicU32 = AtomicU32::new(0);
