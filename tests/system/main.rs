@@ -9,5 +9,6 @@
 mod cli;
 mod crash;
 mod http;
+mod mqtt;
 mod secrets;
 mod support;
