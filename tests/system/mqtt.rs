@@ -18,6 +18,7 @@ use crate::support::{
 
 const REQUESTS: &str = "slm/edge-1/v1/chat/completions";
 const CANCELS: &str = "slm/edge-1/v1/chat/completions/cancel";
+const STATUS: &str = "slm/edge-1/status";
 const REPLIES: &str = "slm/edge-1/reply/device-1";
 /// The longest that an answer may take on a busy machine.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -169,7 +170,7 @@ impl Scene {
         let setup = Setup::new().issuer(&issuer).broker(&broker).with(toml);
         let daemon = Daemon::start(setup);
         let answers = broker.subscribe("slm/edge-1/reply/#");
-        until_connected(&daemon);
+        until_up(&broker);
         Scene {
             issuer,
             broker,
@@ -251,6 +252,17 @@ impl Scene {
             let record = self.audit().into_iter().find(finished)?;
             record["finish"].as_str().map(str::to_owned)
         })
+    }
+}
+
+/// Waits until the daemon listens, and returns what it says.
+fn until_up(broker: &Mosquitto) -> Value {
+    let watcher = broker.subscribe(STATUS);
+    loop {
+        let status = watcher.next(ANSWER).expect("it is retained").json();
+        if status["status"] == "up" {
+            return status;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::support::chat;
 #[test]
 fn a_drain_finishes_what_runs() {
     let mut scene = Scene::start("drain_deadline = \"60s\"");
-    scene.ask("drained", &chat(LONG, 48, true));
+    scene.ask("drained", &chat(LONG, 150, true));
     scene.until_text("drained");
     assert!(scene.daemon.terminate().success());
     assert_eq!(scene.answer("drained").status, 200);
