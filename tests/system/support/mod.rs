@@ -18,7 +18,7 @@ mod wait;
 pub use daemon::{Daemon, Setup, signal};
 pub use http::{Exchange, Response, http, send};
 pub use issuer::{Issuer, claims};
-pub use mqtt::{Message, Mosquitto, Publish, Subscriber};
+pub use mqtt::{Message, Mosquitto, Publish, Subscriber, free_port};
 pub use python::python;
 pub use wait::{exit, run, within};
 
