@@ -16,6 +16,8 @@ const BEGUN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 type Key = [u8; 32];
 /// An attempt key, and the duplicate key that it leads to.
 type Attempt = (Key, Key);
+/// A delivery's key and what is remembered of it.
+type Delivery = (Key, Entry);
 
 /// Keys are `d` + duplicate key → entry, `a` + attempt key → duplicate key.
 #[derive(Debug, Clone)]
@@ -135,7 +137,7 @@ impl Inbox {
     }
 
     /// Attempts with the deliveries that they began, and deliveries.
-    fn all(&self) -> Result<(Vec<Attempt>, Vec<(Key, Entry)>), StoreError> {
+    fn all(&self) -> Result<(Vec<Attempt>, Vec<Delivery>), StoreError> {
         let (mut attempts, mut entries) = (Vec::new(), Vec::new());
         for (name, value) in self.0.tree.range(&[], usize::MAX)? {
             let Some((kind, Ok(key))) = name.split_first().map(|(k, rest)| (k, rest.try_into()))
