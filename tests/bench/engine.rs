@@ -1,6 +1,8 @@
 //! Speed of the engine on the real model: prefill, decode, decode with a long context, load.
 //!
-//! `SLMD_GGUF` names the model's file. Prints `name value unit` lines, then one line of JSON.
+//! `SLMD_GGUF` names the model's file, `--threads N` the worker threads. Prints one line of JSON:
+//! tokens a second, and milliseconds for `load` and `first_token_128`. `tests/bench/run` sets it
+//! beside its peer.
 
 use std::path::{Path, PathBuf};
 
@@ -11,46 +13,36 @@ use slmd::time::instant;
 const RUNS: usize = 5;
 
 fn main() {
-    let mut results = Vec::new();
+    let mut arguments = std::env::args();
+    let threads = arguments.find(|argument| argument == "--threads");
+    let threads = threads.and_then(|_| arguments.next()?.parse().ok());
+    let options = LoadOptions {
+        threads: threads.unwrap_or(1),
+        family: Family::detect(),
+    };
     let bundle = bundle();
-    let threads: &[usize] = if cores() > 1 { &[1, 2] } else { &[1] };
-    for &threads in threads {
-        let options = LoadOptions {
-            threads,
-            family: Family::detect(),
-        };
-        let begin = instant();
-        let model = Model::load(&bundle, &options).expect("the bundle loads");
-        report(
-            &mut results,
-            format!("load_t{threads}"),
-            begin.elapsed().as_secs_f64() * 1e3,
-            "ms",
-        );
-        measure(&mut results, &model, threads);
-    }
-    let json: serde_json::Map<_, _> = results
-        .into_iter()
-        .map(|(name, value)| (name, serde_json::json!(value)))
-        .collect();
-    println!("{}", serde_json::Value::Object(json));
+    let begin = instant();
+    let model = Model::load(&bundle, &options).expect("the bundle loads");
+    let load = begin.elapsed().as_secs_f64() * 1e3;
+    let mut figures = measure(&model);
+    figures.insert("load".to_owned(), load.into());
+    println!("{}", serde_json::Value::Object(figures));
 }
 
-fn measure(results: &mut Vec<(String, f64)>, model: &Model, threads: usize) {
+fn measure(model: &Model) -> serde_json::Map<String, serde_json::Value> {
     let ids: Vec<u32> = (0..1536).map(|i| (i * 97 + 13) % 49_152).collect();
     let mut sequence = model.sequence(2048).expect("a sequence");
+    let mut figures = serde_json::Map::new();
     for count in [128, 512] {
         let seconds = best(&mut sequence, 0, |s| {
             s.feed(&ids[..count]).expect("prefill");
         });
-        report(
-            results,
-            format!("prefill_{count}_t{threads}"),
-            count as f64 / seconds,
-            "tokens/s",
-        );
+        figures.insert(format!("prefill_{count}"), (count as f64 / seconds).into());
+        if count == 128 {
+            figures.insert("first_token_128".to_owned(), (seconds * 1e3).into());
+        }
     }
-    for (context, count) in [(1, 64), (1500, 32)] {
+    for (name, context, count) in [("decode", 1, 64), ("decode_at_1500", 1500, 32)] {
         sequence.reset();
         sequence.feed(&ids[..context]).expect("prefill");
         let seconds = best(&mut sequence, context, |s| {
@@ -58,13 +50,9 @@ fn measure(results: &mut Vec<(String, f64)>, model: &Model, threads: usize) {
                 s.feed(&[*id]).expect("decode");
             }
         });
-        report(
-            results,
-            format!("decode_at_{context}_t{threads}"),
-            count as f64 / seconds,
-            "tokens/s",
-        );
+        figures.insert(name.to_owned(), (count as f64 / seconds).into());
     }
+    figures
 }
 
 fn best(sequence: &mut Sequence, from: usize, mut run: impl FnMut(&mut Sequence)) -> f64 {
@@ -76,15 +64,6 @@ fn best(sequence: &mut Sequence, from: usize, mut run: impl FnMut(&mut Sequence)
             begin.elapsed().as_secs_f64()
         })
         .fold(f64::MAX, f64::min)
-}
-
-fn report(results: &mut Vec<(String, f64)>, name: String, value: f64, unit: &str) {
-    println!("{name} {value:.1} {unit}");
-    results.push((name, value));
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The model as a bundle, imported once.
