@@ -15,7 +15,10 @@ const BAD_CONFIG: i32 = 5;
 
 fn bare(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
-    command.args(args).output().unwrap()
+    command
+        .args(args)
+        .output()
+        .expect("the test's own files and processes work")
 }
 
 fn code(output: &Output) -> i32 {
@@ -94,7 +97,7 @@ fn asking_needs_a_token_and_streams_an_answer() {
 
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
-    fs::write(&token, format!("{}\n", issuer.token(&claims()))).unwrap();
+    fs::write(&token, format!("{}\n", issuer.token(claims()))).unwrap();
     let answered = ask.env("SLMD_TOKEN_FILE", &token).output().unwrap();
     assert_eq!(code(&answered), 0, "{}", err(&answered));
     assert!(!out(&answered).trim().is_empty());
