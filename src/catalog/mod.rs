@@ -20,6 +20,8 @@ const MAX_MANIFEST: u64 = 64 << 10;
 /// Folders looked at by [`Catalog::list`].
 const MAX_BUNDLES: usize = 256;
 const MAX_NAME: usize = 64;
+const MISSING: &str =
+    "not found; import the model with `slmd model import`, or name one of `slmd model list`";
 
 /// A model folder whose manifest has been read and whose files are there with the right sizes.
 #[derive(Debug, Clone)]
@@ -95,7 +97,10 @@ impl Bundle {
     /// Reads the manifest and compares the files' sizes.
     pub fn open(folder: &Path) -> Result<Bundle, BundleError> {
         let path = folder.join(MANIFEST);
-        let bytes = read_bounded(&path, MAX_MANIFEST).map_err(|e| bad(&path, e))?;
+        let bytes = read_bounded(&path, MAX_MANIFEST).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => bad(&path, MISSING),
+            _ => bad(&path, e),
+        })?;
         let manifest = Manifest::parse(&bytes).map_err(|what| bad(&path, what))?;
         if !is_name(&manifest.name) {
             return Err(bad(&path, format!("the name {:?}", manifest.name)));

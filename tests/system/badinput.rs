@@ -46,23 +46,30 @@ fn configuration(folder: &Path, state: &Path, models: &Path) -> PathBuf {
         folder.join("admin.sock"),
     );
     let file = folder.join("slmd.toml");
-    fs::write(&file, text).unwrap();
+    fs::write(&file, text).expect("the test's own files and processes work");
     file
 }
 
 /// The tests' bundle once more, to be broken: links, which are replaced and never written to.
 fn bundle_copy() -> TempDir {
-    let models = tempfile::tempdir_in(target()).unwrap();
+    let models = tempfile::tempdir_in(target()).expect("the test's own files and processes work");
     let (from, to) = (
         target().join("models").join(MODEL),
         models.path().join(MODEL),
     );
     for folder in ["", "onnx"] {
-        fs::create_dir(to.join(folder)).unwrap();
-        for entry in fs::read_dir(from.join(folder)).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_file() {
-                fs::hard_link(entry.path(), to.join(folder).join(entry.file_name())).unwrap();
+        fs::create_dir(to.join(folder)).expect("the test's own files and processes work");
+        for entry in
+            fs::read_dir(from.join(folder)).expect("the test's own files and processes work")
+        {
+            let entry = entry.expect("the test's own files and processes work");
+            if entry
+                .file_type()
+                .expect("the test's own files and processes work")
+                .is_file()
+            {
+                fs::hard_link(entry.path(), to.join(folder).join(entry.file_name()))
+                    .expect("the test's own files and processes work");
             }
         }
     }
@@ -71,10 +78,10 @@ fn bundle_copy() -> TempDir {
 
 /// Puts a changed copy in a file's place.
 fn change(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(file).unwrap();
+    let mut bytes = fs::read(file).expect("the test's own files and processes work");
     change(&mut bytes);
-    fs::remove_file(file).unwrap();
-    fs::write(file, bytes).unwrap();
+    fs::remove_file(file).expect("the test's own files and processes work");
+    fs::write(file, bytes).expect("the test's own files and processes work");
 }
 
 #[test]
@@ -185,8 +192,11 @@ fn a_full_disk_refuses_prompts_until_there_is_room() {
 }
 
 fn index(line: &str) -> u64 {
-    let record: serde_json::Value = serde_json::from_str(line).unwrap();
-    record["index"].as_u64().unwrap()
+    let record: serde_json::Value =
+        serde_json::from_str(line).expect("the test's own files and processes work");
+    record["index"]
+        .as_u64()
+        .expect("the test's own files and processes work")
 }
 
 #[track_caller]
@@ -328,7 +338,7 @@ struct Disk(TempDir);
 
 impl Disk {
     fn new(options: &str) -> Disk {
-        let disk = Disk(tempfile::tempdir().unwrap());
+        let disk = Disk(tempfile::tempdir().expect("the test's own files and processes work"));
         mount(&["-t", "tmpfs", "-o", options, "slmd-test"], disk.path());
         disk
     }
@@ -343,14 +353,18 @@ impl Disk {
 
     /// Leaves no byte.
     fn fill(&self, ballast: &Path) {
-        let mut file = fs::File::create(ballast).unwrap();
+        let mut file = fs::File::create(ballast).expect("the test's own files and processes work");
         let zeros = std::io::copy(&mut std::io::repeat(0), &mut file);
         assert!(zeros.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull));
     }
 }
 
 fn mount(args: &[&str], path: &Path) {
-    let done = Command::new("mount").args(args).arg(path).status().unwrap();
+    let done = Command::new("mount")
+        .args(args)
+        .arg(path)
+        .status()
+        .expect("the test's own files and processes work");
     assert!(done.success(), "mounting a tmpfs needs root");
 }
 

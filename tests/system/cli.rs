@@ -15,7 +15,10 @@ const BAD_CONFIG: i32 = 5;
 
 fn bare(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
-    command.args(args).output().expect("the binary runs")
+    command
+        .args(args)
+        .output()
+        .expect("the test's own files and processes work")
 }
 
 fn code(output: &Output) -> i32 {

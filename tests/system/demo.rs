@@ -27,16 +27,25 @@ fn demo(temporary: &Path) -> Command {
 
 #[track_caller]
 fn assert_nothing_stays(temporary: &Path) {
-    let left: Vec<_> = fs::read_dir(temporary).unwrap().collect();
+    let left: Vec<_> = fs::read_dir(temporary)
+        .expect("the test's own files and processes work")
+        .collect();
     assert!(left.is_empty(), "files stay behind: {left:?}");
-    let place = temporary.to_str().unwrap().as_bytes();
+    let place = temporary
+        .to_str()
+        .expect("the test's own files and processes work")
+        .as_bytes();
     let names_it = |process: &Path| {
         // Children inherit TMPDIR. Processes may end while they are looked at.
         let environment = fs::read(process.join("environ")).unwrap_or_default();
         environment.windows(place.len()).any(|part| part == place)
     };
-    let processes = fs::read_dir("/proc").unwrap();
-    let processes = processes.map(|entry| entry.unwrap().path());
+    let processes = fs::read_dir("/proc").expect("the test's own files and processes work");
+    let processes = processes.map(|entry| {
+        entry
+            .expect("the test's own files and processes work")
+            .path()
+    });
     let left: Vec<_> = processes.filter(|process| names_it(process)).collect();
     assert!(left.is_empty(), "processes stay behind: {left:?}");
 }
@@ -159,7 +168,7 @@ impl Kept {
         let output = self.0.stdout.as_mut().expect("piped above");
         let mut lines = Vec::new();
         for line in BufReader::new(output.by_ref()).lines() {
-            let line = line.unwrap();
+            let line = line.expect("the test's own files and processes work");
             let is_last = last(&line);
             lines.push(line);
             if is_last {

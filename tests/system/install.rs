@@ -39,21 +39,31 @@ fn said(output: &Output) -> String {
 
 /// All files beneath `folder`, by name.
 fn files(folder: &Path, beneath: &Path, found: &mut Vec<(String, u32)>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).expect("the test's own files and processes work") {
+        let path = entry
+            .expect("the test's own files and processes work")
+            .path();
         if path.is_dir() {
             files(&path, beneath, found);
             continue;
         }
-        let name = path.strip_prefix(beneath).unwrap().display().to_string();
-        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        let name = path
+            .strip_prefix(beneath)
+            .expect("the test's own files and processes work")
+            .display()
+            .to_string();
+        let mode = fs::metadata(&path)
+            .expect("the test's own files and processes work")
+            .permissions()
+            .mode()
+            & 0o7777;
         found.push((name, mode));
     }
     found.sort();
 }
 
 fn installed() -> TempDir {
-    let destination = tempfile::tempdir().unwrap();
+    let destination = tempfile::tempdir().expect("the test's own files and processes work");
     install(destination.path());
     destination
 }
