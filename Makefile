@@ -3,6 +3,8 @@
 BUILD := $(or $(CARGO_TARGET_DIR),target)
 SLMD := $(BUILD)/debug/slmd
 DIST := $(BUILD)/dist/slmd
+# What `make install` lays down; another one is taken as it is.
+BIN := $(DIST)
 MODEL := smollm2-135m-instruct
 BUNDLE := target/models/$(MODEL)/slmd.json
 VENV := target/venv/ready
@@ -92,8 +94,8 @@ cross:
 dist $(DIST):
 	cargo build --locked --profile dist
 
-install: $(DIST)
-	install -D -m 755 $(DIST) $(DESTDIR)/usr/bin/slmd
+install: $(BIN)
+	install -D -m 755 $(BIN) $(DESTDIR)/usr/bin/slmd
 	install -d $(DESTDIR)/usr/lib/systemd/system
 	install -m 644 systemd/*.service systemd/*.socket $(DESTDIR)/usr/lib/systemd/system/
 	install -D -m 644 systemd/slmd.sysusers $(DESTDIR)/usr/lib/sysusers.d/slmd.conf

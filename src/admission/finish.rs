@@ -1,7 +1,7 @@
 //! What happens when an answer ends: the record, the refund, and room for the next.
 
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Admission;
 use super::running::RunKey;
@@ -9,6 +9,7 @@ use crate::auth::Permitted;
 use crate::engine::{Prompt, Report};
 use crate::identity::{digest, hex};
 use crate::prompt::RequestId;
+use crate::quota::Quota;
 use crate::reason::{Refusal, RefuseReason};
 use crate::{audit, time};
 
@@ -85,7 +86,6 @@ impl Charge {
         let per_minute = grant.tokens_per_minute.unwrap_or(default);
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let most = prompt_tokens.saturating_add(prompt.max_completion_tokens);
-        let tokens = most.min(per_minute);
         let principal = &grant.principal;
         let key = digest(&[
             principal.issuer.as_bytes(),
@@ -93,21 +93,38 @@ impl Charge {
             principal.client.as_bytes(),
         ]);
         let mut quota = door.0.quota.lock().unwrap_or_else(PoisonError::into_inner);
-        match quota.charge(&key, tokens, per_minute, time::instant()) {
-            Ok(()) => Ok(Charge {
-                door: door.clone(),
-                key,
-                tokens,
-                per_minute,
-                used: 0,
-            }),
-            Err(wait) => Err(Refusal::new(RefuseReason::QuotaExceeded)
-                .detail(format!(
-                    "{tokens} tokens asked for, {per_minute} a minute allowed"
-                ))
-                .retry_after(wait)),
-        }
+        let tokens = charge(&mut quota, &key, most, per_minute, time::instant())?;
+        Ok(Charge {
+            door: door.clone(),
+            key,
+            tokens,
+            per_minute,
+            used: 0,
+        })
     }
+}
+
+/// Takes `most` tokens, or a whole bucket where they are more than that; returns how many.
+fn charge(
+    quota: &mut Quota,
+    key: &[u8; 32],
+    most: u32,
+    per_minute: u32,
+    now: Instant,
+) -> Result<u32, Refusal> {
+    // Of nothing a minute, not even nothing is to be had.
+    let tokens = most.min(per_minute).max(1);
+    let Err(wait) = quota.charge(key, tokens, per_minute, now) else {
+        return Ok(tokens);
+    };
+    let refusal = Refusal::new(RefuseReason::QuotaExceeded).detail(format!(
+        "{tokens} tokens asked for, {per_minute} a minute allowed"
+    ));
+    // What never comes isn't worth waiting for.
+    if wait == Duration::MAX {
+        return Err(refusal);
+    }
+    Err(refusal.retry_after(wait))
 }
 
 /// What wasn't used goes back, on every way out.
@@ -121,5 +138,30 @@ impl Drop for Charge {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         quota.refund(&self.key, unused, self.per_minute, time::instant());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 32] = [7; 32];
+
+    #[test]
+    fn a_large_request_takes_a_whole_bucket_and_says_when_the_next_is_full() {
+        let (mut quota, now) = (Quota::new(8), time::instant());
+        assert_eq!(charge(&mut quota, &KEY, 5000, 60, now), Ok(60));
+        let refused = charge(&mut quota, &KEY, 5000, 60, now).unwrap_err();
+        assert_eq!(refused.retry_after, Some(Duration::from_secs(60)));
+        assert_eq!(refused.status(), 429);
+    }
+
+    #[test]
+    fn of_nothing_a_minute_nothing_is_given_and_no_wait_is_told() {
+        let (mut quota, now) = (Quota::new(8), time::instant());
+        for most in [0, 1, 5000, u32::MAX] {
+            let refused = charge(&mut quota, &KEY, most, 0, now).unwrap_err();
+            assert_eq!((refused.status(), refused.retry_after), (429, None));
+        }
     }
 }

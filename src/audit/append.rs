@@ -56,7 +56,12 @@ impl State {
         }
     }
 
-    /// Everything before `next` is on the disk.
+    /// Everything before this is on the disk.
+    pub(super) fn durable(&self) -> u64 {
+        self.pending.front().map_or(self.next, |first| first.index)
+    }
+
+    /// Notes that everything before `next` is on the disk.
     pub(super) fn settle(&mut self, next: u64) {
         while let Some(pending) = self.pending.pop_front_if(|p| p.index < next) {
             self.pending_bytes -= pending.json.len();

@@ -151,12 +151,24 @@ impl Log {
         self.0.sync()
     }
 
-    /// Up to `limit` records with index ≥ `from`, and no more than 256.
+    /// Up to `limit` records with index ≥ `from`, and no more than 256. All are durable: what
+    /// somebody has read must not be gone, or another, after a power cut. Blocks.
     pub fn read(&self, from: u64, limit: usize) -> Result<Vec<Record>, AuditError> {
-        let pairs = self
+        let mut pairs = self
             .0
             .records
             .range(&from.to_be_bytes(), limit.min(MAX_READ))?;
+        if let Some((last, _)) = pairs.last()
+            && append::index_of(last)? >= self.state().durable()
+        {
+            let synced = self.0.sync();
+            // On a full disk all but the last second's records can still be read.
+            let durable = self.state().durable().to_be_bytes();
+            pairs.retain(|(key, _)| key[..] < durable[..]);
+            if pairs.is_empty() {
+                synced?;
+            }
+        }
         pairs
             .iter()
             .map(|(key, json)| append::parse(key, json))

@@ -1,6 +1,7 @@
 //! `slmd status` and `slmd reload`.
 
 use clap::Args;
+use serde_json::Value;
 use ureq::http::Method;
 
 use super::exit::Done;
@@ -21,7 +22,12 @@ pub(super) struct Reload {}
 impl Status {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let status = global.admin()?.get("/status")?.json()?;
-        output::show(global, &status)
+        if global.json {
+            return output::show(global, &status);
+        }
+        human(&status)
+            .iter()
+            .try_for_each(|text| output::line(text))
     }
 }
 
@@ -30,5 +36,177 @@ impl Reload {
         let admin = global.admin()?;
         let reloaded = admin.send(Method::POST, "/reload", None, Vec::new())?;
         output::show(global, &reloaded.json()?)
+    }
+}
+
+/// What an operator looks for first comes first.
+fn human(status: &Value) -> Vec<String> {
+    let ready = match status["not_ready_because"].as_str() {
+        Some(why) => format!("not ready: {}", output::printable(why)),
+        None => "ready".to_owned(),
+    };
+    let clock = &status["clock"];
+    let synchronised = match clock["synchronised"].as_bool() {
+        Some(true) => "synchronised",
+        _ => "not synchronised",
+    };
+    let mut lines = vec![
+        ready,
+        format!(
+            "slmd {} on {}, up {}",
+            text(&status["version"]),
+            text(&status["device"]),
+            span(&status["uptime_seconds"])
+        ),
+        format!("clock: {}, {synchronised}", text(&clock["now"])),
+        format!(
+            "engine: {} running, {} waiting",
+            status["engine"]["running"], status["engine"]["waiting"]
+        ),
+        format!("mqtt: {}", mqtt(&status["mqtt"])),
+        format!("audit: next record {}", status["audit"]["next_index"]),
+    ];
+    // Decisions never go back before the floor.
+    let now = text(&clock["now"]).max(text(&clock["floor"]));
+    for realm in status["realms"].as_array().into_iter().flatten() {
+        push_realm(&mut lines, realm, &now);
+    }
+    lines
+}
+
+fn mqtt(status: &Value) -> String {
+    let state = match status["connected"].as_bool() {
+        None => return "not configured".to_owned(),
+        Some(true) => "connected",
+        Some(false) => "not connected",
+    };
+    let reconnects = match status["reconnects"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(count) => format!(", {count} reconnect(s)"),
+    };
+    match status["problem"].as_str() {
+        Some(problem) => format!("{state}{reconnects}: {}", output::printable(problem)),
+        None => format!("{state}{reconnects}"),
+    }
+}
+
+fn push_realm(lines: &mut Vec<String>, realm: &Value, now: &str) {
+    let name = text(&realm["name"]);
+    lines.push(format!("realm {name}: {}", text(&realm["issuer"])));
+    for endpoint in realm["endpoints"].as_array().into_iter().flatten() {
+        let (client, model) = (text(&endpoint["client_id"]), text(&endpoint["model"]));
+        lines.push(format!("  endpoint {client}: model {model}"));
+    }
+    let keys = realm["keys"].as_array().map_or(&[][..], Vec::as_slice);
+    if keys.is_empty() {
+        lines.push(format!(
+            "  no keys: every token is refused; run slmd keys pin {name} FILE"
+        ));
+        return;
+    }
+    for key in keys {
+        lines.push(format!(
+            "  key {} (kid {})",
+            text(&key["thumbprint"]),
+            text(&key["kid"])
+        ));
+    }
+    lines.push(format!(
+        "  keys confirmed {} ago",
+        span(&realm["keys_age_seconds"])
+    ));
+    for (scope, stops_at) in realm["scope_stops_at"].as_object().into_iter().flatten() {
+        let stops_at = text(stops_at);
+        // Times of one format and zone: their order as text is their order.
+        lines.push(if stops_at.as_str() <= now {
+            format!("  {scope} has stopped at {stops_at}: the keys are too old; pin them again")
+        } else {
+            format!("  {scope} stops at {stops_at} unless the keys are confirmed")
+        });
+    }
+}
+
+fn text(value: &Value) -> String {
+    output::printable(value.as_str().unwrap_or("?"))
+}
+
+/// Seconds in the two largest units that matter.
+fn span(seconds: &Value) -> String {
+    let Some(seconds) = seconds.as_u64() else {
+        return "?".to_owned();
+    };
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{human, span};
+    use serde_json::json;
+
+    #[test]
+    fn the_whole_status_for_people() {
+        let status = json!({
+            "version": "1.2.3",
+            "device": "edge-1",
+            "ready": false,
+            "not_ready_because": "draining",
+            "uptime_seconds": 3700,
+            "clock": {
+                "now": "2026-01-01T00:00:00.000Z",
+                "floor": "2026-01-02T00:00:00.000Z",
+                "synchronised": false,
+            },
+            "engine": {"running": 1, "waiting": 2},
+            "mqtt": {"connected": false, "problem": "refused\u{1b}", "reconnects": 3},
+            "audit": {"next_index": 9},
+            "realms": [
+                {
+                    "name": "dev",
+                    "issuer": "https://k/dev",
+                    "endpoints": [{"client_id": "slm", "model": "small"}],
+                    "keys": [{"kid": "a", "thumbprint": "t"}],
+                    "keys_age_seconds": 90_000,
+                    "scope_stops_at": {
+                        "read": "2026-01-03T00:00:00.000Z",
+                        "write": "2026-01-01T12:00:00.000Z",
+                    },
+                },
+                {"name": "prod", "issuer": "https://k/prod", "keys": [], "endpoints": []},
+            ],
+        });
+        let expected = "\
+not ready: draining
+slmd 1.2.3 on edge-1, up 1 h 1 min
+clock: 2026-01-01T00:00:00.000Z, not synchronised
+engine: 1 running, 2 waiting
+mqtt: not connected, 3 reconnect(s): refused\u{fffd}
+audit: next record 9
+realm dev: https://k/dev
+  endpoint slm: model small
+  key t (kid a)
+  keys confirmed 1 d 1 h ago
+  read stops at 2026-01-03T00:00:00.000Z unless the keys are confirmed
+  write has stopped at 2026-01-01T12:00:00.000Z: the keys are too old; pin them again
+realm prod: https://k/prod
+  no keys: every token is refused; run slmd keys pin prod FILE";
+        assert_eq!(human(&status).join("\n"), expected);
+    }
+
+    #[test]
+    fn spans_are_short() {
+        for (seconds, expected) in [
+            (59, "59 s"),
+            (61, "1 min 1 s"),
+            (7200, "2 h 0 min"),
+            (90_061, "1 d 1 h"),
+        ] {
+            assert_eq!(span(&json!(seconds)), expected);
+        }
     }
 }

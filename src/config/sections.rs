@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::read::{Problems, Section};
 use super::value::{
-    broker, count, duration, kernels, log_filter, path, size, socket_path, text, topic_level,
+    broker, count, duration, kernels, log_filter, path, show_size, size, socket_path, text,
+    topic_level,
 };
 use super::{Config, realm};
 use crate::identity::{Identity, host_name};
@@ -18,6 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
+const AUDIT_LEAST: u64 = 16 << 20;
 
 pub(super) fn config(root: &mut Section<'_>, warnings: &Problems<'_>) -> Option<Config> {
     let identity = identity(root);
@@ -120,10 +122,24 @@ fn admission(section: &mut Section<'_>) -> admission::Settings {
 
 fn audit(section: &mut Section<'_>) -> audit::Settings {
     audit::Settings {
-        max_bytes: section.or("max_size", size(1 << 20, 1 << 40), 64 << 20),
+        max_bytes: section.or("max_size", audit_size, 64 << 20),
         retention: section.or("retention", duration(HOUR, 3650 * DAY), 90 * DAY),
         refusals_per_minute: section.or("refusals_per_minute", count(1, 100_000), 60),
     }
+}
+
+/// Small caps would be the database's own overhead and hold next to no records.
+fn audit_size(value: &toml::de::DeValue<'_>) -> Result<u64, String> {
+    let bytes = size(0, 1 << 40)(value)?;
+    if bytes >= AUDIT_LEAST {
+        return Ok(bytes);
+    }
+    Err(format!(
+        "is {}, of which the database's own overhead would leave next to nothing for records; \
+         give it at least {}",
+        show_size(bytes),
+        show_size(AUDIT_LEAST)
+    ))
 }
 
 /// The broker's settings and where its password came from; `None` without a usable URL.

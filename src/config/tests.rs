@@ -90,6 +90,15 @@ client_id = "other"
 }
 
 #[test]
+fn the_audit_log_needs_more_than_the_databases_overhead() {
+    let sized = |size: &str| Config::parse(&with(&format!("[audit]\nmax_size = \"{size}\"\n")));
+    let found = sized("15 MiB").unwrap_err()[0].to_string();
+    assert!(found.contains("audit.max_size: is 15 MiB"), "{found}");
+    assert!(found.contains("at least 16 MiB"), "{found}");
+    assert_eq!(sized("16 MiB").unwrap().audit.max_bytes, 16 << 20);
+}
+
+#[test]
 fn broken_syntax_is_told_line_by_line() {
     let found = problems("device = \nlog = \"info\nstate_dir = \"/x\"\n[http\n");
     assert!(found.len() >= 2, "{found:#?}");

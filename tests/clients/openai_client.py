@@ -9,9 +9,11 @@ import os
 import sys
 
 import httpx2
+import noted
 import openai
 
-PROMPT = [{"role": "user", "content": "Name three colours of the rainbow, please."}]
+PROMPT = noted.messages([{"role": "user", "content": "Name three colours of the rainbow, please."}])
+MORE = noted.messages([{"role": "user", "content": "And three more of them, if you can?"}])
 
 
 def client(socket, token):
@@ -67,7 +69,7 @@ def conversation(api):
     earlier = first.choices[0].message.model_dump()
     api.chat.completions.create(
         model="slm",
-        messages=PROMPT + [earlier, {"role": "user", "content": "And three more of them?"}],
+        messages=PROMPT + [earlier] + MORE,
         max_completion_tokens=4,
         temperature=0,
     )
@@ -117,7 +119,7 @@ def errors(api, expired, roleless):
         ask(api, response_format={"type": "json_object"}),
         "response_format",
     )
-    long = [{"role": "user", "content": "over and over " * 4000}]
+    long = noted.messages([{"role": "user", "content": "over and over " * 4000}])
     refused(openai.BadRequestError, 400, "context_length_exceeded", ask(api, messages=long))
 
 

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::support::{Daemon, Issuer, Setup, claims};
+use crate::support::{Daemon, Issuer, Setup, claims, secrets};
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
@@ -86,7 +86,9 @@ fn asking_needs_a_token_and_streams_an_answer() {
     let socket = daemon.socket();
     let mut ask = daemon.binary();
     ask.args(["ask", "--temperature", "0", "--max-tokens", "8", "--socket"]);
-    ask.arg(&socket).arg("What is the capital of France?");
+    let prompt = "What is the capital of France?";
+    secrets::prompt(prompt);
+    ask.arg(&socket).arg(prompt);
     ask.env_remove("SLMD_TOKEN").env_remove("SLMD_TOKEN_FILE");
     let refused = ask.output().unwrap();
     assert_eq!(code(&refused), REFUSED);

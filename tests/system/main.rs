@@ -6,9 +6,13 @@
 // A test binary exports nothing: `pub` is between its own modules.
 #![allow(unreachable_pub)]
 
+mod badinput;
 mod cli;
 mod crash;
+mod demo;
 mod http;
+mod install;
+mod mqtt;
 mod readme;
 mod secrets;
 mod support;

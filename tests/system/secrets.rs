@@ -4,59 +4,86 @@
 //! test adds the awkward cases itself and searches whatever is there; `make test` runs it once
 //! more after all others.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
 use crate::support::{Daemon, Issuer, Setup, chat, claims, http, secrets};
 
-/// As much of a signature as must never be in a log.
-const WINDOW: usize = 20;
+/// By so many bytes a needle is looked up. Shorter ones aren't noted.
+const KEY: usize = 16;
+/// Starts of a token's needles, so that any `KEY + STRIDE - 1` characters of it in a row are found.
+const STRIDE: usize = 8;
+/// As much of a prompt's beginning as must never be in a log.
+const BEGINNING: usize = 24;
 
 #[test]
 fn no_log_holds_a_token_or_a_prompt() {
     provoke();
     let needles = Needles::read();
-    assert!(!needles.signatures.is_empty() && !needles.texts.is_empty());
-    let mut searched = 0;
-    for entry in fs::read_dir(secrets::folder()).expect("the folder of logs") {
-        let path = entry.expect("a folder entry").path();
-        if path.extension().is_some_and(|extension| extension == "log") {
-            let log = fs::read(&path).expect("a log is readable");
-            let log = String::from_utf8_lossy(&log);
-            for (number, line) in log.lines().enumerate() {
-                let found = needles.find(line);
-                assert!(
-                    found.is_none(),
-                    "{}:{}: a {} is in the log",
-                    path.display(),
-                    number + 1,
-                    found.unwrap_or_default()
-                );
-            }
-            searched += log.lines().count();
-        }
+    for kind in ["token", "prompt"] {
+        assert!(needles.count(kind) > 0, "the support noted no {kind}");
     }
-    assert!(
-        searched > 100,
-        "the daemons of the tests log at trace level"
-    );
+    let lines = search(&secrets::folder(), &needles).unwrap_or_else(|found| panic!("{found}"));
+    assert!(lines > 100, "the daemons of the tests log at trace level");
 }
 
 #[test]
-fn the_search_finds_what_it_looks_for() {
-    let notes = [
-        r#"{"kind":"token","text":"aa.bb.abcdefghijklmnopqrstuvwxyz0123456789"}"#,
-        r#"{"kind":"prompt","text":"say \"nothing\" to anyone"}"#,
-    ];
-    let needles = Needles::parse(&notes.join("\n"));
-    assert_eq!(needles.find("token=ghijklmnopqrstuvwxyz"), Some("token"));
-    assert_eq!(needles.find("token=ghijklmnopqrstuvwxy"), None);
-    assert_eq!(needles.find(r#"{say "nothing" to anyone}"#), Some("prompt"));
-    assert_eq!(needles.find(r#"say \"nothing\" to anyone"#), Some("prompt"));
-    let bytes: Vec<u8> = b"say \"nothing\" to anyone".to_vec();
-    assert_eq!(needles.find(&format!("payload: {bytes:?}")), Some("prompt"));
+fn a_planted_secret_is_found() {
+    let issuer = Issuer::new("ES256", "secrets-2");
+    let token = issuer.token(claims());
+    let prompt = "Never tell \"anyone\" what this planted sentence says.";
+    secrets::body(chat(prompt, 1, false).as_bytes());
+    let needles = Needles::read();
+    let (_, signature) = token.rsplit_once('.').expect("a token has three parts");
+    let payload = token.split('.').nth(1).expect("a token has three parts");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = folder.path().join("planted.log");
+    let search_in = |line: &str| {
+        let text = format!("TRACE all is well\n{line}\nTRACE so it goes\n");
+        fs::write(&log, text).expect("a temporary file");
+        search(folder.path(), &needles)
+    };
+    assert_eq!(search_in("TRACE nothing"), Ok(3));
+    assert_eq!(search_in(&format!("kid={}", &signature[..15])), Ok(3));
+    for (line, kind) in [
+        (token.clone(), "token"),
+        (format!("token={}", &signature[13..36]), "token"),
+        (format!("claims={}...", &payload[100..140]), "token"),
+        (format!("{:?}", signature.as_bytes()), "token"),
+        (format!("body: {prompt}"), "prompt"),
+        (format!("body: {prompt:?}"), "prompt"),
+        (format!("payload: {:?}", prompt.as_bytes()), "prompt"),
+        (format!("{}...", &prompt[..BEGINNING]), "prompt"),
+    ] {
+        let found = search_in(&line).expect_err("a planted secret isn't found");
+        assert!(
+            found.contains("planted.log:2") && found.contains(kind),
+            "{found}"
+        );
+    }
+}
+
+/// The number of lines in the folder's logs, or where a secret is in one.
+fn search(folder: &Path, needles: &Needles) -> Result<usize, String> {
+    let mut searched = 0;
+    for entry in fs::read_dir(folder).expect("the folder of logs") {
+        let path = entry.expect("a folder entry").path();
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let log = fs::read(&path).expect("a log is readable");
+        for (index, line) in log.split_inclusive(|byte| *byte == b'\n').enumerate() {
+            if let Some(kind) = needles.find(line) {
+                let (path, number) = (path.display(), index + 1);
+                return Err(format!("{path}:{number}: a {kind} is in the log"));
+            }
+            searched += 1;
+        }
+    }
+    Ok(searched)
 }
 
 /// Good and bad tokens, and bodies that can't be read, each with a secret in it.
@@ -85,54 +112,79 @@ fn provoke() {
     assert!((400..500).contains(&response.status), "{}", response.status);
 }
 
-struct Needles {
-    /// Every stretch of [`WINDOW`] characters of every token's signature.
-    signatures: HashSet<String>,
-    /// Kind and text: plain, as in JSON, and as Debug prints bytes.
-    texts: Vec<(String, String)>,
-}
+/// What must not be found: kind and text by the text's first bytes.
+#[derive(Default)]
+struct Needles(HashMap<[u8; KEY], Vec<(String, Vec<u8>)>>);
 
 impl Needles {
     fn read() -> Needles {
-        Needles::parse(&fs::read_to_string(secrets::notes()).expect("the tests noted secrets"))
-    }
-
-    fn parse(notes: &str) -> Needles {
-        let mut signatures = HashSet::new();
-        let mut texts = HashSet::new();
+        let notes = fs::read_to_string(secrets::notes()).expect("the tests noted secrets");
+        let mut needles = Needles::default();
         for line in notes.lines() {
             let note: Value = serde_json::from_str(line).expect("a note is JSON");
-            let (kind, text) = (&note["kind"], note["text"].as_str().expect("a text"));
-            if kind == "token" {
-                let signature = text.rsplit('.').next().unwrap_or_default();
-                let windows = signature.as_bytes().windows(WINDOW);
-                signatures.extend(windows.map(|w| String::from_utf8_lossy(w).into_owned()));
-                continue;
-            }
-            let kind = kind.as_str().expect("a kind");
-            let json = Value::from(text).to_string();
-            let bytes = format!("{:?}", text.as_bytes());
-            for form in [text, json.trim_matches('"'), bytes.trim_matches(['[', ']'])] {
-                texts.insert((kind.to_owned(), form.to_owned()));
+            let (kind, text) = (note["kind"].as_str(), note["text"].as_str());
+            let (kind, text) = (kind.expect("a kind"), text.expect("a text"));
+            match kind {
+                "token" => needles.add_token(text),
+                _ => needles.add_text(kind, text),
             }
         }
-        let texts = texts.into_iter().collect();
-        Needles { signatures, texts }
+        needles
+    }
+
+    /// Claims and signature; a header is no secret.
+    fn add_token(&mut self, token: &str) {
+        for part in token.split('.').skip(1) {
+            let windows = part.as_bytes().windows(KEY).step_by(STRIDE);
+            windows.for_each(|window| self.add("token", window));
+        }
+        let signature = token.rsplit('.').next().unwrap_or_default();
+        self.add(
+            "token",
+            &debug(&signature.as_bytes()[..KEY.min(signature.len())]),
+        );
+    }
+
+    /// Plain, as in JSON, and as Debug prints bytes.
+    fn add_text(&mut self, kind: &str, text: &str) {
+        let json = Value::from(text).to_string();
+        let json = json.trim_matches('"').as_bytes();
+        let beginning = |bytes: &[u8]| bytes[..BEGINNING.min(bytes.len())].to_vec();
+        let plain = beginning(text.as_bytes());
+        self.add(kind, &debug(&plain));
+        self.add(kind, &plain);
+        self.add(kind, &beginning(json));
+    }
+
+    fn add(&mut self, kind: &str, text: &[u8]) {
+        let Some(key) = text.first_chunk::<KEY>() else {
+            return;
+        };
+        let same_key = self.0.entry(*key).or_default();
+        if !same_key.iter().any(|(_, known)| known == text) {
+            same_key.push((kind.to_owned(), text.to_owned()));
+        }
+    }
+
+    fn count(&self, kind: &str) -> usize {
+        let all = self.0.values().flatten();
+        all.filter(|(known, _)| known == kind).count()
     }
 
     /// What kind of secret the line holds.
-    fn find(&self, line: &str) -> Option<&str> {
-        let base64 = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let token = line.split(|c| !base64(c)).any(|run| {
-            let windows = run.as_bytes().windows(WINDOW);
-            windows
-                .filter_map(|w| std::str::from_utf8(w).ok())
-                .any(|w| self.signatures.contains(w))
-        });
-        if token {
-            return Some("token");
-        }
-        let found = self.texts.iter().find(|(_, text)| line.contains(text));
-        found.map(|(kind, _)| kind.as_str())
+    fn find(&self, line: &[u8]) -> Option<&str> {
+        line.windows(KEY).enumerate().find_map(|(at, key)| {
+            let same_key = self.0.get(key)?;
+            let found = same_key
+                .iter()
+                .find(|(_, text)| line[at..].starts_with(text));
+            found.map(|(kind, _)| kind.as_str())
+        })
     }
+}
+
+/// The bytes as Debug prints a list of them, without its brackets.
+fn debug(bytes: &[u8]) -> Vec<u8> {
+    let list = format!("{bytes:?}");
+    list.trim_matches(['[', ']']).as_bytes().to_vec()
 }

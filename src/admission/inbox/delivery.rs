@@ -16,6 +16,13 @@ use crate::time::{self, Timestamp};
 /// A request that is begun twice and not finished isn't tried again.
 const MOST_ATTEMPTS: u32 = 2;
 
+/// Pauses before what could not be written is tried again: a full disk may have been trimmed.
+const WRITE_AGAIN: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+];
+
 /// Whether answers for this grant may go where the message wants them, and topic and token agree.
 pub type ReplyCheck = Box<dyn FnOnce(&Grant) -> Result<(), Refusal> + Send>;
 
@@ -219,7 +226,8 @@ impl Begin {
 }
 
 impl Ticket {
-    /// Persists that the request is finished and answered. Durable when this returns.
+    /// Persists that the request is finished and answered. Durable when this returns; where it
+    /// fails, in spite of being tried again, the request must stay unacknowledged.
     pub async fn answered(self, text: String, outcome: Outcome) -> Result<(), StoreError> {
         let state = State::Answered(StoredAnswer {
             request_id: self.request_id.clone(),
@@ -247,9 +255,21 @@ impl Ticket {
             touched: time::now(),
             ..self.begin.entry.clone()
         };
+        // The claim ends only when the entry is on record, or given up.
+        let ticket = Arc::new(self);
+        for pause in WRITE_AGAIN {
+            match ticket.write(&entry).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::warn!(%error, "a delivery is to be recorded again"),
+            }
+            tokio::time::sleep(pause).await;
+        }
+        ticket.write(&entry).await
+    }
+
+    async fn write(self: &Arc<Ticket>, entry: &Entry) -> Result<(), StoreError> {
+        let (ticket, entry) = (Arc::clone(self), entry.clone());
         let written = tokio::task::spawn_blocking(move || {
-            // The claim ends only when the entry is on record.
-            let ticket = self;
             ticket.begin.inbox.put_durably(&ticket.begin.key, &entry)
         });
         let lost = |_| Err(StoreError::Io("the writing task ended early".to_owned()));

@@ -13,6 +13,10 @@ use crate::time::Timestamp;
 /// likely to keep the session that would bring it again.
 const BEGUN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
+type Key = [u8; 32];
+/// An attempt key, and the duplicate key that it leads to.
+type Attempt = (Key, Key);
+
 /// Keys are `d` + duplicate key → entry, `a` + attempt key → duplicate key.
 #[derive(Debug, Clone)]
 pub(in crate::admission) struct Inbox(Arc<Shelf>);
@@ -22,14 +26,14 @@ struct Shelf {
     tree: Tree,
     store: Store,
     /// Deliveries between their claim and their answer, in this process.
-    busy: Mutex<BTreeSet<[u8; 32]>>,
+    busy: Mutex<BTreeSet<Key>>,
 }
 
 /// A delivery claimed by this process; dropped, it may be claimed again.
 #[derive(Debug)]
 pub(super) struct Busy {
     shelf: Arc<Shelf>,
-    key: [u8; 32],
+    key: Key,
 }
 
 impl Drop for Busy {
@@ -97,9 +101,9 @@ impl Inbox {
         now: Timestamp,
         settings: &Settings,
     ) -> Result<(), StoreError> {
-        let mut kept = self.entries()?;
-        kept.sort_by_key(|(_, entry)| entry.touched);
-        let mut excess = kept.len().saturating_sub(settings.duplicates);
+        let (attempts, mut entries) = self.all()?;
+        entries.sort_by_key(|(_, entry)| entry.touched);
+        let mut excess = entries.len().saturating_sub(settings.duplicates);
         let busy = self
             .0
             .busy
@@ -107,7 +111,8 @@ impl Inbox {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let mut batch = Batch::default();
-        for (key, entry) in kept {
+        let mut kept = BTreeSet::new();
+        for (key, entry) in entries {
             let window = match entry.state {
                 State::Begun => BEGUN_KEPT,
                 State::Answered(_) => settings.duplicate_window,
@@ -116,19 +121,34 @@ impl Inbox {
             if old && !busy.contains(&key) {
                 excess = excess.saturating_sub(1);
                 batch.remove(&named(b'd', &key));
-                batch.remove(&named(b'a', &entry.attempt_key));
+            } else {
+                kept.insert((entry.attempt_key, key));
+            }
+        }
+        // Also the attempts whose place a later one has taken.
+        for (attempt, key) in attempts {
+            if !kept.contains(&(attempt, key)) {
+                batch.remove(&named(b'a', &attempt));
             }
         }
         self.0.tree.apply(batch)
     }
 
-    fn entries(&self) -> Result<Vec<([u8; 32], Entry)>, StoreError> {
-        let pairs = self.0.tree.range(b"d", usize::MAX)?;
-        let parsed = pairs.iter().filter_map(|(key, value)| {
-            let key = key.strip_prefix(b"d")?.try_into().ok()?;
-            Some((key, serde_json::from_slice(value).ok()?))
-        });
-        Ok(parsed.collect())
+    /// Attempts with the deliveries that they began, and deliveries.
+    fn all(&self) -> Result<(Vec<Attempt>, Vec<(Key, Entry)>), StoreError> {
+        let (mut attempts, mut entries) = (Vec::new(), Vec::new());
+        for (name, value) in self.0.tree.range(&[], usize::MAX)? {
+            let Some((kind, Ok(key))) = name.split_first().map(|(k, rest)| (k, rest.try_into()))
+            else {
+                continue;
+            };
+            if *kind == b'a' {
+                attempts.extend(value.try_into().map(|delivery| (key, delivery)));
+            } else {
+                entries.extend(serde_json::from_slice(&value).map(|entry| (key, entry)));
+            }
+        }
+        Ok((attempts, entries))
     }
 }
 
@@ -136,4 +156,158 @@ fn named(kind: u8, key: &[u8; 32]) -> [u8; 33] {
     let mut name = [kind; 33];
     name[1..].copy_from_slice(key);
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::super::entry::StoredAnswer;
+    use super::*;
+    use crate::auth::Clock;
+    use crate::prompt::{Finish, RequestId, Usage};
+
+    const START: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn open() -> (TempDir, Inbox) {
+        let folder = tempfile::tempdir().unwrap();
+        let inbox = Inbox::open(&Store::open(folder.path()).unwrap()).unwrap();
+        (folder, inbox)
+    }
+
+    fn settings(duplicates: usize) -> Settings {
+        Settings {
+            answer_buffer: 64,
+            default_deadline: Duration::from_secs(300),
+            duplicate_window: Duration::from_secs(600),
+            duplicates,
+            tokens_per_minute: 20_000,
+        }
+    }
+
+    fn begun(n: u8, secs: u64) -> Entry {
+        let touched = after(secs);
+        let clock = Clock {
+            now: touched,
+            floor: START,
+            synchronised: true,
+        };
+        Entry {
+            state: State::Begun,
+            attempts: 1,
+            clock: clock.into(),
+            touched,
+            attempt_key: [n | 0x80; 32],
+        }
+    }
+
+    fn answered(n: u8, secs: u64) -> Entry {
+        let state = State::Answered(StoredAnswer {
+            request_id: RequestId::random(),
+            model: "slm".to_owned(),
+            created: START,
+            text: format!("answer {n}"),
+            finish: Finish::Stop,
+            usage: Usage::default(),
+        });
+        Entry {
+            state,
+            ..begun(n, secs)
+        }
+    }
+
+    fn after(secs: u64) -> Timestamp {
+        START.saturating_add(Duration::from_secs(secs))
+    }
+
+    /// The deliveries that are left; each has its own attempt and no other is left.
+    fn left(inbox: &Inbox) -> Vec<u8> {
+        let (attempts, entries) = inbox.all().unwrap();
+        assert_eq!(attempts.len(), entries.len());
+        for (key, entry) in &entries {
+            assert_eq!(inbox.by_attempt(&entry.attempt_key).unwrap(), Some(*key));
+        }
+        entries.iter().map(|(key, _)| key[0]).collect()
+    }
+
+    #[test]
+    fn one_claim_at_a_time() {
+        let (_folder, inbox) = open();
+        let busy = inbox.claim([1; 32]).unwrap();
+        assert!(inbox.claim([1; 32]).is_none());
+        assert!(inbox.clone().claim([1; 32]).is_none());
+        assert!(inbox.claim([2; 32]).is_some());
+        drop(busy);
+        assert!(inbox.claim([1; 32]).is_some());
+    }
+
+    #[test]
+    fn what_was_put_durably_survives() {
+        let (folder, inbox) = open();
+        inbox.put_durably(&[1; 32], &answered(1, 0)).unwrap();
+        drop(inbox);
+        let inbox = Inbox::open(&Store::open(folder.path()).unwrap()).unwrap();
+        let entry = inbox.get(&[1; 32]).unwrap().unwrap();
+        assert!(matches!(entry.state, State::Answered(answer) if answer.text == "answer 1"));
+        assert_eq!(entry.attempts, 1);
+        assert_eq!(inbox.by_attempt(&[0x81; 32]).unwrap(), Some([1; 32]));
+        assert!(inbox.get(&[2; 32]).unwrap().is_none());
+        assert_eq!(inbox.by_attempt(&[1; 32]).unwrap(), None);
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_its_window_and_a_beginning_for_a_day() {
+        let (_folder, inbox) = open();
+        inbox.put(&[1; 32], &answered(1, 0)).unwrap();
+        inbox.put(&[2; 32], &answered(2, 1)).unwrap();
+        inbox.put(&[3; 32], &begun(3, 0)).unwrap();
+        inbox.prune(after(600), &settings(8)).unwrap();
+        assert_eq!(left(&inbox), [1, 2, 3]);
+        inbox.prune(after(601), &settings(8)).unwrap();
+        assert_eq!(left(&inbox), [2, 3]);
+        inbox.prune(after(86_400), &settings(8)).unwrap();
+        assert_eq!(left(&inbox), [3]);
+        inbox.prune(after(86_401), &settings(8)).unwrap();
+        assert!(left(&inbox).is_empty());
+        // A clock that was set back forgets nothing early.
+        inbox.put(&[4; 32], &answered(4, 5000)).unwrap();
+        inbox.prune(START, &settings(8)).unwrap();
+        assert_eq!(left(&inbox), [4]);
+    }
+
+    #[test]
+    fn beyond_the_bound_the_oldest_go_but_never_what_runs() {
+        let (_folder, inbox) = open();
+        for n in 1..=5 {
+            let entry = if n % 2 == 0 { answered } else { begun };
+            // In another order than that of their keys.
+            let touched = u64::from(n * 3 % 5);
+            inbox.put(&[n; 32], &entry(n, touched)).unwrap();
+        }
+        let oldest = inbox.claim([5; 32]).unwrap();
+        inbox.prune(after(10), &settings(3)).unwrap();
+        assert_eq!(left(&inbox), [1, 3, 5]);
+        inbox.prune(after(10), &settings(0)).unwrap();
+        assert_eq!(left(&inbox), [5]);
+        inbox.prune(after(1_000_000), &settings(8)).unwrap();
+        assert_eq!(left(&inbox), [5], "what runs stays however long it takes");
+        drop(oldest);
+        inbox.prune(after(1_000_000), &settings(8)).unwrap();
+        assert!(left(&inbox).is_empty());
+    }
+
+    #[test]
+    fn an_attempt_with_a_fresh_token_replaces_the_one_before() {
+        let (_folder, inbox) = open();
+        inbox.put(&[1; 32], &begun(1, 0)).unwrap();
+        let again = Entry {
+            attempts: 2,
+            ..begun(2, 1)
+        };
+        inbox.put(&[1; 32], &again).unwrap();
+        inbox.prune(after(2), &settings(8)).unwrap();
+        assert_eq!(left(&inbox), [1]);
+        assert_eq!(inbox.get(&[1; 32]).unwrap().unwrap().attempts, 2);
+        assert_eq!(inbox.by_attempt(&[0x81; 32]).unwrap(), None);
+    }
 }

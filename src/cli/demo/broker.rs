@@ -90,6 +90,9 @@ impl Broker {
         Err(Failure::failed("no whole answer came over MQTT"))
     }
 
+    /// The token is an argument here, which every user of the machine could read: mosquitto_pub
+    /// takes properties in no other way (its file of options splits a line into two words only).
+    /// It is good for the demo's own daemon alone, whose key dies with it.
     fn send(&self, question: &Question<'_>) -> Done {
         let authorization = format!("Bearer {}", question.token.expose());
         let mut publisher = Command::new(find("mosquitto_pub")?);

@@ -61,17 +61,20 @@ impl Demo {
         let result = runtime.block_on(async {
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
+            let mut hangup = signal(SignalKind::hangup())?;
             let steps = tokio::task::spawn_blocking(move || steps::run(&demo, &shop));
             let interrupted = || Failure::new(Exit::Interrupted, "interrupted");
             tokio::select! {
                 done = steps => done.map_err(Failure::failed)??,
                 _ = interrupt.recv() => return Err(interrupted()),
                 _ = terminate.recv() => return Err(interrupted()),
+                _ = hangup.recv() => return Err(interrupted()),
             }
             if self.keep {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
                 }
             }
             Ok(())

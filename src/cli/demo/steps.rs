@@ -20,8 +20,8 @@ use crate::time::now;
 const DEVICE: &str = "demo";
 const MODEL: &str = "smollm2-135m-instruct";
 /// A small model answers this rightly by a clear margin, greedily.
-const SYSTEM: &str = "You are a helpful assistant. Answer in one short sentence.";
-const QUESTION: &str = "What is the capital of France?";
+const SYSTEM: &str = "You answer questions about geography in one short sentence.";
+const QUESTION: &str = "What is the capital city of France?";
 const RIGHT: &str = "Paris";
 /// Until the model is checked and mapped on a slow disk.
 const START: Duration = Duration::from_secs(120);
@@ -162,7 +162,7 @@ impl<'a> Stage<'a> {
   export SLMD_CONFIG={config}
   export SLMD_SOCKET={socket}
   export SLMD_TOKEN_FILE={token}
-  slmd ask 'What is the capital of Italy?'
+  slmd ask --temperature 0 'What is the capital city of Italy?'
   slmd status
   slmd audit tail -f
 

@@ -103,6 +103,18 @@ impl<A: Copy> Ledger<A> {
         self.set(id, State::Done);
     }
 
+    /// It is to come again, as if it had never arrived. For a connection that has ended: on a
+    /// present one, those after it would be acknowledged out of order.
+    pub(super) fn forget(&mut self, id: EntryId) {
+        let Some(at) = self.entries.iter().position(|e| e.id == id) else {
+            return;
+        };
+        if let Some(entry) = self.entries.remove(at) {
+            self.settle(entry.key);
+        }
+        self.prune();
+    }
+
     /// It repeats a request that runs already.
     pub(super) fn follow(&mut self, id: EntryId) {
         self.set(id, State::Follows);
@@ -291,6 +303,20 @@ mod tests {
         let late = ledger.open(M(3), key, Some(3));
         ledger.follow(late);
         assert_eq!(acks(&mut ledger), [3]);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_taken_as_new() {
+        let mut ledger = Ledger::new();
+        let unrecorded = ledger.open(M(1), None, Some(1));
+        let other = ledger.open(M(2), None, Some(2));
+        ledger.lost();
+        ledger.forget(unrecorded);
+        ledger.connected(true);
+        assert!(!ledger.adopt(&M(1), 11));
+        assert!(ledger.adopt(&M(2), 12));
+        ledger.done(other);
+        assert_eq!(acks(&mut ledger), [12]);
     }
 
     #[test]

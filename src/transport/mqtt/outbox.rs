@@ -120,6 +120,11 @@ impl Pending {
         }
     }
 
+    /// Nothing more will be sent.
+    pub(super) fn close(&mut self) {
+        self.submissions.clear();
+    }
+
     fn settle(&mut self, token: u64, sent: Sent) {
         if let Some((submission, _)) = self.submissions.remove(&token) {
             let _ = submission.sent.send(sent);

@@ -114,7 +114,7 @@ fn read(
     }
     let mut body = wire::parse_chat(&message.payload)?;
     let credential = match (&reply.form, body.authorization.take()) {
-        (Form::Plain { .. }, Some(authorization)) => bearer(authorization.expose())?,
+        (Form::Plain { .. }, Some(authorization)) => scheme(authorization.expose(), None)?,
         (Form::Plain { .. }, None) => Credential::None,
         (Form::Properties, None) => credential(&message.properties)?,
         // Two places for one token are two truths (RFC 6750 section 2).
@@ -220,24 +220,36 @@ fn request_id(properties: &Properties) -> RequestId {
 }
 
 fn credential(properties: &Properties) -> Result<Credential, Refusal> {
-    let mut values = user(properties, "authorization");
-    match (values.next(), values.next()) {
-        (None, _) => Ok(Credential::None),
-        (Some(value), None) => bearer(value),
-        (Some(_), Some(_)) => {
-            let refusal = Refusal::new(RefuseReason::BadRequest);
-            Err(refusal.detail("more than one user property `authorization`"))
-        }
+    let proof = single(properties, "dpop")?;
+    match single(properties, "authorization")? {
+        Some(value) => scheme(value, proof),
+        None => Ok(Credential::None),
     }
 }
 
-/// The scheme's name is case-insensitive (RFC 9110 section 11.1).
-fn bearer(value: &str) -> Result<Credential, Refusal> {
-    match value.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-            Ok(Credential::Bearer(Secret::new(token.trim().to_owned())))
-        }
+/// The scheme's name is case-insensitive (RFC 9110 section 11.1). That no proof is taken here is
+/// for the decision to say, which a proof that is missing altogether doesn't change.
+fn scheme(value: &str, proof: Option<&str>) -> Result<Credential, Refusal> {
+    let (scheme, token) = value.split_once(' ').ok_or(DenyReason::TokenMissing)?;
+    let token = Secret::new(token.trim().to_owned());
+    match scheme.to_ascii_lowercase().as_str() {
+        "bearer" => Ok(Credential::Bearer(token)),
+        "dpop" => Ok(Credential::Dpop {
+            token,
+            proof: Secret::new(proof.unwrap_or_default().to_owned()),
+        }),
         _ => Err(DenyReason::TokenMissing.into()),
+    }
+}
+
+fn single<'a>(properties: &'a Properties, name: &'a str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = user(properties, name);
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => {
+            let detail = format!("more than one user property `{name}`");
+            Err(Refusal::new(RefuseReason::BadRequest).detail(detail))
+        }
     }
 }
 
@@ -294,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bearer_token_or_none() {
+    fn one_token_or_none() {
         let with = |values: &[&str]| {
             let mut properties = Properties::default();
             let pair = |v: &&str| ("authorization".to_owned(), (*v).to_owned());
@@ -306,6 +318,7 @@ mod tests {
             panic!("no token");
         };
         assert_eq!(token.expose(), "a.b.c");
+        assert!(matches!(with(&["dPoP a.b.c"]), Ok(Credential::Dpop { .. })));
         for bad in [&["Basic x"][..], &["a.b.c"], &["Bearer a", "Bearer b"]] {
             assert!(with(bad).is_err());
         }

@@ -37,6 +37,8 @@ pub(super) enum Served {
     Follows,
     /// The daemon's end came first: to stay unacknowledged, so that it comes again.
     Interrupted,
+    /// Answered, but that could not be recorded: the broker is to send it again.
+    Unrecorded,
 }
 
 /// Serves a message on a request topic.
@@ -148,9 +150,9 @@ impl Context {
                 return Served::Interrupted;
             }
         };
-        // The answer is there; unrecorded, a repeat is merely not recognised.
         if let Err(error) = ticket.answered(text, outcome).await {
             tracing::error!(%error, "an answered request is not on record");
+            return Served::Unrecorded;
         }
         Served::Done
     }

@@ -113,6 +113,8 @@ impl Session {
                 break;
             }
         }
+        drop(submissions);
+        self.release().await;
         self.leave().await;
     }
 
@@ -297,7 +299,17 @@ impl Session {
             Served::Done => self.state.ledger.done(entry),
             Served::Follows => self.state.ledger.follow(entry),
             Served::Interrupted => {}
+            Served::Unrecorded => self.unrecorded(entry),
         }
+    }
+
+    /// The broker sends it again on the next connection only.
+    fn unrecorded(&mut self, entry: EntryId) {
+        if self.state.live.is_some() {
+            let why = "an answer could not be recorded, so its request is to come again";
+            self.lost(&Lost::Network(why.to_owned()));
+        }
+        self.state.ledger.forget(entry);
     }
 
     fn abort(&mut self, entry: EntryId) {
@@ -381,9 +393,19 @@ impl Session {
         self.state.tasks.is_empty() && self.state.pending.is_empty() && acknowledged
     }
 
+    /// What still waits for the broker learns that nothing more is sent, and gives its attempt
+    /// back: an orderly stop is no failed one.
+    async fn release(&mut self) {
+        self.state.pending.close();
+        let tasks = &mut self.state.tasks;
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LEAVE, all).await.is_err() {
+            self.state.tasks.abort_all();
+        }
+    }
+
     /// Says "down" and leaves without a will, within a bounded time.
     async fn leave(mut self) {
-        self.state.tasks.abort_all();
         let said = self.publish_status(status::down(time::now()));
         if let Some(live) = &mut self.state.live
             && live.up.is_some()

@@ -136,21 +136,19 @@ impl Daemon {
         daemon
     }
 
+    /// Folders that the test names itself stay as they are.
     fn prepare(setup: Setup) -> Daemon {
-        let mut config = setup.config;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
-        merge(
-            &mut config,
-            parse(&format!(
-                "state_dir = {:?}\nmodels_dir = {:?}\n\
-                 [http]\nsocket = {:?}\nadmin_socket = {:?}\n",
-                path("state"),
-                target().join("models"),
-                path("slmd.sock"),
-                path("admin.sock"),
-            )),
-        );
+        let mut config = parse(&format!(
+            "state_dir = {:?}\nmodels_dir = {:?}\n\
+             [http]\nsocket = {:?}\nadmin_socket = {:?}\n",
+            path("state"),
+            target().join("models"),
+            path("slmd.sock"),
+            path("admin.sock"),
+        ));
+        merge(&mut config, setup.config);
         let text = toml::to_string(&config).expect("a table is TOML");
         fs::write(folder.path().join("slmd.toml"), text).expect("a temporary file");
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -171,6 +169,13 @@ impl Daemon {
     }
 
     fn spawn(&mut self) {
+        self.launch();
+        self.until("the admin socket", |daemon| {
+            http::send(&daemon.admin(), "GET", "/status", &[], "").ok()
+        });
+    }
+
+    fn launch(&mut self) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -188,9 +193,6 @@ impl Daemon {
             .spawn()
             .expect("the daemon's binary is there");
         self.process = Some(process);
-        self.until("the admin socket", |daemon| {
-            http::send(&daemon.admin(), "GET", "/status", &[], "").ok()
-        });
     }
 
     /// Waits until prompts can be answered.
@@ -271,19 +273,12 @@ impl Daemon {
         self.admin_http("GET", "/status", "").json()
     }
 
-    /// The audit log's lines from `index` on, byte for byte.
+    /// The audit log's lines from `index` on, byte for byte. One request, because each is itself
+    /// recorded.
     pub fn audit(&self, index: u64) -> Vec<String> {
-        let mut lines: Vec<String> = Vec::new();
-        loop {
-            let from = index + lines.len() as u64;
-            let page = self.admin_http("GET", &format!("/audit?from={from}&limit=500"), "");
-            assert_eq!(page.status, 200, "{}", page.body);
-            let more: Vec<String> = page.body.lines().map(str::to_owned).collect();
-            if more.is_empty() {
-                return lines;
-            }
-            lines.extend(more);
-        }
+        let log = self.admin_http("GET", &format!("/audit?from={index}"), "");
+        assert_eq!(log.status, 200, "{}", log.body);
+        log.body.lines().map(str::to_owned).collect()
     }
 
     /// Ends it as a power cut would end the process: nothing is said, nothing is written.
@@ -292,6 +287,14 @@ impl Daemon {
             process.kill().expect("our own child can be killed");
             process.wait().expect("our own child can be waited for");
         }
+    }
+
+    /// Starts it and kills it after a while, wherever it is then.
+    pub fn start_and_kill9(&mut self, after: Duration) {
+        self.launch();
+        std::thread::sleep(after);
+        assert!(self.exited().is_none(), "{}", self.log_tail());
+        self.kill9();
     }
 
     /// Asks it to end, and waits until it has.

@@ -15,12 +15,12 @@ mod python;
 pub mod secrets;
 mod wait;
 
-pub use daemon::{Daemon, Setup};
+pub use daemon::{Daemon, Setup, signal};
 pub use http::{Exchange, Response, http, send};
 pub use issuer::{Issuer, claims};
-pub use mqtt::{Message, Mosquitto, Publish, Subscriber};
+pub use mqtt::{Message, Mosquitto, Publish, Subscriber, free_port};
 pub use python::python;
-pub use wait::{run, within};
+pub use wait::{exit, run, within};
 
 use std::path::{Path, PathBuf};
 

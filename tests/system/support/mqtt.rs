@@ -30,8 +30,11 @@ impl Mosquitto {
 
     /// With lines of mosquitto's configuration added: passwords, ACLs, limits.
     pub fn start_with(extra: &str) -> Mosquitto {
+        Mosquitto::launch(free_port(), extra)
+    }
+
+    fn launch(port: u16, extra: &str) -> Mosquitto {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let port = free_port();
         let path = folder.path().display();
         let anonymous = if extra.contains("allow_anonymous") {
             ""
@@ -72,6 +75,18 @@ impl Mosquitto {
             super::daemon::signal(&process, libc::SIGTERM);
             exit(&mut process, START).expect("mosquitto stops when asked");
         }
+    }
+
+    /// Starts it again on the same port, without its sessions and retained messages.
+    pub fn restart_empty(&mut self) {
+        self.stop();
+        fs::remove_file(self.folder.path().join("mosquitto.db")).expect("the broker keeps state");
+        self.spawn();
+    }
+
+    /// A broker that comes up on a port where none has been yet.
+    pub fn start_on(port: u16) -> Mosquitto {
+        Mosquitto::launch(port, "")
     }
 
     /// Starts it again on the same port.
@@ -267,7 +282,8 @@ impl Message {
     }
 }
 
-fn free_port() -> u16 {
+/// A loopback port that nobody listens on.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     listener.local_addr().expect("it is bound").port()
 }

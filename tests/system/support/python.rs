@@ -4,9 +4,10 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use super::wait::run;
-use super::{root, target};
+use super::{root, secrets, target};
 
-/// Runs `tests/clients/{script}` in the tests' Python environment.
+/// Runs `tests/clients/{script}` in the tests' Python environment. The script notes its prompts
+/// with `noted.py`.
 pub fn python(script: &str, args: &[&str], env: &[(&str, &str)]) -> Output {
     let python = target().join("venv/bin/python");
     assert!(
@@ -16,5 +17,6 @@ pub fn python(script: &str, args: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(python);
     command.arg(root().join("tests/clients").join(script));
     command.args(args).envs(env.iter().copied());
+    command.env("SLMD_TEST_NOTES", secrets::notes());
     run(&mut command, b"", Duration::from_secs(300))
 }

@@ -34,15 +34,26 @@ pub fn prompt(prompt: &str) {
     }
 }
 
-/// Notes the messages of a chat request's body, where it is one.
+/// Notes the token of an `authorization` value, where it has one.
+pub fn authorization(value: &str) {
+    if let Some((_, token)) = value.split_once(' ') {
+        self::token(token.trim());
+    }
+}
+
+/// Notes the messages of a chat request's body, and the token of the 3.1.1 form, where it is one.
 pub fn body(body: &[u8]) {
     let Ok(body) = serde_json::from_slice::<Value>(body) else {
         return;
     };
+    if let Some(value) = body["authorization"].as_str() {
+        authorization(value);
+    }
     for message in body["messages"].as_array().into_iter().flatten() {
-        if let Some(text) = message["content"].as_str() {
-            prompt(text);
-        }
+        let content = &message["content"];
+        let parts = content.as_array().into_iter().flatten();
+        let texts = parts.map(|part| &part["text"]).chain([content]);
+        texts.filter_map(Value::as_str).for_each(prompt);
     }
 }
 

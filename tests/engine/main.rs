@@ -1,5 +1,9 @@
 //! The model on the real weights: what must not depend on batch or threads, and what is refused.
 
+mod damage;
+mod precision;
+mod reference;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 

@@ -1,0 +1,363 @@
+//! What can be wrong around the daemon: its model, its folder, its disk, its sockets, its keys, its
+//! configuration. Each is told with what to do, and ends with the documented exit code.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::support::{Daemon, Issuer, Response, Setup, chat, claims, http, run, target, within};
+
+const FAILED: i32 = 1;
+const REFUSED: i32 = 3;
+const BAD_CONFIG: i32 = 5;
+const MODEL: &str = "smollm2-135m-instruct";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs `slmd run` where it can't start.
+fn refused_start(config: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
+    command.arg("--config").arg(config).arg("run");
+    run(&mut command, b"", PATIENCE)
+}
+
+#[track_caller]
+fn assert_says(output: &Output, code: i32, parts: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    // The last line is the command's own, after the daemon's log.
+    let own = said.rfind("slmd: ").map_or("", |at| &said[at..]);
+    for part in parts {
+        assert!(own.contains(part), "{part:?} isn't in {said}");
+    }
+}
+
+/// A configuration in a folder of its own, whose folders are the test's.
+fn configuration(folder: &Path, state: &Path, models: &Path) -> PathBuf {
+    let text = format!(
+        "state_dir = {state:?}\nmodels_dir = {models:?}\n\
+         [http]\nsocket = {:?}\nadmin_socket = {:?}\n\
+         [[realm]]\nname = \"dev\"\nissuer = \"https://keycloak.test/realms/dev\"\n\
+         [[realm.endpoint]]\nclient_id = \"slm\"\nmodel = \"{MODEL}\"\n",
+        folder.join("slmd.sock"),
+        folder.join("admin.sock"),
+    );
+    let file = folder.join("slmd.toml");
+    fs::write(&file, text).unwrap();
+    file
+}
+
+/// The tests' bundle once more, to be broken: links, which are replaced and never written to.
+fn bundle_copy() -> TempDir {
+    let models = tempfile::tempdir_in(target()).unwrap();
+    let (from, to) = (
+        target().join("models").join(MODEL),
+        models.path().join(MODEL),
+    );
+    for folder in ["", "onnx"] {
+        fs::create_dir(to.join(folder)).unwrap();
+        for entry in fs::read_dir(from.join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::hard_link(entry.path(), to.join(folder).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    models
+}
+
+/// Puts a changed copy in a file's place.
+fn change(file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(file).unwrap();
+    change(&mut bytes);
+    fs::remove_file(file).unwrap();
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn a_missing_or_corrupt_bundle_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let none = configuration(folder.path(), &state, &folder.path().join("none"));
+    let missing = refused_start(&none);
+    assert_says(&missing, FAILED, &[MODEL, "slmd.json", "slmd model import"]);
+
+    let models = bundle_copy();
+    let bundle = models.path().join(MODEL);
+    let config = configuration(folder.path(), &state, models.path());
+    let verify = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
+        command.arg("--config").arg(&config);
+        run(command.args(["model", "verify", MODEL]), b"", PATIENCE)
+    };
+    assert_eq!(verify().status.code(), Some(0));
+
+    // One bit of the weights, which no size tells.
+    let weights = bundle.join("onnx/model.weights");
+    change(&weights, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+    let changed = ["model.weights", "has changed", "import the model again"];
+    assert_says(&refused_start(&config), FAILED, &changed);
+    assert_says(&verify(), FAILED, &changed);
+
+    change(&weights, |bytes| bytes.truncate(1000));
+    let short = [
+        "model.weights",
+        "1000 bytes instead of",
+        "import the model again",
+    ];
+    assert_says(&refused_start(&config), FAILED, &short);
+
+    fs::remove_file(&weights).unwrap();
+    assert_says(
+        &refused_start(&config),
+        FAILED,
+        &["model.weights", "No such file"],
+    );
+
+    change(&bundle.join("slmd.json"), |bytes| bytes.truncate(100));
+    assert_says(&refused_start(&config), FAILED, &[MODEL, "slmd.json"]);
+}
+
+#[test]
+fn a_state_folder_that_cant_be_written_is_told() {
+    let disk = Disk::new("size=16m");
+    let models = target().join("models");
+    let folder = tempfile::tempdir().unwrap();
+    let config = configuration(folder.path(), &disk.path().join("state"), &models);
+    disk.remount("remount,ro");
+    assert_says(
+        &refused_start(&config),
+        FAILED,
+        &["state folder", "Read-only file system"],
+    );
+
+    let file = folder.path().join("file");
+    fs::write(&file, "precious").unwrap();
+    let config = configuration(folder.path(), &file, &models);
+    assert_says(&refused_start(&config), FAILED, &["state folder", "file"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[test]
+fn a_full_disk_refuses_prompts_until_there_is_room() {
+    let disk = Disk::new("size=16m");
+    let issuer = Issuer::new("ES256", "key-1");
+    let state = format!("state_dir = {:?}", disk.path().join("state"));
+    let daemon = Daemon::start(Setup::new().with(&state).issuer(&issuer));
+    let token = issuer.token(claims());
+    let ask = || daemon.chat(&token, &chat("Is there room for a record?", 1, false));
+    assert_eq!(ask().status, 200);
+
+    let ballast = disk.path().join("ballast");
+    disk.fill(&ballast);
+    let full = within(PATIENCE, "a refusal for want of room", || {
+        let answer = ask();
+        (answer.status != 200).then_some(answer)
+    });
+    assert_unavailable(&full);
+    // The socket still serves what needs no record, and says that it does.
+    let live = http(&daemon.socket(), "GET", "/livez", &[], "");
+    assert_eq!(live.status, 200, "{live:?}");
+    assert_says(&daemon.slmd(&["status"]), REFUSED, &["503", "free space"]);
+
+    fs::remove_file(&ballast).unwrap();
+    let answered = within(PATIENCE, "an answer once there is room", || {
+        let answer = ask();
+        match answer.status {
+            200 => Some(answer),
+            _ => {
+                assert_unavailable(&answer);
+                None
+            }
+        }
+    });
+    assert_eq!(answered.json()["object"], "chat.completion");
+    let records = daemon.audit(0);
+    let first: Vec<u64> = records.iter().map(|line| index(line)).collect();
+    let dense: Vec<u64> = (0..records.len() as u64).collect();
+    assert_eq!(first, dense, "records are missing");
+}
+
+fn index(line: &str) -> u64 {
+    let record: serde_json::Value = serde_json::from_str(line).unwrap();
+    record["index"].as_u64().unwrap()
+}
+
+#[track_caller]
+fn assert_unavailable(response: &Response) {
+    assert_eq!(response.status, 503, "{response:?}");
+    assert_eq!(response.json()["error"]["code"], "audit_unavailable");
+    assert!(response.header("retry-after").is_some(), "{response:?}");
+}
+
+#[test]
+fn a_full_disk_at_the_start_is_told() {
+    let disk = Disk::new("size=6m");
+    let folder = tempfile::tempdir().unwrap();
+    let models = target().join("models");
+    let config = configuration(folder.path(), &disk.path().join("state"), &models);
+    disk.fill(&disk.path().join("ballast"));
+    let refused = refused_start(&config);
+    assert_says(&refused, FAILED, &["state folder", "no space left"]);
+}
+
+#[test]
+fn a_socket_in_use_is_left_alone_and_a_stale_one_is_replaced() {
+    let issuer = Issuer::new("ES256", "key-1");
+    let mut daemon = Daemon::start(Setup::new().issuer(&issuer));
+    let folder = tempfile::tempdir().unwrap();
+    let models = target().join("models");
+    let config = configuration(folder.path(), &folder.path().join("state"), &models);
+    let text = fs::read_to_string(&config).unwrap();
+    let own = folder.path().join("slmd.sock").display().to_string();
+    let theirs = daemon.socket().display().to_string();
+    fs::write(&config, text.replace(&own, &theirs)).unwrap();
+    let refused = refused_start(&config);
+    assert_says(
+        &refused,
+        FAILED,
+        &[&theirs, "another process listens", "stop it"],
+    );
+
+    // The same state folder, with sockets of its own.
+    let state = daemon.state_dir();
+    let config = configuration(folder.path(), &state, &models);
+    assert_says(
+        &refused_start(&config),
+        FAILED,
+        &["in use by another process"],
+    );
+    let ready = http(&daemon.socket(), "GET", "/readyz", &[], "");
+    assert_eq!(ready.status, 200, "the first is unharmed");
+
+    daemon.kill9();
+    let stale = fs::metadata(daemon.socket()).unwrap();
+    assert!(stale.file_type().is_socket());
+    daemon.restart();
+    let answer = daemon.chat(
+        &issuer.token(claims()),
+        &chat("Are you back already?", 1, false),
+    );
+    assert_eq!(answer.status, 200, "{}", answer.body);
+
+    // No socket at all: somebody's file isn't removed.
+    let config = configuration(folder.path(), &folder.path().join("state"), &models);
+    fs::write(folder.path().join("slmd.sock"), "precious").unwrap();
+    assert_says(
+        &refused_start(&config),
+        FAILED,
+        &["slmd.sock", "is no socket", "move it"],
+    );
+    let kept = fs::read_to_string(folder.path().join("slmd.sock")).unwrap();
+    assert_eq!(kept, "precious");
+}
+
+#[test]
+fn without_keys_it_runs_says_so_and_needs_no_restart() {
+    let issuer = Issuer::new("ES256", "key-1");
+    let daemon = Daemon::start(Setup::new());
+    let ready = || http(&daemon.socket(), "GET", "/readyz?verbose", &[], "");
+    let body = chat("Do you have any keys yet?", 1, false);
+    let token = issuer.token(claims());
+
+    let not_yet = ready();
+    assert_eq!(not_yet.status, 503, "{not_yet:?}");
+    assert!(not_yet.body.contains("slmd keys pin"), "{not_yet:?}");
+    let status = daemon.slmd(&["status"]);
+    let said = String::from_utf8_lossy(&status.stdout);
+    assert!(
+        said.starts_with("not ready: no realm has pinned keys"),
+        "{said}"
+    );
+    assert!(said.contains("no keys: every token is refused"), "{said}");
+    let refused = daemon.chat(&token, &body);
+    assert!(matches!(refused.status, 401 | 503), "{refused:?}");
+
+    let file = daemon.config_path().with_file_name("jwks.json");
+    fs::write(&file, "{\"keys\": [").unwrap();
+    let file = file.to_str().unwrap();
+    let broken = daemon.slmd(&["keys", "pin", "--yes", "dev", file]);
+    assert_says(&broken, FAILED, &["jwks.json"]);
+    assert_eq!(ready().status, 503);
+    fs::write(file, issuer.jwks()).unwrap();
+    let pinned = daemon.slmd(&["keys", "pin", "--yes", "dev", file]);
+    assert_eq!(pinned.status.code(), Some(0));
+    assert_eq!(ready().status, 200);
+    assert_eq!(daemon.chat(&token, &body).status, 200);
+}
+
+#[test]
+fn a_bad_configuration_never_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let config = configuration(folder.path(), &state, &target().join("models"));
+    let sound = fs::read_to_string(&config).unwrap();
+    for (text, parts) in [
+        ("[[realm".to_owned(), &[":1:", "TOML"][..]),
+        (
+            sound.replace("issuer", "isuer"),
+            &["realm.isuer", "`issuer`"],
+        ),
+        (
+            sound + "[audit]\nmax_size = \"8 MiB\"\n",
+            &["audit.max_size", "at least 16 MiB"],
+        ),
+        (String::new(), &["[[realm]]"]),
+    ] {
+        fs::write(&config, text).unwrap();
+        assert_says(&refused_start(&config), BAD_CONFIG, parts);
+        assert!(!state.exists(), "nothing is touched");
+    }
+    fs::remove_file(&config).unwrap();
+    assert_says(
+        &refused_start(&config),
+        BAD_CONFIG,
+        &["can't be read", "--config"],
+    );
+}
+
+/// A small disk of memory, gone when dropped. Mounting needs root, as the build and its
+/// containers have it; without, the test fails rather than being skipped.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new(options: &str) -> Disk {
+        let disk = Disk(tempfile::tempdir().unwrap());
+        mount(&["-t", "tmpfs", "-o", options, "slmd-test"], disk.path());
+        disk
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn remount(&self, options: &str) {
+        mount(&["-o", options], self.path());
+    }
+
+    /// Leaves no byte.
+    fn fill(&self, ballast: &Path) {
+        let mut file = fs::File::create(ballast).unwrap();
+        let zeros = std::io::copy(&mut std::io::repeat(0), &mut file);
+        assert!(zeros.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull));
+    }
+}
+
+fn mount(args: &[&str], path: &Path) {
+    let done = Command::new("mount").args(args).arg(path).status().unwrap();
+    assert!(done.success(), "mounting a tmpfs needs root");
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a daemon that was just killed may still be on its way out.
+        let done = Command::new("umount").arg("-l").arg(self.path()).status();
+        assert!(done.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}

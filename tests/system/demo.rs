@@ -1,0 +1,190 @@
+//! `slmd demo` itself: what it shows, and that nothing stays behind.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::{exit, root, run, signal, target};
+
+const PATIENCE: Duration = Duration::from_secs(300);
+const ANSWER: &str = "The capital city of France is Paris.";
+const LAST_LINE: &str = "Running until Ctrl-C.";
+
+/// Its folder for temporary files is the test's, which finds everything that it leaves.
+fn demo(temporary: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
+    command.arg("demo").env("TMPDIR", temporary);
+    // A token or a socket of the caller's must not lead the demo elsewhere.
+    command
+        .env("SLMD_CONFIG", "/nonexistent/slmd.toml")
+        .env("SLMD_SOCKET", "/nonexistent/slmd.sock")
+        .env("SLMD_TOKEN", "nonsense");
+    command
+}
+
+#[track_caller]
+fn assert_nothing_stays(temporary: &Path) {
+    let left: Vec<_> = fs::read_dir(temporary).unwrap().collect();
+    assert!(left.is_empty(), "files stay behind: {left:?}");
+    let place = temporary.to_str().unwrap().as_bytes();
+    let names_it = |process: &Path| {
+        // Children inherit TMPDIR. Processes may end while they are looked at.
+        let environment = fs::read(process.join("environ")).unwrap_or_default();
+        environment.windows(place.len()).any(|part| part == place)
+    };
+    let processes = fs::read_dir("/proc").unwrap();
+    let processes = processes.map(|entry| entry.unwrap().path());
+    let left: Vec<_> = processes.filter(|process| names_it(process)).collect();
+    assert!(left.is_empty(), "processes stay behind: {left:?}");
+}
+
+#[test]
+fn twice_in_a_row_it_shows_everything_and_leaves_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let bundle = target().join("models/smollm2-135m-instruct");
+    let mut by_default = demo(temporary.path());
+    by_default.current_dir(root());
+    let mut named = demo(temporary.path());
+    named.current_dir(elsewhere.path());
+    named.arg("--model").arg(bundle);
+    for command in [&mut by_default, &mut named] {
+        let output = run(command, b"", PATIENCE);
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}\n{shown}");
+        assert_shown(&shown);
+        assert_nothing_stays(temporary.path());
+    }
+}
+
+#[track_caller]
+fn assert_shown(shown: &str) {
+    let count = |text: &str| shown.matches(text).count();
+    assert_eq!(count(&format!("A: {ANSWER}\n")), 2, "{shown}");
+    assert_eq!(count("refused (401)"), 1, "{shown}");
+    let audited = |what: &str, from: &str| {
+        let is_it = |line: &&str| line.contains(what) && line.contains(from);
+        shown.lines().filter(is_it).count()
+    };
+    let principal = "realm=demo endpoint=slm client=demo-device";
+    assert_eq!(
+        audited(&format!("PERMIT chat {principal}"), "socket (uid"),
+        1,
+        "{shown}"
+    );
+    let topic = "mqtt (slm/demo/v1/chat/completions)";
+    assert_eq!(
+        audited(&format!("PERMIT chat {principal}"), topic),
+        1,
+        "{shown}"
+    );
+    assert_eq!(
+        audited("DENY token_missing chat", "socket (uid"),
+        1,
+        "{shown}"
+    );
+    assert_eq!(audited("finish stop:", "tokens in"), 2, "{shown}");
+}
+
+#[test]
+fn without_a_model_it_says_how_to_get_one() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = demo(temporary.path());
+    let none = temporary.path().join("none");
+    let output = run(command.arg("--model").arg(none), b"", PATIENCE);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("slmd model import"), "{said}");
+    assert_nothing_stays(temporary.path());
+}
+
+#[test]
+fn kept_running_it_can_be_asked() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = demo(temporary.path());
+    command.arg("--keep").current_dir(root());
+    // A group of its own, as a shell gives it.
+    command.process_group(0);
+    let mut kept = Kept(command.stdout(Stdio::piped()).spawn().unwrap());
+    let exports = kept.exports();
+    let names: Vec<&str> = exports.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["SLMD_CONFIG", "SLMD_SOCKET", "SLMD_TOKEN_FILE"]);
+
+    let slmd = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
+        command.args(args).env_remove("SLMD_TOKEN");
+        command.envs(exports.iter().map(|(name, value)| (name, value)));
+        let output = run(&mut command, b"", PATIENCE);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let system = "You answer questions about geography in one short sentence.";
+    let question = "What is the capital city of France?";
+    let answer = slmd(&["ask", "--temperature", "0", "--system", system, question]);
+    assert_eq!(answer.trim(), ANSWER);
+    let status = slmd(&["status"]);
+    assert!(status.starts_with("ready\n"), "{status}");
+    assert!(status.contains("mqtt: connected\n"), "{status}");
+
+    signal(&kept.0, libc::SIGINT);
+    let status = exit(&mut kept.0, PATIENCE).expect("it ends when asked");
+    assert_eq!(status.code(), Some(0));
+    assert_nothing_stays(temporary.path());
+}
+
+#[test]
+fn interrupted_in_the_middle_it_leaves_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = demo(temporary.path());
+    command.current_dir(root()).process_group(0);
+    let mut demo = Kept(command.stdout(Stdio::piped()).spawn().unwrap());
+    demo.until(|line| line.contains("A question over the local socket"));
+    signal(&demo.0, libc::SIGINT);
+    let status = exit(&mut demo.0, PATIENCE).expect("it ends when asked");
+    assert_eq!(status.code(), Some(130));
+    assert_nothing_stays(temporary.path());
+}
+
+/// A demo in the background. Dropping it asks it to end, so that it takes its processes along.
+struct Kept(Child);
+
+impl Kept {
+    /// Reads lines up to the one that `last` knows. Bounded: the demo's own waits are.
+    fn until(&mut self, last: impl Fn(&str) -> bool) -> Vec<String> {
+        let output = self.0.stdout.as_mut().expect("piped above");
+        let mut lines = Vec::new();
+        for line in BufReader::new(output.by_ref()).lines() {
+            let line = line.unwrap();
+            let is_last = last(&line);
+            lines.push(line);
+            if is_last {
+                return lines;
+            }
+        }
+        panic!("it has ended: {}", lines.join("\n"));
+    }
+
+    fn exports(&mut self) -> Vec<(String, String)> {
+        let lines = self.until(|line| line == LAST_LINE);
+        let exports = lines
+            .iter()
+            .filter_map(|line| line.trim().strip_prefix("export ")?.split_once('='));
+        exports
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            signal(&self.0, libc::SIGTERM);
+            let _ = exit(&mut self.0, PATIENCE);
+        }
+    }
+}

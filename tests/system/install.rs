@@ -1,0 +1,114 @@
+//! `make install`: what a package holds, each file in its place and with its mode.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::support::{root, run};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const UNITS: &str = "usr/lib/systemd/system";
+const FILES: [(&str, u32); 6] = [
+    ("etc/slmd/slmd.toml", 0o640),
+    ("usr/bin/slmd", 0o755),
+    ("usr/lib/systemd/system/slmd.service", 0o644),
+    ("usr/lib/systemd/system/slmd.socket", 0o644),
+    ("usr/lib/sysusers.d/slmd.conf", 0o644),
+    ("usr/lib/tmpfiles.d/slmd.conf", 0o644),
+];
+
+fn install(destination: &Path) {
+    let mut make = Command::new("make");
+    make.current_dir(root()).arg("--silent").arg("install");
+    make.arg(format!("DESTDIR={}", destination.display()));
+    make.arg(format!("BIN={}", env!("CARGO_BIN_EXE_slmd")));
+    // The caller's make must not hand on its own variables.
+    make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    let output = run(&mut make, b"", PATIENCE);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// All files beneath `folder`, by name.
+fn files(folder: &Path, beneath: &Path, found: &mut Vec<(String, u32)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, beneath, found);
+            continue;
+        }
+        let name = path.strip_prefix(beneath).unwrap().display().to_string();
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        found.push((name, mode));
+    }
+    found.sort();
+}
+
+fn installed() -> TempDir {
+    let destination = tempfile::tempdir().unwrap();
+    install(destination.path());
+    destination
+}
+
+#[test]
+fn every_file_is_laid_down_and_the_configuration_is_kept() {
+    let destination = installed();
+    let path = destination.path();
+    let mut found = Vec::new();
+    files(path, path, &mut found);
+    assert_eq!(found, FILES.map(|(name, mode)| (name.to_owned(), mode)));
+
+    let slmd = path.join("usr/bin/slmd");
+    let config = path.join("etc/slmd/slmd.toml");
+    let mut check = Command::new(&slmd);
+    check.arg("--config").arg(&config).args(["config", "check"]);
+    let checked = run(&mut check, b"", PATIENCE);
+    assert!(checked.status.success(), "{}", said(&checked));
+
+    fs::write(&config, "device = \"mine\"\n").unwrap();
+    install(path);
+    assert_eq!(fs::read_to_string(&config).unwrap(), "device = \"mine\"\n");
+}
+
+/// systemd's own opinion, where it is installed; containers have none.
+#[test]
+fn systemd_takes_the_units() {
+    let destination = installed();
+    let path = destination.path();
+    let folder = path.join(UNITS);
+    let service = folder.join("slmd.service");
+    let unit = fs::read_to_string(&service).unwrap();
+    // So that the program is found without installing it on this machine.
+    let program = path.join("usr/bin/slmd").display().to_string();
+    assert!(unit.contains("ExecStart=/usr/bin/slmd run\n"), "{unit}");
+    fs::write(&service, unit.replace("/usr/bin/slmd", &program)).unwrap();
+
+    let mut verify = Command::new("systemd-analyze");
+    verify
+        .arg("verify")
+        .args([&service, &folder.join("slmd.socket")]);
+    if verify
+        .output()
+        .is_err_and(|e| e.kind() == ErrorKind::NotFound)
+    {
+        return;
+    }
+    let verified = run(&mut verify, b"", PATIENCE);
+    let complaints = said(&verified);
+    assert!(verified.status.success(), "{complaints}");
+    assert!(!complaints.contains("slmd"), "{complaints}");
+
+    let mut security = Command::new("systemd-analyze");
+    security.args(["security", "--offline=true", "--threshold=12"]);
+    let scored = run(security.arg(&service), b"", PATIENCE);
+    let table = String::from_utf8_lossy(&scored.stdout);
+    assert!(scored.status.success(), "{}{table}", said(&scored));
+}
