@@ -150,8 +150,10 @@ fn the_python_example_works() {
     let socket = daemon.socket();
     let socket = socket.to_str().expect("a path of this test");
     for block in blocks("python") {
-        assert!(block.contains("/run/slmd/slmd.sock"));
-        let block = block.replace("/run/slmd/slmd.sock", socket);
+        let (path, model) = ("/run/slmd/slmd.sock", "model=\"slm\"");
+        assert!(block.contains(path) && block.contains(model), "{block}");
+        let short = format!("{model}, max_completion_tokens=16");
+        let block = block.replace(path, socket).replace(model, &short);
         let program = format!("import os\ntoken = os.environ['TOKEN']\n{block}");
         let mut command = Command::new(target().join("venv/bin/python"));
         command.args(["-c", &program]);
