@@ -22,10 +22,10 @@ fn bytes(len: usize, seed: u8) -> Vec<u8> {
         .collect()
 }
 
-fn sled_files(folder: &Path, prefix: &str) -> Vec<std::path::PathBuf> {
+fn sled_files(folder: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder.join("sled")).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
-    let named = |path: &std::path::PathBuf| {
+    let named = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_str().unwrap();
         name.starts_with(prefix)
     };

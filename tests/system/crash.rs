@@ -161,7 +161,12 @@ impl Scene {
     fn kill_while_the_socket_is_answered(&mut self, asked: &Asked, round: u64) -> bool {
         let streamed = self.ask(round);
         let mut stream = self.stream(&streamed);
-        assert!(stream.event().expect("the stream is whole so far").is_some());
+        assert!(
+            stream
+                .event()
+                .expect("the stream is whole so far")
+                .is_some()
+        );
         self.publish(asked, &chat(SEA, SHORT, false));
         within(ANSWER, "the record of a queued prompt", || {
             self.look();
@@ -272,7 +277,10 @@ impl Scene {
         let permits = permits(&records, asked);
         let ids: Vec<&Value> = permits.iter().map(|permit| &permit["request_id"]).collect();
         if last.user("status") == Some("200") {
-            assert_eq!(ids.last().and_then(|id| id.as_str()), last.user("request-id"));
+            assert_eq!(
+                ids.last().and_then(|id| id.as_str()),
+                last.user("request-id")
+            );
             assert!(!last.payload.is_empty());
         } else {
             assert_eq!(last.json()["error"]["code"], "attempts_exhausted");

@@ -59,7 +59,10 @@ fn a_planted_secret_is_found() {
         (format!("{}...", &prompt[..BEGINNING]), "prompt"),
     ] {
         let found = search_in(&line).expect_err("a planted secret isn't found");
-        assert!(found.contains("planted.log:2") && found.contains(kind), "{found}");
+        assert!(
+            found.contains("planted.log:2") && found.contains(kind),
+            "{found}"
+        );
     }
 }
 
@@ -136,7 +139,10 @@ impl Needles {
             windows.for_each(|window| self.add("token", window));
         }
         let signature = token.rsplit('.').next().unwrap_or_default();
-        self.add("token", &debug(&signature.as_bytes()[..KEY.min(signature.len())]));
+        self.add(
+            "token",
+            &debug(&signature.as_bytes()[..KEY.min(signature.len())]),
+        );
     }
 
     /// Plain, as in JSON, and as Debug prints bytes.
@@ -169,7 +175,9 @@ impl Needles {
     fn find(&self, line: &[u8]) -> Option<&str> {
         line.windows(KEY).enumerate().find_map(|(at, key)| {
             let same_key = self.0.get(key)?;
-            let found = same_key.iter().find(|(_, text)| line[at..].starts_with(text));
+            let found = same_key
+                .iter()
+                .find(|(_, text)| line[at..].starts_with(text));
             found.map(|(kind, _)| kind.as_str())
         })
     }
