@@ -1,6 +1,8 @@
 //! The state folder against sudden death: a child process that appends permits is killed at
 //! random moments, and nothing that it acknowledged is lost. And against a full disk.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
