@@ -1,5 +1,7 @@
 //! The state folder against sudden death: a child process that appends permits is killed at
-//! random moments, and nothing that it acknowledged is lost.
+//! random moments, and nothing that it acknowledged is lost. And against a full disk.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 #![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
@@ -151,5 +153,75 @@ fn permit(id: &RequestId) -> Access {
         sampling: None,
         prompt_tokens: Some(31),
         attempt: None,
+    }
+}
+
+/// A small disk of memory, gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// Needs root, as the build and its containers have it; fails rather than skips without.
+    fn new(mib: u32) -> SmallDisk {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={mib}m");
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "slmd-test"])
+            .arg(folder.path())
+            .status()
+            .unwrap();
+        assert!(done.success(), "mounting a tmpfs needs root");
+        SmallDisk(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let umount = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        assert!(umount.is_ok_and(|status| status.success()));
+    }
+}
+
+/// Records that were appended, not yet synced, and lost with the store's handle are written again
+/// when there is room, under the same indexes.
+#[test]
+fn what_a_full_disk_swallowed_is_written_again() {
+    let disk = SmallDisk::new(8);
+    let ballast = disk.0.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 3 * 1024 * 1024]).unwrap();
+    let store = Store::open(&disk.0.path().join("store")).unwrap();
+    let log = open_log(&store);
+    let mut ids = Vec::new();
+    let append = |ids: &mut Vec<RequestId>| {
+        let id = RequestId::random();
+        let index = log.append_permit(permit(&id), random(), slmd::time::now())?;
+        assert_eq!(index, ids.len() as u64);
+        ids.push(id);
+        Ok::<_, slmd::audit::AuditError>(())
+    };
+    while append(&mut ids).is_ok() {
+        assert!(ids.len() < 100_000, "the disk never fills");
+    }
+    let swallowed = ids.len();
+    std::fs::remove_file(&ballast).unwrap();
+    // Longer than between two tries to open the store again.
+    thread::sleep(Duration::from_millis(1100));
+    append(&mut ids).unwrap();
+    store.sync().unwrap();
+    drop((log, store));
+
+    let store = Store::open(&disk.0.path().join("store")).unwrap();
+    assert!(store.recovery().is_none());
+    let log = open_log(&store);
+    assert_eq!(log.next_index(), swallowed as u64 + 1);
+    let mut index = 0;
+    while index < log.next_index() {
+        for record in log.read(index, 256).unwrap() {
+            let Event::Access(access) = record.event else {
+                panic!("another record at {index}");
+            };
+            assert_eq!(access.request_id, ids[index as usize], "record {index}");
+            assert!(log.salt(index).unwrap().is_some(), "salt {index}");
+            index += 1;
+        }
     }
 }

@@ -131,4 +131,25 @@ mod tests {
         drop(floor);
         assert_eq!(floor_in(&folder).get(), built);
     }
+
+    #[test]
+    fn saves_seldom_and_never_starts_before_its_build() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let floor = Floor::open(&store).unwrap();
+        store.sync().unwrap();
+        let (built, before) = (build_time(), store.syncs());
+        // The first save is due at once; then one in ten minutes.
+        for second in 0..3600 {
+            let now = built.saturating_add(Duration::from_secs(second));
+            floor.advance(now, true).unwrap();
+        }
+        assert_eq!(store.syncs() - before, 6);
+        // What is stored from an earlier release doesn't hold this one back.
+        floor.tree.insert(KEY, &1_u64.to_be_bytes()).unwrap();
+        assert_eq!(Floor::open(&store).unwrap().get(), built);
+        // Damage counts as nothing saved.
+        floor.tree.insert(KEY, b"x").unwrap();
+        assert_eq!(Floor::open(&store).unwrap().get(), built);
+    }
 }

@@ -3,6 +3,8 @@
 
 mod backup;
 mod floor;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,0 +1,182 @@
+//! Keys against what happens to them: a lost store, an old copy, a bad set.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+
+fn jwks(kid: &str) -> Vec<u8> {
+    let pair = Ed25519KeyPair::generate().unwrap();
+    let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+    let key = json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": kid, "x": x});
+    json!({"keys": [key]}).to_string().into_bytes()
+}
+
+/// A store and the folder of copies beside it.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Home {
+        Home(tempfile::tempdir().unwrap())
+    }
+
+    fn store(&self) -> PathBuf {
+        self.0.path().join("db")
+    }
+
+    fn copies(&self) -> PathBuf {
+        self.0.path().join("keys")
+    }
+
+    fn open(&self) -> Keyring {
+        Keyring::open(&Store::open(&self.store()).unwrap(), self.copies()).unwrap()
+    }
+
+    fn pin(&self, kid: &str, now: u64) {
+        self.open().pin("dev", &jwks(kid), Timestamp(now)).unwrap();
+    }
+}
+
+#[track_caller]
+fn assert_pinned(keyring: &Keyring, kid: &str, confirmed_at: u64) {
+    let pinned = keyring.get("dev").unwrap().unwrap();
+    assert_eq!(pinned.keys.keys()[0].kid, kid);
+    assert_eq!(pinned.confirmed_at, Timestamp(confirmed_at));
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_pin_takes_effect_at_once_and_survives() {
+    let home = Home::new();
+    let keyring = home.open();
+    assert!(keyring.get("dev").unwrap().is_none());
+    let infos = keyring.pin("dev", &jwks("one"), Timestamp(5)).unwrap();
+    assert_eq!(infos[0].kid, "one");
+    assert_pinned(&keyring, "one", 5);
+    assert!(keyring.get("prod").unwrap().is_none());
+    drop(keyring);
+    let keyring = home.open();
+    assert_pinned(&keyring, "one", 5);
+    assert!(keyring.restored().is_empty());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&home.copies()), 0o700);
+    assert_eq!(mode(&home.copies().join("dev.json")), 0o600);
+}
+
+#[test]
+fn keys_that_a_quarantined_store_lost_come_back_as_old_as_they_were() {
+    let home = Home::new();
+    home.pin("one", 5);
+    for entry in fs::read_dir(home.store().join("sled")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::write(path, [0x5a; 700_000]).unwrap();
+        }
+    }
+    let store = Store::open(&home.store()).unwrap();
+    assert_eq!(store.recovery().unwrap().left, 0);
+    let keyring = Keyring::open(&store, home.copies()).unwrap();
+    assert_eq!(keyring.restored(), ["dev"]);
+    assert_pinned(&keyring, "one", 5);
+    drop((keyring, store));
+    let keyring = home.open();
+    assert!(keyring.restored().is_empty(), "restored once only");
+    assert_pinned(&keyring, "one", 5);
+}
+
+#[test]
+fn of_store_and_copy_what_was_confirmed_later_wins() {
+    let home = Home::new();
+    home.pin("old", 5);
+    let (old_copies, old_store) = (home.0.path().join("a"), home.0.path().join("b"));
+    copy_all(&home.copies(), &old_copies);
+    copy_all(&home.store().join("sled"), &old_store.join("sled"));
+    home.pin("new", 6);
+
+    // An old copy beside a newer store.
+    let store = Store::open(&home.store()).unwrap();
+    let keyring = Keyring::open(&store, old_copies).unwrap();
+    assert!(keyring.restored().is_empty());
+    assert_pinned(&keyring, "new", 6);
+    // A store that went back to an earlier set.
+    let store = Store::open(&old_store).unwrap();
+    let keyring = Keyring::open(&store, home.copies()).unwrap();
+    assert_eq!(keyring.restored(), ["dev"]);
+    assert_pinned(&keyring, "new", 6);
+}
+
+#[test]
+fn a_bad_set_or_name_changes_nothing() {
+    let home = Home::new();
+    let keyring = home.open();
+    keyring.pin("dev", &jwks("good"), Timestamp(5)).unwrap();
+    let mut private: serde_json::Value = serde_json::from_slice(&jwks("bad")).unwrap();
+    private["keys"][0]["d"] = "AAAA".into();
+    let mut padded = jwks("bad");
+    padded.resize(MAX_JWKS + 1, b' ');
+    for bad in [
+        &b""[..],
+        b"{}",
+        br#"{"keys":[]}"#,
+        b"{\"keys\":\"\xff\"}",
+        private.to_string().as_bytes(),
+        &padded,
+    ] {
+        let refused = keyring.pin("dev", bad, Timestamp(6));
+        assert!(matches!(refused, Err(KeysError::Invalid(_))), "{refused:?}");
+    }
+    for realm in [
+        "",
+        ".",
+        "..",
+        ".dev",
+        "../dev",
+        "a/b",
+        &"x".repeat(MAX_KEY + 1),
+    ] {
+        let refused = keyring.pin(realm, &jwks("bad"), Timestamp(6));
+        assert!(matches!(refused, Err(KeysError::Invalid(_))), "{realm:?}");
+    }
+    assert_pinned(&keyring, "good", 5);
+    drop(keyring);
+    assert_pinned(&home.open(), "good", 5);
+    let copies = fs::read_dir(home.copies()).unwrap();
+    let names: Vec<_> = copies.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["dev.json"]);
+}
+
+#[test]
+fn a_copy_that_cannot_be_read_keeps_no_other_from_its_use() {
+    let home = Home::new();
+    home.pin("one", 5);
+    for (name, content) in [
+        ("cut.json", &b"{\"confirmed_at\":9,"[..]),
+        ("more.json", br#"{"confirmed_at":9,"jwks":"{}","more":1}"#),
+        ("large.json", &vec![b' '; 7 * MAX_JWKS]),
+        ("dev.json.new", b"cut off by a pow"),
+    ] {
+        fs::write(home.copies().join(name), content).unwrap();
+    }
+    fs::remove_dir_all(home.store()).unwrap();
+    let keyring = home.open();
+    assert_eq!(keyring.restored(), ["dev"]);
+    assert_pinned(&keyring, "one", 5);
+    keyring.pin("dev", &jwks("two"), Timestamp(6)).unwrap();
+    assert_pinned(&keyring, "two", 6);
+}
