@@ -2,7 +2,6 @@
 //! random moments, and nothing that it acknowledged is lost. And against a full disk.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 #![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
 use std::io::{BufRead, BufReader};

@@ -45,12 +45,10 @@ fn paho_asks_with_mqtt_5() {
 #[test]
 fn paho_asks_with_mqtt_3_1_1() {
     let scene = Scene::start("");
-    let mut expired = claims();
-    expired["exp"] = 1.into();
     let port = scene.broker.port().to_string();
     let env = [
         ("SLMD_TOKEN", &*scene.token()),
-        ("SLMD_EXPIRED_TOKEN", &*scene.issuer.token(expired)),
+        ("SLMD_EXPIRED_TOKEN", &*scene.expired()),
     ];
     succeeded(&python("mqtt_v311.py", &[&port], &env));
 }
@@ -183,6 +181,13 @@ impl Scene {
         self.issuer.token(claims())
     }
 
+    fn expired(&self) -> String {
+        let now = slmd::time::now().as_secs();
+        let mut claims = claims();
+        (claims["iat"], claims["exp"]) = ((now - 600).into(), (now - 300).into());
+        self.issuer.token(claims)
+    }
+
     fn ask(&self, correlation: &str, body: &str) {
         self.publish(&self.token(), correlation, body, None);
     }
@@ -202,6 +207,7 @@ impl Scene {
     fn cancel(&self, token: &str, correlation: &str) {
         self.broker.publish(&Publish {
             topic: CANCELS,
+            payload: "{}",
             correlation: Some(correlation),
             token: Some(token),
             ..Publish::default()

@@ -1,5 +1,7 @@
 //! A real broker, and mosquitto's own command-line clients.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
@@ -178,6 +180,8 @@ pub struct Publish<'a> {
 pub struct Subscriber {
     process: Child,
     messages: Receiver<Message>,
+    /// What came before the subscription was known to be in force: retained messages.
+    early: RefCell<VecDeque<Message>>,
 }
 
 #[derive(Debug, Clone)]
@@ -219,7 +223,11 @@ impl Subscriber {
                 }
             }
         });
-        let subscriber = Subscriber { process, messages };
+        let subscriber = Subscriber {
+            process,
+            messages,
+            early: RefCell::default(),
+        };
         subscriber.until_in_force(port);
         subscriber
     }
@@ -230,14 +238,24 @@ impl Subscriber {
             let mut probe = Command::new("mosquitto_pub");
             probe.args(["-p", &port.to_string(), "-t", &topic, "-m", "x"]);
             run(&mut probe, b"", START);
-            let message = self.messages.recv_timeout(Duration::from_millis(200));
-            message.ok().filter(|m| m.topic == topic)
+            while let Ok(message) = self.messages.recv_timeout(Duration::from_millis(200)) {
+                if message.topic == topic {
+                    return Some(());
+                }
+                self.early.borrow_mut().push_back(message);
+            }
+            None
         });
     }
 
     /// The next message, or `None` when `limit` passes first.
     pub fn next(&self, limit: Duration) -> Option<Message> {
         let end = slmd::time::instant() + limit;
+        let early = |m: &Message| !m.topic.starts_with("subscribed/");
+        self.early.borrow_mut().retain(early);
+        if let Some(message) = self.early.borrow_mut().pop_front() {
+            return Some(message);
+        }
         loop {
             let left = end.saturating_duration_since(slmd::time::instant());
             match self.messages.recv_timeout(left) {
