@@ -1,1 +1,7 @@
-fn main() {}
+//! `slmd`: see [`slmd::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    slmd::cli::main()
+}

@@ -117,6 +117,7 @@ names! {
         AuditUnavailable = "audit_unavailable", "the access couldn't be recorded, so nothing was done; free space in the state folder or check its permissions";
         ModelUnavailable = "model_unavailable", "the endpoint's model isn't loaded; see `slmd status`";
         DeadlineExceeded = "deadline_exceeded", "the request's deadline passed before it could be answered";
+        Cancelled = "cancelled", "the request was cancelled before its answer was whole";
         AttemptsExhausted = "attempts_exhausted", "the request was begun twice and not finished; it won't be tried again";
         ReplyTopicRejected = "reply_topic_rejected", "the Response Topic isn't one that this token may be answered on";
         RetainedRejected = "retained_rejected", "retained messages are no requests; publish with retain off";
@@ -247,6 +248,8 @@ impl RefuseReason {
             RefuseReason::UnsupportedMediaType => 415,
             RefuseReason::QuotaExceeded => 429,
             RefuseReason::AttemptsExhausted | RefuseReason::AnswerTooLarge => 422,
+            // Nobody is left to read it, or who asked for it: nginx's "client closed request".
+            RefuseReason::Cancelled => 499,
             RefuseReason::Internal => 500,
             RefuseReason::TooManyConnections
             | RefuseReason::Overloaded

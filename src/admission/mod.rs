@@ -1,12 +1,36 @@
 //! The single door: decide → reserve → charge → record → queue, for every transport alike.
+//!
+//! [`Admission::submit`] is the plain way (HTTP); [`Admission::deliver`] adds what an
+//! at-least-once transport needs: duplicates and second attempts ([`inbox`]). Whatever is refused
+//! has been recorded when the refusal returns, and nothing is charged for it.
 
-use std::sync::Arc;
+mod door;
+mod finish;
+mod inbox;
+mod metrics;
+mod records;
+mod running;
+
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::auth::{Credential, Grant, Permitted};
-use crate::prompt::{AnswerReceiver, Interrupt, Outcome, Request, RequestId};
-use crate::reason::Refusal;
-use crate::time::Timestamp;
+use arc_swap::ArcSwap;
+
+pub use door::Admitted;
+pub use inbox::{Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
+
+use crate::auth::{self, Cache, Clock, Credential, Decision, Denied, Permitted, Snapshot};
+use crate::engine::Engine;
+use crate::prompt::{Finish, Origin, Request, RequestId};
+use crate::quota::Quota;
+use crate::reason::{Refusal, RefuseReason};
+use crate::shutdown::Shutdown;
+use crate::store::{Store, StoreError};
+use crate::telemetry::Registry;
+use crate::{audit, time};
+use inbox::{Begin, Inbox};
+use metrics::Metrics;
+use running::Running;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -16,106 +40,230 @@ pub struct Settings {
     pub default_deadline: Duration,
     /// How long an answered MQTT request is recognised when it comes again.
     pub duplicate_window: Duration,
-    /// Answered MQTT requests remembered for that.
+    /// MQTT requests remembered for that.
     pub duplicates: usize,
     /// Tokens a minute for a principal whose realm and token say nothing.
     pub tokens_per_minute: u32,
 }
 
+/// Verified tokens kept; each costs about 2 KiB.
+const CACHED_TOKENS: usize = 1024;
+/// Principals whose quota is remembered.
+const PRINCIPALS: usize = 4096;
+
 /// The door. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Admission {}
+pub struct Admission(Arc<Inner>);
 
-/// A permitted, recorded, queued request and its answer. Dropping it cancels what still runs.
-#[derive(Debug)]
-pub struct Admitted {
-    pub id: RequestId,
-    /// The endpoint's client id: what `model` in the reply says.
-    pub model: String,
-    pub created: Timestamp,
-    pub answer: AnswerReceiver,
-    pub interrupt: Interrupt,
+/// What the door leads to.
+pub struct Parts {
+    pub engine: Engine,
+    pub log: audit::Log,
+    pub store: Store,
+    /// The time as decisions are to see it: wall clock, floor, synchronised.
+    pub clock: Box<dyn Fn() -> Clock + Send + Sync>,
+    pub shutdown: Shutdown,
 }
 
-/// What an MQTT request brings beside its body.
-pub struct Delivery {
-    /// Response Topic, or the 3.1.1 form's answer prefix.
-    pub reply_to: String,
-    /// Correlation Data or the 3.1.1 id; without it nothing counts as a duplicate.
-    pub correlation: Option<Vec<u8>>,
-    /// SHA-256 of the body without `authorization`.
-    pub body_hash: [u8; 32],
-    /// Whether answers for this grant may go to `reply_to`, and topic and token agree.
-    pub check: Box<dyn FnOnce(&Grant) -> Result<(), Refusal> + Send>,
+struct Inner {
+    settings: ArcSwap<Settings>,
+    snapshot: ArcSwap<Snapshot>,
+    cache: Cache,
+    quota: Mutex<Quota>,
+    running: Running,
+    inbox: Inbox,
+    metrics: Metrics,
+    engine: Engine,
+    log: audit::Log,
+    store: Store,
+    clock: Box<dyn Fn() -> Clock + Send + Sync>,
+    shutdown: Shutdown,
 }
 
-pub enum Delivered {
-    /// Runs now. When the final answer is acknowledged by the broker, call [`Ticket::answered`]
-    /// before acknowledging the request.
-    Run(Admitted, Ticket),
-    /// The same request is running already; its answer goes to the same topic. Acknowledge.
-    Running,
-    /// Answered before: publish this again, then acknowledge.
-    Again(StoredAnswer),
-}
-
-/// A refusal, and whom it concerns once the token is verified.
-#[derive(Debug)]
-pub struct Rejected {
-    pub refusal: Refusal,
-    pub grant: Option<Arc<Grant>>,
-}
-
-/// Proof that a delivery is recorded as begun; consumed when it is answered.
-#[derive(Debug)]
-pub struct Ticket {}
-
-/// The first run's answer, for a duplicate.
-#[derive(Debug, Clone)]
-pub struct StoredAnswer {
-    pub request_id: RequestId,
-    pub model: String,
-    pub created: Timestamp,
-    pub text: String,
-    pub outcome: Outcome,
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").finish_non_exhaustive()
+    }
 }
 
 impl Admission {
-    /// Admits a chat. A refusal has been recorded when this returns.
-    pub async fn submit(&self, _: Credential, _: Request) -> Result<Admitted, Refusal> {
-        todo!()
+    pub fn new(
+        parts: Parts,
+        settings: Settings,
+        snapshot: Snapshot,
+        registry: &mut Registry,
+    ) -> Result<Admission, StoreError> {
+        Ok(Admission(Arc::new(Inner {
+            inbox: Inbox::open(&parts.store)?,
+            settings: ArcSwap::from_pointee(settings),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            cache: Cache::new(CACHED_TOKENS),
+            quota: Mutex::new(Quota::new(PRINCIPALS)),
+            running: Running::default(),
+            metrics: Metrics::register(registry),
+            engine: parts.engine,
+            log: parts.log,
+            store: parts.store,
+            clock: parts.clock,
+            shutdown: parts.shutdown,
+        })))
     }
-    /// Decides and records what needs no engine: model list, audit reading.
-    pub async fn authorize(&self, _: Credential, _: Request) -> Result<Permitted, Refusal> {
-        todo!()
-    }
-    /// Admits a chat that came by an at-least-once transport.
-    pub async fn deliver(
-        &self,
-        _: Credential,
-        _: Request,
-        _: Delivery,
-    ) -> Result<Delivered, Rejected> {
-        todo!()
-    }
-    /// Stops the principal's own running request with this correlation data; says whether there was one.
-    pub async fn cancel(&self, _: Credential, _: Request) -> Result<bool, Rejected> {
-        todo!()
-    }
-    /// Records a request that was refused before it could be parsed or decided.
-    pub async fn refuse_unread(
-        &self,
-        _origin: crate::prompt::Origin,
-        _id: &RequestId,
-        _: &Refusal,
-    ) {
-        todo!()
-    }
-}
 
-impl Ticket {
-    /// Persists that the request is finished and answered. Durable when this returns.
-    pub async fn answered(self, _text: String, _outcome: Outcome) {
-        todo!()
+    /// Admits a chat.
+    pub async fn submit(
+        &self,
+        credential: Credential,
+        request: Request,
+    ) -> Result<Admitted, Refusal> {
+        let request = self.with_deadline(request);
+        match self.decide(&credential, &request, &(self.0.clock)()) {
+            Decision::Permit(permitted) => self.admit(permitted, None).await,
+            Decision::Deny(denied) => Err(self.deny(&request, denied)),
+        }
+    }
+
+    /// Decides and records what needs no engine: model list, audit reading.
+    pub async fn authorize(
+        &self,
+        credential: Credential,
+        request: Request,
+    ) -> Result<Permitted, Refusal> {
+        let request = Arc::new(request);
+        match self.decide(&credential, &request, &(self.0.clock)()) {
+            Decision::Deny(denied) => Err(self.deny(&request, denied)),
+            Decision::Permit(permitted) => {
+                let access = records::permitted(&permitted);
+                match self.record(access, [0; 16], None).await {
+                    Ok(()) => Ok(permitted),
+                    Err(refusal) => Err(self.refuse(&permitted, refusal)),
+                }
+            }
+        }
+    }
+
+    /// Stops the principal's own running request with this correlation data; says whether there
+    /// was one.
+    pub async fn cancel(
+        &self,
+        credential: Credential,
+        correlation: &[u8],
+        request: Request,
+    ) -> Result<bool, Refusal> {
+        let permitted = self.authorize(credential, request).await?;
+        let principal = &permitted.grant().principal;
+        Ok(self.0.running.cancel(principal, correlation))
+    }
+
+    /// Records a request that was refused before it could be decided.
+    pub async fn refuse_unread(&self, origin: Origin, id: &RequestId, refusal: &Refusal) {
+        self.0
+            .metrics
+            .decided(origin.transport(), Err(refusal.reason));
+        self.note(records::unread(origin, id, refusal));
+    }
+
+    /// Puts new keys, policy or deny-list in force: at once for what comes, and for what runs as
+    /// far as an epoch can change it.
+    pub fn replace_snapshot(&self, mut snapshot: Snapshot) {
+        snapshot.epoch = self.0.snapshot.load().epoch + 1;
+        let snapshot = Arc::new(snapshot);
+        self.0.snapshot.store(Arc::clone(&snapshot));
+        self.0
+            .running
+            .interrupt_where(Finish::Revoked, |permitted| {
+                auth::recheck(permitted, &snapshot).is_err()
+            });
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.snapshot.load_full()
+    }
+
+    pub fn replace_settings(&self, settings: Settings) {
+        self.0.settings.store(Arc::new(settings));
+    }
+
+    /// Ends what still runs: the drain deadline has passed.
+    pub fn interrupt_all(&self) {
+        self.0.running.interrupt_where(Finish::Shutdown, |_| true);
+    }
+
+    /// Requests admitted and not finished.
+    pub fn running(&self) -> usize {
+        self.0.running.len()
+    }
+
+    /// Forgets deliveries that are out of their window. Blocks; called about once a second.
+    pub fn tick(&self) -> Result<(), StoreError> {
+        let settings = self.0.settings.load();
+        self.0.inbox.prune(time::now(), &settings)
+    }
+
+    fn with_deadline(&self, mut request: Request) -> Arc<Request> {
+        let default = self.0.settings.load().default_deadline;
+        request
+            .deadline
+            .get_or_insert_with(|| time::instant() + default);
+        Arc::new(request)
+    }
+
+    fn decide(&self, credential: &Credential, request: &Arc<Request>, clock: &Clock) -> Decision {
+        let snapshot = self.0.snapshot.load();
+        self.0.cache.decide(credential, request, &snapshot, clock)
+    }
+
+    /// Counts and records a denial.
+    fn deny(&self, request: &Request, denied: Denied) -> Refusal {
+        let transport = request.origin.transport();
+        self.0.metrics.decided(transport, Err(denied.reason.into()));
+        self.note(records::denied(request, &denied));
+        let mut refusal = Refusal::new(denied.reason);
+        refusal.detail = denied.detail;
+        if refusal.status() == 503 {
+            refusal.retry_after = Some(Duration::from_secs(5));
+        }
+        refusal
+    }
+
+    /// Counts and records a refusal of what the token allows.
+    fn refuse(&self, permitted: &Permitted, refusal: Refusal) -> Refusal {
+        let transport = permitted.request().origin.transport();
+        self.0.metrics.decided(transport, Err(refusal.reason));
+        self.note(records::refused(permitted, &refusal));
+        refusal
+    }
+
+    /// Refusals ride on the next sync, so that a flood of them can't wear out the flash.
+    fn note(&self, access: audit::Access) {
+        if let Err(error) = self.0.log.refuse(access, time::now()) {
+            tracing::error!(%error, "a refusal could not be recorded");
+        }
+    }
+
+    /// Records a permit, and what `also` writes with it; durable when this returns.
+    async fn record(
+        &self,
+        access: audit::Access,
+        salt: [u8; 16],
+        also: Option<Begin>,
+    ) -> Result<(), Refusal> {
+        let door = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            door.0.store.commit(|| {
+                if let Some(begin) = &also {
+                    begin.write()?;
+                }
+                door.0.log.append_permit(access, salt, time::now())
+            })
+        });
+        match written.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a permit could not be recorded");
+                let refusal = Refusal::new(RefuseReason::AuditUnavailable);
+                Err(refusal.retry_after(Duration::from_secs(5)))
+            }
+            Err(_) => Err(RefuseReason::Internal.into()),
+        }
     }
 }

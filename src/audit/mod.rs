@@ -1,114 +1,46 @@
 //! The record of every decision and finish, durable before the work that it speaks of starts.
+//!
+//! Records are JSON under dense indexes in the store. What is here so far is an append-only log
+//! with a cap; the Merkle tree, its signed checkpoints and the proofs (RFC 6962) will stand on
+//! the same records, which is why their bytes never change once written.
+//!
+//! [`Log`] appends ([`append`]), counts refusals that come too fast ([`refusals`]) and removes
+//! the oldest records by cap and retention ([`trim`]).
 
+mod append;
+mod metrics;
+mod record;
+mod refusals;
+#[cfg(test)]
+mod tests;
+mod trim;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-use crate::identity::Identity;
-use crate::prompt::{Finish, Origin, RequestId, Sampling, Usage};
-use crate::reason::Reason;
-use crate::store::{Store, StoreError};
+use self::append::State;
+pub use self::metrics::Metrics;
+pub use self::record::{Access, Event, Finished, Record, Verdict};
+use crate::identity::{Identity, digest, hex};
+use crate::prompt::Origin;
+use crate::store::{Store, StoreError, Tree};
 use crate::time::Timestamp;
+
+/// The largest record.
+pub const MAX_RECORD: usize = 32 * 1024;
+
+/// The most records that one [`Log::read`] returns.
+const MAX_READ: usize = 256;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// What the log may take on the disk, the database's own overhead included.
     pub max_bytes: u64,
     pub retention: Duration,
     /// Refusals recorded one by one per origin and reason and minute; the rest is counted.
     pub refusals_per_minute: u32,
-}
-
-/// One line of the log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    pub index: u64,
-    pub time: Timestamp,
-    pub synchronised: bool,
-    pub boot_id: String,
-    #[serde(flatten)]
-    pub event: Event,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    Access(Box<Access>),
-    Finish(Box<Finished>),
-    /// Refusals that were counted rather than recorded one by one.
-    RefusalsSummary {
-        transport: String,
-        reason: Reason,
-        count: u64,
-        since: Timestamp,
-    },
-    /// Old records removed by cap or retention: the first index that is left.
-    Truncated {
-        first_index: u64,
-        removed: u64,
-    },
-    /// Start, stop, reload, keys pinned, refused start, …: what happened, and particulars.
-    Change {
-        origin: Origin,
-        what: String,
-        detail: serde_json::Value,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Access {
-    pub request_id: RequestId,
-    pub origin: Origin,
-    pub action: String,
-    pub decision: Verdict,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub realm: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub issuer: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
-    /// A commitment to the prompt: SHA-256 over a random salt and the token ids' bytes. The salt
-    /// is kept apart (`audit_salts`), so that it can be erased.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt_hash: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model_digest: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sampling: Option<Sampling>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt_tokens: Option<u32>,
-    /// 2 for a second attempt after a restart.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attempt: Option<u32>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    Permit,
-    Deny,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Finished {
-    pub request_id: RequestId,
-    pub finish: Finish,
-    #[serde(flatten)]
-    pub usage: Usage,
-    /// SHA-256 of the answer's text.
-    pub answer_hash: String,
-    pub queue_ms: u64,
-    pub first_token_ms: Option<u64>,
-    pub total_ms: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,54 +49,186 @@ pub enum AuditError {
     Store(#[from] StoreError),
     #[error("an audit record is larger than 32 KiB")]
     TooLarge,
+    #[error("audit record {0} can't be read")]
+    Unreadable(u64),
 }
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Log {}
+pub struct Log(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    records: Tree,
+    /// Salts of prompt commitments by the record's index, apart so that one can be erased.
+    salts: Tree,
+    boot_id: String,
+    state: Mutex<State>,
+    next: watch::Sender<u64>,
+    metrics: Metrics,
+}
 
 impl Log {
-    pub fn open(_: &Store, _: Settings, _: &Identity) -> Result<Log, AuditError> {
-        todo!()
+    pub fn open(store: &Store, settings: Settings, identity: &Identity) -> Result<Log, AuditError> {
+        let shared = Shared {
+            store: store.clone(),
+            records: store.tree("audit")?,
+            salts: store.tree("audit_salts")?,
+            boot_id: identity.boot_id.clone(),
+            state: Mutex::new(State::new(settings)),
+            next: watch::Sender::new(0),
+            metrics: Metrics::default(),
+        };
+        shared.recover()?;
+        Ok(Log(Arc::new(shared)))
     }
-    /// Records a permitted access with the salt of its prompt hash; durable when this returns. Blocks.
-    pub fn permit(&self, _: Access, _salt: [u8; 16], _now: Timestamp) -> Result<u64, AuditError> {
-        todo!()
+
+    /// Records a permitted access with the salt of its prompt hash; durable when this returns.
+    /// After an error the record may be there or not; the access must not happen. Blocks.
+    pub fn permit(
+        &self,
+        access: Access,
+        salt: [u8; 16],
+        now: Timestamp,
+    ) -> Result<u64, AuditError> {
+        let append = || self.append_permit(access, salt, now);
+        let index = self.0.store.commit(append)?;
+        self.state().settle(index + 1);
+        Ok(index)
     }
+
+    /// As [`Log::permit`], for callers that write more before they sync ([`Store::commit`]).
+    pub fn append_permit(
+        &self,
+        access: Access,
+        salt: [u8; 16],
+        now: Timestamp,
+    ) -> Result<u64, AuditError> {
+        let event = Event::Access(Box::new(access));
+        self.0.append(&mut self.state(), event, Some(salt), now)
+    }
+
     /// Records a refusal, or counts it; rides on the next sync.
-    pub fn refuse(&self, _: Access, _now: Timestamp) -> Result<(), AuditError> {
-        todo!()
+    pub fn refuse(&self, access: Access, now: Timestamp) -> Result<(), AuditError> {
+        self.0.refuse(&mut self.state(), access, now)
     }
+
     /// Rides on the next sync.
-    pub fn finish(&self, _: Finished, _now: Timestamp) -> Result<u64, AuditError> {
-        todo!()
+    pub fn finish(&self, finished: Finished, now: Timestamp) -> Result<u64, AuditError> {
+        let event = Event::Finish(Box::new(finished));
+        self.0.append(&mut self.state(), event, None, now)
     }
+
     /// Durable when this returns. Blocks.
     pub fn change(
         &self,
-        _: Origin,
-        _what: &str,
-        _detail: serde_json::Value,
-        _now: Timestamp,
+        origin: Origin,
+        what: &str,
+        detail: serde_json::Value,
+        now: Timestamp,
     ) -> Result<u64, AuditError> {
-        todo!()
+        let what = what.to_owned();
+        let event = Event::Change {
+            origin,
+            what,
+            detail,
+        };
+        let append = || self.0.append(&mut self.state(), event, None, now);
+        let index = self.0.store.commit(append)?;
+        self.state().settle(index + 1);
+        Ok(index)
     }
+
     /// Housekeeping: summaries, retention, cap, sync. Called about once a second. Blocks.
-    pub fn tick(&self, _now: Timestamp) -> Result<(), AuditError> {
-        todo!()
+    pub fn tick(&self, now: Timestamp) -> Result<(), AuditError> {
+        self.0.tick(now, crate::time::synchronised())
     }
-    /// Up to `limit` records with index ≥ `from`.
-    pub fn read(&self, _from: u64, _limit: usize) -> Result<Vec<Record>, AuditError> {
-        todo!()
+
+    /// Writes what is only counted so far, and syncs. Blocks.
+    pub fn close(&self, now: Timestamp) -> Result<(), AuditError> {
+        self.0.summarise(&mut self.state(), now, true)?;
+        self.0.sync()
     }
+
+    /// Up to `limit` records with index ≥ `from`, and no more than 256.
+    pub fn read(&self, from: u64, limit: usize) -> Result<Vec<Record>, AuditError> {
+        let pairs = self
+            .0
+            .records
+            .range(&from.to_be_bytes(), limit.min(MAX_READ))?;
+        pairs
+            .iter()
+            .map(|(key, json)| append::parse(key, json))
+            .collect()
+    }
+
     pub fn next_index(&self) -> u64 {
-        todo!()
+        *self.0.next.borrow()
     }
+
     /// Resolves when a record with index ≥ `from` may exist.
-    pub async fn wait(&self, _from: u64) {
-        todo!()
+    pub async fn wait(&self, from: u64) {
+        let mut next = self.0.next.subscribe();
+        // INVARIANT: the sender lives as long as `self`; an error can't happen, and would only
+        // make the caller look again.
+        let _ = next.wait_for(|next| *next > from).await;
     }
-    pub fn set_settings(&self, _: Settings) {
-        todo!()
+
+    /// The salt of a record's prompt commitment, unless it was erased.
+    pub fn salt(&self, index: u64) -> Result<Option<[u8; 16]>, AuditError> {
+        let salt = self.0.salts.get(&index.to_be_bytes())?;
+        Ok(salt.and_then(|salt| salt.try_into().ok()))
     }
+
+    /// Erases a salt, after which the commitment tells nothing about its prompt. Blocks.
+    pub fn erase_salt(&self, index: u64, origin: Origin, now: Timestamp) -> Result<(), AuditError> {
+        self.0.salts.remove(&index.to_be_bytes())?;
+        let detail = serde_json::json!({ "index": index });
+        self.change(origin, "salt_erased", detail, now).map(drop)
+    }
+
+    pub fn set_settings(&self, settings: Settings) {
+        self.state().settings = settings;
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state()
+    }
+}
+
+impl Shared {
+    /// A panic elsewhere leaves the counters behind at worst; the next reopening sets them right.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tick(&self, now: Timestamp, synchronised: bool) -> Result<(), AuditError> {
+        self.summarise(&mut self.state(), now, false)?;
+        self.retain(&mut self.state(), now, synchronised)?;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), AuditError> {
+        let (next, generation) = {
+            let state = self.state();
+            (state.next, state.generation)
+        };
+        self.store.sync()?;
+        let mut state = self.state();
+        if state.generation == generation {
+            state.settle(next);
+        }
+        Ok(())
+    }
+}
+
+/// A commitment to a prompt that tells nothing about it without `salt`.
+pub fn prompt_commitment(salt: &[u8; 16], token_ids: &[u32]) -> String {
+    let bytes: Vec<u8> = token_ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    hex(&digest(&[salt, &bytes]))
 }

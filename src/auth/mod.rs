@@ -1,19 +1,34 @@
 //! The token decision: pure, offline, every check with a reason of its own.
 //!
 //! Start at [`decide`]. It reads no clock and does no I/O; time, keys, policy and deny-list are
-//! arguments, so a decision can be replayed from the audit log.
+//! arguments, so a decision can be replayed from the audit log. A token goes through three types,
+//! each proving more than the one before: `token::Jws` is well-formed, `token::Proven` was signed
+//! by a pinned key of its realm, [`Permitted`] allows its request now.
 
-// CONTRACT (names and signatures that other modules rely on; the bodies and the split into
-// files decide.rs, token.rs, keyset.rs, claims.rs, policy.rs, deny.rs, cache.rs are auth's own).
+mod access;
+mod cache;
+mod claims;
+mod decide;
+mod deny;
+mod jwk;
+mod key;
+mod keyset;
+mod policy;
+mod token;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::prompt::{Request, Scope};
-use crate::reason::DenyReason;
+use crate::prompt::Scope;
 use crate::secret::Secret;
 use crate::time::Timestamp;
+
+pub use cache::Cache;
+pub use decide::{Decision, Denied, Permitted, decide, recheck};
+pub use deny::{DenyList, Revocations};
+pub use key::KeyInfo;
+pub use keyset::{KeySet, KeySetError, Skipped};
+pub use policy::{Endpoint, Policy};
 
 /// What a client shows.
 #[derive(Debug, Clone)]
@@ -35,16 +50,37 @@ pub enum Credential {
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     pub now: Timestamp,
+    /// A time that has certainly passed.
     pub floor: Timestamp,
     pub synchronised: bool,
 }
 
+impl Clock {
+    /// The clock, held up by the floor: a clock that was stepped back, or restarted in 1970,
+    /// brings no expired token back and makes no sound token look as if it came from the future.
+    pub fn effective(&self) -> Timestamp {
+        self.now.max(self.floor)
+    }
+}
+
+/// Everything but the time that a decision depends on. Two snapshots of one epoch are the same.
 #[derive(Debug)]
 pub struct Snapshot {
     pub epoch: u64,
     /// By issuer.
     pub realms: BTreeMap<String, Realm>,
     pub deny: DenyList,
+}
+
+impl Snapshot {
+    pub fn new(epoch: u64, realms: Vec<Realm>, deny: DenyList) -> Snapshot {
+        let by_issuer = |realm: Realm| (realm.issuer.clone(), realm);
+        Snapshot {
+            epoch,
+            realms: realms.into_iter().map(by_issuer).collect(),
+            deny,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -58,67 +94,18 @@ pub struct Realm {
     pub confirmed_at: Option<Timestamp>,
 }
 
-#[derive(Debug, Clone)]
-pub struct Policy {
-    pub default_endpoint: Option<String>,
-    pub max_lifetime: Duration,
-    pub max_lifetime_by_client: BTreeMap<String, Duration>,
-    pub max_age: Option<Duration>,
-    pub leeway: Duration,
-    /// Absent scope: no limit (`offline_grace = "none"` explicitly).
-    pub offline_grace: BTreeMap<Scope, Duration>,
-    /// Scopes that may be used while the clock isn't synchronised.
-    pub unsynchronised_scopes: Vec<Scope>,
-    /// Role name → scopes. Empty: roles `read`, `write`, `fine-tune`, `audit` mean themselves.
-    pub roles: BTreeMap<String, Vec<Scope>>,
-    pub tokens_per_minute: Option<u32>,
-}
-
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    pub client_id: String,
-    /// The bundle's name in the catalog.
-    pub model: String,
-    pub max_completion_tokens: Option<u32>,
-}
-
-/// Pinned keys of a realm, parsed one by one; what isn't ours is skipped with a note.
-#[derive(Debug, Clone, Default)]
-pub struct KeySet {}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct KeySetError(pub String);
-
-#[derive(Debug, Clone)]
-pub struct KeyInfo {
-    pub kid: String,
-    pub algorithms: Vec<&'static str>,
-    /// RFC 7638, base64url.
-    pub thumbprint: String,
-}
-
-impl KeySet {
-    /// Also refuses a set without one usable key.
-    pub fn parse(_jwks: &[u8]) -> Result<KeySet, KeySetError> {
-        todo!()
-    }
-    pub fn keys(&self) -> Vec<KeyInfo> {
-        todo!()
-    }
-    pub fn is_empty(&self) -> bool {
-        todo!()
+impl Realm {
+    pub fn endpoint(&self, client_id: &str) -> Option<&Arc<Endpoint>> {
+        self.endpoints.iter().find(|e| e.client_id == client_id)
     }
 }
-
-#[derive(Debug, Clone, Default)]
-pub struct DenyList {}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Principal {
     pub issuer: String,
     pub subject: String,
-    /// `azp`: the client that acts.
+    /// `azp`: the client that acts. Keycloak lets it hold `/`, `+`, `#` and control characters;
+    /// whoever puts it into a topic or a file name must check it (`identity::is_topic_level`).
     pub client: String,
 }
 
@@ -131,68 +118,4 @@ pub struct Grant {
     pub scope: Scope,
     pub expires_at: Timestamp,
     pub tokens_per_minute: Option<u32>,
-}
-
-#[must_use]
-#[derive(Debug)]
-pub enum Decision {
-    Permit(Permitted),
-    Deny(Denied),
-}
-
-#[derive(Debug, Clone)]
-pub struct Denied {
-    pub reason: DenyReason,
-    pub detail: Option<String>,
-    /// Known once the signature is verified.
-    pub realm: Option<String>,
-    pub principal: Option<Principal>,
-    pub token_id: Option<String>,
-}
-
-/// Proof that a request was allowed: only `auth` makes one.
-#[derive(Debug, Clone)]
-pub struct Permitted {
-    request: Arc<Request>,
-    grant: Arc<Grant>,
-    endpoints: Vec<Arc<Endpoint>>,
-}
-
-impl Permitted {
-    pub fn request(&self) -> &Arc<Request> {
-        &self.request
-    }
-    pub fn grant(&self) -> &Arc<Grant> {
-        &self.grant
-    }
-    /// The endpoint that a chat is for; the first visible one otherwise.
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoints[0]
-    }
-    /// All endpoints of the realm that the token opens for this scope (model listing).
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
-    }
-}
-
-pub fn decide(_: &Credential, _: &Arc<Request>, _: &Snapshot, _: &Clock) -> Decision {
-    todo!()
-}
-
-/// What an epoch can change for a running request.
-pub fn recheck(_: &Permitted, _: &Snapshot) -> Result<(), DenyReason> {
-    todo!()
-}
-
-/// Verified tokens by hash, good for one epoch; bounded. Same answers as [`decide`].
-#[derive(Debug)]
-pub struct Cache {}
-
-impl Cache {
-    pub fn new(_capacity: usize) -> Cache {
-        todo!()
-    }
-    pub fn decide(&self, _: &Credential, _: &Arc<Request>, _: &Snapshot, _: &Clock) -> Decision {
-        todo!()
-    }
 }

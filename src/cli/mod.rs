@@ -1,1 +1,168 @@
-//! The command line.
+//! The command line: for people, and for scripts by `--json` and documented exit codes.
+//!
+//! A command speaks to the running daemon over its sockets ([`client`]); only when no daemon runs
+//! do `keys` and `audit` open the state folder themselves ([`offline`]).
+
+mod ask;
+mod audit;
+mod client;
+mod config;
+mod demo;
+mod exit;
+mod keys;
+mod model;
+mod offline;
+mod output;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{Config, DEFAULT_PATH, Problem};
+use client::Client;
+use exit::{Done, Exit, Failure};
+
+const EXAMPLES: &str = "\
+Examples:
+  slmd demo                                   everything once, in a throw-away folder
+  slmd config check                           all mistakes of the configuration at once
+  slmd keys pin dev jwks.json                 trust a Keycloak realm's keys
+  slmd ask --token-file token 'Why is the sky blue?'
+  slmd audit tail -f                          watch every decision
+
+";
+
+/// A small language model behind Keycloak tokens, decided offline.
+#[derive(Debug, Parser)]
+#[command(
+    name = "slmd",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+struct Global {
+    /// The configuration file.
+    #[arg(long, global = true, env = "SLMD_CONFIG", default_value = DEFAULT_PATH, value_name = "FILE")]
+    config: PathBuf,
+    /// Print JSON instead of text; errors too.
+    #[arg(long, global = true)]
+    json: bool,
+    /// The daemon's admin socket (default: the configuration's).
+    #[arg(long, global = true, env = "SLMD_ADMIN_SOCKET", value_name = "PATH")]
+    admin_socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground (systemd does this).
+    Run,
+    Ask(Box<ask::Ask>),
+    Status(status::Status),
+    #[command(subcommand)]
+    Model(model::Model),
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    Reload(status::Reload),
+    Demo(demo::Demo),
+}
+
+/// Parses the arguments, does what they say, and reports a failure.
+pub fn main() -> ExitCode {
+    let command = Cli::command().after_help(format!("{EXAMPLES}{}", Exit::table()));
+    let parsed = Cli::from_arg_matches(&command.get_matches());
+    let cli = parsed.unwrap_or_else(|error| error.exit());
+    let as_json = cli.global.json;
+    match cli.command.execute(&cli.global) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(as_json),
+    }
+}
+
+impl Command {
+    fn execute(self, global: &Global) -> Done {
+        match self {
+            Command::Run => run::run(global),
+            Command::Ask(command) => command.execute(global),
+            Command::Status(command) => command.execute(global),
+            Command::Model(command) => command.execute(global),
+            Command::Keys(command) => command.execute(global),
+            Command::Audit(command) => command.execute(global),
+            Command::Config(command) => command.execute(global),
+            Command::Reload(command) => command.execute(global),
+            Command::Demo(command) => command.execute(global),
+        }
+    }
+}
+
+impl Global {
+    /// The checked configuration, its warnings said on standard error.
+    fn load(&self) -> Result<Config, Failure> {
+        let file = self.config.display();
+        let config = Config::load(&self.config).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(|p| at(&file, p)).collect();
+            Failure::new(Exit::BadConfig, lines.join("\n      "))
+        })?;
+        for warning in &config.warnings {
+            eprintln!("slmd: warning: {}", at(&file, warning));
+        }
+        Ok(config)
+    }
+
+    /// A client for the admin socket.
+    fn admin(&self) -> Result<Client, Failure> {
+        let socket = match &self.admin_socket {
+            Some(socket) => socket.clone(),
+            None => self.load()?.http.admin_socket,
+        };
+        Ok(Client::new(socket))
+    }
+}
+
+/// `file:line:column: key: what`, which editors jump to.
+fn at(file: &std::path::Display<'_>, problem: &Problem) -> String {
+    let space = if problem.line > 0 { "" } else { " " };
+    format!("{file}:{space}{problem}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_token_is_no_argument() {
+        let parsed = Cli::try_parse_from(["slmd", "ask", "--token", "abc", "hello"]);
+        assert!(parsed.is_err());
+    }
+
+    #[test]
+    fn help_lists_every_exit_code() {
+        let table = Exit::table();
+        for code in ["0", "1", "2", "3", "4", "5", "130"] {
+            assert!(
+                table.lines().any(|line| line.trim().starts_with(code)),
+                "{code}"
+            );
+        }
+    }
+}

@@ -1,9 +1,30 @@
 //! Raw TOML → the typed settings that each module owns. All errors at once, with line and column.
+//!
+//! [`read`] goes over the parsed file and collects problems, [`value`] knows the kinds of values,
+//! [`sections`] and [`realm`] are the schema with its defaults, [`show`] writes it back.
 
+mod read;
+mod realm;
+mod sections;
+mod show;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use toml::de::DeTable;
+
+use self::read::{Problems, Section, place};
 use crate::{admission, audit, auth, engine, identity, transport};
+
+/// Where the configuration lies unless told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/slmd/slmd.toml";
+
+/// No sound configuration comes near; a wrong file (a disk image) must not fill the memory.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// The whole configuration, checked. Holding one proves that every part is usable together.
 #[derive(Debug, Clone)]
@@ -16,10 +37,14 @@ pub struct Config {
     pub log: String,
     pub http: transport::http::Settings,
     pub mqtt: Option<transport::mqtt::Settings>,
+    /// Where the broker's password was read from.
+    pub password_file: Option<PathBuf>,
     pub engine: engine::Settings,
     pub admission: admission::Settings,
     pub audit: audit::Settings,
     pub realms: Vec<RealmConfig>,
+    /// What is usable, but not well.
+    pub warnings: Vec<Problem>,
 }
 
 /// A realm without its keys, which are pinned in the store.
@@ -31,7 +56,7 @@ pub struct RealmConfig {
     pub endpoints: Vec<auth::Endpoint>,
 }
 
-/// One thing that is wrong, `line:column: key: what` .
+/// One thing that is wrong, `line:column: key: what`. Line 0: the file as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub line: usize,
@@ -40,11 +65,81 @@ pub struct Problem {
     pub message: String,
 }
 
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "{}:{}: ", self.line, self.column)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
 impl Config {
-    pub fn parse(_text: &str) -> Result<Config, Vec<Problem>> {
-        todo!()
+    /// Checks the whole text. Also reads the host name and the broker's password file.
+    pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            // What a broken file means can't be told; only its syntax is reported.
+            let mut problems: Vec<_> = errors.iter().map(|error| syntax(text, error)).collect();
+            problems.sort_by_key(|problem| (problem.line, problem.column));
+            return Err(problems);
+        }
+        let (problems, warnings) = (Problems::new(text), Problems::new(text));
+        let config = Section::root(table.get_ref(), &problems, |root| {
+            sections::config(root, &warnings)
+        });
+        let problems = problems.into_sorted();
+        match config {
+            Some(mut config) if problems.is_empty() => {
+                config.warnings = warnings.into_sorted();
+                Ok(config)
+            }
+            _ => Err(problems),
+        }
     }
-    pub fn load(_path: &Path) -> Result<Config, Vec<Problem>> {
-        todo!()
+
+    pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
+        let text = read_bounded(path).map_err(|message| {
+            vec![Problem {
+                line: 0,
+                column: 0,
+                key: String::new(),
+                message,
+            }]
+        })?;
+        Config::parse(&text)
     }
+
+    /// The effective configuration with every default filled in, as it would be read again.
+    /// Secrets live in files of their own and only these files' names are shown.
+    #[must_use]
+    pub fn show(&self) -> serde_json::Value {
+        show::show(self)
+    }
+}
+
+fn syntax(text: &str, error: &toml::de::Error) -> Problem {
+    let (line, column) = place(text, error.span().map_or(0, |span| span.start));
+    Problem {
+        line,
+        column,
+        key: "TOML".to_owned(),
+        message: error.message().to_owned(),
+    }
+}
+
+fn read_bounded(path: &Path) -> Result<String, String> {
+    let read = || -> std::io::Result<String> {
+        let size = std::fs::metadata(path)?.len();
+        if size > MAX_BYTES {
+            return Err(std::io::Error::other("it is larger than 1 MiB"));
+        }
+        std::fs::read_to_string(path)
+    };
+    read().map_err(|error| {
+        format!("can't be read: {error}; check the path and its permissions, or give --config")
+    })
 }

@@ -1,1 +1,285 @@
-//! The composition root: bind, ready, reload, drain.
+//! The composition root: open the state, load the models, bind, serve, reload, drain.
+//!
+//! Nothing here decides anything: it builds each part from its settings, hands them to each
+//! other, and takes them down in order.
+
+mod core;
+mod health;
+mod models;
+mod state;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::admission::{Admission, Parts};
+use crate::config::Config;
+use crate::engine::{Engine, LoadError};
+use crate::shutdown::Shutdown;
+use crate::store::StoreError;
+use crate::telemetry::{Exposition, Registry};
+use crate::transport::{http, mqtt};
+use crate::{systemd, time};
+use core::Core;
+use health::Health;
+pub use state::State;
+
+/// Why the daemon didn't start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("state folder {folder}: {source}", folder = .folder.display())]
+    State { folder: PathBuf, source: StoreError },
+    #[error("audit log: {0}")]
+    Audit(String),
+    #[error("pinned keys: {0}")]
+    Keys(String),
+    #[error("model {name:?}: {why}")]
+    Model { name: String, why: String },
+    #[error("engine: {0}")]
+    Engine(#[from] LoadError),
+    #[error("socket {path}: {why}", path = .path.display())]
+    Socket { path: PathBuf, why: String },
+    #[error("signals can't be received: {0}")]
+    Signals(std::io::Error),
+}
+
+/// How long answers get to end once they have been interrupted.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT. `source` is the file that a reload reads again.
+pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError> {
+    let state = State::open(&config)?;
+    state.record(
+        "start",
+        serde_json::json!({"version": env!("CARGO_PKG_VERSION")}),
+    )?;
+    let result = Daemon::start(config, source, &state).await;
+    match result {
+        Ok(daemon) => daemon.serve().await,
+        Err(error) => {
+            state.record(
+                "start_refused",
+                serde_json::json!({"why": error.to_string()}),
+            )?;
+            return Err(error);
+        }
+    }
+    state.close();
+    Ok(())
+}
+
+struct Daemon {
+    core: Arc<Core>,
+    term: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    transports: JoinSet<()>,
+    health: Health,
+}
+
+impl Daemon {
+    async fn start(
+        config: Config,
+        source: Option<PathBuf>,
+        state: &State,
+    ) -> Result<Daemon, RunError> {
+        let on = |kind| signal(kind).map_err(RunError::Signals);
+        let (term, interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        let hangup = on(SignalKind::hangup())?;
+        let mut registry = Registry::default();
+        state.log.metrics().register(&mut registry);
+        let bundles = models::open(&config, &state.store)?;
+        let engine = Engine::start(bundles, config.engine.clone(), &mut registry)?;
+        let shutdown = Shutdown::default();
+        let parts = Parts {
+            engine: engine.clone(),
+            log: state.log.clone(),
+            store: state.store.clone(),
+            clock: state.clock(),
+            shutdown: shutdown.clone(),
+        };
+        let snapshot = state.snapshot(&config)?;
+        let admission = Admission::new(parts, config.admission.clone(), snapshot, &mut registry);
+        let admission = admission.map_err(|source| state.error(source))?;
+        let sockets = Sockets::open(&config.http)?;
+        let mqtt = config.mqtt.clone().map(|settings| {
+            let identity = config.identity.clone();
+            let log = state.log.clone();
+            mqtt::start(
+                settings,
+                identity,
+                admission.clone(),
+                shutdown.clone(),
+                log,
+                &mut registry,
+            )
+        });
+        let http_metrics = http::Metrics::register(&mut registry);
+        let health = Health::new(engine.clone(), mqtt.clone());
+        let core = Arc::new(Core {
+            admission,
+            engine,
+            mqtt,
+            shutdown,
+            source,
+            state: state.clone(),
+            exposition: Exposition::new(registry),
+            started: time::instant(),
+            config: arc_swap::ArcSwap::from_pointee(config),
+        });
+        let transports = core.serve(sockets, http_metrics);
+        Ok(Daemon {
+            core,
+            term,
+            interrupt,
+            hangup,
+            transports,
+            health,
+        })
+    }
+
+    async fn serve(mut self) {
+        systemd::ready();
+        tracing::info!("ready");
+        let mut tick = interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => self.tick().await,
+                _ = self.hangup.recv() => self.reload().await,
+                () = stop(&mut self.term, &mut self.interrupt) => break,
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Housekeeping off the async threads; the watchdog is fed when all parts have made progress.
+    async fn tick(&mut self) {
+        let core = Arc::clone(&self.core);
+        if tokio::task::spawn_blocking(move || core.tick())
+            .await
+            .is_err()
+        {
+            tracing::error!("housekeeping panicked");
+        }
+        if self.health.is_alive(time::instant()) {
+            systemd::feed_watchdog();
+        }
+    }
+
+    async fn reload(&self) {
+        systemd::reloading();
+        let core = Arc::clone(&self.core);
+        let result = tokio::task::spawn_blocking(move || core.reload_configuration()).await;
+        match result {
+            Ok(Ok(_)) => tracing::info!("configuration reloaded"),
+            Ok(Err(problems)) => {
+                tracing::error!(
+                    ?problems,
+                    "configuration refused; the old one stays in force"
+                );
+            }
+            Err(_) => tracing::error!("reload panicked; the old configuration stays in force"),
+        }
+        systemd::ready();
+    }
+
+    /// Takes no new work, lets what runs finish until the deadline, then stops it.
+    async fn drain(mut self) {
+        systemd::stopping();
+        let deadline = self.core.config.load().drain_deadline;
+        tracing::info!(
+            running = self.core.admission.running(),
+            ?deadline,
+            "draining"
+        );
+        self.core.shutdown.drain();
+        if !within(deadline, &mut self.transports).await {
+            tracing::warn!(
+                running = self.core.admission.running(),
+                "drain deadline passed"
+            );
+        }
+        self.core.admission.interrupt_all();
+        within(LAST_WORDS, &mut self.transports).await;
+        self.core.shutdown.end();
+        within(LAST_WORDS, &mut self.transports).await;
+        self.core.engine.stop();
+        tracing::info!("stopped");
+    }
+}
+
+/// Waits for all transports to end; `false` when they don't in time.
+async fn within(limit: Duration, transports: &mut JoinSet<()>) -> bool {
+    let all = async { while transports.join_next().await.is_some() {} };
+    timeout(limit, all).await.is_ok()
+}
+
+async fn stop(term: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// The two listeners: systemd's, or our own.
+struct Sockets {
+    public: UnixListener,
+    admin: UnixListener,
+}
+
+impl Sockets {
+    fn open(settings: &http::Settings) -> Result<Sockets, RunError> {
+        let mut inherited = systemd::listeners();
+        let mut open = |name: &str, path: &PathBuf, mode: u32| {
+            let listener = match inherited.remove(name) {
+                Some(listener) => UnixListener::from_std(listener),
+                None => http::bind(path, mode),
+            };
+            listener.map_err(|error| RunError::Socket {
+                path: path.clone(),
+                why: error.to_string(),
+            })
+        };
+        Ok(Sockets {
+            public: open("http", &settings.socket, 0o660)?,
+            admin: open("admin", &settings.admin_socket, 0o600)?,
+        })
+    }
+}
+
+impl Core {
+    fn serve(self: &Arc<Self>, sockets: Sockets, metrics: http::Metrics) -> JoinSet<()> {
+        let mut transports = JoinSet::new();
+        let settings = Arc::new(self.config.load().http.clone());
+        let control: Arc<dyn http::Control> = Arc::clone(self) as _;
+        let mut spawn = |server: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+            transports.spawn(server);
+        };
+        spawn(Box::pin(http::serve(
+            sockets.public,
+            Arc::clone(&settings),
+            self.admission.clone(),
+            Arc::clone(&control),
+            metrics.clone(),
+            self.shutdown.clone(),
+        )));
+        spawn(Box::pin(http::serve_admin(
+            sockets.admin,
+            settings,
+            control,
+            metrics,
+            self.shutdown.clone(),
+        )));
+        if let Some(mqtt) = self.mqtt.clone() {
+            spawn(Box::pin(async move { mqtt.join().await }));
+        }
+        transports
+    }
+}

@@ -1,11 +1,22 @@
 //! The pinned keys of each realm: kept in the store, changed by an explicit pin only. (HTTPS
-//! refresh and the fleet's trust will drive it too.)
+//! refresh and the fleet's trust will drive it too.) [`floor`] keeps the time floor.
 
+mod backup;
+mod floor;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::backup::Backup;
+pub use self::floor::Floor;
 use crate::auth::{KeyInfo, KeySet};
-use crate::store::{Store, StoreError};
+use crate::identity::is_topic_level;
+use crate::store::{MAX_KEY, Store, StoreError, Tree};
 use crate::time::Timestamp;
+
+/// The largest key set: a realm has a few keys of 1 to 3 KiB each.
+const MAX_JWKS: usize = 60 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
@@ -15,9 +26,18 @@ pub enum KeysError {
     Invalid(String),
 }
 
-/// Realm keys that survive everything.
+/// Realm keys that survive everything. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Keyring {}
+pub struct Keyring(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    tree: Tree,
+    backup: Backup,
+    pinned: Mutex<BTreeMap<String, Pinned>>,
+    restored: Vec<String>,
+}
 
 #[derive(Debug, Clone)]
 pub struct Pinned {
@@ -25,21 +45,115 @@ pub struct Pinned {
     pub confirmed_at: Timestamp,
 }
 
+/// A realm's keys as they are stored: the exact bytes that were pinned, and when.
+#[derive(Debug, Clone, PartialEq)]
+struct Stored {
+    jwks: Vec<u8>,
+    confirmed_at: Timestamp,
+}
+
 impl Keyring {
-    /// `backup_folder`: the last good set also lives as a plain file outside sled.
-    pub fn open(_: &Store, _backup_folder: PathBuf) -> Result<Keyring, KeysError> {
-        todo!()
+    /// `backup_folder`: the last good set also lives as a plain file outside sled. What the store
+    /// lost is restored from there, with the time at which it was confirmed.
+    pub fn open(store: &Store, backup_folder: PathBuf) -> Result<Keyring, KeysError> {
+        let tree = store.tree("keys")?;
+        let backup = Backup::open(backup_folder)?;
+        let mut restored = Vec::new();
+        for (realm, stored) in backup.all()? {
+            // A damaged store may also have gone back to an earlier set.
+            let held = tree.get(realm.as_bytes())?;
+            let held = held.and_then(|bytes| Stored::from_bytes(&bytes));
+            if held.is_none_or(|held| held.confirmed_at < stored.confirmed_at) {
+                store.commit(|| tree.insert(realm.as_bytes(), &stored.to_bytes()))?;
+                restored.push(realm);
+            }
+        }
+        Ok(Keyring(Arc::new(Shared {
+            store: store.clone(),
+            tree,
+            backup,
+            pinned: Mutex::new(BTreeMap::new()),
+            restored,
+        })))
     }
-    pub fn get(&self, _realm: &str) -> Result<Option<Pinned>, KeysError> {
-        todo!()
+
+    /// Realms whose keys the store had lost and the copies gave back, for the audit.
+    pub fn restored(&self) -> &[String] {
+        &self.0.restored
     }
+
+    pub fn get(&self, realm: &str) -> Result<Option<Pinned>, KeysError> {
+        if let Some(pinned) = self.pinned().get(realm) {
+            return Ok(Some(pinned.clone()));
+        }
+        let Some(bytes) = self.0.tree.get(realm.as_bytes())? else {
+            return Ok(None);
+        };
+        let damaged = || KeysError::Invalid(format!("the stored keys of {realm:?} are damaged"));
+        let stored = Stored::from_bytes(&bytes).ok_or_else(damaged)?;
+        let keys = KeySet::parse(&stored.jwks).map_err(|e| KeysError::Invalid(e.0))?;
+        let pinned = Pinned {
+            keys,
+            confirmed_at: stored.confirmed_at,
+        };
+        self.pinned().insert(realm.to_owned(), pinned.clone());
+        Ok(Some(pinned))
+    }
+
     /// Replaces the realm's keys; durable when this returns. Blocks.
-    pub fn pin(
-        &self,
-        _realm: &str,
-        _jwks: &[u8],
-        _now: Timestamp,
-    ) -> Result<Vec<KeyInfo>, KeysError> {
-        todo!()
+    pub fn pin(&self, realm: &str, jwks: &[u8], now: Timestamp) -> Result<Vec<KeyInfo>, KeysError> {
+        if !is_realm_name(realm) {
+            let what = format!("{realm:?} can't be a realm's name");
+            return Err(KeysError::Invalid(what));
+        }
+        if jwks.len() > MAX_JWKS {
+            return Err(KeysError::Invalid("it is larger than 60 KiB".into()));
+        }
+        let keys = KeySet::parse(jwks).map_err(|e| KeysError::Invalid(e.0))?;
+        let stored = Stored {
+            jwks: jwks.to_vec(),
+            confirmed_at: now,
+        };
+        // One pin at a time, or store and copy could end up with different sets.
+        let mut pinned = self.pinned();
+        self.0.save(realm, &stored)?;
+        let infos = keys.keys();
+        let confirmed_at = now;
+        pinned.insert(realm.to_owned(), Pinned { keys, confirmed_at });
+        Ok(infos)
     }
+
+    fn pinned(&self) -> MutexGuard<'_, BTreeMap<String, Pinned>> {
+        self.0.pinned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// The store first: it is what counts, and the copy only replaces what it has lost.
+    fn save(&self, realm: &str, stored: &Stored) -> Result<(), KeysError> {
+        let bytes = stored.to_bytes();
+        let insert = || self.tree.insert(realm.as_bytes(), &bytes);
+        self.store.commit(insert)?;
+        self.backup.write(realm, stored)?;
+        Ok(())
+    }
+}
+
+impl Stored {
+    fn to_bytes(&self) -> Vec<u8> {
+        [&self.confirmed_at.0.to_be_bytes()[..], &self.jwks].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Stored> {
+        let (confirmed_at, jwks) = bytes.split_first_chunk()?;
+        Some(Stored {
+            jwks: jwks.to_vec(),
+            confirmed_at: Timestamp(u64::from_be_bytes(*confirmed_at)),
+        })
+    }
+}
+
+/// Whether `name` may name a file and a key of the store.
+fn is_realm_name(name: &str) -> bool {
+    is_topic_level(name) && !name.starts_with('.') && name.len() <= MAX_KEY
 }

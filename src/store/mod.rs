@@ -1,8 +1,42 @@
 //! The state folder's database: the only module that names sled, with its edges covered.
+//!
+//! What sled 0.34.7 leaves to its user, and where it is done here:
+//! - its flush survives a kill but no power cut: [`Store::sync`] adds `fdatasync` ([`handle`]);
+//! - an error sticks to the handle, a full disk for good: the handle is swapped ([`Store::write`]);
+//! - pages over 128 KiB go to files that nobody syncs: values are cut into parts ([`table`]);
+//! - a crash while starting can leave a folder that doesn't open: [`open`] repairs it.
 
-use std::path::Path;
+mod group;
+mod handle;
+mod open;
+mod table;
+#[cfg(test)]
+mod tests;
 
-#[derive(Debug, thiserror::Error)]
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use self::group::Group;
+use self::handle::Handle;
+pub use self::open::Recovery;
+use self::table::Table;
+
+/// The largest value that is taken.
+pub const MAX_VALUE: usize = 64 * 1024;
+/// The longest key that is taken.
+pub const MAX_KEY: usize = 128;
+
+/// A broken handle is opened again at most this often,
+const RETRY: Duration = Duration::from_secs(1);
+/// and on a full disk only when this much is free: less, and the opening itself may fail.
+const ROOM: u64 = 1024 * 1024;
+
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The disk is full: nothing was written, and the store recovers once there is room.
     #[error("no space left in the state folder")]
@@ -13,71 +47,339 @@ pub enum StoreError {
     Corrupt(String),
     #[error("the store can't be read or written: {0}")]
     Io(String),
+    #[error("a {what} of {size} bytes is larger than the store's limit of {limit}")]
+    TooLarge {
+        what: &'static str,
+        size: usize,
+        limit: usize,
+    },
 }
 
-/// Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Store {}
+/// Cheap to clone. The folder is this process's alone while one is held.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
 
 /// A named, ordered map of bytes. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Tree {}
+pub struct Tree {
+    store: Store,
+    name: Arc<str>,
+}
 
-/// Changes of one tree, applied together.
+/// Changes of one tree, applied together. The last change of a key counts.
 #[derive(Debug, Default)]
-pub struct Batch {}
+pub struct Batch(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
+
+/// The right to change the store: while one is held, nobody else writes and the handle stays.
+pub struct Writer<'a> {
+    shared: &'a Shared,
+    slot: RwLockReadGuard<'a, Slot>,
+}
+
+struct Shared {
+    home: PathBuf,
+    recovery: Option<Recovery>,
+    /// Writers, flushes and reopenings exclude each other: sled forgets to wake a waiting flush
+    /// when a write fails in a buffer that several threads share.
+    writer: Mutex<()>,
+    slot: RwLock<Slot>,
+    broken: Mutex<Option<Broken>>,
+    dirty: AtomicBool,
+    group: Group,
+    /// Real syncs so far, for tests and reports.
+    syncs: AtomicU64,
+    /// Dropped last, so that the next process finds the database closed.
+    _lock: File,
+}
+
+/// The open database, and what is needed to open it again.
+struct Slot {
+    handle: Option<Handle>,
+    names: BTreeSet<String>,
+    /// Rises with every reopening: what wasn't synced before it is gone.
+    generation: u64,
+}
+
+#[derive(Clone)]
+struct Broken {
+    error: StoreError,
+    tried: Option<Instant>,
+}
 
 impl Store {
-    pub fn open(_folder: &Path) -> Result<Store, StoreError> {
-        todo!()
+    /// Opens or creates the database in `folder`, repairing what can be repaired.
+    pub fn open(folder: &Path) -> Result<Store, StoreError> {
+        let opened = open::open(folder)?;
+        let slot = Slot {
+            handle: Some(opened.handle),
+            names: BTreeSet::new(),
+            generation: 0,
+        };
+        Ok(Store(Arc::new(Shared {
+            home: opened.home,
+            recovery: opened.recovery,
+            writer: Mutex::new(()),
+            slot: RwLock::new(slot),
+            broken: Mutex::new(None),
+            dirty: AtomicBool::new(true),
+            group: Group::default(),
+            syncs: AtomicU64::new(0),
+            _lock: opened.lock,
+        })))
     }
-    pub fn tree(&self, _name: &str) -> Result<Tree, StoreError> {
-        todo!()
+
+    /// What had to be repaired on opening, for the audit.
+    pub fn recovery(&self) -> Option<&Recovery> {
+        self.0.recovery.as_ref()
     }
+
+    pub fn tree(&self, name: &str) -> Result<Tree, StoreError> {
+        let _writer = lock(&self.0.writer);
+        self.0.revive()?;
+        let mut slot = self.0.slot.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(handle) = slot.handle.as_mut() else {
+            return Err(self.0.why_broken());
+        };
+        handle.open_table(name)?;
+        slot.names.insert(name.to_owned());
+        Ok(Tree {
+            store: self.clone(),
+            name: name.into(),
+        })
+    }
+
     /// Returns when everything written before the call is on stable storage. Concurrent calls
-    /// share one sync. Blocks.
+    /// share one sync. Blocks. Prefer [`Store::commit`], which also notices a reopening between
+    /// the writes and the sync.
     pub fn sync(&self) -> Result<(), StoreError> {
-        todo!()
+        self.0.group.run(|| self.0.sync())
     }
+
+    /// Runs `writes` and returns when they are on stable storage. An error means that they may
+    /// or may not be there; nothing must be built on them. Blocks.
+    pub fn commit<T, E: From<StoreError>>(
+        &self,
+        writes: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let before = self.write(|writer| Ok::<_, E>(writer.generation()))?;
+        let value = writes()?;
+        self.sync()?;
+        let lost = self.0.read().generation != before;
+        if lost {
+            let what = "it was reopened before the write was durable; try again";
+            return Err(StoreError::Io(what.into()).into());
+        }
+        Ok(value)
+    }
+
+    /// Runs `writes` as the only writer. A broken handle is replaced first, where possible.
+    pub fn write<T, E: From<StoreError>>(
+        &self,
+        writes: impl FnOnce(&Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _writer = lock(&self.0.writer);
+        self.0.revive()?;
+        writes(&Writer {
+            shared: &self.0,
+            slot: self.0.read(),
+        })
+    }
+
+    /// What the database takes on the disk, garbage included.
     pub fn size_on_disk(&self) -> u64 {
-        todo!()
+        let slot = self.0.read();
+        slot.handle.as_ref().map_or(0, Handle::size_on_disk)
+    }
+
+    /// How many times the disk was really synced.
+    pub fn syncs(&self) -> u64 {
+        self.0.syncs.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("home", &self.0.home)
+            .finish_non_exhaustive()
     }
 }
 
 impl Tree {
-    pub fn get(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        todo!()
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(|table| table.get(key))
     }
-    pub fn insert(&self, _key: &[u8], _value: &[u8]) -> Result<(), StoreError> {
-        todo!()
+
+    pub fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.store.write(|writer| writer.insert(self, key, value))
     }
-    pub fn remove(&self, _key: &[u8]) -> Result<(), StoreError> {
-        todo!()
+
+    pub fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
+        self.store.write(|writer| writer.remove(self, key))
     }
-    pub fn apply(&self, _batch: Batch) -> Result<(), StoreError> {
-        todo!()
+
+    pub fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        self.store.write(|writer| writer.apply(self, batch))
     }
+
     /// Up to `limit` pairs with keys ≥ `from`, in order.
-    pub fn range(
-        &self,
-        _from: &[u8],
-        _limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        todo!()
+    pub fn range(&self, from: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.read(|table| table.range(from, limit))
     }
+
     pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
-        todo!()
+        self.read(Table::last)
     }
+
+    /// Counts by walking the whole tree.
     pub fn len(&self) -> usize {
-        todo!()
+        self.read(|table| Ok(table.len())).unwrap_or(0)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn read<T>(&self, from: impl FnOnce(&Table) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let slot = self.store.0.read();
+        from(self.store.0.table(&slot, self)?)
     }
 }
 
 impl Batch {
-    pub fn insert(&mut self, _key: &[u8], _value: &[u8]) {
-        todo!()
+    pub fn insert(&mut self, key: &[u8], value: &[u8]) {
+        self.0.insert(key.to_vec(), Some(value.to_vec()));
     }
-    pub fn remove(&mut self, _key: &[u8]) {
-        todo!()
+
+    pub fn remove(&mut self, key: &[u8]) {
+        self.0.insert(key.to_vec(), None);
     }
+}
+
+impl Writer<'_> {
+    /// Differs from an earlier value when the store was reopened, and unsynced writes lost.
+    pub fn generation(&self) -> u64 {
+        self.slot.generation
+    }
+
+    pub fn insert(&self, tree: &Tree, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.change(tree, |table| table.insert(key, value))
+    }
+
+    pub fn remove(&self, tree: &Tree, key: &[u8]) -> Result<(), StoreError> {
+        self.change(tree, |table| table.remove(key))
+    }
+
+    pub fn apply(&self, tree: &Tree, batch: Batch) -> Result<(), StoreError> {
+        self.change(tree, |table| table.apply(batch.0))
+    }
+
+    fn change(
+        &self,
+        tree: &Tree,
+        change: impl FnOnce(&Table) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.shared.dirty.store(true, Ordering::Release);
+        let done = change(self.shared.table(&self.slot, tree)?);
+        done.inspect_err(|error| self.shared.note(error))
+    }
+}
+
+impl Shared {
+    /// Flushes as the only writer, then waits for the disk while others write on.
+    fn sync(&self) -> Result<(), StoreError> {
+        let file = {
+            let _writer = lock(&self.writer);
+            let before = self.read().generation;
+            self.revive()?;
+            let slot = self.read();
+            if slot.generation != before {
+                let what = "it was reopened, and what wasn't synced is lost; try again";
+                return Err(StoreError::Io(what.into()));
+            }
+            if !self.dirty.swap(false, Ordering::AcqRel) {
+                return Ok(());
+            }
+            let Some(handle) = slot.handle.as_ref() else {
+                return Err(self.why_broken());
+            };
+            handle.flush().inspect_err(|error| self.note(error))?;
+            handle.file()
+        };
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        // A failed sync isn't tried again on the same pages: the kernel may have marked them
+        // clean (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020).
+        let synced = file.sync_data().map_err(|e| StoreError::from_io(&e));
+        synced.inspect_err(|error| self.note(error))
+    }
+
+    /// Opens a broken handle again when that may help. The caller is the only writer.
+    fn revive(&self) -> Result<(), StoreError> {
+        let Some(broken) = lock(&self.broken).clone() else {
+            return Ok(());
+        };
+        let now = crate::time::instant();
+        let too_soon = broken
+            .tried
+            .is_some_and(|at| now.duration_since(at) < RETRY);
+        if too_soon || (matches!(broken.error, StoreError::Full) && !self.has_room()) {
+            return Err(broken.error);
+        }
+        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        // sled's own lock goes with the old handle.
+        slot.handle = None;
+        match open::reopen(&self.home, &slot.names) {
+            Ok(handle) => {
+                slot.handle = Some(handle);
+                slot.generation += 1;
+                self.dirty.store(true, Ordering::Release);
+                *lock(&self.broken) = None;
+                Ok(())
+            }
+            Err(error) => {
+                *lock(&self.broken) = Some(Broken {
+                    error: error.clone(),
+                    tried: Some(now),
+                });
+                Err(error)
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        rustix::fs::statvfs(&self.home)
+            .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= ROOM)
+    }
+
+    /// Remembers that the handle is of no more use; sled's errors stick to it.
+    fn note(&self, error: &StoreError) {
+        if matches!(error, StoreError::TooLarge { .. }) {
+            return;
+        }
+        lock(&self.broken).get_or_insert_with(|| Broken {
+            error: error.clone(),
+            tried: None,
+        });
+    }
+
+    fn why_broken(&self) -> StoreError {
+        let closed = || StoreError::Io("it is closed".into());
+        lock(&self.broken)
+            .as_ref()
+            .map_or_else(closed, |broken| broken.error.clone())
+    }
+
+    fn table<'a>(&self, slot: &'a Slot, tree: &Tree) -> Result<&'a Table, StoreError> {
+        let handle = slot.handle.as_ref().ok_or_else(|| self.why_broken())?;
+        handle.table(&tree.name)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Slot> {
+        self.slot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A panic elsewhere leaves nothing half-done here: sled's own state is what counts.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

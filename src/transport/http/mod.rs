@@ -1,19 +1,52 @@
 //! The OpenAI-compatible API on a Unix socket, and the admin socket.
+//!
+//! A request's way: `connections` accepts and bounds, `public` routes, `request` reads,
+//! `wire` parses, `admission` decides, `chat` brings the answer, `reply` writes what else is
+//! said. `admin` is the other socket. hyper is used directly, because its own builder has the
+//! timers that an idle or slow client needs.
+
+mod admin;
+#[cfg(test)]
+mod admin_tests;
+mod chat;
+mod connections;
+mod metrics;
+mod public;
+mod reply;
+mod request;
+mod socket;
+mod stall;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::net::UnixListener;
 
+pub use metrics::Metrics;
+pub use socket::bind;
+
+use crate::admission::Admission;
+use crate::audit::Log;
+use crate::prompt::Origin;
 use crate::reason::Refusal;
+use crate::shutdown::Shutdown;
+
+/// The public socket is for the daemon's group, the admin socket for its user.
+pub const SOCKET_MODE: u32 = 0o660;
+pub const ADMIN_SOCKET_MODE: u32 = 0o600;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub socket: PathBuf,
     pub admin_socket: PathBuf,
     pub max_body: usize,
+    /// From the wait for a request to its whole head: bounds idle connections too.
     pub header_timeout: Duration,
-    /// From the first byte of a request to its whole body.
+    /// From a request's head to its whole body; also how long a reader may stop reading.
     pub body_timeout: Duration,
     pub max_connections: usize,
     pub max_connections_per_uid: usize,
@@ -32,16 +65,46 @@ pub trait Control: Send + Sync + 'static {
     /// Blocks (called on the blocking pool).
     fn reload(&self) -> Result<Value, Vec<String>>;
     fn keys(&self) -> Value;
+    /// Blocks (called on the blocking pool).
     fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Value, String>;
-    fn audit(&self) -> crate::audit::Log;
-    /// Records a use of the admin socket, before it is carried out.
-    fn record_admin(&self, origin: crate::prompt::Origin, what: &str) -> Result<(), Refusal>;
+    fn audit(&self) -> Log;
+    /// Records a use of the admin socket, before it is carried out. Blocks (called on the blocking
+    /// pool).
+    fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal>;
 }
 
-/// CONTRACT: `pub async fn serve(listener: tokio::net::UnixListener, settings: Arc<Settings>,
-/// admission: Admission, control: Arc<dyn Control>, shutdown: Shutdown)` for the public socket,
-/// `serve_admin` with the same arguments but `admission` for the admin socket, and
-/// `bind(path, mode) -> io::Result<UnixListener>` that replaces a stale socket file, refuses one in
-/// use with a clear error. Routes of the admin socket: `GET /status`, `GET /metrics`, `POST /reload`,
-/// `GET /keys`, `PUT /keys/{realm}` (JWKS body), `GET /audit?from=N&limit=M&follow=true` (JSON lines).
-pub struct Contract;
+/// Serves the public socket until `shutdown` drains; running answers may finish until it ends.
+pub async fn serve(
+    listener: UnixListener,
+    settings: Arc<Settings>,
+    admission: Admission,
+    control: Arc<dyn Control>,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) {
+    let public = Arc::new(public::Public {
+        settings: Arc::clone(&settings),
+        admission,
+        control,
+        metrics: metrics.clone(),
+    });
+    connections::run(listener, settings, metrics, public, shutdown).await;
+}
+
+/// Serves the admin socket: `GET /status`, `GET /metrics`, `POST /reload`, `GET /keys`,
+/// `PUT /keys/{realm}` (JWKS body), `GET /audit?from=N&limit=M&follow=true` (JSON lines).
+pub async fn serve_admin(
+    listener: UnixListener,
+    settings: Arc<Settings>,
+    control: Arc<dyn Control>,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) {
+    let admin = Arc::new(admin::Admin {
+        settings: Arc::clone(&settings),
+        control,
+        metrics: metrics.clone(),
+        shutdown: shutdown.clone(),
+    });
+    connections::run(listener, settings, metrics, admin, shutdown).await;
+}

@@ -1,8 +1,41 @@
 //! Prompts and answers over MQTT 5 and 3.1.1.
+//!
+//! A message's way: [`session`] receives it, [`topics`] routes it, [`request`] reads it,
+//! [`serve`] brings it to admission in a task of its own, [`answer`] frames what comes back,
+//! [`outbox`] sees that the broker gets it, and [`ledger`] says when the message may be
+//! acknowledged. Delivery is at least once: a PUBACK follows the broker's PUBACK for the last
+//! message of the answer, and the record that the request is answered.
 
+mod answer;
+mod bucket;
+mod ledger;
+mod metrics;
+mod outbox;
+mod request;
+mod serve;
+mod session;
+mod status;
+mod topics;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::admission::Admission;
+use crate::audit;
+use crate::identity::Identity;
+use crate::link::{self, Backoff};
 use crate::secret::Secret;
+use crate::shutdown::Shutdown;
+use crate::telemetry::Registry;
+use crate::time;
+
+pub use metrics::Metrics;
+
+/// What comes beside the body in a packet: the token (16 KiB at most), topics, correlation data.
+const BESIDE_BODY: usize = 64 * 1024;
+/// Refusals a second that may be told to whom no token vouches for, and at once.
+const REFUSALS: (u32, u32) = (5, 20);
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -34,8 +67,99 @@ pub struct MqttStatus {
     pub reconnects: u64,
 }
 
-/// Runs until `shutdown` ends; connects, reconnects, never gives up. CONTRACT:
-/// `pub fn start(settings: Settings, identity: Identity, admission: Admission, shutdown: Shutdown,
-/// audit: audit::Log, registry: &mut telemetry::Registry) -> Handle`, where `Handle::status()` gives a
-/// [`MqttStatus`], `Handle::heartbeat()` a progress counter and `Handle::join().await` waits for the end.
-pub struct Contract;
+/// The running transport. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    status: status::Cell,
+    beats: Arc<AtomicU64>,
+    /// Closed when the loop has ended.
+    ended: tokio::sync::watch::Receiver<()>,
+}
+
+impl Handle {
+    pub fn status(&self) -> MqttStatus {
+        self.status.get(time::instant())
+    }
+
+    /// Grows while the loop makes progress, broker or not.
+    pub fn heartbeat(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it has left the broker.
+    pub async fn join(self) {
+        let mut ended = self.ended;
+        while ended.changed().await.is_ok() {}
+    }
+}
+
+/// Runs until `shutdown` ends; connects, reconnects, never gives up. To be called on the runtime.
+pub fn start(
+    settings: Settings,
+    identity: Identity,
+    admission: Admission,
+    shutdown: Shutdown,
+    audit: audit::Log,
+    registry: &mut Registry,
+) -> Handle {
+    let now = time::instant();
+    let Identity { device, .. } = identity;
+    let topics = topics::Topics::new(&device, &settings.reply_to);
+    let (max_body, fragment_interval) = (settings.max_body, settings.fragment_interval);
+    let backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
+    let options = options(settings, topics.status());
+    let window = usize::from(options.receive_maximum);
+    let (outbox, submissions) = outbox::Outbox::new(window);
+    let (status, beats) = (status::Cell::default(), Arc::default());
+    status.lost("not connected yet".to_owned());
+    let context = serve::Context {
+        admission,
+        topics: Arc::new(topics),
+        outbox,
+        metrics: Metrics::register(registry),
+        status: status.clone(),
+        fragment_interval,
+        refusals: Mutex::new(bucket::Bucket::new(REFUSALS.0, REFUSALS.1, now)),
+    };
+    let session = session::Session {
+        options,
+        context: Arc::new(context),
+        max_body,
+        backoff,
+        notices: status::Notices::new(audit),
+        shutdown,
+        beats: Arc::clone(&beats),
+        state: session::State::new(now),
+    };
+    let (running, ended) = tokio::sync::watch::channel(());
+    tokio::spawn(async move {
+        session.run(submissions).await;
+        drop(running);
+    });
+    Handle {
+        status,
+        beats,
+        ended,
+    }
+}
+
+fn options(settings: Settings, status_topic: String) -> link::Options {
+    // Twice the body limit, so that a body somewhat too large gets its refusal: beyond the
+    // packet limit the broker drops without a word.
+    let max_packet = settings.max_body.saturating_mul(2) + BESIDE_BODY;
+    link::Options {
+        host: settings.host,
+        port: settings.port,
+        client_id: settings.client_id,
+        username: settings.username,
+        password: settings.password,
+        keep_alive: settings.keep_alive,
+        session_expiry: settings.session_expiry,
+        receive_maximum: settings.receive_maximum.max(1),
+        max_packet: u32::try_from(max_packet).unwrap_or(u32::MAX),
+        will: link::Will {
+            topic: status_topic,
+            payload: status::will(),
+        },
+    }
+}

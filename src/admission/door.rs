@@ -1,0 +1,107 @@
+//! The way of a permitted chat into the engine's queue.
+
+use std::sync::Arc;
+
+use super::finish::{Charge, Finisher};
+use super::inbox::Begin;
+use super::{Admission, records};
+use crate::auth::Permitted;
+use crate::engine::{Job, Prompt, Slot};
+use crate::prompt::{self, Action, AnswerReceiver, RequestId};
+use crate::reason::{Refusal, RefuseReason};
+use crate::time::{self, Timestamp};
+use crate::{audit, identity};
+
+/// A permitted, recorded, queued request and its answer. Dropping it cancels what still runs.
+#[derive(Debug)]
+pub struct Admitted {
+    pub id: RequestId,
+    /// The endpoint's client id: what `model` in the reply says.
+    pub model: String,
+    pub created: Timestamp,
+    pub answer: AnswerReceiver,
+}
+
+impl Admission {
+    /// Reserves, charges, records and queues. Runs to its end even when the caller leaves, so
+    /// that no permit is recorded without its finish.
+    pub(super) async fn admit(
+        &self,
+        permitted: Permitted,
+        begin: Option<Begin>,
+    ) -> Result<Admitted, Refusal> {
+        let door = self.clone();
+        let admitted = tokio::spawn(async move {
+            let result = door.try_admit(&permitted, begin).await;
+            result.map_err(|refusal| door.refuse(&permitted, refusal))
+        });
+        admitted
+            .await
+            .unwrap_or_else(|_| Err(RefuseReason::Internal.into()))
+    }
+
+    async fn try_admit(
+        &self,
+        permitted: &Permitted,
+        begin: Option<Begin>,
+    ) -> Result<Admitted, Refusal> {
+        if self.0.shutdown.is_draining() {
+            return Err(RefuseReason::Draining.into());
+        }
+        let slot = self.0.engine.reserve()?;
+        let prompt = self.prepare(permitted).await?;
+        let charge = Charge::take(self, permitted, &prompt)?;
+        let attempt = begin.as_ref().map(Begin::attempt);
+        let salt = identity::random::<16>();
+        let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
+        let access = records::chat(permitted, &prompt, commitment, attempt);
+        self.record(access, salt, begin.clone()).await?;
+        let transport = permitted.request().origin.transport();
+        self.0.metrics.decided(transport, Ok(()));
+        Ok(self.queue(slot, permitted.clone(), prompt, charge, begin))
+    }
+
+    /// Renders and tokenises off the async threads: milliseconds of CPU for a long chat.
+    async fn prepare(&self, permitted: &Permitted) -> Result<Prompt, Refusal> {
+        let engine = self.0.engine.clone();
+        let request = Arc::clone(permitted.request());
+        let endpoint = Arc::clone(permitted.endpoint());
+        let prepared = tokio::task::spawn_blocking(move || match &request.action {
+            Action::Chat(chat) => {
+                engine.prepare(&endpoint.model, chat, endpoint.max_completion_tokens)
+            }
+            _ => Err(RefuseReason::Internal.into()),
+        });
+        prepared
+            .await
+            .unwrap_or_else(|_| Err(RefuseReason::Internal.into()))
+    }
+
+    fn queue(
+        &self,
+        slot: Slot,
+        permitted: Permitted,
+        prompt: Prompt,
+        charge: Charge,
+        begin: Option<Begin>,
+    ) -> Admitted {
+        let (sender, answer) = prompt::channel(self.0.settings.load().answer_buffer);
+        let correlation = begin.and_then(Begin::into_correlation);
+        let (key, interrupt) = self.0.running.start(permitted.clone(), correlation);
+        let admitted = Admitted {
+            id: permitted.request().id.clone(),
+            model: permitted.endpoint().client_id.clone(),
+            created: time::now(),
+            answer,
+        };
+        let finisher = Finisher::new(self.clone(), key, charge, &permitted);
+        slot.submit(Job {
+            permitted,
+            prompt,
+            answer: sender,
+            interrupt,
+            done: Box::new(move |report| finisher.finish(report)),
+        });
+        admitted
+    }
+}

@@ -1,0 +1,286 @@
+//! The way of one delivery: who asks, was it asked before, and what came of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::entry::{Entry, State, StoredAnswer};
+use super::shelf::{Busy, Inbox};
+use crate::admission::{Admission, Admitted};
+use crate::auth::{Credential, Decision, Grant, Permitted};
+use crate::identity::{digest, random};
+use crate::prompt::{Outcome, Request, RequestId};
+use crate::reason::{Refusal, RefuseReason};
+use crate::store::StoreError;
+use crate::time::{self, Timestamp};
+
+/// A request that is begun twice and not finished isn't tried again.
+const MOST_ATTEMPTS: u32 = 2;
+
+/// Whether answers for this grant may go where the message wants them, and topic and token agree.
+pub type ReplyCheck = Box<dyn FnOnce(&Grant) -> Result<(), Refusal> + Send>;
+
+/// What an MQTT request brings beside its body.
+pub struct Delivery {
+    /// Response Topic, or the 3.1.1 form's answer prefix.
+    pub reply_to: String,
+    /// Correlation Data or the 3.1.1 id; without it only what the broker marks as redelivered is
+    /// recognised.
+    pub correlation: Option<Vec<u8>>,
+    /// SHA-256 of the body without `authorization`.
+    pub body_hash: [u8; 32],
+    /// The broker's word that it sent this before (the DUP flag).
+    pub redelivered: bool,
+    pub check: ReplyCheck,
+}
+
+#[derive(Debug)]
+pub enum Delivered {
+    /// Runs now. When the broker has acknowledged the final answer, call [`Ticket::answered`]
+    /// before acknowledging the request.
+    Run(Admitted, Box<Ticket>),
+    /// The same request is running already; its answer goes to the same topic.
+    Running,
+    /// Answered before: publish this again, then acknowledge.
+    Again(StoredAnswer),
+}
+
+/// A refusal, and whom it concerns once the token is verified.
+#[derive(Debug)]
+pub struct Rejected {
+    pub refusal: Refusal,
+    pub grant: Option<Arc<Grant>>,
+}
+
+/// Proof that a delivery is recorded as begun; consumed when it is answered. Dropped instead, a
+/// redelivery counts as the second attempt.
+#[derive(Debug)]
+pub struct Ticket {
+    begin: Begin,
+    request_id: RequestId,
+    model: String,
+    created: Timestamp,
+    _busy: Busy,
+}
+
+/// What is written when a delivery begins.
+#[derive(Debug, Clone)]
+pub(in crate::admission) struct Begin {
+    inbox: Inbox,
+    key: [u8; 32],
+    entry: Entry,
+    correlation: Option<Vec<u8>>,
+}
+
+impl Admission {
+    /// Admits a chat that came by an at-least-once transport.
+    pub async fn deliver(
+        &self,
+        credential: Credential,
+        request: Request,
+        delivery: Delivery,
+    ) -> Result<Delivered, Rejected> {
+        let request = self.with_deadline(request);
+        let prior = self.prior(&credential, &delivery);
+        let prior = prior.map_err(|e| Rejected::unverified(unavailable(&e)))?;
+        let first_clock = prior.entry.as_ref().map(|entry| entry.clock.into());
+        let clock = first_clock.unwrap_or_else(|| (self.0.clock)());
+        let permitted = match self.decide(&credential, &request, &clock) {
+            Decision::Permit(permitted) => permitted,
+            Decision::Deny(denied) => {
+                return Err(Rejected::unverified(self.deny(&request, denied)));
+            }
+        };
+        let grant = Arc::clone(permitted.grant());
+        let reject = |refusal| Rejected {
+            refusal: self.refuse(&permitted, refusal),
+            grant: Some(Arc::clone(&grant)),
+        };
+        let key = prior.key_for(&grant, &delivery);
+        (delivery.check)(&grant).map_err(reject)?;
+        let Some(busy) = self.0.inbox.claim(key) else {
+            return Ok(Delivered::Running);
+        };
+        let known = self
+            .0
+            .inbox
+            .get(&key)
+            .map_err(|e| reject(unavailable(&e)))?;
+        let begin = match known.map(|entry| (entry.state, entry.attempts, entry.clock)) {
+            Some((State::Answered(answer), ..)) => return Ok(Delivered::Again(answer)),
+            Some((State::Begun, attempts, _)) if attempts >= MOST_ATTEMPTS => {
+                return Err(reject(RefuseReason::AttemptsExhausted.into()));
+            }
+            Some((State::Begun, attempts, clock)) => prior.begin(attempts + 1, clock.into()),
+            None => prior.begin(1, clock),
+        };
+        let begin = Begin {
+            inbox: self.0.inbox.clone(),
+            key,
+            entry: begin,
+            correlation: delivery.correlation,
+        };
+        self.run(permitted, begin, busy).await
+    }
+
+    async fn run(
+        &self,
+        permitted: Permitted,
+        begin: Begin,
+        busy: Busy,
+    ) -> Result<Delivered, Rejected> {
+        let grant = Arc::clone(permitted.grant());
+        match self.admit(permitted, Some(begin.clone())).await {
+            Ok(admitted) => {
+                let ticket = Ticket {
+                    begin,
+                    request_id: admitted.id.clone(),
+                    model: admitted.model.clone(),
+                    created: admitted.created,
+                    _busy: busy,
+                };
+                Ok(Delivered::Run(admitted, Box::new(ticket)))
+            }
+            Err(refusal) => Err(Rejected {
+                refusal,
+                grant: Some(grant),
+            }),
+        }
+    }
+
+    /// What is known of this exact message, before anybody has been verified.
+    fn prior(&self, credential: &Credential, delivery: &Delivery) -> Result<Prior, StoreError> {
+        let attempt_key = attempt_key(credential, delivery);
+        let recognisable = delivery.redelivered || delivery.correlation.is_some();
+        let mut prior = Prior {
+            attempt_key,
+            key: None,
+            entry: None,
+        };
+        if recognisable {
+            prior.key = self.0.inbox.by_attempt(&attempt_key)?;
+        }
+        if let Some(key) = &prior.key {
+            prior.entry = self.0.inbox.get(key)?;
+        }
+        Ok(prior)
+    }
+}
+
+/// What is known of a message by its attempt key.
+struct Prior {
+    attempt_key: [u8; 32],
+    key: Option<[u8; 32]>,
+    entry: Option<Entry>,
+}
+
+impl Prior {
+    /// The duplicate key: of principal, Response Topic, correlation and body. Without correlation
+    /// nothing is a duplicate, but a redelivery is found by its attempt.
+    fn key_for(&self, grant: &Grant, delivery: &Delivery) -> [u8; 32] {
+        let Some(correlation) = &delivery.correlation else {
+            return self.key.unwrap_or_else(random);
+        };
+        let principal = &grant.principal;
+        digest(&[
+            b"slmd duplicate",
+            principal.issuer.as_bytes(),
+            principal.subject.as_bytes(),
+            principal.client.as_bytes(),
+            delivery.reply_to.as_bytes(),
+            correlation,
+            &delivery.body_hash,
+        ])
+    }
+
+    fn begin(&self, attempts: u32, clock: crate::auth::Clock) -> Entry {
+        Entry {
+            state: State::Begun,
+            attempts,
+            clock: clock.into(),
+            touched: time::now(),
+            attempt_key: self.attempt_key,
+        }
+    }
+}
+
+impl Begin {
+    pub(in crate::admission) fn attempt(&self) -> u32 {
+        self.entry.attempts
+    }
+
+    pub(in crate::admission) fn into_correlation(self) -> Option<Vec<u8>> {
+        self.correlation
+    }
+
+    /// Rides on the sync of the permit's record.
+    pub(in crate::admission) fn write(&self) -> Result<(), StoreError> {
+        self.inbox.put(&self.key, &self.entry)
+    }
+}
+
+impl Ticket {
+    /// Persists that the request is finished and answered. Durable when this returns.
+    pub async fn answered(self, text: String, outcome: Outcome) -> Result<(), StoreError> {
+        let state = State::Answered(StoredAnswer {
+            request_id: self.request_id.clone(),
+            model: self.model.clone(),
+            created: self.created,
+            text,
+            finish: outcome.finish,
+            usage: outcome.usage,
+        });
+        let attempts = self.begin.entry.attempts;
+        self.close(state, attempts).await
+    }
+
+    /// Takes the attempt back: an orderly stop in mid-answer is no failed attempt. Durable when
+    /// this returns.
+    pub async fn released(self) -> Result<(), StoreError> {
+        let attempts = self.begin.entry.attempts.saturating_sub(1);
+        self.close(State::Begun, attempts).await
+    }
+
+    async fn close(self, state: State, attempts: u32) -> Result<(), StoreError> {
+        let entry = Entry {
+            state,
+            attempts,
+            touched: time::now(),
+            ..self.begin.entry.clone()
+        };
+        let written = tokio::task::spawn_blocking(move || {
+            // The claim ends only when the entry is on record.
+            let ticket = self;
+            ticket.begin.inbox.put_durably(&ticket.begin.key, &entry)
+        });
+        let lost = |_| Err(StoreError::Io("the writing task ended early".to_owned()));
+        written.await.unwrap_or_else(lost)
+    }
+}
+
+impl Rejected {
+    fn unverified(refusal: Refusal) -> Rejected {
+        Rejected {
+            refusal,
+            grant: None,
+        }
+    }
+}
+
+fn attempt_key(credential: &Credential, delivery: &Delivery) -> [u8; 32] {
+    let token = match credential {
+        Credential::Bearer(token) | Credential::Dpop { token, .. } => token.expose().as_bytes(),
+        Credential::None | Credential::LocalPeer { .. } => b"",
+    };
+    digest(&[
+        b"slmd attempt",
+        token,
+        delivery.reply_to.as_bytes(),
+        delivery.correlation.as_deref().unwrap_or_default(),
+        &delivery.body_hash,
+    ])
+}
+
+fn unavailable(error: &StoreError) -> Refusal {
+    tracing::error!(%error, "deliveries can't be looked up");
+    Refusal::new(RefuseReason::AuditUnavailable).retry_after(Duration::from_secs(5))
+}

@@ -1,0 +1,64 @@
+//! Decisions and finishes, counted by the names that replies and audit use.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+use crate::prompt::Finish;
+use crate::reason::Reason;
+use crate::telemetry::Registry;
+
+#[derive(Debug, Default)]
+pub(super) struct Metrics {
+    decisions: Family<DecisionLabels, Counter>,
+    finishes: Family<FinishLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    transport: &'static str,
+    decision: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FinishLabels {
+    transport: &'static str,
+    finish: &'static str,
+}
+
+impl Metrics {
+    pub(super) fn register(registry: &mut Registry) -> Metrics {
+        let metrics = Metrics::default();
+        registry.register(
+            "slmd_decisions",
+            "Requests permitted and refused, by transport and reason",
+            metrics.decisions.clone(),
+        );
+        registry.register(
+            "slmd_finishes",
+            "Answers ended, by transport and how",
+            metrics.finishes.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn decided(&self, transport: &'static str, decision: Result<(), Reason>) {
+        let (decision, reason) = match decision {
+            Ok(()) => ("permit", ""),
+            Err(reason) => ("deny", reason.as_str()),
+        };
+        let labels = DecisionLabels {
+            transport,
+            decision,
+            reason,
+        };
+        self.decisions.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn finished(&self, transport: &'static str, finish: Finish) {
+        let finish = finish.as_str();
+        let labels = FinishLabels { transport, finish };
+        self.finishes.get_or_create(&labels).inc();
+    }
+}

@@ -1,0 +1,95 @@
+//! Requests and decisions as audit records.
+
+use crate::audit::{Access, Verdict};
+use crate::auth::{Denied, Permitted};
+use crate::engine::Prompt;
+use crate::prompt::{Origin, Request, RequestId};
+use crate::reason::Refusal;
+
+/// A request that was refused before it could be read.
+pub(super) fn unread(origin: Origin, id: &RequestId, refusal: &Refusal) -> Access {
+    let mut access = blank(id.clone(), origin, "unread");
+    access.reason = Some(refusal.reason);
+    access
+}
+
+/// A request that the token doesn't allow. Names from the token appear only once it is verified.
+pub(super) fn denied(request: &Request, denied: &Denied) -> Access {
+    let mut access = of_request(request);
+    access.reason = Some(denied.reason.into());
+    access.realm.clone_from(&denied.realm);
+    access.token_id.clone_from(&denied.token_id);
+    if let Some(principal) = &denied.principal {
+        access.issuer = Some(principal.issuer.clone());
+        access.subject = Some(principal.subject.clone());
+        access.client = Some(principal.client.clone());
+    }
+    access
+}
+
+/// A request that is allowed.
+pub(super) fn permitted(permitted: &Permitted) -> Access {
+    let grant = permitted.grant();
+    let mut access = of_request(permitted.request());
+    access.decision = Verdict::Permit;
+    access.realm = Some(grant.realm.clone());
+    access.endpoint = Some(permitted.endpoint().client_id.clone());
+    access.issuer = Some(grant.principal.issuer.clone());
+    access.subject = Some(grant.principal.subject.clone());
+    access.client = Some(grant.principal.client.clone());
+    access.token_id.clone_from(&grant.token_id);
+    access
+}
+
+/// A chat that is allowed: with all that it takes to replay its answer, but for the prompt.
+pub(super) fn chat(
+    allowed: &Permitted,
+    prompt: &Prompt,
+    commitment: String,
+    attempt: Option<u32>,
+) -> Access {
+    let mut access = permitted(allowed);
+    access.prompt_hash = Some(commitment);
+    access.model_digest = Some(prompt.model_digest.clone());
+    access.sampling = Some(prompt.sampling);
+    access.prompt_tokens = u32::try_from(prompt.tokens.len()).ok();
+    access.attempt = attempt;
+    access
+}
+
+/// A request that the token allows and that is refused all the same.
+pub(super) fn refused(allowed: &Permitted, refusal: &Refusal) -> Access {
+    let mut access = permitted(allowed);
+    access.decision = Verdict::Deny;
+    access.reason = Some(refusal.reason);
+    access
+}
+
+fn of_request(request: &Request) -> Access {
+    let action = request.action.as_str();
+    let mut access = blank(request.id.clone(), request.origin.clone(), action);
+    access.scope = Some(request.action.scope().as_str().to_owned());
+    access
+}
+
+fn blank(request_id: RequestId, origin: Origin, action: &str) -> Access {
+    Access {
+        request_id,
+        origin,
+        action: action.to_owned(),
+        decision: Verdict::Deny,
+        reason: None,
+        realm: None,
+        endpoint: None,
+        issuer: None,
+        subject: None,
+        client: None,
+        token_id: None,
+        scope: None,
+        prompt_hash: None,
+        model_digest: None,
+        sampling: None,
+        prompt_tokens: None,
+        attempt: None,
+    }
+}

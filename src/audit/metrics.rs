@@ -1,0 +1,42 @@
+//! The audit's metrics.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::telemetry::Registry;
+
+/// Cheap to clone; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    pub(super) records: Counter,
+    pub(super) bytes: Gauge,
+    pub(super) summarised: Counter,
+    pub(super) fill: Gauge<f64, AtomicU64>,
+}
+
+impl Metrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "slmd_audit_records",
+            "Audit records written",
+            self.records.clone(),
+        );
+        registry.register(
+            "slmd_audit_bytes",
+            "Bytes of audit records in the log",
+            self.bytes.clone(),
+        );
+        registry.register(
+            "slmd_audit_refusals_summarised",
+            "Refusals counted into summary records",
+            self.summarised.clone(),
+        );
+        registry.register(
+            "slmd_audit_fill_ratio",
+            "How full the audit log is; at 1 the oldest records are removed",
+            self.fill.clone(),
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Verified tokens by their hash, so that a token's second use costs a lookup.
+//!
+//! Only what `verify` finds is remembered; time, policy and request are judged at every use. Only
+//! tokens that were permitted are remembered, so a flood of bad ones can't push good ones out.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::decide::{Verified, decide_known};
+use super::token::MAX_LEN;
+use super::{Clock, Credential, Decision, Snapshot};
+use crate::identity::digest;
+use crate::prompt::Request;
+
+/// Verified tokens, each good for one epoch; bounded. Same answers as [`super::decide`].
+#[derive(Debug)]
+pub struct Cache {
+    tokens: Mutex<Tokens>,
+}
+
+type Hash = [u8; 32];
+
+/// A ring of slots with a hand that passes over those used since its last round (the "clock" or
+/// second-chance algorithm): nearly least-recently-used, without moving anything at a hit.
+#[derive(Debug)]
+struct Tokens {
+    capacity: usize,
+    slots: Vec<Slot>,
+    places: HashMap<Hash, usize>,
+    hand: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    hash: Hash,
+    epoch: u64,
+    token: Arc<Verified>,
+    used: bool,
+}
+
+impl Cache {
+    /// A token takes up to about twice its own size, so `capacity` tokens at most 32 KiB each.
+    pub fn new(capacity: usize) -> Cache {
+        let tokens = Tokens {
+            capacity,
+            slots: Vec::new(),
+            places: HashMap::new(),
+            hand: 0,
+        };
+        Cache {
+            tokens: Mutex::new(tokens),
+        }
+    }
+
+    pub fn decide(
+        &self,
+        credential: &Credential,
+        request: &Arc<Request>,
+        snapshot: &Snapshot,
+        clock: &Clock,
+    ) -> Decision {
+        let hash = hash(credential);
+        let known = hash.and_then(|hash| self.tokens().get(&hash, snapshot.epoch));
+        let fresh = known.is_none();
+        let decision = decide_known(known, credential, request, snapshot, clock);
+        if let (Decision::Permit(permitted), Some(hash), true) = (&decision, hash, fresh) {
+            self.tokens().put(hash, snapshot.epoch, permitted.token());
+        }
+        decision
+    }
+
+    /// Nothing between two locks depends on the other, so a panic elsewhere leaves a sound map.
+    fn tokens(&self) -> MutexGuard<'_, Tokens> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tokens {
+    fn get(&mut self, hash: &Hash, epoch: u64) -> Option<Arc<Verified>> {
+        let slot = &mut self.slots[*self.places.get(hash)?];
+        if slot.epoch != epoch {
+            return None;
+        }
+        slot.used = true;
+        Some(Arc::clone(&slot.token))
+    }
+
+    fn put(&mut self, hash: Hash, epoch: u64, token: &Arc<Verified>) {
+        let slot = Slot {
+            hash,
+            epoch,
+            token: Arc::clone(token),
+            used: false,
+        };
+        if let Some(place) = self.places.get(&hash) {
+            self.slots[*place] = slot;
+        } else if self.slots.len() < self.capacity {
+            self.places.insert(hash, self.slots.len());
+            self.slots.push(slot);
+        } else if let Some(place) = self.next_place() {
+            self.places.remove(&self.slots[place].hash);
+            self.places.insert(hash, place);
+            self.slots[place] = slot;
+        }
+    }
+
+    /// The slot to give up: the first that wasn't used since the hand last passed it.
+    fn next_place(&mut self) -> Option<usize> {
+        while let Some(slot) = self.slots.get_mut(self.hand) {
+            let place = self.hand;
+            self.hand = (self.hand + 1) % self.capacity;
+            if !std::mem::take(&mut slot.used) {
+                return Some(place);
+            }
+        }
+        None
+    }
+}
+
+/// Of the credential's token, where it has one of a size worth hashing.
+fn hash(credential: &Credential) -> Option<Hash> {
+    match credential {
+        Credential::Bearer(token) | Credential::Dpop { token, .. } => {
+            let token = token.expose().as_bytes();
+            (token.len() <= MAX_LEN).then(|| digest(&[token]))
+        }
+        Credential::None | Credential::LocalPeer { .. } => None,
+    }
+}

@@ -1,0 +1,169 @@
+//! The payload of a proven token, as types: what is missing, misshapen or no access token is
+//! refused here; what depends on time, policy or the request is judged in `decide`.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Principal;
+use super::token::{HeaderType, Proven};
+use crate::reason::DenyReason;
+use crate::time::Timestamp;
+
+/// 9999-12-31T23:59:59Z. Later times are mistakes, and sums of smaller ones can't overflow.
+const MAX_TIME: u64 = 253_402_300_799;
+
+/// The claims that count here.
+#[derive(Debug)]
+pub(super) struct Claims {
+    pub(super) principal: Principal,
+    pub(super) token_id: Option<String>,
+    pub(super) session: Option<String>,
+    pub(super) issued_at: Timestamp,
+    /// After `issued_at`.
+    pub(super) expires_at: Timestamp,
+    pub(super) not_before: Option<Timestamp>,
+    pub(super) audience: Vec<String>,
+    /// Client id → its roles (Keycloak's `resource_access`).
+    pub(super) roles: BTreeMap<String, Vec<String>>,
+    /// `cnf.jkt`: the key that must sign a DPoP proof (RFC 9449 section 6).
+    pub(super) proof_key: Option<String>,
+}
+
+/// A claim that can't be used: why, and which.
+pub(super) type ClaimError = (DenyReason, &'static str);
+
+impl Claims {
+    pub(super) fn parse(
+        token: &Proven,
+        kind: HeaderType,
+        principal: Principal,
+    ) -> Result<Claims, ClaimError> {
+        let proof_key = confirmation(token.get("cnf"))?;
+        check_type(text(token, "typ")?, kind, proof_key.is_some())?;
+        let issued_at = time(token, "iat")?.ok_or((DenyReason::IssuedAtMissing, "iat"))?;
+        let expires_at = time(token, "exp")?.ok_or((DenyReason::ExpiryMissing, "exp"))?;
+        if expires_at <= issued_at {
+            return Err((DenyReason::ClaimInvalid, "exp"));
+        }
+        Ok(Claims {
+            principal,
+            token_id: text(token, "jti")?.map(str::to_owned),
+            session: text(token, "sid")?.map(str::to_owned),
+            issued_at,
+            expires_at,
+            not_before: time(token, "nbf")?,
+            audience: audience(token.get("aud"))?,
+            roles: roles(token.get("resource_access"))?,
+            proof_key,
+        })
+    }
+
+    pub(super) fn is_for(&self, client_id: &str) -> bool {
+        self.audience.iter().any(|name| name == client_id)
+    }
+
+    /// The roles of the client `client_id`, and of no other.
+    pub(super) fn roles_of(&self, client_id: &str) -> &[String] {
+        self.roles.get(client_id).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Who the token speaks of: read first, so that every later refusal can name it.
+pub(super) fn principal(token: &Proven, issuer: &str) -> Result<Principal, ClaimError> {
+    let named = |name, missing: DenyReason| match text(token, name)? {
+        None => Err((missing, name)),
+        Some("") => Err((DenyReason::ClaimInvalid, name)),
+        Some(value) => Ok(value.to_owned()),
+    };
+    Ok(Principal {
+        issuer: issuer.to_owned(),
+        subject: named("sub", DenyReason::SubjectMissing)?,
+        client: named("azp", DenyReason::ClientMissing)?,
+    })
+}
+
+/// ID, refresh and logout tokens carry other types and never pass. Keycloak's type is `DPoP`
+/// exactly where the token is bound to a key.
+fn check_type(typ: Option<&str>, kind: HeaderType, bound: bool) -> Result<(), ClaimError> {
+    match (typ, kind) {
+        (Some("DPoP"), _) if bound => Ok(()),
+        (Some("Bearer"), _) if !bound => Ok(()),
+        (None, HeaderType::AccessToken) => Ok(()),
+        _ => Err((DenyReason::TypeRejected, "typ")),
+    }
+}
+
+/// `cnf` (RFC 7800): absent, or the thumbprint of a DPoP key with Keycloak's own mark. Any other
+/// member binds the token to something that can't be checked here.
+fn confirmation(cnf: Option<&Value>) -> Result<Option<String>, ClaimError> {
+    let Some(cnf) = cnf else { return Ok(None) };
+    let unsupported = (DenyReason::ConfirmationUnsupported, "cnf");
+    let Value::Object(members) = cnf else {
+        return Err(unsupported);
+    };
+    let known = |(name, value): (&String, &Value)| match name.as_str() {
+        "jkt" => value.is_string(),
+        "kc-jkt-type" => value == "DPoP",
+        _ => false,
+    };
+    match members.get("jkt").and_then(Value::as_str) {
+        Some(jkt) if members.iter().all(known) => Ok(Some(jkt.to_owned())),
+        _ => Err(unsupported),
+    }
+}
+
+/// One string or an array of them (RFC 7519 section 4.1.3); absent is for nobody.
+fn audience(aud: Option<&Value>) -> Result<Vec<String>, ClaimError> {
+    match aud {
+        None => Ok(Vec::new()),
+        Some(Value::String(one)) => Ok(vec![one.clone()]),
+        Some(Value::Array(list)) => strings(list, "aud"),
+        Some(_) => Err((DenyReason::ClaimInvalid, "aud")),
+    }
+}
+
+fn roles(access: Option<&Value>) -> Result<BTreeMap<String, Vec<String>>, ClaimError> {
+    const NAME: &str = "resource_access";
+    let invalid = (DenyReason::ClaimInvalid, NAME);
+    let clients = match access {
+        None => return Ok(BTreeMap::new()),
+        Some(Value::Object(clients)) => clients,
+        Some(_) => return Err(invalid),
+    };
+    let of_client = |(client, entry): (&String, &Value)| {
+        let roles = match entry.as_object().ok_or(invalid)?.get("roles") {
+            None => Vec::new(),
+            Some(Value::Array(list)) => strings(list, NAME)?,
+            Some(_) => return Err(invalid),
+        };
+        Ok((client.clone(), roles))
+    };
+    clients.iter().map(of_client).collect()
+}
+
+fn strings(list: &[Value], claim: &'static str) -> Result<Vec<String>, ClaimError> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let list: Option<Vec<String>> = list.iter().map(text).collect();
+    list.ok_or((DenyReason::ClaimInvalid, claim))
+}
+
+fn text<'t>(token: &'t Proven, name: &'static str) -> Result<Option<&'t str>, ClaimError> {
+    match token.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err((DenyReason::ClaimInvalid, name)),
+    }
+}
+
+/// A NumericDate as whole seconds. RFC 7519 allows fractions; no issuer that we know writes them,
+/// and a number that two parsers round differently is no good base for a decision.
+fn time(token: &Proven, name: &'static str) -> Result<Option<Timestamp>, ClaimError> {
+    let Some(value) = token.get(name) else {
+        return Ok(None);
+    };
+    match value.as_u64().filter(|secs| *secs <= MAX_TIME) {
+        Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
+        None => Err((DenyReason::ClaimInvalid, name)),
+    }
+}

@@ -1,0 +1,154 @@
+//! The mathematics of a JWK: which public keys are good enough, and their thumbprints.
+//!
+//! RSA of 2048 to 4096 bits with a sound exponent, P-256 and P-384 points that lie on their curve,
+//! Ed25519 keys of exactly 32 bytes.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
+    RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, VerificationAlgorithm,
+};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde_json::{Map, Value};
+
+const RSA: &[Algorithm] = &[
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+];
+/// Shorter ones are breakable (NIST SP 800-131A); longer ones only slow every check down.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
+/// aws-lc takes no public exponent of more than 33 bits.
+const RSA_EXPONENT: std::ops::Range<u64> = 65_537..1 << 33;
+
+/// A public key that passed, ready for use.
+pub(super) struct Material {
+    /// What it can verify, where its `alg` doesn't narrow it.
+    pub(super) algorithms: &'static [Algorithm],
+    /// RFC 7638, base64url.
+    pub(super) thumbprint: String,
+    pub(super) decoding: DecodingKey,
+}
+
+impl Material {
+    /// The key, or why it isn't one of ours.
+    pub(super) fn import(jwk: &Map<String, Value>) -> Result<Material, String> {
+        let kind = (member(jwk, "kty").ok(), member(jwk, "crv").ok());
+        match kind {
+            (Some("RSA"), _) => rsa(jwk),
+            (Some("EC"), Some("P-256")) => {
+                let curve = &ECDSA_P256_SHA256_FIXED;
+                elliptic(jwk, "P-256", 32, curve, &[Algorithm::ES256])
+            }
+            (Some("EC"), Some("P-384")) => {
+                let curve = &ECDSA_P384_SHA384_FIXED;
+                elliptic(jwk, "P-384", 48, curve, &[Algorithm::ES384])
+            }
+            (Some("OKP"), Some("Ed25519")) => edwards(jwk),
+            (Some("EC" | "OKP"), _) => Err("its `crv` isn't P-256, P-384 or Ed25519".into()),
+            _ => Err("its `kty` isn't RSA, EC or OKP".into()),
+        }
+    }
+}
+
+fn rsa(jwk: &Map<String, Value>) -> Result<Material, String> {
+    let (n, e) = (integer(jwk, "n")?, integer(jwk, "e")?);
+    let bits = n.len() * 8 - n[0].leading_zeros() as usize;
+    if !RSA_BITS.contains(&bits) {
+        return Err(format!("its modulus has {bits} bits, not 2048 to 4096"));
+    }
+    let odd = |bytes: &[u8]| bytes.last().is_some_and(|last| last % 2 == 1);
+    let in_range = e.len() <= 8 && {
+        let exponent = e.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        RSA_EXPONENT.contains(&exponent)
+    };
+    if !in_range || !odd(&e) || !odd(&n) {
+        return Err("its exponent is below 65537, above 33 bits or even".into());
+    }
+    let components = RsaPublicKeyComponents { n: &n, e: &e };
+    let parsed = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256);
+    parsed.map_err(|_| "its modulus and exponent make no RSA key")?;
+    let canonical = format!(
+        r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
+        member(jwk, "e")?,
+        member(jwk, "n")?
+    );
+    Ok(Material {
+        algorithms: RSA,
+        thumbprint: thumbprint(&canonical),
+        decoding: DecodingKey::from_rsa_raw_components(&n, &e),
+    })
+}
+
+fn elliptic(
+    jwk: &Map<String, Value>,
+    crv: &str,
+    len: usize,
+    curve: &'static dyn VerificationAlgorithm,
+    algorithms: &'static [Algorithm],
+) -> Result<Material, String> {
+    let mut point = vec![4]; // SEC 1 section 2.3.3: uncompressed
+    for name in ["x", "y"] {
+        let coordinate = bytes(jwk, name)?;
+        if coordinate.len() != len {
+            return Err(format!("its `{name}` isn't of {len} bytes"));
+        }
+        point.extend(coordinate);
+    }
+    ParsedPublicKey::new(curve, &point).map_err(|_| "its point isn't on the curve")?;
+    let canonical = format!(
+        r#"{{"crv":"{crv}","kty":"EC","x":"{}","y":"{}"}}"#,
+        member(jwk, "x")?,
+        member(jwk, "y")?
+    );
+    Ok(Material {
+        algorithms,
+        thumbprint: thumbprint(&canonical),
+        decoding: DecodingKey::from_ec_der(&point),
+    })
+}
+
+fn edwards(jwk: &Map<String, Value>) -> Result<Material, String> {
+    let x = bytes(jwk, "x")?;
+    if x.len() != 32 {
+        return Err("its `x` isn't of 32 bytes".into());
+    }
+    ParsedPublicKey::new(&ED25519, &x).map_err(|_| "its `x` is no Ed25519 key")?;
+    let x_text = member(jwk, "x")?;
+    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x_text}"}}"#);
+    Ok(Material {
+        algorithms: &[Algorithm::EdDSA],
+        thumbprint: thumbprint(&canonical),
+        decoding: DecodingKey::from_ed_der(&x),
+    })
+}
+
+/// `canonical` holds the required members in lexicographic order (RFC 7638 section 3.2). Their
+/// base64url is canonical too, because [`bytes`] read it strictly.
+fn thumbprint(canonical: &str) -> String {
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes()))
+}
+
+/// A positive integer without leading zeros (RFC 7518 section 6.3.1.1).
+fn integer(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
+    let bytes = bytes(jwk, name)?;
+    match bytes.first() {
+        None | Some(0) => Err(format!("its `{name}` is empty or starts with zeros")),
+        Some(_) => Ok(bytes),
+    }
+}
+
+fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
+    let decoded = URL_SAFE_NO_PAD.decode(member(jwk, name)?);
+    decoded.map_err(|_| format!("its `{name}` is no base64url without padding"))
+}
+
+fn member<'m>(jwk: &'m Map<String, Value>, name: &str) -> Result<&'m str, String> {
+    let text = jwk.get(name).and_then(Value::as_str);
+    text.ok_or_else(|| format!("its `{name}` is missing or no string"))
+}

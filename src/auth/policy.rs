@@ -1,0 +1,74 @@
+//! What a realm allows: lifetimes, grace, roles, endpoints.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::prompt::Scope;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Clone)]
+pub struct Policy {
+    pub default_endpoint: Option<String>,
+    pub max_lifetime: Duration,
+    pub max_lifetime_by_client: BTreeMap<String, Duration>,
+    pub max_age: Option<Duration>,
+    pub leeway: Duration,
+    /// Absent scope: no limit (`offline_grace = "none"` explicitly).
+    pub offline_grace: BTreeMap<Scope, Duration>,
+    /// Scopes that may be used while the clock isn't synchronised.
+    pub unsynchronised_scopes: Vec<Scope>,
+    /// Role name → scopes. Empty: roles `read`, `write`, `fine-tune`, `audit` mean themselves.
+    pub roles: BTreeMap<String, Vec<Scope>>,
+    pub tokens_per_minute: Option<u32>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    pub client_id: String,
+    /// The bundle's name in the catalog.
+    pub model: String,
+    pub max_completion_tokens: Option<u32>,
+}
+
+impl Policy {
+    /// How long a token of the client `azp` may live.
+    pub fn max_lifetime(&self, azp: &str) -> Duration {
+        let own = self.max_lifetime_by_client.get(azp);
+        own.copied().unwrap_or(self.max_lifetime)
+    }
+
+    /// Whether one of `roles` opens `scope`.
+    pub fn grants(&self, roles: &[String], scope: Scope) -> bool {
+        roles.iter().any(|role| {
+            if self.roles.is_empty() {
+                role == scope.as_str()
+            } else {
+                self.roles.get(role).is_some_and(|to| to.contains(&scope))
+            }
+        })
+    }
+}
+
+/// What holds where a realm's configuration is silent. Reading the audit ages out like `read`.
+impl Default for Policy {
+    fn default() -> Self {
+        let grace = [
+            (Scope::Read, HOUR * 24 * 30),
+            (Scope::Write, HOUR * 24),
+            (Scope::FineTune, HOUR),
+            (Scope::Audit, HOUR * 24 * 30),
+        ];
+        Policy {
+            default_endpoint: None,
+            max_lifetime: HOUR,
+            max_lifetime_by_client: BTreeMap::new(),
+            max_age: None,
+            leeway: Duration::from_secs(30),
+            offline_grace: BTreeMap::from(grace),
+            unsynchronised_scopes: vec![Scope::Read],
+            roles: BTreeMap::new(),
+            tokens_per_minute: None,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Compact JWS (RFC 7515), read strictly, and the types that tell an allegation from a proof.
+//!
+//! Nothing here looks at the meaning of claims. `jwk`, `jku`, `x5u` and `x5c` in a header are
+//! never read: keys come from the realm's pinned set only.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
+use serde_json::{Map, Value};
+
+use super::key::Key;
+use crate::json;
+use crate::reason::DenyReason;
+
+/// Beyond this a token isn't even split.
+pub(super) const MAX_LEN: usize = 16 * 1024;
+
+/// Asymmetric algorithms only: `none` and HMAC have no place here (RFC 8725 section 3.1).
+const ALGORITHMS: [(&str, Algorithm); 9] = [
+    ("RS256", Algorithm::RS256),
+    ("RS384", Algorithm::RS384),
+    ("RS512", Algorithm::RS512),
+    ("PS256", Algorithm::PS256),
+    ("PS384", Algorithm::PS384),
+    ("PS512", Algorithm::PS512),
+    ("ES256", Algorithm::ES256),
+    ("ES384", Algorithm::ES384),
+    ("EdDSA", Algorithm::EdDSA),
+];
+
+/// A well-formed compact JWS whose signature nobody has checked.
+pub(super) struct Jws<'a> {
+    pub(super) header: Header,
+    pub(super) alleged: Alleged,
+    signing_input: &'a [u8],
+    signature: &'a str,
+}
+
+/// The part of a JOSE header that counts here.
+pub(super) struct Header {
+    pub(super) alg: Algorithm,
+    pub(super) kid: String,
+    pub(super) kind: HeaderType,
+}
+
+/// What the header's `typ` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeaderType {
+    /// `at+jwt` (RFC 9068 section 2.1): an access token, whatever the payload's `typ`.
+    AccessToken,
+    /// `JWT`: Keycloak's default; the payload's `typ` must say that it is an access token.
+    Jwt,
+}
+
+/// What a token says of itself before its signature is checked: good for nothing but picking the
+/// realm whose keys may prove it.
+pub(super) struct Alleged(Map<String, Value>);
+
+/// Claims signed by a pinned key of the realm that they name. Only [`Jws::prove`] makes one.
+pub(super) struct Proven(Map<String, Value>);
+
+impl<'a> Jws<'a> {
+    pub(super) fn parse(token: &'a str) -> Result<Jws<'a>, DenyReason> {
+        if token.len() > MAX_LEN {
+            return Err(DenyReason::TokenTooLarge);
+        }
+        let malformed = DenyReason::TokenMalformed;
+        let (signing_input, signature) = token.rsplit_once('.').ok_or(malformed)?;
+        let (header, payload) = signing_input.split_once('.').ok_or(malformed)?;
+        let header = Header::parse(&object(header).ok_or(malformed)?)?;
+        let alleged = Alleged(object(payload).ok_or(malformed)?);
+        if signature.is_empty() || URL_SAFE_NO_PAD.decode(signature).is_err() {
+            return Err(malformed);
+        }
+        Ok(Jws {
+            header,
+            alleged,
+            signing_input: signing_input.as_bytes(),
+            signature,
+        })
+    }
+
+    /// The claims, if `key` signed them with the algorithm that the header names.
+    pub(super) fn prove(self, key: &Key) -> Result<Proven, DenyReason> {
+        if !key.allows(self.header.alg) {
+            return Err(DenyReason::AlgorithmRejected);
+        }
+        let genuine = key.verify(self.header.alg, self.signing_input, self.signature);
+        let Alleged(claims) = self.alleged;
+        genuine
+            .then_some(Proven(claims))
+            .ok_or(DenyReason::SignatureInvalid)
+    }
+}
+
+impl Header {
+    fn parse(members: &Map<String, Value>) -> Result<Header, DenyReason> {
+        if members.contains_key("crit") {
+            return Err(DenyReason::CriticalHeader);
+        }
+        let kind = match text(members, "typ")? {
+            Some(typ) if is_access_token_type(typ) => HeaderType::AccessToken,
+            Some(typ) if typ.eq_ignore_ascii_case("JWT") => HeaderType::Jwt,
+            _ => return Err(DenyReason::TypeRejected),
+        };
+        let alg = text(members, "alg")?.and_then(algorithm);
+        let alg = alg.ok_or(DenyReason::AlgorithmRejected)?;
+        let kid = text(members, "kid")?.ok_or(DenyReason::KeyIdMissing)?;
+        Ok(Header {
+            alg,
+            kid: kid.to_owned(),
+            kind,
+        })
+    }
+}
+
+impl Alleged {
+    /// The issuer that the token claims, a string or nothing.
+    pub(super) fn issuer(&self) -> Result<&str, DenyReason> {
+        match self.0.get("iss") {
+            None => Err(DenyReason::IssuerMissing),
+            Some(Value::String(issuer)) => Ok(issuer),
+            Some(_) => Err(DenyReason::ClaimInvalid),
+        }
+    }
+}
+
+impl Proven {
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+}
+
+pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
+    let known = ALGORITHMS.iter().find(|(known, _)| *known == name);
+    known.map(|(_, alg)| *alg)
+}
+
+pub(super) fn algorithm_name(alg: Algorithm) -> &'static str {
+    let known = ALGORITHMS.iter().find(|(_, known)| *known == alg);
+    known.map_or("unknown", |(name, _)| *name)
+}
+
+/// Media types compare without case, and `application/` may be left out (RFC 7515 section 4.1.9).
+fn is_access_token_type(typ: &str) -> bool {
+    typ.eq_ignore_ascii_case("at+jwt") || typ.eq_ignore_ascii_case("application/at+jwt")
+}
+
+/// A segment as a JSON object: base64url without padding or stray bits, no duplicate members.
+fn object(segment: &str) -> Option<Map<String, Value>> {
+    let bytes = URL_SAFE_NO_PAD.decode(segment).ok()?;
+    match json::parse(&bytes).ok()? {
+        Value::Object(members) => Some(members),
+        _ => None,
+    }
+}
+
+/// A header member that must be a string where it is present.
+fn text<'m>(members: &'m Map<String, Value>, name: &str) -> Result<Option<&'m str>, DenyReason> {
+    match members.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(DenyReason::TokenMalformed),
+    }
+}

@@ -1,0 +1,191 @@
+//! `slmd ask`: one prompt over the local socket, its answer as it comes.
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+use ureq::http::Method;
+
+use super::client::{Answer, Client};
+use super::exit::{Done, Exit, Failure};
+use super::{Global, output};
+use crate::config::Config;
+use crate::secret::Secret;
+
+const DEFAULT_SOCKET: &str = "/run/slmd/slmd.sock";
+pub(super) const CHAT: &str = "/v1/chat/completions";
+/// The daemon refuses larger tokens and bodies anyway.
+const MAX_TOKEN: u64 = 64 << 10;
+const MAX_PROMPT: u64 = 16 << 20;
+
+/// Ask the model and print the answer as it is generated; Ctrl-C stops it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The token is a Keycloak access token. It comes from --token-file, SLMD_TOKEN_FILE or SLMD_TOKEN,
+never from the command line, where other users could see it.
+
+Examples:
+  slmd ask --token-file token 'Why is the sky blue?'
+  slmd ask --system 'Answer in one word.' 'Capital of France?'
+  journalctl -n 20 | SLMD_TOKEN=\"$token\" slmd ask 'What went wrong here?' -
+  slmd ask --temperature 0 --seed 1 --json 'Hello' | jq .usage")]
+pub(super) struct Ask {
+    /// The prompt. Absent, or where a word is `-`, standard input is read too.
+    prompt: Vec<String>,
+    /// A file that holds the token.
+    #[arg(long, env = "SLMD_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The daemon's socket (default: the configuration's, else /run/slmd/slmd.sock).
+    #[arg(long, env = "SLMD_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Instructions that come before the prompt.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// The endpoint's client id (default: the realm's default endpoint).
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// At most this many tokens of answer.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: Option<u32>,
+    /// 0 always takes the likeliest word; the API's default is 1.
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    temperature: Option<f32>,
+    /// The same seed and parameters give the same answer.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=2.0).contains(&value) => Ok(value),
+        _ => Err("a number from 0 to 2".to_owned()),
+    }
+}
+
+impl Ask {
+    pub(super) fn execute(&self, global: &Global) -> Done {
+        let prompt = self.prompt()?;
+        let token = self.token()?;
+        let body = self.body(&prompt, !global.json).to_string().into_bytes();
+        let client = Client::new(self.socket(global));
+        let answer = client.send(Method::POST, CHAT, token.as_ref(), body)?;
+        if global.json {
+            return output::show(global, &answer.json()?);
+        }
+        let finish = stream(answer, output::piece)?;
+        if finish.as_deref() == Some("length") {
+            eprintln!("slmd: the answer was cut off by the token limit");
+        }
+        Ok(())
+    }
+
+    /// Standard input is read only where it is asked for, so that a script's own isn't swallowed.
+    fn prompt(&self) -> Result<String, Failure> {
+        let stdin = std::io::stdin();
+        if self.prompt.is_empty() && stdin.is_terminal() {
+            return Err(Failure::new(
+                Exit::Usage,
+                "no prompt; give it as arguments or on standard input (see slmd ask --help)",
+            ));
+        }
+        let mut piped = String::new();
+        let is_stdin = |word: &String| word == "-";
+        if self.prompt.is_empty() || self.prompt.iter().any(is_stdin) {
+            stdin.lock().take(MAX_PROMPT).read_to_string(&mut piped)?;
+        }
+        let words = self.prompt.iter().filter(|word| !is_stdin(word));
+        let words: Vec<&str> = words.map(String::as_str).collect();
+        let prompt = format!("{}\n\n{piped}", words.join(" "));
+        match prompt.trim() {
+            "" => Err(Failure::new(Exit::Usage, "the prompt is empty")),
+            prompt => Ok(prompt.to_owned()),
+        }
+    }
+
+    /// Without a token the daemon decides, and says what to do.
+    fn token(&self) -> Result<Option<Secret<String>>, Failure> {
+        let token = match &self.token_file {
+            Some(file) => Some(read_token(file)?),
+            None => std::env::var("SLMD_TOKEN").ok(),
+        };
+        let token = token.map(|token| token.trim().to_owned());
+        Ok(token.filter(|token| !token.is_empty()).map(Secret::new))
+    }
+
+    fn socket(&self, global: &Global) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| {
+            // Who may ask needn't be able to read the configuration.
+            let config = Config::load(&global.config);
+            config.map_or_else(|_| DEFAULT_SOCKET.into(), |config| config.http.socket)
+        })
+    }
+
+    fn body(&self, prompt: &str, stream: bool) -> Value {
+        let system = self.system.iter();
+        let system = system.map(|text| json!({"role": "system", "content": text}));
+        let user = std::iter::once(json!({"role": "user", "content": prompt}));
+        let mut body =
+            json!({"messages": system.chain(user).collect::<Vec<_>>(), "stream": stream});
+        let mut set = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                body[name] = value;
+            }
+        };
+        set("model", self.model.clone().map(Value::from));
+        set("max_completion_tokens", self.max_tokens.map(Value::from));
+        set("temperature", self.temperature.map(Value::from));
+        set("seed", self.seed.map(Value::from));
+        body
+    }
+}
+
+fn read_token(file: &Path) -> Result<String, Failure> {
+    let read = || {
+        let mut token = String::new();
+        let file = std::fs::File::open(file)?;
+        file.take(MAX_TOKEN).read_to_string(&mut token)?;
+        Ok(token)
+    };
+    read().map_err(|error: std::io::Error| {
+        Failure::failed(format!("token file {}: {error}", file.display()))
+    })
+}
+
+/// Hands on the text of a stream of server-sent events as it comes; returns its finish reason.
+pub(super) fn stream(
+    answer: Answer,
+    mut text: impl FnMut(&str) -> Done,
+) -> Result<Option<String>, Failure> {
+    let broke_off = |why: &str| Failure::failed(format!("the answer broke off: {why}"));
+    let mut finish = None;
+    let mut ends_with_newline = true;
+    for line in answer.lines() {
+        let line = line.map_err(|error| broke_off(&error.to_string()))?;
+        // Everything else is a comment or an event's name (the HTML standard's section 9.2).
+        let Some(data) = line.strip_prefix("data:").map(str::trim) else {
+            continue;
+        };
+        if data == "[DONE]" {
+            if !ends_with_newline {
+                text("\n")?;
+            }
+            return Ok(finish);
+        }
+        let event: Value =
+            serde_json::from_str(data).map_err(|_| broke_off("an event isn't JSON"))?;
+        if let Some(error) = event["error"]["message"].as_str() {
+            text("\n")?;
+            return Err(Failure::failed(format!("the answer ended early: {error}")));
+        }
+        let choice = &event["choices"][0];
+        if let Some(piece) = choice["delta"]["content"].as_str() {
+            ends_with_newline = piece.ends_with('\n');
+            text(piece)?;
+        }
+        if let Some(reason) = choice["finish_reason"].as_str() {
+            finish = Some(reason.to_owned());
+        }
+    }
+    Err(broke_off("the daemon closed the connection"))
+}

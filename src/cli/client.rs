@@ -1,0 +1,341 @@
+//! HTTP over the daemon's Unix sockets: ureq with a transport of our own.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::{Method, Request, Response, StatusCode};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
+};
+use ureq::{Agent, Body, Timeout};
+
+use super::exit::{Exit, Failure};
+use crate::secret::Secret;
+
+/// Longer than any silence of a healthy daemon, which sends a comment line every `keep_alive`.
+const SILENCE: Duration = Duration::from_secs(120);
+/// No answer of the admin socket that isn't a stream comes near.
+const MAX_BODY: u64 = 64 << 20;
+
+/// Speaks to one socket.
+#[derive(Debug)]
+pub(super) struct Client {
+    socket: PathBuf,
+    agent: Agent,
+}
+
+/// An answer whose status was good and whose body is still to come.
+pub(super) struct Answer(Response<Body>);
+
+/// Why there is no good answer.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// Nobody listens: the daemon isn't running.
+    Down(Failure),
+    Other(Failure),
+}
+
+impl Client {
+    pub(super) fn new(socket: PathBuf) -> Client {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .timeout_recv_response(Some(SILENCE))
+            .user_agent(concat!("slmd/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let connector = UnixConnector(socket.clone());
+        let agent = Agent::with_parts(config, connector, NoResolver);
+        Client { socket, agent }
+    }
+
+    pub(super) fn get(&self, path: &str) -> Result<Answer, Problem> {
+        self.send(Method::GET, path, None, Vec::new())
+    }
+
+    /// Sends `body` as JSON, with a bearer token where there is one.
+    pub(super) fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&Secret<String>>,
+        body: Vec<u8>,
+    ) -> Result<Answer, Problem> {
+        let failed = |error: String| Problem::Other(Failure::failed(error));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://localhost{path}"));
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {}", token.expose()));
+        }
+        let request = request.body(body).map_err(|_| {
+            failed("the token can't be sent in a header; check its file".to_owned())
+        })?;
+        let response = self.agent.run(request).map_err(|e| self.unreachable(e))?;
+        if response.status().is_success() {
+            Ok(Answer(response))
+        } else {
+            Err(Problem::Other(refused(response)))
+        }
+    }
+
+    fn unreachable(&self, error: ureq::Error) -> Problem {
+        let socket = self.socket.display();
+        let fail = |what: String| Failure::new(Exit::Unreachable, what);
+        let ureq::Error::Io(error) = error else {
+            return Problem::Other(fail(format!("{socket}: {error}")));
+        };
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Problem::Down(fail(format!(
+                "no daemon listens on {socket}; start it (systemctl start slmd) or name its socket"
+            ))),
+            ErrorKind::PermissionDenied => Problem::Other(fail(format!(
+                "{socket}: permission denied; the admin socket is for root and the daemon's user \
+                 (try sudo), the public one for members of its group"
+            ))),
+            _ => Problem::Other(fail(format!("{socket}: {error}"))),
+        }
+    }
+}
+
+impl Answer {
+    pub(super) fn json(self) -> Result<Value, Failure> {
+        let text = self.text()?;
+        serde_json::from_str(&text)
+            .map_err(|e| Failure::failed(format!("the daemon's answer isn't JSON: {e}")))
+    }
+
+    fn text(mut self) -> Result<String, Failure> {
+        let body = self.0.body_mut().with_config().limit(MAX_BODY);
+        let text = body.read_to_string();
+        text.map_err(|e| Failure::failed(format!("the daemon's answer broke off: {e}")))
+    }
+
+    /// The body's lines as they come.
+    pub(super) fn lines(self) -> impl Iterator<Item = io::Result<String>> {
+        let body = self.0.into_body().into_with_config().limit(u64::MAX);
+        BufReader::new(body.reader()).lines()
+    }
+}
+
+impl Problem {
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Problem::Down(failure) | Problem::Other(failure) => failure,
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Failure {
+        problem.into_failure()
+    }
+}
+
+/// The daemon's own words, and when to try again.
+fn refused(response: Response<Body>) -> Failure {
+    let status = response.status();
+    let retry = response.headers().get("retry-after");
+    let retry = retry
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    let body = Answer(response).text().unwrap_or_default();
+    let mut message = explain(status, &body);
+    if let Some(seconds) = retry {
+        message.push_str(&format!("; try again in {seconds} s"));
+    }
+    Failure::new(Exit::Refused, message)
+}
+
+fn explain(status: StatusCode, body: &str) -> String {
+    let value: Value = serde_json::from_str(body).unwrap_or_default();
+    let error = &value["error"];
+    let said = error["message"].as_str().or_else(|| error.as_str());
+    let details = ["problems", "errors", "details"]
+        .iter()
+        .find_map(|name| value[name].as_array().or_else(|| error[name].as_array()));
+    let mut lines = vec![match said {
+        Some(said) => format!("refused ({}): {said}", status.as_u16()),
+        None => format!("refused: {status}"),
+    }];
+    let details = details.into_iter().flatten().filter_map(Value::as_str);
+    lines.extend(details.map(str::to_owned));
+    lines.join("\n      ")
+}
+
+/// Opens the one socket, whatever the URL says.
+#[derive(Debug)]
+struct UnixConnector(PathBuf);
+
+impl Connector for UnixConnector {
+    type Out = UnixTransport;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<UnixTransport>, ureq::Error> {
+        let config = details.config;
+        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        let stream = connect(&self.0)?;
+        Ok(Some(UnixTransport { stream, buffers }))
+    }
+}
+
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(socket)
+}
+
+struct UnixTransport {
+    stream: UnixStream,
+    buffers: LazyBuffers,
+}
+
+impl fmt::Debug for UnixTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UnixTransport")
+    }
+}
+
+impl Transport for UnixTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.stream.set_write_timeout(limit(&timeout))?;
+        let output = &self.buffers.output()[..amount];
+        self.stream
+            .write_all(output)
+            .map_err(|error| timed_out(error, timeout.reason))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.stream.set_read_timeout(limit(&timeout))?;
+        let input = self.buffers.input_append_buf();
+        let amount = self
+            .stream
+            .read(input)
+            .map_err(|error| timed_out(error, timeout.reason))?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    /// Each command asks once or twice; a connection is never worth keeping.
+    fn is_open(&mut self) -> bool {
+        false
+    }
+}
+
+/// What ureq allows, and never more than [`SILENCE`] without a byte.
+fn limit(timeout: &NextTimeout) -> Option<Duration> {
+    let asked = timeout.not_zero().map(|limit| *limit);
+    Some(asked.unwrap_or(SILENCE).min(SILENCE))
+}
+
+fn timed_out(error: io::Error, reason: Timeout) -> ureq::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => ureq::Error::Timeout(reason),
+        _ => error.into(),
+    }
+}
+
+/// There is nothing to look up: the socket is a path.
+#[derive(Debug)]
+struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(
+        &self,
+        _: &ureq::http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(([127, 0, 0, 1], 80).into());
+        Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc::channel;
+
+    /// Answers one request with `head`, then one chunk whenever the test says so.
+    fn served(
+        head: &'static str,
+    ) -> (
+        tempfile::TempDir,
+        Client,
+        std::sync::mpsc::Sender<&'static str>,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (tell, told) = channel::<&str>();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            for chunk in told {
+                write!(stream, "{:x}\r\n{chunk}\r\n", chunk.len()).unwrap();
+            }
+            let _ = stream.write_all(b"0\r\n\r\n");
+        });
+        (folder, Client::new(path), tell)
+    }
+
+    #[test]
+    fn lines_come_before_the_answer_has_ended() {
+        let (_folder, client, tell) =
+            served("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        let mut lines = client.get("/x").ok().unwrap().lines();
+        for line in ["one\n", "two\n"] {
+            tell.send(line).unwrap();
+            assert_eq!(lines.next().unwrap().unwrap(), line.trim_end());
+        }
+        drop(tell);
+        assert!(lines.next().is_none());
+    }
+
+    #[test]
+    fn a_refusal_carries_the_daemons_words() {
+        let (_folder, client, tell) = served(
+            "HTTP/1.1 401 Unauthorized\r\nretry-after: 7\r\ntransfer-encoding: chunked\r\n\r\n",
+        );
+        tell.send(r#"{"error":{"message":"expired: get a new one"}}"#)
+            .unwrap();
+        drop(tell);
+        let failure = client.get("/x").err().unwrap().into_failure();
+        assert_eq!(failure.exit, Exit::Refused);
+        assert_eq!(
+            failure.message,
+            "refused (401): expired: get a new one; try again in 7 s"
+        );
+    }
+
+    #[test]
+    fn nobody_listening_is_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = Client::new(folder.path().join("none"))
+            .get("/")
+            .err()
+            .unwrap();
+        assert!(matches!(missing, Problem::Down(_)), "{missing:?}");
+        let path = folder.path().join("stale");
+        drop(UnixListener::bind(&path).unwrap());
+        let stale = Client::new(path).get("/").err().unwrap();
+        assert!(matches!(stale, Problem::Down(_)), "{stale:?}");
+    }
+}

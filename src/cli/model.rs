@@ -1,0 +1,102 @@
+//! `slmd model`: bundles in the models folder.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::exit::{Done, Failure};
+use super::{Global, output};
+use crate::catalog::{Bundle, Catalog};
+use crate::engine;
+
+/// Import, list and verify models.
+#[derive(Debug, Subcommand)]
+pub(super) enum Model {
+    /// Turn a GGUF file into a bundle in the models folder.
+    #[command(after_help = "\
+Examples:
+  slmd model import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m-instruct
+  slmd model import model.gguf --name small --models-dir ./models")]
+    Import {
+        /// The GGUF file.
+        file: PathBuf,
+        /// The bundle's name, which the configuration's endpoints use.
+        #[arg(long)]
+        name: String,
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// List the bundles with their digests.
+    #[command(after_help = "Examples:\n  slmd model list --json")]
+    List {
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// Read every byte of a bundle and compare the hashes.
+    #[command(after_help = "Examples:\n  slmd model verify smollm2-135m-instruct")]
+    Verify {
+        /// The bundle's name.
+        name: String,
+        #[command(flatten)]
+        folder: Folder,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Folder {
+    /// The models folder (default: the configuration's).
+    #[arg(long, value_name = "DIR")]
+    models_dir: Option<PathBuf>,
+}
+
+impl Folder {
+    fn resolve(&self, global: &Global) -> Result<PathBuf, Failure> {
+        match &self.models_dir {
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(global.load()?.models_dir),
+        }
+    }
+}
+
+impl Model {
+    pub(super) fn execute(&self, global: &Global) -> Done {
+        match self {
+            Model::Import { file, name, folder } => {
+                let models = folder.resolve(global)?;
+                let bundle =
+                    engine::import(file, &models.join(name), name).map_err(Failure::failed)?;
+                output::show(global, &describe(&bundle))
+            }
+            Model::List { folder } => list(global, &Catalog::new(&folder.resolve(global)?)),
+            Model::Verify { name, folder } => {
+                let catalog = Catalog::new(&folder.resolve(global)?);
+                let bundle = catalog.open(name).map_err(Failure::failed)?;
+                catalog.verify(&bundle).map_err(Failure::failed)?;
+                let mut shown = describe(&bundle);
+                shown["verified"] = Value::Bool(true);
+                output::show(global, &shown)
+            }
+        }
+    }
+}
+
+/// Broken bundles are listed too, and make the command fail.
+fn list(global: &Global, catalog: &Catalog) -> Done {
+    let (mut models, mut broken) = (Vec::new(), Vec::new());
+    for bundle in catalog.list() {
+        match bundle {
+            Ok(bundle) => models.push(describe(&bundle)),
+            Err(error) => broken.push(error.to_string()),
+        }
+    }
+    output::show(global, &json!({"models": models, "broken": broken}))?;
+    match broken.len() {
+        0 => Ok(()),
+        count => Err(Failure::failed(format!("{count} bundle(s) can't be used"))),
+    }
+}
+
+fn describe(bundle: &Bundle) -> Value {
+    json!({"name": bundle.name, "digest": bundle.digest, "folder": bundle.folder})
+}

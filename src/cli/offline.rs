@@ -1,0 +1,56 @@
+//! The state folder without a daemon: only for when none runs, because sled allows one user.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+
+use super::exit::{Exit, Failure};
+use crate::config::Config;
+use crate::daemon::State;
+use crate::prompt::Origin;
+
+/// Opens the state folder as the user that it belongs to.
+pub(super) fn open(config: &Config) -> Result<State, Failure> {
+    let folder = &config.state_dir;
+    let denied = |error: &dyn std::fmt::Display| {
+        Failure::failed(format!(
+            "state folder {}: {error}; no daemon runs, so this command needs the folder itself (try sudo)",
+            folder.display()
+        ))
+    };
+    if !folder.exists() {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(folder).map_err(|e| denied(&e))?;
+    }
+    become_owner(folder).map_err(|e| denied(&e))?;
+    State::open(config).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}
+
+/// Who does this, for the audit log.
+pub(super) fn origin() -> Origin {
+    Origin::Admin {
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        pid: i32::try_from(std::process::id()).ok(),
+    }
+}
+
+/// Root takes on the folder's owner, so that no file is left that the daemon's user can't write.
+fn become_owner(folder: &Path) -> std::io::Result<()> {
+    let owner = fs::metadata(folder)?;
+    if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
+        return Ok(());
+    }
+    // SAFETY: plain system calls on numbers; an empty group list needs no pointer.
+    let dropped = unsafe {
+        libc::setgroups(0, std::ptr::null()) == 0
+            && libc::setgid(owner.gid()) == 0
+            && libc::setuid(owner.uid()) == 0
+    };
+    if dropped {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}

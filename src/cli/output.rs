@@ -1,0 +1,131 @@
+//! What people see: values as indented text, or JSON for scripts.
+
+use std::io::Write;
+
+use serde_json::Value;
+
+use super::Global;
+use super::exit::Done;
+
+/// Prints `value` as JSON or, for people, as indented text.
+pub(super) fn show(global: &Global, value: &Value) -> Done {
+    if global.json {
+        line(&value.to_string())
+    } else {
+        line(human(value).trim_end())
+    }
+}
+
+/// Prints a line; a reader that has left (`| head`) is no failure.
+pub(super) fn line(text: &str) -> Done {
+    piece(&format!("{text}\n"))
+}
+
+/// Prints at once what is there of an answer.
+pub(super) fn piece(text: &str) -> Done {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => Ok(other?),
+    }
+}
+
+/// Objects as `name: value`, lists as `- item`, nested ones indented. What isn't set is left out.
+pub(super) fn human(value: &Value) -> String {
+    let mut text = String::new();
+    write_value(&mut text, value, 0);
+    text
+}
+
+fn write_value(text: &mut String, value: &Value, depth: usize) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members.iter().filter(|(_, m)| !is_empty(m)) {
+                let name = name.replace('_', " ");
+                match scalar(member) {
+                    Some(shown) => text.push_str(&format!("{indent}{name}: {shown}\n")),
+                    None => {
+                        text.push_str(&format!("{indent}{name}:\n"));
+                        write_value(text, member, depth + 1);
+                    }
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                let mut block = String::new();
+                write_value(&mut block, item, depth + 1);
+                // The item's first line carries the dash.
+                let first = block.trim_start();
+                text.push_str(&format!("{indent}- {first}"));
+            }
+        }
+        other => text.push_str(&format!("{indent}{}\n", scalar(other).unwrap_or_default())),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    }
+}
+
+/// What fits on the name's line.
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(printable(text)),
+        Value::Bool(flag) => Some(if *flag { "yes" } else { "no" }.to_owned()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Array(items) => {
+            let shown: Option<Vec<_>> = items
+                .iter()
+                .map(|item| (!item.is_array()).then(|| scalar(item)).flatten())
+                .collect();
+            shown.map(|shown| shown.join(", "))
+        }
+        _ => None,
+    }
+}
+
+/// Without control characters: a name from a token or a topic must not steer the terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{human, printable};
+    use serde_json::json;
+
+    #[test]
+    fn nested_values_are_indented() {
+        let value = json!({
+            "ready": true,
+            "problem": null,
+            "realms": [{"name": "dev", "key_ids": ["a", "b"]}, {"name": "prod", "age": 3}],
+            "clock": {"synchronised": false},
+        });
+        let expected = "\
+ready: yes
+realms:
+  - name: dev
+    key ids: a, b
+  - name: prod
+    age: 3
+clock:
+  synchronised: no
+";
+        assert_eq!(human(&value), expected);
+    }
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+}

@@ -1,0 +1,246 @@
+//! The schema of everything but realms, with its defaults and cross checks.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::read::{Problems, Section};
+use super::value::{
+    broker, count, duration, log_filter, path, size, socket_path, text, topic_level,
+};
+use super::{Config, realm};
+use crate::identity::{Identity, host_name};
+use crate::secret::Secret;
+use crate::{admission, audit, engine, transport};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn config(root: &mut Section<'_>, warnings: &Problems<'_>) -> Option<Config> {
+    let identity = identity(root);
+    let device = identity.as_ref().map_or("", |i| i.device.as_str());
+    let state_dir = root.or("state_dir", path, "/var/lib/slmd".into());
+    let models_dir = root.or("models_dir", path, state_dir.join("models"));
+    let drain_deadline = duration(Duration::ZERO, HOUR);
+    let drain_deadline = root.or("drain_deadline", drain_deadline, 20 * SECOND);
+    let log = root.or("log", log_filter, "info".to_owned());
+    let http = root.section("http", http);
+    let engine = root.section("engine", engine);
+    let mqtt = root.has("mqtt");
+    let mqtt = root.section("mqtt", |section| {
+        mqtt.then(|| mqtt_settings(section, device, &http, &engine, warnings))
+    });
+    let (mqtt, password_file) = mqtt.flatten().unzip();
+    let admission = root.section("admission", admission);
+    let audit = root.section("audit", audit);
+    let realms = realm::realms(root);
+    Some(Config {
+        identity: identity?,
+        state_dir,
+        models_dir,
+        drain_deadline,
+        log,
+        http,
+        mqtt,
+        password_file: password_file.flatten(),
+        engine,
+        admission,
+        audit,
+        realms,
+        warnings: Vec::new(),
+    })
+}
+
+fn identity(root: &mut Section<'_>) -> Option<Identity> {
+    let named = root.has("device");
+    let device = root.optional("device", topic_level);
+    let identity = device.or_else(host_name).and_then(|d| Identity::new(&d));
+    if identity.is_none() && !named {
+        root.problem(
+            "device",
+            "is missing and the host's name can't stand for it; add device = \"…\"",
+        );
+    }
+    identity
+}
+
+fn http(section: &mut Section<'_>) -> transport::http::Settings {
+    let seconds = || duration(SECOND, HOUR);
+    let settings = transport::http::Settings {
+        socket: section.or("socket", socket_path, "/run/slmd/slmd.sock".into()),
+        admin_socket: section.or("admin_socket", socket_path, "/run/slmd/admin.sock".into()),
+        max_body: section.or("max_body", bytes(1 << 10, 16 << 20), 256 << 10),
+        header_timeout: section.or("header_timeout", seconds(), 10 * SECOND),
+        body_timeout: section.or("body_timeout", seconds(), 30 * SECOND),
+        max_connections: section.or("max_connections", count(1, 4096), 64),
+        max_connections_per_uid: section.or("max_connections_per_uid", count(1, 4096), 32),
+        keep_alive: section.or("keep_alive", seconds(), 10 * SECOND),
+    };
+    if settings.socket == settings.admin_socket {
+        section.problem(
+            "admin_socket",
+            "is the same as `socket`; give it another path",
+        );
+    }
+    settings
+}
+
+fn bytes(least: u64, most: u64) -> impl FnOnce(&toml::de::DeValue<'_>) -> Result<usize, String> {
+    move |value| {
+        let bytes = size(least, most)(value)?;
+        usize::try_from(bytes).map_err(|_| "is too large for this machine".to_owned())
+    }
+}
+
+fn engine(section: &mut Section<'_>) -> engine::Settings {
+    let threads = match section.or("threads", count(0, 256), 0) {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    engine::Settings {
+        threads,
+        context: section.or("context", count(64, 1 << 20), 2048),
+        queue: section.or("queue", count(1, 1024), 8),
+    }
+}
+
+fn admission(section: &mut Section<'_>) -> admission::Settings {
+    admission::Settings {
+        answer_buffer: section.or("answer_buffer", count(1, 4096), 64),
+        default_deadline: section.or("default_deadline", duration(SECOND, DAY), 5 * MINUTE),
+        duplicate_window: section.or("duplicate_window", duration(SECOND, DAY), 10 * MINUTE),
+        duplicates: section.or("duplicates", count(1, 65_536), 256),
+        tokens_per_minute: section.or("tokens_per_minute", count(1, 1 << 31), 20_000),
+    }
+}
+
+fn audit(section: &mut Section<'_>) -> audit::Settings {
+    audit::Settings {
+        max_bytes: section.or("max_size", size(1 << 20, 1 << 40), 64 << 20),
+        retention: section.or("retention", duration(HOUR, 3650 * DAY), 90 * DAY),
+        refusals_per_minute: section.or("refusals_per_minute", count(1, 100_000), 60),
+    }
+}
+
+/// The broker's settings and where its password came from; `None` without a usable URL.
+fn mqtt_settings(
+    section: &mut Section<'_>,
+    device: &str,
+    http: &transport::http::Settings,
+    engine: &engine::Settings,
+    warnings: &Problems<'_>,
+) -> Option<(transport::mqtt::Settings, Option<PathBuf>)> {
+    let url = section.required("url", broker);
+    let username = section.optional("username", text);
+    let password = password(section, username.is_some(), warnings);
+    let (password, password_file) = password.unzip();
+    let queue = u16::try_from(engine.queue).unwrap_or(u16::MAX);
+    let settings = transport::mqtt::Settings {
+        host: String::new(),
+        port: 0,
+        client_id: section.or("client_id", topic_level, format!("slmd-{device}")),
+        username,
+        password,
+        keep_alive: section.or("keep_alive", duration(5 * SECOND, HOUR), 30 * SECOND),
+        session_expiry: section.or("session_expiry", duration(MINUTE, 30 * DAY), HOUR),
+        receive_maximum: section.or("receive_maximum", count(1, 1024), queue),
+        max_body: http.max_body,
+        reply_to: reply_to(section, device),
+        fragment_interval: section.or(
+            "fragment_interval",
+            duration(Duration::ZERO, 10 * SECOND),
+            50 * MILLISECOND,
+        ),
+        reconnect_min: section.or("reconnect_min", duration(100 * MILLISECOND, HOUR), SECOND),
+        reconnect_max: section.or("reconnect_max", duration(SECOND, HOUR), MINUTE),
+    };
+    if settings.reconnect_min > settings.reconnect_max {
+        section.problem("reconnect_min", "is longer than `reconnect_max`; swap them");
+    }
+    let (host, port) = url?;
+    Some((
+        transport::mqtt::Settings {
+            host,
+            port,
+            ..settings
+        },
+        password_file,
+    ))
+}
+
+/// Where answers may go: a pattern that can't be another client's or a request topic.
+fn reply_to(section: &mut Section<'_>, device: &str) -> String {
+    let default = "slm/{device}/reply/{azp}/#".to_owned();
+    let pattern = section.or("reply_to", text, default);
+    let mut levels: Vec<&str> = pattern.split('/').collect();
+    if levels.last() == Some(&"#") {
+        levels.pop();
+    }
+    let plain = |level: &&str| {
+        matches!(*level, "{device}" | "{azp}")
+            || !level.is_empty() && !level.contains(['+', '#', '{', '}', '$'])
+    };
+    let requests = ["slm", device, "v1"];
+    let meets = |(level, fixed): (&&str, &str)| {
+        let own = level.replace("{device}", device);
+        own == *fixed || own == "{azp}"
+    };
+    let wrong = if !levels.iter().all(plain) {
+        "has an empty level, a wildcard other than a final `#`, or an unknown {…}"
+    } else if !levels.contains(&"{azp}") {
+        "has no level {azp}, so every client could take every other's answers"
+    } else if levels.iter().zip(requests).all(meets) {
+        "matches request topics, slm/{device}/v1/…"
+    } else {
+        return pattern;
+    };
+    section.problem(
+        "reply_to",
+        format!("{wrong}; write e.g. \"slm/{{device}}/reply/{{azp}}/#\""),
+    );
+    pattern
+}
+
+/// The broker's password, and the file that it was read from.
+fn password(
+    section: &mut Section<'_>,
+    has_username: bool,
+    warnings: &Problems<'_>,
+) -> Option<(Secret<String>, PathBuf)> {
+    if section.has("password") {
+        section.optional("password", |_| -> Result<(), String> {
+            Err("doesn't belong in this file; put it in a file of mode 0600 and name that in `password_file`".to_owned())
+        });
+    }
+    let file = section.optional("password_file", path)?;
+    if !has_username {
+        section.problem(
+            "password_file",
+            "needs `username` too (MQTT 3.1.1 section 3.1.2.9)",
+        );
+    }
+    let read =
+        std::fs::metadata(&file).and_then(|meta| Ok((meta, std::fs::read_to_string(&file)?)));
+    match read {
+        Ok((meta, text)) => {
+            if meta.permissions().mode() & 0o007 != 0 {
+                section.warn(warnings, "password_file", &open_to_all(&file));
+            }
+            let password = text.trim_end_matches(['\r', '\n']).to_owned();
+            Some((Secret::new(password), file))
+        }
+        Err(error) => {
+            let message = format!("{} can't be read: {error}", file.display());
+            section.problem("password_file", message);
+            None
+        }
+    }
+}
+
+fn open_to_all(file: &Path) -> String {
+    let file = file.display();
+    format!("{file} is open to every user of this machine; run chmod 0640 {file}")
+}

@@ -1,0 +1,149 @@
+//! The effective configuration, written back in the file's own form.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::value::{show_duration, show_size};
+use super::{Config, RealmConfig};
+use crate::auth::{Endpoint, Policy};
+use crate::prompt::Scope;
+use crate::{admission, audit, engine, transport};
+
+pub(super) fn show(config: &Config) -> Value {
+    let mut root = object(json!({
+        "device": config.identity.device,
+        "state_dir": config.state_dir,
+        "models_dir": config.models_dir,
+        "drain_deadline": show_duration(config.drain_deadline),
+        "log": config.log,
+        "http": http(&config.http),
+    }));
+    if let Some(settings) = &config.mqtt {
+        root.insert("mqtt".to_owned(), mqtt(settings, config));
+    }
+    root.insert("engine".to_owned(), engine(&config.engine));
+    root.insert("admission".to_owned(), admission(&config.admission));
+    root.insert("audit".to_owned(), audit(&config.audit));
+    root.insert(
+        "realm".to_owned(),
+        config.realms.iter().map(realm).collect(),
+    );
+    Value::Object(root)
+}
+
+fn http(settings: &transport::http::Settings) -> Value {
+    json!({
+        "socket": settings.socket,
+        "admin_socket": settings.admin_socket,
+        "max_body": show_size(settings.max_body as u64),
+        "header_timeout": show_duration(settings.header_timeout),
+        "body_timeout": show_duration(settings.body_timeout),
+        "max_connections": settings.max_connections,
+        "max_connections_per_uid": settings.max_connections_per_uid,
+        "keep_alive": show_duration(settings.keep_alive),
+    })
+}
+
+fn mqtt(settings: &transport::mqtt::Settings, config: &Config) -> Value {
+    let host = &settings.host;
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.clone()
+    };
+    sparse(json!({
+        "url": format!("mqtt://{host}:{}", settings.port),
+        "client_id": settings.client_id,
+        "username": settings.username,
+        "password_file": config.password_file,
+        "keep_alive": show_duration(settings.keep_alive),
+        "session_expiry": show_duration(settings.session_expiry),
+        "receive_maximum": settings.receive_maximum,
+        "reply_to": settings.reply_to,
+        "fragment_interval": show_duration(settings.fragment_interval),
+        "reconnect_min": show_duration(settings.reconnect_min),
+        "reconnect_max": show_duration(settings.reconnect_max),
+    }))
+}
+
+fn engine(settings: &engine::Settings) -> Value {
+    json!({
+        "threads": settings.threads,
+        "context": settings.context,
+        "queue": settings.queue,
+    })
+}
+
+fn admission(settings: &admission::Settings) -> Value {
+    json!({
+        "answer_buffer": settings.answer_buffer,
+        "default_deadline": show_duration(settings.default_deadline),
+        "duplicate_window": show_duration(settings.duplicate_window),
+        "duplicates": settings.duplicates,
+        "tokens_per_minute": settings.tokens_per_minute,
+    })
+}
+
+fn audit(settings: &audit::Settings) -> Value {
+    json!({
+        "max_size": show_size(settings.max_bytes),
+        "retention": show_duration(settings.retention),
+        "refusals_per_minute": settings.refusals_per_minute,
+    })
+}
+
+fn realm(realm: &RealmConfig) -> Value {
+    let policy = &realm.policy;
+    sparse(json!({
+        "name": realm.name,
+        "issuer": realm.issuer,
+        "default_endpoint": policy.default_endpoint,
+        "max_lifetime": show_duration(policy.max_lifetime),
+        "max_age": policy.max_age.map(show_duration),
+        "leeway": show_duration(policy.leeway),
+        "offline_grace": offline_grace(policy),
+        "unsynchronised_scopes": policy.unsynchronised_scopes,
+        "tokens_per_minute": policy.tokens_per_minute,
+        "max_lifetime_by_client": durations(&policy.max_lifetime_by_client),
+        "roles": policy.roles,
+        "endpoint": realm.endpoints.iter().map(endpoint).collect::<Value>(),
+    }))
+}
+
+fn durations(by_name: &BTreeMap<String, Duration>) -> BTreeMap<&String, String> {
+    let shown = by_name.iter().map(|(name, d)| (name, show_duration(*d)));
+    shown.collect()
+}
+
+fn offline_grace(policy: &Policy) -> Value {
+    let limits = Scope::ALL.map(|scope| {
+        let limit = policy.offline_grace.get(&scope).copied();
+        let shown = limit.map_or_else(|| "none".to_owned(), show_duration);
+        (scope.as_str().to_owned(), Value::String(shown))
+    });
+    Value::Object(limits.into_iter().collect())
+}
+
+fn endpoint(endpoint: &Endpoint) -> Value {
+    sparse(json!({
+        "client_id": endpoint.client_id,
+        "model": endpoint.model,
+        "max_completion_tokens": endpoint.max_completion_tokens,
+    }))
+}
+
+/// Without what isn't set: TOML has no null.
+fn sparse(value: Value) -> Value {
+    let mut members = object(value);
+    members.retain(|_, member| !member.is_null());
+    Value::Object(members)
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    }
+}

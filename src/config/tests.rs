@@ -1,0 +1,243 @@
+//! Whole files: defaults, every kind of mistake at once, and the way back from what is shown.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Config, Problem};
+use crate::prompt::Scope;
+
+const LEAST: &str = r#"
+device = "edge-1"
+[[realm]]
+name = "dev"
+issuer = "https://keycloak.example/realms/dev"
+[[realm.endpoint]]
+client_id = "slm"
+model = "smollm2-135m-instruct"
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    let problems = Config::parse(text).expect_err("a broken file");
+    problems.iter().map(Problem::to_string).collect()
+}
+
+fn with(extra: &str) -> String {
+    format!("{LEAST}{extra}")
+}
+
+#[test]
+fn a_realm_is_all_it_needs() {
+    let config = Config::parse(LEAST).unwrap();
+    assert_eq!(config.identity.device, "edge-1");
+    assert_eq!(config.models_dir, Path::new("/var/lib/slmd/models"));
+    assert!(config.mqtt.is_none());
+    assert!(config.engine.threads > 0);
+    let policy = &config.realms[0].policy;
+    assert_eq!(policy.unsynchronised_scopes, [Scope::Read]);
+    assert_eq!(
+        policy.offline_grace[&Scope::FineTune],
+        Duration::from_secs(3600)
+    );
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place() {
+    let text = r#"device = "a/b"
+drain_deadline = 20
+models_dir = "models"
+colour = "blue"
+[http]
+sockett = "/run/x"
+max_body = "1 PB"
+[mqtt]
+url = "mqtts://broker"
+password = "hunter2"
+[engine]
+queue = -1
+[[realm]]
+name = "dev"
+default_endpoint = "slm"
+offline_grace = { reed = "1d" }
+[[realm.endpoint]]
+client_id = "other"
+"#;
+    let found = problems(text);
+    let begins: Vec<_> = found
+        .iter()
+        .map(|p| p.splitn(4, ':').take(3).collect::<Vec<_>>().join(":"))
+        .collect();
+    assert_eq!(
+        begins,
+        [
+            "1:10: device",
+            "2:18: drain_deadline",
+            "3:14: models_dir",
+            "4:1: colour",
+            "6:1: http.sockett",
+            "7:12: http.max_body",
+            "9:7: mqtt.url",
+            "10:12: mqtt.password",
+            "12:9: engine.queue",
+            "13:1: realm.issuer",
+            "15:20: realm.default_endpoint",
+            "16:17: realm.offline_grace",
+            "17:1: realm.endpoint.model",
+        ],
+        "{found:#?}"
+    );
+    assert!(found[4].contains("did you mean `socket`?"), "{}", found[4]);
+    assert!(!found.concat().contains("hunter2"));
+}
+
+#[test]
+fn broken_syntax_is_told_line_by_line() {
+    let found = problems("device = \nlog = \"info\nstate_dir = \"/x\"\n[http\n");
+    assert!(found.len() >= 2, "{found:#?}");
+    assert!(found[0].starts_with("1:"), "{found:#?}");
+    assert!(
+        problems(&with(
+            "[http]\nmax_body = \"1 KiB\"\nmax_body = \"2 KiB\"\n"
+        ))[0]
+            .contains("duplicate")
+    );
+}
+
+#[test]
+fn realms_must_be_told_apart() {
+    assert!(problems("device = \"x\"")[0].contains("[[realm]]"));
+    let twice = format!("{LEAST}{}", LEAST.replace("device = \"edge-1\"", ""));
+    let found = problems(&twice);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let endpoint = "[[realm.endpoint]]\nclient_id = \"slm\"\nmodel = \"m\"\n";
+    assert!(problems(&with(endpoint))[0].contains("already"));
+}
+
+#[test]
+fn a_scope_left_out_keeps_its_limit() {
+    let grace = |text: &str| {
+        let text = LEAST.replace("[[realm.endpoint]]", &format!("{text}\n[[realm.endpoint]]"));
+        let config = Config::parse(&text).unwrap();
+        config.realms[0].policy.offline_grace.clone()
+    };
+    let some = grace(r#"offline_grace = { read = "7d", audit = "none" }"#);
+    assert_eq!(some[&Scope::Read], Duration::from_secs(7 * 86_400));
+    assert_eq!(some[&Scope::Write], Duration::from_secs(86_400));
+    assert!(!some.contains_key(&Scope::Audit));
+    assert!(grace(r#"offline_grace = "none""#).is_empty());
+}
+
+#[test]
+fn answers_can_only_go_to_their_client() {
+    let reply = |pattern: &str| {
+        let extra = format!("[mqtt]\nurl = \"mqtt://h\"\nreply_to = \"{pattern}\"\n");
+        Config::parse(&with(&extra)).map(|c| c.mqtt.map(|m| m.reply_to))
+    };
+    for good in [
+        "slm/{device}/reply/{azp}/#",
+        "{azp}/answers",
+        "a/{azp}/{device}/#",
+    ] {
+        assert_eq!(reply(good), Ok(Some(good.to_owned())));
+    }
+    for bad in [
+        "slm/{device}/reply/#",
+        "slm/+/reply/{azp}/#",
+        "#",
+        "slm//{azp}",
+        "slm/{device}/v1/{azp}/#",
+        "slm/edge-1/{azp}/#",
+        "{azp}/#",
+        "x/{realm}/{azp}",
+    ] {
+        assert!(reply(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_password_comes_from_its_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let text = with(&format!(
+        "[mqtt]\nurl = \"mqtt://h\"\nusername = \"u\"\npassword_file = \"{}\"\n",
+        file.display()
+    ));
+    for (mode, warnings) in [(0o600, 0), (0o644, 1)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let config = Config::parse(&text).unwrap();
+        assert_eq!(config.warnings.len(), warnings);
+        let mqtt = config.mqtt.as_ref().unwrap();
+        assert_eq!(mqtt.password.as_ref().unwrap().expose(), "hunter2");
+        assert!(!format!("{config:?}{}", config.show()).contains("hunter2"));
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(problems(&text)[0].contains("mqtt.password_file"));
+}
+
+#[test]
+fn what_is_shown_reads_back_the_same() {
+    let extra = r#"
+[realm.max_lifetime_by_client]
+"device 1" = "24h"
+[realm.roles]
+asker = ["read", "audit"]
+[mqtt]
+url = "mqtt://[::1]:1884"
+fragment_interval = "0ms"
+[http]
+max_body = "1500 B"
+"#;
+    let shown = Config::parse(&with(extra)).unwrap().show();
+    let text = toml::to_string(&shown).unwrap();
+    let again = Config::parse(&text).unwrap_or_else(|p| panic!("{p:#?}\n{text}"));
+    assert_eq!(again.show(), shown, "{text}");
+}
+
+#[test]
+fn an_unreadable_file_is_a_problem() {
+    let problems = Config::load(Path::new("/nonexistent/slmd.toml")).unwrap_err();
+    assert!(
+        problems[0].to_string().starts_with("can't be read"),
+        "{problems:?}"
+    );
+}
+
+/// With its comments on, the shipped file says nothing but the defaults.
+#[test]
+fn the_shipped_file_shows_the_defaults() {
+    let shipped = include_str!("../../systemd/slmd.toml");
+    let plain = Config::parse(shipped).unwrap_or_else(|p| panic!("{p:#?}"));
+    let is_setting = |line: &&str| {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        line.starts_with('[')
+            || line
+                .split_once(" = ")
+                .is_some_and(|(k, _)| !k.contains(' '))
+    };
+    let settings = shipped.lines().filter(is_setting);
+    let own = [
+        "username",
+        "password_file",
+        "max_age",
+        "device",
+        "client_id = \"slmd",
+    ];
+    let is_own = |line: &str| own.iter().any(|key| line.starts_with(&format!("#{key}")));
+    let optional = [
+        "#tokens_per_minute = 20000               #",
+        "#max_completion",
+        "#[realm.",
+        "#device-1",
+        "#asker",
+    ];
+    let is_optional = |line: &str| optional.iter().any(|key| line.starts_with(key));
+    let text: String = settings
+        .filter(|line| !is_own(line) && !is_optional(line))
+        .map(|line| format!("{}\n", line.strip_prefix('#').unwrap_or(line)))
+        .collect();
+    let spelt_out = Config::parse(&text).unwrap_or_else(|p| panic!("{p:#?}\n{text}"));
+    let mut shown = spelt_out.show();
+    shown.as_object_mut().unwrap().shift_remove("mqtt");
+    assert_eq!(shown, plain.show());
+}

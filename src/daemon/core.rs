@@ -1,0 +1,241 @@
+//! What the running daemon offers behind its sockets: status, reload, keys.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use serde_json::{Map, Value, json};
+
+use super::State;
+use crate::admission::Admission;
+use crate::audit;
+use crate::auth::{KeyInfo, Realm};
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::prompt::{Origin, Scope};
+use crate::reason::{Refusal, RefuseReason};
+use crate::shutdown::Shutdown;
+use crate::telemetry::Exposition;
+use crate::time::{self, Timestamp};
+use crate::transport::{http, mqtt};
+
+pub(super) struct Core {
+    pub(super) admission: Admission,
+    pub(super) engine: Engine,
+    pub(super) mqtt: Option<mqtt::Handle>,
+    pub(super) shutdown: Shutdown,
+    pub(super) source: Option<PathBuf>,
+    pub(super) state: State,
+    pub(super) exposition: Exposition,
+    pub(super) started: Instant,
+    pub(super) config: ArcSwap<Config>,
+}
+
+impl Core {
+    /// Once a second. A part that fails says so and is tried again.
+    pub(super) fn tick(&self) {
+        let now = time::now();
+        if let Err(error) = self.state.log.tick(now) {
+            tracing::error!(%error, "audit housekeeping failed");
+        }
+        if let Err(error) = self.admission.tick() {
+            tracing::error!(%error, "delivery housekeeping failed");
+        }
+        if let Err(error) = self.state.floor.advance(now, time::synchronised()) {
+            tracing::error!(%error, "the time floor could not be saved");
+        }
+    }
+
+    /// Reads the file whole, checks it whole, and puts in force what can change while running.
+    /// Returns what was applied and what waits for a restart.
+    pub(super) fn reload_configuration(&self) -> Result<Value, Vec<String>> {
+        let Some(source) = &self.source else {
+            return Err(vec!["started without a configuration file".to_owned()]);
+        };
+        let new = Config::load(source)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let old = self.config.load_full();
+        let waiting = needs_restart(&old, &new);
+        let running = running_config(&old, new);
+        let snapshot = self
+            .state
+            .snapshot(&running)
+            .map_err(|e| vec![e.to_string()])?;
+        let detail = json!({"realms": running.realms.len(), "needs_restart": waiting});
+        let recorded = self.state.record("configuration_reloaded", detail.clone());
+        recorded.map_err(|e| vec![e.to_string()])?;
+        self.admission.replace_settings(running.admission.clone());
+        self.state.log.set_settings(running.audit.clone());
+        self.admission.replace_snapshot(snapshot);
+        self.config.store(running.into());
+        Ok(detail)
+    }
+
+    fn realms(&self) -> Vec<Value> {
+        let snapshot = self.admission.snapshot();
+        let now = time::now().max(self.state.floor.get());
+        snapshot
+            .realms
+            .values()
+            .map(|realm| realm_status(realm, now))
+            .collect()
+    }
+}
+
+/// Sections whose settings are taken at start only, and differ.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let differs =
+        |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
+    let mut sections = Vec::new();
+    if differs(&old.identity.device, &new.identity.device) {
+        sections.push("device");
+    }
+    if old.state_dir != new.state_dir {
+        sections.push("state_dir");
+    }
+    if old.models_dir != new.models_dir || models(old) != models(new) {
+        sections.push("models");
+    }
+    if differs(&old.http, &new.http) {
+        sections.push("http");
+    }
+    if differs(&old.mqtt, &new.mqtt) {
+        sections.push("mqtt");
+    }
+    if differs(&old.engine, &new.engine) {
+        sections.push("engine");
+    }
+    if old.log != new.log {
+        sections.push("log");
+    }
+    sections
+}
+
+fn models(config: &Config) -> std::collections::BTreeSet<&str> {
+    let endpoints = config.realms.iter().flat_map(|realm| &realm.endpoints);
+    endpoints.map(|endpoint| endpoint.model.as_str()).collect()
+}
+
+/// The new configuration with the parts of the old that stay until a restart.
+fn running_config(old: &Config, new: Config) -> Config {
+    Config {
+        identity: old.identity.clone(),
+        state_dir: old.state_dir.clone(),
+        models_dir: old.models_dir.clone(),
+        http: old.http.clone(),
+        mqtt: old.mqtt.clone(),
+        engine: old.engine.clone(),
+        log: old.log.clone(),
+        ..new
+    }
+}
+
+fn realm_status(realm: &Realm, now: Timestamp) -> Value {
+    let age = realm.confirmed_at.map(|at| now.since(at).as_secs());
+    let stops: Map<String, Value> = Scope::ALL
+        .iter()
+        .filter_map(|scope| {
+            let grace = realm.policy.offline_grace.get(scope)?;
+            let stops_at = realm.confirmed_at?.saturating_add(*grace);
+            Some((scope.as_str().to_owned(), json!(stops_at.to_string())))
+        })
+        .collect();
+    json!({
+        "name": realm.name,
+        "issuer": realm.issuer,
+        "keys": realm.keys.keys().iter().map(key_json).collect::<Vec<_>>(),
+        "keys_age_seconds": age,
+        "keys_confirmed_at": realm.confirmed_at.map(|at| at.to_string()),
+        "scope_stops_at": stops,
+        "endpoints": realm.endpoints.iter().map(|e| json!({"client_id": e.client_id, "model": e.model})).collect::<Vec<_>>(),
+    })
+}
+
+fn key_json(key: &KeyInfo) -> Value {
+    json!({"kid": key.kid, "algorithms": key.algorithms, "thumbprint": key.thumbprint})
+}
+
+impl http::Control for Core {
+    fn ready(&self) -> Result<(), String> {
+        if self.shutdown.is_draining() {
+            return Err("draining: the daemon is going down".to_owned());
+        }
+        let snapshot = self.admission.snapshot();
+        let keyless = snapshot.realms.values().all(|realm| realm.keys.is_empty());
+        if keyless {
+            return Err("no realm has pinned keys yet; run `slmd keys pin REALM FILE`".to_owned());
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Value {
+        let (waiting, running) = self.engine.load();
+        let ready = self.ready();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "device": self.config.load().identity.device,
+            "ready": ready.is_ok(),
+            "not_ready_because": ready.err(),
+            "uptime_seconds": time::instant().saturating_duration_since(self.started).as_secs(),
+            "clock": {
+                "now": time::now().to_string(),
+                "floor": self.state.floor.get().to_string(),
+                "synchronised": time::synchronised(),
+            },
+            "realms": self.realms(),
+            "engine": {"running": running, "waiting": waiting},
+            "mqtt": self.mqtt.as_ref().map(mqtt::Handle::status),
+            "audit": {"next_index": self.state.log.next_index()},
+        })
+    }
+
+    fn metrics(&self) -> String {
+        self.exposition.text()
+    }
+
+    fn reload(&self) -> Result<Value, Vec<String>> {
+        self.reload_configuration()
+    }
+
+    fn keys(&self) -> Value {
+        json!({"realms": self.realms()})
+    }
+
+    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Value, String> {
+        let config = self.config.load_full();
+        if !config.realms.iter().any(|known| known.name == realm) {
+            let names: Vec<_> = config.realms.iter().map(|r| r.name.as_str()).collect();
+            return Err(format!(
+                "no realm {realm:?} is configured; there are: {}",
+                names.join(", ")
+            ));
+        }
+        let keys = self
+            .state
+            .keyring
+            .pin(realm, jwks, time::now())
+            .map_err(|e| e.to_string())?;
+        let keys: Vec<Value> = keys.iter().map(key_json).collect();
+        let detail = json!({"realm": realm, "keys": keys});
+        let recorded = self.state.record("keys_pinned", detail.clone());
+        recorded.map_err(|e| e.to_string())?;
+        let snapshot = self.state.snapshot(&config).map_err(|e| e.to_string())?;
+        self.admission.replace_snapshot(snapshot);
+        Ok(detail)
+    }
+
+    fn audit(&self) -> audit::Log {
+        self.state.log.clone()
+    }
+
+    fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
+        let recorded = self
+            .state
+            .log
+            .change(origin, what, Value::Null, time::now());
+        recorded.map(drop).map_err(|error| {
+            tracing::error!(%error, "a use of the admin socket could not be recorded");
+            RefuseReason::AuditUnavailable.into()
+        })
+    }
+}

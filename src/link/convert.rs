@@ -1,0 +1,113 @@
+//! Our plain types to and from rumqttc's.
+
+use std::time::Duration;
+
+use rumqttc::NetworkOptions;
+use rumqttc::v5::MqttOptions;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Publish, PublishProperties, RetainForwardRule};
+
+use super::{Ack, CONNECT, IN_FLIGHT, Message, Options, Properties, Publication, Subscription};
+
+/// rumqttc panics below it.
+const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+pub(super) fn options(options: &Options) -> MqttOptions {
+    // rumqttc joins host and port with a colon.
+    let host = match options.host.contains(':') && !options.host.starts_with('[') {
+        true => format!("[{}]", options.host),
+        false => options.host.clone(),
+    };
+    let will = &options.will;
+    let will = LastWill::new(
+        will.topic.as_str(),
+        will.payload.as_slice(),
+        QoS::AtLeastOnce,
+        true,
+        None,
+    );
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+
+    let mut mqtt = MqttOptions::new(options.client_id.as_str(), host, options.port);
+    mqtt.set_clean_start(false)
+        .set_manual_acks(true)
+        .set_keep_alive(options.keep_alive.max(MIN_KEEP_ALIVE))
+        .set_connection_timeout(CONNECT.as_secs())
+        // Absent, the session would end with the connection (MQTT 5 section 3.1.2.11.2).
+        .set_session_expiry_interval(Some(seconds(options.session_expiry)))
+        .set_receive_maximum(Some(options.receive_maximum.max(1)))
+        .set_max_packet_size(Some(options.max_packet))
+        // rumqttc reports an aliased message before it looks the topic up.
+        .set_topic_alias_max(Some(0))
+        .set_outgoing_inflight_upper_limit(IN_FLIGHT)
+        .set_network_options(network)
+        .set_last_will(will);
+    if let Some(username) = &options.username {
+        let password = options.password.as_ref().map(|p| p.expose().as_str());
+        mqtt.set_credentials(username.as_str(), password.unwrap_or_default());
+    }
+    mqtt
+}
+
+pub(super) fn filter(subscription: &Subscription) -> Filter {
+    let qos = match subscription.at_least_once {
+        true => QoS::AtLeastOnce,
+        false => QoS::AtMostOnce,
+    };
+    let mut filter = Filter::new(subscription.filter.as_str(), qos);
+    filter.preserve_retain = true;
+    filter.retain_forward_rule = RetainForwardRule::Never;
+    filter
+}
+
+pub(super) fn publish(publication: &Publication) -> Publish {
+    let properties = &publication.properties;
+    let properties = PublishProperties {
+        payload_format_indicator: None,
+        message_expiry_interval: properties.expiry.map(seconds),
+        topic_alias: None,
+        response_topic: properties.response_topic.clone(),
+        correlation_data: properties.correlation.clone(),
+        user_properties: properties.user.clone(),
+        subscription_identifiers: Vec::new(),
+        content_type: properties.content_type.clone(),
+    };
+    let mut publish = Publish::new(
+        publication.topic.as_str(),
+        QoS::AtLeastOnce,
+        publication.payload.clone(),
+        Some(properties),
+    );
+    publish.retain = publication.retain;
+    publish
+}
+
+/// A topic that isn't UTF-8, which no broker may pass on, becomes one that nobody routes.
+pub(super) fn message(publish: Publish, link: u64) -> Message {
+    let properties = publish.properties.unwrap_or_default();
+    let ack = Ack {
+        link,
+        packet_id: publish.pkid,
+    };
+    Message {
+        topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+        payload: publish.payload,
+        retain: publish.retain,
+        dup: publish.dup,
+        properties: Properties {
+            response_topic: properties.response_topic,
+            correlation: properties.correlation_data,
+            content_type: properties.content_type,
+            expiry: properties
+                .message_expiry_interval
+                .map(|secs| Duration::from_secs(secs.into())),
+            user: properties.user_properties,
+        },
+        ack: (publish.qos != QoS::AtMostOnce).then_some(ack),
+    }
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,198 @@
+//! Opening the database: leftovers of a crash removed, damage set aside, directories synced.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use super::StoreError;
+use super::handle::Handle;
+
+/// Damaged databases kept for a look at them.
+const KEPT: u32 = 3;
+
+/// An old handle of ours closes in the background; its lock is waited for this often and long.
+const LOCK_TRIES: u32 = 40;
+const LOCK_WAIT: Duration = Duration::from_millis(50);
+
+/// What was left of a damaged database. sled drops everything after the first damage that it
+/// meets, and once it has used segments again it can't always do without its snapshot: records
+/// that were acknowledged may be missing.
+#[derive(Debug, Clone)]
+pub struct Recovery {
+    /// What was wrong.
+    pub error: String,
+    /// Values that could be kept; 0 when the store started anew.
+    pub left: usize,
+    /// Where the database lies as it was found.
+    pub kept: PathBuf,
+}
+
+pub(super) struct Opened {
+    pub(super) handle: Handle,
+    pub(super) home: PathBuf,
+    pub(super) recovery: Option<Recovery>,
+    pub(super) lock: File,
+}
+
+/// Opens the database in `folder`, or a new one when it is beyond repair.
+pub(super) fn open(folder: &Path) -> Result<Opened, StoreError> {
+    create_private(folder).map_err(|e| StoreError::from_io(&e))?;
+    let lock = take_lock(folder)?;
+    let home = folder.join("sled");
+    let (handle, recovery) = match try_open(&home) {
+        Err(StoreError::Corrupt(error)) => {
+            let (handle, recovery) = repair(folder, &home, error)?;
+            (handle, Some(recovery))
+        }
+        opened => (opened?.0, None),
+    };
+    settle(folder, &home).map_err(|e| StoreError::from_io(&e))?;
+    Ok(Opened {
+        handle,
+        home,
+        recovery,
+        lock,
+    })
+}
+
+/// Opens the database again in a running process, which holds the lock. Damage isn't repaired
+/// here: emptying the store under those who use it is for a new start.
+pub(super) fn reopen(home: &Path, names: &BTreeSet<String>) -> Result<Handle, StoreError> {
+    let (mut handle, _) = try_open(home)?;
+    for name in names {
+        handle.open_table(name)?;
+    }
+    Ok(handle)
+}
+
+/// Syncs a directory, so that what was created or renamed in it survives a power cut.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Opens `home` and counts its values.
+fn try_open(home: &Path) -> Result<(Handle, usize), StoreError> {
+    create_private(home).map_err(|e| StoreError::from_io(&e))?;
+    // A crash while sled starts can leave an empty one, and sled takes it for its newest
+    // snapshot (sled #1527, #1533).
+    let leftover = |name: &str| name.ends_with(".generating");
+    remove_files(home, leftover).map_err(|e| StoreError::from_io(&e))?;
+    for _ in 0..LOCK_TRIES {
+        match open_whole(home) {
+            Err(StoreError::Io(text)) if text.contains("could not acquire lock") => {
+                thread::sleep(LOCK_WAIT);
+            }
+            opened => return opened,
+        }
+    }
+    Err(StoreError::Locked)
+}
+
+/// Opens and reads everything. sled panics on some kinds of damage.
+fn open_whole(home: &Path) -> Result<(Handle, usize), StoreError> {
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let handle = Handle::open(home)?;
+        let left = handle.verify()?;
+        Ok((handle, left))
+    }));
+    opened.unwrap_or_else(|_| Err(StoreError::Corrupt("the database panicked on it".into())))
+}
+
+/// Keeps a copy, then tries without what sled can rebuild from its log, then starts anew.
+fn repair(folder: &Path, home: &Path, error: String) -> Result<(Handle, Recovery), StoreError> {
+    let io = |e: io::Error| StoreError::from_io(&e);
+    let kept = room_for_damaged(folder).map_err(io)?;
+    let recovery = |left| Recovery {
+        error,
+        left,
+        kept: kept.clone(),
+    };
+    if copy_folder(home, &kept).is_ok() {
+        let rebuilt = |name: &str| name.starts_with("snap.") || name == "conf";
+        remove_files(home, rebuilt).map_err(io)?;
+        match try_open(home) {
+            Err(StoreError::Corrupt(_)) => fs::remove_dir_all(home).map_err(io)?,
+            opened => return opened.map(|(handle, left)| (handle, recovery(left))),
+        }
+    } else {
+        // No room for a copy: what is there is set aside untouched.
+        let _ = fs::remove_dir_all(&kept);
+        fs::rename(home, &kept).map_err(io)?;
+    }
+    let (handle, _) = try_open(home)?;
+    Ok((handle, recovery(0)))
+}
+
+/// A free name for a damaged database. The first ones are kept, being the best evidence; the
+/// last name is used again and again.
+fn room_for_damaged(folder: &Path) -> io::Result<PathBuf> {
+    let name = |n: u32| folder.join(format!("sled.damaged-{n}"));
+    if let Some(free) = (1..=KEPT).map(name).find(|path| !path.exists()) {
+        return Ok(free);
+    }
+    fs::remove_dir_all(name(KEPT))?;
+    Ok(name(KEPT))
+}
+
+/// Makes what sled created without syncing it survive a power cut.
+fn settle(folder: &Path, home: &Path) -> io::Result<()> {
+    for name in ["conf", "db"] {
+        File::open(home.join(name))?.sync_all()?;
+    }
+    sync_folder(home)?;
+    sync_folder(folder)?;
+    folder.parent().map_or(Ok(()), sync_folder)
+}
+
+fn create_private(folder: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    // Also where the folder was there already.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+fn take_lock(folder: &Path) -> Result<File, StoreError> {
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(folder.join("lock"))
+        .map_err(|e| StoreError::from_io(&e))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked),
+        Err(TryLockError::Error(e)) => Err(StoreError::from_io(&e)),
+    }
+}
+
+fn remove_files(folder: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(&which) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    create_private(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}

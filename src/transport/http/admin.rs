@@ -1,0 +1,324 @@
+//! The admin socket: for root and the daemon's own user, each use recorded before it is carried out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::Value;
+
+use super::connections::{Peer, Service};
+use super::metrics::Metrics;
+use super::public::{OPENMETRICS, wrong_method};
+use super::reply::{self, Body, JSON, Refused};
+use super::{Control, Settings, request};
+use crate::audit::{AuditError, Log, Record};
+use crate::prompt::Origin;
+use crate::reason::{DenyReason, Refusal, RefuseReason};
+use crate::shutdown::Shutdown;
+use crate::wire;
+
+const JSON_LINES: &str = "application/jsonl";
+
+/// Records read at a time; bounds what one reader holds in memory.
+const BATCH: usize = 256;
+
+pub(super) struct Admin {
+    pub(super) settings: Arc<Settings>,
+    pub(super) control: Arc<dyn Control>,
+    pub(super) metrics: Metrics,
+    pub(super) shutdown: Shutdown,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Route {
+    Status,
+    Metrics,
+    Reload,
+    Keys,
+    PinKeys(String),
+    Audit,
+}
+
+impl Service for Admin {
+    async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+        let route = Route::at(request.uri().path());
+        let name = route.as_ref().map_or("other", Route::name);
+        let answer = match route {
+            Some(route) => self.handle(route, peer, request).await,
+            None => Err(Refusal::new(RefuseReason::NotFound).into()),
+        };
+        let response = answer.unwrap_or_else(Refused::into_response);
+        self.metrics.answered(name, response.status().as_u16());
+        response
+    }
+
+    async fn turned_away(&self, peer: Peer, refusal: &Refusal) {
+        tracing::warn!(uid = peer.uid, %refusal, "admin connection turned away");
+    }
+}
+
+impl Admin {
+    async fn handle(
+        &self,
+        route: Route,
+        peer: Peer,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
+            tracing::warn!(
+                uid = peer.uid,
+                "the admin socket was used by a user who may not"
+            );
+            return Err(Refusal::new(DenyReason::PeerNotAllowed).into());
+        }
+        route.check_method(request.method())?;
+        self.record(peer, route.what()).await?;
+        match route {
+            Route::Status => self.json(|control| Ok(control.status())).await,
+            Route::Keys => self.json(|control| Ok(control.keys())).await,
+            Route::Metrics => {
+                let text = self.blocking(<dyn Control>::metrics).await?;
+                Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
+            }
+            Route::Reload => match self.blocking(<dyn Control>::reload).await? {
+                Ok(report) => Ok(reply::full(StatusCode::OK, JSON, report.to_string())),
+                Err(errors) => Ok(not_reloaded(&errors)),
+            },
+            Route::PinKeys(realm) => self.pin_keys(realm, request).await,
+            Route::Audit => self.audit(&request),
+        }
+    }
+
+    async fn record(&self, peer: Peer, what: String) -> Result<(), Refused> {
+        let Peer { uid, gid, pid } = peer;
+        let origin = Origin::Admin { uid, gid, pid };
+        let recorded = self
+            .blocking(move |control| control.record_admin(origin, &what))
+            .await?;
+        recorded.map_err(Refused::from)
+    }
+
+    async fn pin_keys(
+        &self,
+        realm: String,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        request::require_json(request.headers())?;
+        let (max, timeout) = (self.settings.max_body, self.settings.body_timeout);
+        let jwks = request::body(request, max, timeout).await?;
+        self.json(move |control| control.pin_keys(&realm, &jwks))
+            .await
+    }
+
+    fn audit(&self, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
+        let number = |name| match request::query(request, name) {
+            None => Ok(None),
+            Some(text) => text
+                .parse::<u64>()
+                .map(Some)
+                .map_err(|_| bad_query(name, "a number")),
+        };
+        let follow = match request::query(request, "follow") {
+            None | Some("false") => false,
+            Some("" | "true") => true,
+            Some(_) => return Err(bad_query("follow", "true or false").into()),
+        };
+        let log = self.control.audit();
+        let reader = Reader {
+            next: number("from")?.unwrap_or(0),
+            left: number("limit")?.unwrap_or(u64::MAX),
+            end: if follow { u64::MAX } else { log.next_index() },
+            log,
+            shutdown: self.shutdown.clone(),
+        };
+        let lines = stream::unfold(reader, async |mut reader| {
+            let bytes = reader.lines().await?;
+            Some((Ok(Frame::data(bytes)), reader))
+        });
+        let body = StreamBody::new(Box::pin(lines)).boxed_unsync();
+        Ok(reply::new(StatusCode::OK, JSON_LINES, body))
+    }
+
+    async fn json(
+        &self,
+        ask: impl FnOnce(&dyn Control) -> Result<Value, String> + Send + 'static,
+    ) -> Result<Response<Body>, Refused> {
+        match self.blocking(ask).await? {
+            Ok(value) => Ok(reply::full(StatusCode::OK, JSON, value.to_string())),
+            Err(why) => Err(Refusal::new(RefuseReason::BadRequest).detail(why).into()),
+        }
+    }
+
+    /// `Control` may wait for the disk.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&dyn Control) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let control = Arc::clone(&self.control);
+        let asked = tokio::task::spawn_blocking(move || ask(&*control)).await;
+        asked.map_err(|error| {
+            tracing::error!(%error, "an administration task failed");
+            RefuseReason::Internal.into()
+        })
+    }
+}
+
+/// Walks through the audit log in batches, and waits at its end where it is to follow.
+struct Reader {
+    log: Log,
+    next: u64,
+    /// Records that may still be sent.
+    left: u64,
+    /// The first index that isn't sent.
+    end: u64,
+    shutdown: Shutdown,
+}
+
+impl Reader {
+    /// The next lines; `None` at the end, at shutdown, or when the log can't be read.
+    async fn lines(&mut self) -> Option<Bytes> {
+        loop {
+            let wanted = self
+                .left
+                .min(self.end.saturating_sub(self.next))
+                .min(BATCH as u64);
+            if wanted == 0 {
+                return None;
+            }
+            match self.batch(wanted as usize).await {
+                Ok(records) if !records.is_empty() => return Some(self.advance(&records)),
+                // Only a follower waits: below `end` nothing is missing but what was truncated.
+                Ok(_) if self.end < u64::MAX => return None,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the audit log can't be read");
+                    return None;
+                }
+            }
+            tokio::select! {
+                () = self.log.wait(self.next) => {}
+                () = self.shutdown.draining() => return None,
+            }
+        }
+    }
+
+    async fn batch(&self, limit: usize) -> Result<Vec<Record>, AuditError> {
+        let (log, from) = (self.log.clone(), self.next);
+        let read = tokio::task::spawn_blocking(move || log.read(from, limit)).await;
+        read.unwrap_or_else(|error| {
+            tracing::error!(%error, "an audit reader failed");
+            Ok(Vec::new())
+        })
+    }
+
+    fn advance(&mut self, records: &[Record]) -> Bytes {
+        let mut bytes = Vec::new();
+        for record in records.iter().filter(|record| record.index < self.end) {
+            if let Ok(line) = serde_json::to_vec(record) {
+                bytes.extend_from_slice(&line);
+                bytes.push(b'\n');
+            }
+        }
+        self.left = self.left.saturating_sub(records.len() as u64);
+        if let Some(last) = records.last() {
+            self.next = last.index.saturating_add(1);
+        }
+        bytes.into()
+    }
+}
+
+impl Route {
+    fn at(path: &str) -> Option<Route> {
+        Some(match path {
+            "/status" => Route::Status,
+            "/metrics" => Route::Metrics,
+            "/reload" => Route::Reload,
+            "/keys" => Route::Keys,
+            "/audit" => Route::Audit,
+            _ => Route::PinKeys(request::decoded(path.strip_prefix("/keys/")?)?),
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Route::Status => "/status",
+            Route::Metrics => "/metrics",
+            Route::Reload => "/reload",
+            Route::Keys => "/keys",
+            Route::PinKeys(_) => "/keys/{realm}",
+            Route::Audit => "/audit",
+        }
+    }
+
+    /// What the audit says was done.
+    fn what(&self) -> String {
+        match self {
+            Route::Status => "status".to_owned(),
+            Route::Metrics => "metrics".to_owned(),
+            Route::Reload => "reload".to_owned(),
+            Route::Keys => "keys list".to_owned(),
+            Route::PinKeys(realm) => {
+                format!("keys pin {}", realm.chars().take(64).collect::<String>())
+            }
+            Route::Audit => "audit read".to_owned(),
+        }
+    }
+
+    fn check_method(&self, method: &Method) -> Result<(), Refused> {
+        let (allowed, allow) = match self {
+            Route::Reload => (Method::POST, "POST"),
+            Route::PinKeys(_) => (Method::PUT, "PUT"),
+            _ => (Method::GET, "GET"),
+        };
+        if *method == allowed {
+            return Ok(());
+        }
+        Err(wrong_method(allow))
+    }
+}
+
+/// The usual error object, with every error of the configuration beside it.
+fn not_reloaded(errors: &[String]) -> Response<Body> {
+    let refusal = Refusal::new(RefuseReason::BadRequest).detail(format!(
+        "the configuration isn't changed: {}",
+        errors.join("; ")
+    ));
+    let mut body: Value = serde_json::from_slice(&wire::error(&refusal)).unwrap_or_default();
+    body["errors"] = errors.into();
+    reply::full(StatusCode::BAD_REQUEST, JSON, body.to_string())
+}
+
+fn bad_query(name: &str, what: &str) -> Refusal {
+    Refusal::new(RefuseReason::InvalidParameter)
+        .detail(format!("`{name}` must be {what}"))
+        .param(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_and_methods() {
+        for (path, method) in [
+            ("/status", Method::GET),
+            ("/metrics", Method::GET),
+            ("/reload", Method::POST),
+            ("/keys", Method::GET),
+            ("/keys/dev", Method::PUT),
+            ("/audit", Method::GET),
+        ] {
+            let route = Route::at(path).unwrap();
+            assert!(route.check_method(&method).is_ok(), "{path}");
+            assert!(route.check_method(&Method::DELETE).is_err(), "{path}");
+        }
+        assert_eq!(
+            Route::at("/keys/a%2Fb"),
+            Some(Route::PinKeys("a/b".to_owned()))
+        );
+        assert_eq!(Route::at("/v1/models"), None);
+    }
+}

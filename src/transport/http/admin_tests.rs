@@ -1,0 +1,131 @@
+//! The admin socket: every use recorded before it is carried out, or not carried out.
+
+use std::sync::Mutex;
+
+use serde_json::json;
+
+use super::tests::{rest, send, settings};
+use super::*;
+use crate::reason::RefuseReason;
+
+/// Notes what is done, in order; refuses to record when told so.
+#[derive(Default)]
+struct Notes {
+    done: Mutex<Vec<String>>,
+    unrecordable: bool,
+}
+
+impl Notes {
+    fn note(&self, what: impl Into<String>) {
+        self.done.lock().unwrap().push(what.into());
+    }
+}
+
+impl Control for Notes {
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+    fn status(&self) -> Value {
+        json!({"up": true})
+    }
+    fn metrics(&self) -> String {
+        String::new()
+    }
+    fn reload(&self) -> Result<Value, Vec<String>> {
+        self.note("reloaded");
+        Err(vec!["line 1: a".to_owned(), "line 2: b".to_owned()])
+    }
+    fn keys(&self) -> Value {
+        json!([])
+    }
+    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Value, String> {
+        self.note(format!("pinned {} bytes for {realm}", jwks.len()));
+        Ok(json!({"pinned": 1}))
+    }
+    fn audit(&self) -> Log {
+        panic!("the audit log is tested with the daemon")
+    }
+    fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
+        assert!(matches!(origin, Origin::Admin { pid: Some(_), .. }));
+        self.note(format!("recorded {what}"));
+        match self.unrecordable {
+            true => Err(RefuseReason::AuditUnavailable.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Starts an admin socket and sends it each request in turn.
+async fn administer(notes: &Arc<Notes>, requests: &[&str]) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let listener = bind(&path, ADMIN_SOCKET_MODE).unwrap();
+    let control = Arc::clone(notes) as Arc<dyn Control>;
+    let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
+    let run = serve_admin(
+        listener,
+        Arc::new(settings()),
+        control,
+        metrics,
+        shutdown.clone(),
+    );
+    let task = tokio::spawn(run);
+    let mut answers = Vec::new();
+    for request in requests {
+        let (line, body) = request.split_once('\n').unwrap_or((request, ""));
+        let request = format!(
+            "{line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        answers.push(rest(send(&path, &request).await).await);
+    }
+    shutdown.end();
+    task.await.unwrap();
+    answers
+}
+
+#[tokio::test]
+async fn administration_is_recorded_before_it_is_done() {
+    let notes = Arc::new(Notes::default());
+    let requests = [
+        "PUT /keys/dev%201\n{}",
+        "POST /reload",
+        "GET /status",
+        "GET /reload",
+        "GET /x",
+    ];
+    let answers = administer(&notes, &requests).await;
+    for (answer, status) in answers.iter().zip([200, 400, 200, 405, 404]) {
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+    }
+    assert!(
+        answers[1].contains(r#""errors":["line 1: a","line 2: b"]"#),
+        "{}",
+        answers[1]
+    );
+    assert!(answers[2].ends_with(r#"{"up":true}"#));
+    let expected = [
+        "recorded keys pin dev 1",
+        "pinned 2 bytes for dev 1",
+        "recorded reload",
+        "reloaded",
+        "recorded status",
+    ];
+    assert_eq!(*notes.done.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_done() {
+    let notes = Arc::new(Notes {
+        unrecordable: true,
+        ..Notes::default()
+    });
+    let answers = administer(&notes, &["PUT /keys/dev\n{}"]).await;
+    assert!(answers[0].starts_with("HTTP/1.1 503"), "{}", answers[0]);
+    assert!(answers[0].contains("audit_unavailable"));
+    assert_eq!(*notes.done.lock().unwrap(), ["recorded keys pin dev"]);
+}

@@ -1,0 +1,289 @@
+//! The public socket: OpenAI's routes and the probes.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderName;
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::connections::{Peer, Service};
+use super::metrics::Metrics;
+use super::reply::{self, Body, JSON, Refused};
+use super::{Control, Settings, chat, request};
+use crate::admission::Admission;
+use crate::auth::{Credential, Permitted};
+use crate::prompt::{self, Action, Origin, RequestId, Scope};
+use crate::reason::{Refusal, RefuseReason};
+use crate::wire::{self, ChatBody};
+
+pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+
+pub(super) struct Public {
+    pub(super) settings: Arc<Settings>,
+    pub(super) admission: Admission,
+    pub(super) control: Arc<dyn Control>,
+    pub(super) metrics: Metrics,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Route {
+    Chat,
+    Models,
+    Model(String),
+    Live,
+    Ready,
+    Metrics,
+}
+
+impl Service for Public {
+    async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+        let id = request::id(request.headers());
+        let origin = origin(peer);
+        let route = Route::at(request.uri().path());
+        let name = route.as_ref().map_or("other", Route::name);
+        let answer = match route {
+            Some(route) => self.handle(&route, origin.clone(), &id, request).await,
+            None => Err(Refusal::new(RefuseReason::NotFound).into()),
+        };
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(refused) => {
+                if !refused.recorded {
+                    self.admission
+                        .refuse_unread(origin, &id, &refused.refusal)
+                        .await;
+                }
+                refused.into_response()
+            }
+        };
+        let status = response.status();
+        reply::set(response.headers_mut(), REQUEST_ID, id.as_str());
+        self.metrics.answered(name, status.as_u16());
+        tracing::debug!(request_id = %id, route = name, status = status.as_u16(), "answered");
+        response
+    }
+
+    async fn turned_away(&self, peer: Peer, refusal: &Refusal) {
+        let id = RequestId::random();
+        self.admission
+            .refuse_unread(origin(peer), &id, refusal)
+            .await;
+        self.metrics.answered("other", refusal.status());
+    }
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const IGNORED: HeaderName = HeaderName::from_static("slmd-ignored-parameters");
+
+impl Public {
+    async fn handle(
+        &self,
+        route: &Route,
+        origin: Origin,
+        id: &RequestId,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        route.check_method(request.method())?;
+        match route {
+            Route::Chat => self.chat(origin, id, request).await,
+            Route::Models => {
+                let permitted = self.list_models(origin, id, &request).await?;
+                Ok(reply::full(
+                    StatusCode::OK,
+                    JSON,
+                    wire::models(&names(&permitted)),
+                ))
+            }
+            Route::Model(name) => {
+                let permitted = self.list_models(origin, id, &request).await?;
+                if !names(&permitted).contains(&name.as_str()) {
+                    let refusal = Refusal::new(RefuseReason::NotFound).param("model");
+                    return Err(Refused::recorded(refusal, Scope::Read));
+                }
+                Ok(reply::full(StatusCode::OK, JSON, wire::model(name)))
+            }
+            Route::Live => Ok(reply::full(StatusCode::OK, TEXT, "ok\n")),
+            Route::Ready => Ok(self.readiness(request::query(&request, "verbose").is_some())),
+            Route::Metrics => Ok(reply::full(
+                StatusCode::OK,
+                OPENMETRICS,
+                self.control.metrics(),
+            )),
+        }
+    }
+
+    async fn chat(
+        &self,
+        origin: Origin,
+        id: &RequestId,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let credential = request::credential(request.headers())?;
+        request::require_json(request.headers())?;
+        let Settings {
+            max_body,
+            body_timeout,
+            ..
+        } = *self.settings;
+        let body = wire::parse_chat(&request::body(request, max_body, body_timeout).await?)?;
+        if body.authorization.is_some() {
+            let refusal = Refusal::new(RefuseReason::UnsupportedParameter)
+                .detail("over HTTP the token goes into the `Authorization` header")
+                .param("authorization");
+            return Err(refusal.into());
+        }
+        self.admitted(credential, origin, id, body).await
+    }
+
+    async fn admitted(
+        &self,
+        credential: Credential,
+        origin: Origin,
+        id: &RequestId,
+        body: ChatBody,
+    ) -> Result<Response<Body>, Refused> {
+        let request = prompt::Request {
+            id: id.clone(),
+            origin,
+            model: body.model,
+            action: Action::Chat(body.chat),
+            deadline: None,
+        };
+        let admitted = self
+            .admission
+            .submit(credential, request)
+            .await
+            .map_err(|refusal| Refused::recorded(refusal, Scope::Read))?;
+        let mut response = if body.stream {
+            chat::streamed(admitted, body.include_usage, self.settings.keep_alive)
+        } else {
+            chat::whole(admitted).await?
+        };
+        if !body.ignored.is_empty() {
+            reply::set(response.headers_mut(), IGNORED, &body.ignored.join(", "));
+        }
+        Ok(response)
+    }
+
+    async fn list_models(
+        &self,
+        origin: Origin,
+        id: &RequestId,
+        request: &Request<Incoming>,
+    ) -> Result<Permitted, Refused> {
+        let credential = request::credential(request.headers())?;
+        let request = prompt::Request {
+            id: id.clone(),
+            origin,
+            model: None,
+            action: Action::ListModels,
+            deadline: None,
+        };
+        let permitted = self.admission.authorize(credential, request).await;
+        permitted.map_err(|refusal| Refused::recorded(refusal, Scope::Read))
+    }
+
+    fn readiness(&self, verbose: bool) -> Response<Body> {
+        let ready = self.control.ready();
+        let status = match ready {
+            Ok(()) => StatusCode::OK,
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        if verbose {
+            return reply::full(status, JSON, self.control.status().to_string());
+        }
+        let text = match ready {
+            Ok(()) => "ready\n".to_owned(),
+            Err(why) => format!("not ready: {why}\n"),
+        };
+        reply::full(status, TEXT, text)
+    }
+}
+
+impl Route {
+    fn at(path: &str) -> Option<Route> {
+        Some(match path {
+            "/v1/chat/completions" => Route::Chat,
+            "/v1/models" => Route::Models,
+            "/livez" => Route::Live,
+            "/readyz" => Route::Ready,
+            "/metrics" => Route::Metrics,
+            _ => Route::Model(request::decoded(path.strip_prefix("/v1/models/")?)?),
+        })
+    }
+
+    /// The name in metrics and logs.
+    fn name(&self) -> &'static str {
+        match self {
+            Route::Chat => "/v1/chat/completions",
+            Route::Models => "/v1/models",
+            Route::Model(_) => "/v1/models/{id}",
+            Route::Live => "/livez",
+            Route::Ready => "/readyz",
+            Route::Metrics => "/metrics",
+        }
+    }
+
+    fn check_method(&self, method: &Method) -> Result<(), Refused> {
+        let (allowed, allow) = match self {
+            Route::Chat => (Method::POST, "POST"),
+            _ => (Method::GET, "GET"),
+        };
+        if *method == allowed {
+            return Ok(());
+        }
+        Err(wrong_method(allow))
+    }
+}
+
+pub(super) fn wrong_method(allow: &'static str) -> Refused {
+    Refused {
+        allow: Some(allow),
+        ..Refused::from(Refusal::new(RefuseReason::MethodNotAllowed).detail(format!("use {allow}")))
+    }
+}
+
+fn names(permitted: &Permitted) -> Vec<&str> {
+    let endpoints = permitted.endpoints().iter();
+    endpoints
+        .map(|endpoint| endpoint.client_id.as_str())
+        .collect()
+}
+
+fn origin(peer: Peer) -> Origin {
+    Origin::Socket {
+        uid: peer.uid,
+        gid: peer.gid,
+        pid: peer.pid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes() {
+        assert_eq!(
+            Route::at("/v1/models/a%20b"),
+            Some(Route::Model("a b".to_owned()))
+        );
+        for unknown in [
+            "/",
+            "/v1",
+            "/v1/chat/completions/",
+            "/v1/Models",
+            "/v1/models/%zz",
+            "*",
+        ] {
+            assert_eq!(Route::at(unknown), None, "{unknown}");
+        }
+        let chat = Route::at("/v1/chat/completions").unwrap();
+        assert!(chat.check_method(&Method::POST).is_ok());
+        let refused = chat.check_method(&Method::GET).unwrap_err();
+        let response = refused.into_response();
+        assert_eq!(response.status(), 405);
+        assert_eq!(response.headers()["allow"], "POST");
+    }
+}

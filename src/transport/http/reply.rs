@@ -1,0 +1,228 @@
+//! Responses: bodies, error objects, RFC 6750 challenges and the headers around them.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use hyper::{Response, StatusCode};
+
+use crate::prompt::Scope;
+use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
+use crate::wire;
+
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+pub(super) const JSON: &str = "application/json";
+
+/// A refusal on its way out, with what HTTP adds to it.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    /// Whether admission has recorded it.
+    pub(super) recorded: bool,
+    /// What the route needs, for the challenge of a 403.
+    pub(super) scope: Option<Scope>,
+    /// The methods of a resource that was asked with another.
+    pub(super) allow: Option<&'static str>,
+}
+
+/// Refused before admission saw it.
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Refused {
+        Refused {
+            refusal,
+            recorded: false,
+            scope: None,
+            allow: None,
+        }
+    }
+}
+
+impl Refused {
+    /// Refused by admission, which records what it refuses.
+    pub(super) fn recorded(refusal: Refusal, scope: Scope) -> Refused {
+        Refused {
+            recorded: true,
+            scope: Some(scope),
+            ..Refused::from(refusal)
+        }
+    }
+
+    pub(super) fn into_response(self) -> Response<Body> {
+        let mut response = refusal(&self.refusal);
+        let headers = response.headers_mut();
+        if let Some(challenge) = challenge(&self.refusal, self.scope) {
+            set(headers, WWW_AUTHENTICATE, &challenge);
+        }
+        if let Some(methods) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        response
+    }
+}
+
+pub(super) fn full(
+    status: StatusCode,
+    kind: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Body> {
+    new(status, kind, Full::new(body.into()).boxed_unsync())
+}
+
+pub(super) fn new(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The error object, without a challenge.
+pub(super) fn refusal(refusal: &Refusal) -> Response<Body> {
+    let status =
+        StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = full(status, JSON, wire::error(refusal));
+    let headers = response.headers_mut();
+    if let Some(seconds) = retry_after(refusal) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    // The rest of the body is not read, so no other request can follow on this connection.
+    let unread = [RefuseReason::BodyTooLarge, RefuseReason::RequestTimeout].map(Reason::Refused);
+    if unread.contains(&refusal.reason) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// A whole response for a connection that isn't served.
+pub(super) fn raw(refusal: &Refusal) -> Vec<u8> {
+    let body = wire::error(refusal);
+    let head = format!(
+        "HTTP/1.1 {} Refused\r\ncontent-type: {JSON}\r\ncontent-length: {}\r\nretry-after: {}\r\n\
+         connection: close\r\n\r\n",
+        refusal.status(),
+        body.len(),
+        retry_after(refusal).unwrap_or(1),
+    );
+    [head.into_bytes(), body].concat()
+}
+
+/// Sets a header from text that may not fit into one; then it is left out.
+pub(super) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Whole seconds, rounded up; every 429 and 503 has some.
+fn retry_after(refusal: &Refusal) -> Option<u64> {
+    match refusal.retry_after {
+        Some(wait) => Some(wait.as_millis().div_ceil(1000).clamp(1, 86_400) as u64),
+        None => matches!(refusal.status(), 429 | 503).then_some(1),
+    }
+}
+
+/// RFC 6750 section 3, and RFC 9449 section 7.1 where a proof is what fails.
+fn challenge(refusal: &Refusal, scope: Option<Scope>) -> Option<String> {
+    let Reason::Denied(reason) = refusal.reason else {
+        return None;
+    };
+    let (scheme, error) = match (reason, refusal.status()) {
+        // Nothing was sent, so nothing is wrong with it.
+        (DenyReason::TokenMissing, _) => return Some(r#"Bearer realm="slmd""#.to_owned()),
+        (DenyReason::ProofMissing | DenyReason::ProofInvalid, _) => ("DPoP", "invalid_dpop_proof"),
+        (_, 401) => ("Bearer", "invalid_token"),
+        (_, 403) => ("Bearer", "insufficient_scope"),
+        _ => return None,
+    };
+    let scope = scope
+        .filter(|_| error == "insufficient_scope")
+        .map_or_else(String::new, |scope| {
+            format!(r#", scope="{}""#, scope.as_str())
+        });
+    let description = quotable(&refusal.message());
+    Some(format!(
+        r#"{scheme} realm="slmd", error="{error}"{scope}, error_description="{description}""#
+    ))
+}
+
+/// Text that `error_description` may hold (RFC 6750 section 3: no quotes, no backslash, ASCII).
+fn quotable(text: &str) -> String {
+    let safe = |c: char| match c {
+        '"' => '\'',
+        ' '..='~' if c != '\\' => c,
+        _ => '?',
+    };
+    text.chars().take(512).map(safe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn header(response: &Response<Body>, name: HeaderName) -> Option<&str> {
+        response
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().unwrap())
+    }
+
+    fn challenge_of(reason: DenyReason) -> Option<String> {
+        let response = Refused::recorded(reason.into(), Scope::Read).into_response();
+        header(&response, WWW_AUTHENTICATE).map(str::to_owned)
+    }
+
+    #[test]
+    fn challenges() {
+        let missing = challenge_of(DenyReason::TokenMissing);
+        assert_eq!(missing.as_deref(), Some(r#"Bearer realm="slmd""#));
+        let expired = challenge_of(DenyReason::Expired).unwrap();
+        assert!(expired.starts_with(
+            r#"Bearer realm="slmd", error="invalid_token", error_description="expired: "#
+        ));
+        let scope = challenge_of(DenyReason::ScopeMissing).unwrap();
+        assert!(scope.contains(r#"error="insufficient_scope", scope="read", error_description=""#));
+        let proof = challenge_of(DenyReason::ProofMissing).unwrap();
+        assert!(proof.starts_with("DPoP ") && proof.contains("invalid_dpop_proof"));
+        assert_eq!(challenge_of(DenyReason::KeysRefreshing), None);
+        assert_eq!(challenge_of(DenyReason::EndpointUnknown), None);
+    }
+
+    #[test]
+    fn every_challenge_is_a_legal_header() {
+        let hostile = "a\"b\\c\r\nx: y\u{e9}\u{1f600}";
+        for reason in DenyReason::ALL {
+            let refusal = Refusal::new(*reason).detail(hostile);
+            let response = Refused::recorded(refusal, Scope::Read).into_response();
+            let is_challenged = matches!(reason.status(), 401 | 403);
+            let challenge = header(&response, WWW_AUTHENTICATE);
+            assert_eq!(challenge.is_some(), is_challenged, "{reason}");
+            let quotes = challenge.unwrap_or("").matches('"').count();
+            assert!(quotes.is_multiple_of(2), "{challenge:?}");
+        }
+    }
+
+    #[test]
+    fn busy_answers_say_when_to_return() {
+        for refusal in [
+            Refusal::new(RefuseReason::Overloaded),
+            Refusal::new(RefuseReason::QuotaExceeded).retry_after(Duration::from_millis(1500)),
+            Refusal::new(DenyReason::KeysRefreshing).retry_after(Duration::ZERO),
+        ] {
+            let seconds: u64 = header(&super::refusal(&refusal), RETRY_AFTER)
+                .unwrap()
+                .parse()
+                .unwrap();
+            let expected = if refusal.status() == 429 { 2 } else { 1 };
+            assert_eq!(seconds, expected);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What is read from a request: id, credential, media type, and a body within its bounds.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::Request;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+
+use crate::auth::Credential;
+use crate::prompt::RequestId;
+use crate::reason::{DenyReason, Refusal, RefuseReason};
+use crate::secret::Secret;
+
+/// The client's own id when it is a sound one, else a new one.
+pub(super) fn id(headers: &HeaderMap) -> RequestId {
+    let own = headers.get("x-request-id").and_then(|id| id.to_str().ok());
+    own.and_then(RequestId::parse)
+        .unwrap_or_else(RequestId::random)
+}
+
+/// Reads `Authorization` (RFC 6750 section 2.1, RFC 9449 section 7.1). An unknown scheme counts as
+/// no credential: its client doesn't know that a token is needed.
+pub(super) fn credential(headers: &HeaderMap) -> Result<Credential, Refusal> {
+    let Some(value) = single(headers, AUTHORIZATION.as_str())
+        .map_err(|what| Refusal::new(RefuseReason::BadRequest).detail(what))?
+    else {
+        return Ok(Credential::None);
+    };
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    let token = Secret::new(token.trim().to_owned());
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Ok(Credential::Bearer(token));
+    }
+    if !scheme.eq_ignore_ascii_case("dpop") {
+        return Ok(Credential::None);
+    }
+    let proof = single(headers, "dpop")
+        .map_err(|what| Refusal::new(DenyReason::ProofInvalid).detail(what))?
+        .ok_or(DenyReason::ProofMissing)?;
+    let proof = Secret::new(proof.to_owned());
+    Ok(Credential::Dpop { token, proof })
+}
+
+/// Refuses a body that doesn't say that it is JSON.
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let essence = kind.and_then(|kind| kind.split(';').next()).unwrap_or("");
+    let essence = essence.trim().to_ascii_lowercase();
+    // A key set's own type (RFC 7517 section 8.5.2) is JSON too.
+    match essence.as_str() {
+        "application/json" | "application/jwk-set+json" => Ok(()),
+        _ => Err(Refusal::new(RefuseReason::UnsupportedMediaType)),
+    }
+}
+
+/// The whole body. What is announced too large isn't read at all, what turns out so no further.
+pub(super) async fn body(
+    request: Request<Incoming>,
+    max: usize,
+    timeout: Duration,
+) -> Result<Bytes, Refusal> {
+    let body = request.into_body();
+    if body.size_hint().lower() > max as u64 {
+        return Err(too_large(max));
+    }
+    let late = || {
+        let limit = timeout.as_millis();
+        Refusal::new(RefuseReason::RequestTimeout)
+            .detail(format!("the body was not whole after {limit} ms"))
+    };
+    tokio::time::timeout(timeout, collect(body, max))
+        .await
+        .unwrap_or_else(|_| Err(late()))
+}
+
+/// A path segment with its percent-encoding undone (RFC 3986 section 2.1).
+pub(super) fn decoded(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        rest = tail;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, tail) = rest.split_at_checked(2)?;
+        let [high, low] = [digits[0], digits[1]].map(|digit| char::from(digit).to_digit(16));
+        bytes.push((high? * 16 + low?) as u8);
+        rest = tail;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The value of a parameter in a query string; an empty one where it has no value.
+pub(super) fn query<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'a str> {
+    let pairs = request.uri().query().unwrap_or("").split('&');
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .find_map(|(key, value)| (key == name).then_some(value))
+}
+
+async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            Refusal::new(RefuseReason::BadRequest).detail("the body broke off or isn't framed well")
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > max {
+            return Err(too_large(max));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+fn too_large(max: usize) -> Refusal {
+    Refusal::new(RefuseReason::BodyTooLarge).detail(format!("the limit is {max} bytes"))
+}
+
+/// The value of a header that may come once only; two could mean different things to two readers.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, String> {
+    let mut values = headers.get_all(name).iter();
+    let (first, second) = (values.next(), values.next());
+    if second.is_some() {
+        return Err(format!("more than one `{name}` header"));
+    }
+    first
+        .map(|value| {
+            value
+                .to_str()
+                .map_err(|_| format!("the `{name}` header isn't ASCII"))
+        })
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn authorization_in_every_form() {
+        for (value, token) in [
+            ("Bearer abc", "abc"),
+            ("bearer abc", "abc"),
+            ("BEARER   abc ", "abc"),
+            ("Bearer", ""),
+        ] {
+            match credential(&headers(&[("authorization", value)])) {
+                Ok(Credential::Bearer(found)) => assert_eq!(found.expose(), token, "{value}"),
+                other => panic!("{value}: {other:?}"),
+            }
+        }
+        for value in ["Basic dTpw", "abc", ""] {
+            let none = credential(&headers(&[("authorization", value)]));
+            assert!(matches!(none, Ok(Credential::None)), "{value}");
+        }
+        assert!(matches!(
+            credential(&HeaderMap::new()),
+            Ok(Credential::None)
+        ));
+    }
+
+    #[test]
+    fn ambiguous_credentials_are_refused() {
+        let twice = headers(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]);
+        assert_eq!(credential(&twice).unwrap_err().status(), 400);
+        assert!(credential(&headers(&[("authorization", "Bearer \u{e9}")])).is_err());
+
+        let proof = [("authorization", "DPoP t"), ("dpop", "p"), ("dpop", "q")];
+        assert!(matches!(
+            credential(&headers(&proof[..2])),
+            Ok(Credential::Dpop { .. })
+        ));
+        let missing = credential(&headers(&proof[..1])).unwrap_err();
+        assert_eq!(missing.reason, DenyReason::ProofMissing.into());
+        let doubled = credential(&headers(&proof)).unwrap_err();
+        assert_eq!(doubled.reason, DenyReason::ProofInvalid.into());
+    }
+
+    #[test]
+    fn ids_are_kept_when_sound() {
+        assert_eq!(id(&headers(&[("x-request-id", "abc-1")])).as_str(), "abc-1");
+        for bad in ["", "a b", "\u{e9}", &"x".repeat(129)] {
+            assert!(
+                id(&headers(&[("x-request-id", bad)]))
+                    .as_str()
+                    .starts_with("req_")
+            );
+        }
+    }
+
+    #[test]
+    fn media_types() {
+        for good in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert!(
+                require_json(&headers(&[("content-type", good)])).is_ok(),
+                "{good}"
+            );
+        }
+        for bad in [
+            "",
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "application/jsonx",
+        ] {
+            assert!(
+                require_json(&headers(&[("content-type", bad)])).is_err(),
+                "{bad}"
+            );
+        }
+        assert!(require_json(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn percent_encoding() {
+        assert_eq!(decoded("dev%2F1%2b%C3%A9").as_deref(), Some("dev/1+é"));
+        for bad in ["%", "%2", "%zz", "%+1", "%ff"] {
+            assert_eq!(decoded(bad), None, "{bad}");
+        }
+    }
+}

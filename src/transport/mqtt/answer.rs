@@ -1,0 +1,318 @@
+//! One answer on its way to its topic: framed, coalesced, split where the broker's limit asks.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::outbox::{Outbox, Unsent};
+use super::request::{Form, Reply};
+use crate::link::{Properties, Publication};
+use crate::prompt::{AnswerReceiver, Finish, Fragment, Outcome, RequestId};
+use crate::reason::{Refusal, RefuseReason};
+use crate::wire::{self, Head};
+
+/// The messages of one answer, in order.
+pub(super) struct Messages<'a> {
+    outbox: &'a Outbox,
+    reply: &'a Reply,
+    id: &'a RequestId,
+    seq: u32,
+}
+
+/// The body of the 3.1.1 form.
+#[derive(Serialize)]
+struct Plain<'a> {
+    status: u16,
+    request_id: &'a RequestId,
+    seq: u32,
+    #[serde(rename = "final")]
+    last: bool,
+    body: &'a RawValue,
+}
+
+impl<'a> Messages<'a> {
+    pub(super) fn new(outbox: &'a Outbox, reply: &'a Reply, id: &'a RequestId) -> Messages<'a> {
+        Messages {
+            outbox,
+            reply,
+            id,
+            seq: 0,
+        }
+    }
+
+    /// Returns when the broker has it.
+    pub(super) async fn send(
+        &mut self,
+        status: u16,
+        last: bool,
+        body: &[u8],
+    ) -> Result<(), Unsent> {
+        let publication = self.frame(status, last, body);
+        self.outbox.publish(publication).await?;
+        self.seq += 1;
+        Ok(())
+    }
+
+    /// The last message, when it is a refusal. One that the broker won't take is lost.
+    pub(super) async fn refuse(&mut self, refusal: &Refusal) -> Result<(), Unsent> {
+        let body = wire::error(refusal);
+        self.send(refusal.status(), true, &body).await
+    }
+
+    fn frame(&self, status: u16, last: bool, body: &[u8]) -> Publication {
+        match &self.reply.form {
+            Form::Properties => self.with_properties(status, last, body),
+            Form::Plain { .. } => self.plain(status, last, body),
+        }
+    }
+
+    fn with_properties(&self, status: u16, last: bool, body: &[u8]) -> Publication {
+        let pair = |name: &str, value: String| (name.to_owned(), value);
+        Publication {
+            topic: self.reply.topic.clone(),
+            payload: Bytes::copy_from_slice(body),
+            retain: false,
+            properties: Properties {
+                correlation: self.reply.correlation.clone(),
+                content_type: Some("application/json".to_owned()),
+                user: vec![
+                    pair("status", status.to_string()),
+                    pair("request-id", self.id.to_string()),
+                    pair("seq", self.seq.to_string()),
+                    pair("final", last.to_string()),
+                ],
+                ..Properties::default()
+            },
+        }
+    }
+
+    fn plain(&self, status: u16, last: bool, body: &[u8]) -> Publication {
+        let branch = if status < 300 { "accepted" } else { "rejected" };
+        let plain = Plain {
+            status,
+            request_id: self.id,
+            seq: self.seq,
+            last,
+            body: serde_json::from_slice(body).unwrap_or(RawValue::NULL),
+        };
+        Publication {
+            topic: format!("{}/{branch}", self.reply.topic),
+            payload: serde_json::to_vec(&plain).unwrap_or_default().into(),
+            retain: false,
+            properties: Properties::default(),
+        }
+    }
+}
+
+/// An answer to send, live or the stored one of a first run.
+pub(super) struct Answer {
+    pub(super) head: Head,
+    pub(super) fragments: AnswerReceiver,
+    pub(super) stream: bool,
+    pub(super) include_usage: bool,
+}
+
+/// How sending went.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The broker has all of it. `status` is the last message's.
+    Sent {
+        text: String,
+        outcome: Outcome,
+        status: u16,
+    },
+    /// The broker takes no answer on this topic.
+    Unsendable { text: String, why: String },
+    /// The daemon is going down and the answer isn't whole: it is to be tried again.
+    Interrupted,
+}
+
+impl Answer {
+    /// Sends the answer as one message or as a stream, at most one message each `interval`.
+    pub(super) async fn send(mut self, messages: &mut Messages<'_>, interval: Duration) -> Ended {
+        let mut text = String::new();
+        let sent = match self.stream {
+            true => self.stream(messages, interval, &mut text).await,
+            false => self.whole(messages, &mut text).await,
+        };
+        match sent {
+            Ok(Some((outcome, status))) => Ended::Sent {
+                text,
+                outcome,
+                status,
+            },
+            Ok(None) | Err(Unsent::Closed) => Ended::Interrupted,
+            Err(unsent) => Ended::Unsendable {
+                text,
+                why: unsent.to_string(),
+            },
+        }
+    }
+
+    /// `None`: interrupted by the daemon's end.
+    async fn whole(
+        &mut self,
+        messages: &mut Messages<'_>,
+        text: &mut String,
+    ) -> Result<Option<(Outcome, u16)>, Unsent> {
+        let outcome = loop {
+            let (piece, end) = gather(&mut self.fragments).await;
+            text.push_str(&piece);
+            if let Some(outcome) = end {
+                break outcome;
+            }
+        };
+        if outcome.finish == Finish::Shutdown {
+            return Ok(None);
+        }
+        if let Some(refusal) = wire::unfinished(&outcome) {
+            messages.refuse(&refusal).await?;
+            return Ok(Some((outcome, refusal.status())));
+        }
+        let body = wire::completion(&self.head, text, &outcome);
+        match messages.send(200, true, &body).await {
+            Err(Unsent::TooLarge) => {
+                let refusal = Refusal::from(RefuseReason::AnswerTooLarge);
+                messages.refuse(&refusal).await?;
+                Ok(Some((outcome, refusal.status())))
+            }
+            sent => sent.map(|()| Some((outcome, 200))),
+        }
+    }
+
+    async fn stream(
+        &mut self,
+        messages: &mut Messages<'_>,
+        interval: Duration,
+        text: &mut String,
+    ) -> Result<Option<(Outcome, u16)>, Unsent> {
+        messages
+            .send(200, false, &wire::chunk_start(&self.head))
+            .await?;
+        let outcome = loop {
+            let (piece, end) = gather(&mut self.fragments).await;
+            text.push_str(&piece);
+            // The pause comes after the piece, so that the first one waits for nothing.
+            let pause = tokio::time::sleep(interval);
+            self.send_text(messages, piece).await?;
+            match end {
+                Some(outcome) => break outcome,
+                None => pause.await,
+            }
+        };
+        if outcome.finish == Finish::Shutdown {
+            return Ok(None);
+        }
+        if let Some(refusal) = wire::unfinished(&outcome) {
+            messages.refuse(&refusal).await?;
+            return Ok(Some((outcome, refusal.status())));
+        }
+        let end = wire::chunk_end(&self.head, &outcome);
+        messages.send(200, !self.include_usage, &end).await?;
+        if self.include_usage {
+            let usage = wire::chunk_usage(&self.head, &outcome);
+            messages.send(200, true, &usage).await?;
+        }
+        Ok(Some((outcome, 200)))
+    }
+
+    /// Sends `text` as one chunk, or as several where the broker's limit is lower.
+    async fn send_text(&self, messages: &mut Messages<'_>, text: String) -> Result<(), Unsent> {
+        // Halves still to send, the next one last. At most one more than the halvings: 64.
+        let mut pieces = vec![text];
+        while let Some(piece) = pieces.pop() {
+            if piece.is_empty() {
+                continue;
+            }
+            let chunk = wire::chunk_text(&self.head, &piece);
+            match messages.send(200, false, &chunk).await {
+                Err(Unsent::TooLarge) => {
+                    let (first, second) = halves(&piece).ok_or(Unsent::TooLarge)?;
+                    pieces.push(second.to_owned());
+                    pieces.push(first.to_owned());
+                }
+                sent => sent?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is there, but at least one fragment.
+async fn gather(fragments: &mut AnswerReceiver) -> (String, Option<Outcome>) {
+    use futures_util::FutureExt;
+    let mut text = String::new();
+    let mut next = fragments.next().await;
+    loop {
+        match next {
+            Some(Fragment::Text(piece)) => text.push_str(&piece),
+            Some(Fragment::End(outcome)) => return (text, Some(outcome)),
+            // The channel ends in an `End`; without one, nobody knows how it went.
+            None => return (text, Some(failed())),
+        }
+        match fragments.next().now_or_never() {
+            Some(more) => next = more,
+            None => return (text, None),
+        }
+    }
+}
+
+fn failed() -> Outcome {
+    Outcome {
+        finish: Finish::Failed,
+        usage: crate::prompt::Usage::default(),
+    }
+}
+
+/// Two parts of about the same size, cut between characters; `None` for a single one.
+fn halves(text: &str) -> Option<(&str, &str)> {
+    let middle = text.ceil_char_boundary(text.len() / 2);
+    let middle = match middle == text.len() {
+        true => text.floor_char_boundary(text.len() / 2),
+        false => middle,
+    };
+    let (first, second) = text.split_at(middle);
+    (!first.is_empty() && !second.is_empty()).then_some((first, second))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn halves_are_the_whole(text in "\\PC{0,12}") {
+            match halves(&text) {
+                Some((first, second)) => {
+                    prop_assert_eq!(format!("{first}{second}"), text.clone());
+                    prop_assert!(!first.is_empty() && !second.is_empty());
+                }
+                None => prop_assert!(text.chars().count() < 2),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn plain_form_says_all_in_its_body() {
+        let (outbox, _submissions) = Outbox::new(1);
+        let reply = Reply {
+            topic: "slm/edge-1/reply/dev/7".to_owned(),
+            correlation: Some(Bytes::from_static(b"7")),
+            form: Form::Plain {
+                client: "dev".to_owned(),
+            },
+        };
+        let id = RequestId::parse("req\"1").unwrap();
+        let messages = Messages::new(&outbox, &reply, &id);
+        let accepted = messages.frame(200, false, br#"{"a":1}"#);
+        assert_eq!(accepted.topic, "slm/edge-1/reply/dev/7/accepted");
+        let body = r#"{"status":200,"request_id":"req\"1","seq":0,"final":false,"body":{"a":1}}"#;
+        assert_eq!(accepted.payload, body);
+        let rejected = messages.frame(401, true, b"{}");
+        assert_eq!(rejected.topic, "slm/edge-1/reply/dev/7/rejected");
+    }
+}

@@ -1,0 +1,252 @@
+//! One request from its message to its acknowledged answer: a task of its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::answer::{Answer, Ended, Messages};
+use super::bucket::Bucket;
+use super::metrics::Metrics;
+use super::outbox::{Outbox, Unsent};
+use super::request::{Asked, Cancel, Form, Reply, Unread};
+use super::status::Cell;
+use super::topics::Topics;
+use crate::admission::{Admission, Admitted, Delivered, Delivery, Rejected, StoredAnswer, Ticket};
+use crate::auth::Grant;
+use crate::prompt::{self, Finish, Origin, Outcome, RequestId};
+use crate::reason::{Reason, Refusal, RefuseReason};
+use crate::wire::Head;
+
+/// What all requests share.
+pub(super) struct Context {
+    pub(super) admission: Admission,
+    pub(super) topics: Arc<Topics>,
+    pub(super) outbox: Outbox,
+    pub(super) metrics: Metrics,
+    pub(super) status: Cell,
+    pub(super) fragment_interval: Duration,
+    /// Bounds refusals that go to whom no token vouches for.
+    pub(super) refusals: Mutex<Bucket>,
+}
+
+/// What a request has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Served {
+    /// Answered, or refused: to be acknowledged.
+    Done,
+    /// The same request runs already: to be acknowledged when that one is.
+    Follows,
+    /// The daemon's end came first: to stay unacknowledged, so that it comes again.
+    Interrupted,
+}
+
+/// Serves a message on a request topic.
+pub(super) async fn request(
+    context: Arc<Context>,
+    parsed: Result<Box<Asked>, Box<Unread>>,
+) -> Served {
+    let asked = match parsed {
+        Ok(asked) => asked,
+        Err(unread) => return context.unread(unread).await,
+    };
+    let stream = (asked.stream, asked.include_usage);
+    let (id, reply) = (asked.request.id.clone(), asked.reply.clone());
+    let delivery = delivery(&context.topics, &asked);
+    let delivered = context
+        .admission
+        .deliver(asked.credential, asked.request, delivery);
+    match delivered.await {
+        Ok(Delivered::Run(admitted, ticket)) => {
+            context.run(admitted, *ticket, &reply, stream).await
+        }
+        Ok(Delivered::Running) => {
+            context.metrics.duplicate();
+            Served::Follows
+        }
+        Ok(Delivered::Again(stored)) => {
+            context.metrics.duplicate();
+            context.again(stored, &reply, stream).await
+        }
+        Err(rejected) => context.reject(&rejected, &id, &reply).await,
+    }
+}
+
+/// Serves a message on the cancel topic. The cancelled request's own answer tells the client.
+pub(super) async fn cancel(context: Arc<Context>, origin: Origin, parsed: Result<Cancel, Refusal>) {
+    let admission = &context.admission;
+    let Cancel {
+        credential,
+        correlation,
+        request,
+    } = match parsed {
+        Ok(cancel) => cancel,
+        Err(refusal) => {
+            let id = RequestId::random();
+            return admission.refuse_unread(origin, &id, &refusal).await;
+        }
+    };
+    match admission.cancel(credential, &correlation, request).await {
+        Ok(found) => tracing::debug!(found, "cancel"),
+        Err(refusal) => tracing::debug!(reason = %refusal.reason, "cancel refused"),
+    }
+}
+
+fn delivery(topics: &Arc<Topics>, asked: &Asked) -> Delivery {
+    let (topics, reply) = (Arc::clone(topics), asked.reply.clone());
+    Delivery {
+        reply_to: asked.reply.topic.clone(),
+        correlation: asked.reply.correlation.as_ref().map(|c| c.to_vec()),
+        body_hash: asked.body_hash,
+        redelivered: asked.redelivered,
+        check: Box::new(move |grant: &Grant| may_answer(&topics, &reply, grant)),
+    }
+}
+
+/// Whether the grant's client may be answered there.
+fn may_answer(topics: &Topics, reply: &Reply, grant: &Grant) -> Result<(), Refusal> {
+    let azp = &grant.principal.client;
+    match &reply.form {
+        Form::Properties => topics.may_answer(&reply.topic, azp),
+        Form::Plain { client } => topics.may_ask(client, azp),
+    }
+}
+
+impl Context {
+    async fn run(
+        &self,
+        admitted: Admitted,
+        ticket: Ticket,
+        reply: &Reply,
+        (stream, include_usage): (bool, bool),
+    ) -> Served {
+        let answer = Answer {
+            head: head(&admitted.id, &admitted.model, admitted.created.as_secs()),
+            fragments: admitted.answer,
+            stream,
+            include_usage,
+        };
+        let mut messages = Messages::new(&self.outbox, reply, &admitted.id);
+        let (text, outcome) = match answer.send(&mut messages, self.fragment_interval).await {
+            Ended::Sent {
+                text,
+                outcome,
+                status,
+            } => {
+                self.metrics.request(status);
+                (text, outcome)
+            }
+            Ended::Unsendable { text, why } => {
+                self.unsendable(&admitted.id, reply, &why);
+                let usage = prompt::Usage::default();
+                let finish = Finish::Cancelled;
+                (text, Outcome { finish, usage })
+            }
+            // An orderly stop is no failed attempt.
+            Ended::Interrupted => {
+                if let Err(error) = ticket.released().await {
+                    tracing::error!(%error, "an interrupted request counts as an attempt");
+                }
+                return Served::Interrupted;
+            }
+        };
+        // The answer is there; unrecorded, a repeat is merely not recognised.
+        if let Err(error) = ticket.answered(text, outcome).await {
+            tracing::error!(%error, "an answered request is not on record");
+        }
+        Served::Done
+    }
+
+    async fn again(
+        &self,
+        stored: StoredAnswer,
+        reply: &Reply,
+        (stream, include_usage): (bool, bool),
+    ) -> Served {
+        let (mut text, fragments) = prompt::channel(1);
+        text.send(&stored.text);
+        text.finish(stored.outcome());
+        let answer = Answer {
+            head: head(&stored.request_id, &stored.model, stored.created.as_secs()),
+            fragments,
+            stream,
+            include_usage,
+        };
+        let mut messages = Messages::new(&self.outbox, reply, &stored.request_id);
+        match answer.send(&mut messages, self.fragment_interval).await {
+            Ended::Sent { status, .. } => self.metrics.request(status),
+            Ended::Unsendable { why, .. } => self.unsendable(&stored.request_id, reply, &why),
+            Ended::Interrupted => return Served::Interrupted,
+        }
+        Served::Done
+    }
+
+    /// Nobody has shown a token for this one.
+    async fn unread(&self, unread: Box<Unread>) -> Served {
+        let Unread {
+            id,
+            origin,
+            refusal,
+            reply,
+        } = *unread;
+        self.admission.refuse_unread(origin, &id, &refusal).await;
+        self.metrics.request(refusal.status());
+        match reply.filter(|reply| self.may_tell(reply)) {
+            Some(reply) => self.refuse(&refusal, &id, &reply).await,
+            None => Served::Done,
+        }
+    }
+
+    /// A refusal of a verified token goes where its answer would; any other only beneath our own
+    /// `reply`, at a bounded rate.
+    async fn reject(&self, rejected: &Rejected, id: &RequestId, reply: &Reply) -> Served {
+        let refusal = &rejected.refusal;
+        if is_shutdown(refusal) {
+            return Served::Interrupted;
+        }
+        self.metrics.request(refusal.status());
+        let grant = rejected.grant.as_deref();
+        let own = grant.is_some_and(|grant| may_answer(&self.topics, reply, grant).is_ok());
+        if own || self.may_tell(reply) {
+            return self.refuse(refusal, id, reply).await;
+        }
+        Served::Done
+    }
+
+    fn may_tell(&self, reply: &Reply) -> bool {
+        let mut bucket = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        self.topics.is_reply(&reply.topic) && bucket.take(crate::time::instant())
+    }
+
+    async fn refuse(&self, refusal: &Refusal, id: &RequestId, reply: &Reply) -> Served {
+        let mut messages = Messages::new(&self.outbox, reply, id);
+        match messages.refuse(refusal).await {
+            Ok(()) => Served::Done,
+            Err(Unsent::Closed) => Served::Interrupted,
+            Err(unsent) => {
+                self.unsendable(id, reply, &unsent.to_string());
+                Served::Done
+            }
+        }
+    }
+
+    fn unsendable(&self, id: &RequestId, reply: &Reply, why: &str) {
+        tracing::warn!(request_id = %id, topic = %reply.topic, why, "answer not taken");
+        let status = RefuseReason::AnswerTooLarge.status();
+        self.metrics.request(status);
+        let problem = format!("an answer on {} was not taken: {why}", reply.topic);
+        self.status.answer_refused(problem);
+    }
+}
+
+/// The request isn't to blame and comes again after the restart.
+fn is_shutdown(refusal: &Refusal) -> bool {
+    refusal.reason == Reason::Refused(RefuseReason::Draining)
+}
+
+fn head(id: &RequestId, model: &str, created_secs: u64) -> Head {
+    let id = id.as_str();
+    Head {
+        id: format!("chatcmpl-{}", id.strip_prefix("req_").unwrap_or(id)),
+        model: model.to_owned(),
+        created_secs,
+    }
+}

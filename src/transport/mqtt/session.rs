@@ -1,0 +1,425 @@
+//! The loop that owns the broker connection: events in, tasks and acknowledgements out.
+//!
+//! One task, which never waits for anything but its next event: requests are served by tasks of
+//! their own, their publications come back through the outbox, and the [`Ledger`] says what may
+//! be acknowledged. Connections come and go; ledger, outbox and running requests stay.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+
+use super::ledger::{Bytes32, EntryId, Ledger};
+use super::outbox::{Pending, Submission};
+use super::request;
+use super::serve::{self, Context, Served};
+use super::status::{self, Notices};
+use super::topics::Route;
+use crate::link::{self, Ack, Backoff, Event, Events, Failure, Link, Lost, Message, Publication};
+use crate::shutdown::Shutdown;
+use crate::time;
+
+/// The heart beats at least so often, whatever the broker does.
+const TICK: Duration = Duration::from_secs(1);
+/// For the broker to answer a SUBSCRIBE.
+const SUBSCRIBE: Duration = Duration::from_secs(30);
+/// A denied subscription is asked for again after so long.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(60);
+/// For the last status and the DISCONNECT.
+const LEAVE: Duration = Duration::from_secs(2);
+/// Cancels that may be decided at once.
+const CANCELS: usize = 16;
+/// Connections in a row that ended right after they were made, before it is reported.
+const FLAPS: u32 = 3;
+/// Runs whose message is gone may be so many times the receive maximum.
+const ORPHANS: usize = 4;
+
+pub(super) struct Session {
+    pub(super) options: link::Options,
+    pub(super) context: Arc<Context>,
+    pub(super) max_body: usize,
+    pub(super) backoff: Backoff,
+    pub(super) notices: Notices,
+    pub(super) shutdown: Shutdown,
+    pub(super) beats: Arc<AtomicU64>,
+    pub(super) state: State,
+}
+
+/// What changes.
+pub(super) struct State {
+    live: Option<Live>,
+    retry_at: Instant,
+    connections: u64,
+    ledger: Ledger<Ack>,
+    pending: Pending,
+    tasks: JoinSet<Served>,
+    /// Of each task, its entry; and of each entry, how to end its task.
+    entries: HashMap<Id, EntryId>,
+    aborts: HashMap<EntryId, AbortHandle>,
+    cancels: JoinSet<()>,
+}
+
+/// The present connection.
+struct Live {
+    link: Link,
+    events: Events,
+    /// Since CONNACK.
+    up: Option<Instant>,
+    asked: Option<Instant>,
+    subscribed: bool,
+    denied: bool,
+}
+
+impl State {
+    pub(super) fn new(now: Instant) -> State {
+        State {
+            live: None,
+            retry_at: now,
+            connections: 0,
+            ledger: Ledger::new(),
+            pending: Pending::default(),
+            tasks: JoinSet::new(),
+            entries: HashMap::new(),
+            aborts: HashMap::new(),
+            cancels: JoinSet::new(),
+        }
+    }
+}
+
+impl Session {
+    pub(super) async fn run(mut self, mut submissions: mpsc::Receiver<Submission>) {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            self.beats.fetch_add(1, Ordering::Relaxed);
+            let state = &mut self.state;
+            tokio::select! {
+                event = next(&mut state.live) => self.event(event),
+                Some(joined) = state.tasks.join_next_with_id() => self.served(joined),
+                Some(_) = state.cancels.join_next() => {}
+                Some(submission) = submissions.recv() => state.pending.add(submission),
+                () = tokio::time::sleep_until(state.retry_at.into()), if state.live.is_none() => {
+                    self.connect();
+                }
+                _ = tick.tick() => self.tick(),
+                () = self.shutdown.draining(), if !self.shutdown.is_draining() => {}
+                () = self.shutdown.ended() => break,
+            }
+            self.flush();
+            if self.shutdown.is_draining() && self.is_idle() {
+                break;
+            }
+        }
+        self.leave().await;
+    }
+
+    fn connect(&mut self) {
+        let (link, events) = Link::connect(&self.options);
+        self.state.live = Some(Live {
+            link,
+            events,
+            up: None,
+            asked: None,
+            subscribed: false,
+            denied: false,
+        });
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Connected {
+                session_present,
+                max_packet,
+            } => self.connected(session_present, max_packet),
+            Event::Subscribed(codes) => self.subscribed(&codes),
+            Event::Message(message) => self.message(&message),
+            Event::Acknowledged { token, result } => {
+                if let Some(why) = self.state.pending.acknowledged(token, result) {
+                    let problem = format!("the broker refused our status message: {why}");
+                    self.context.status.answer_refused(problem);
+                }
+            }
+            Event::Lost(lost) => self.lost(&lost),
+        }
+    }
+
+    fn connected(&mut self, session_present: bool, max_packet: Option<u32>) {
+        let reconnect = self.state.connections > 0;
+        self.state.connections += 1;
+        tracing::info!(session_present, max_packet, "broker connected");
+        self.context.status.connected(reconnect);
+        self.context.metrics.connected(true);
+        if reconnect {
+            self.context.metrics.reconnect();
+        }
+        self.state.ledger.connected(session_present);
+        if let Some(live) = &mut self.state.live {
+            live.up = Some(time::instant());
+        }
+        self.subscribe();
+    }
+
+    fn subscribe(&mut self) {
+        if let Some(live) = &mut self.state.live {
+            // The queue of a new link is empty, and a later one is asked for at rest.
+            let _ = live.link.subscribe(&self.context.topics.subscriptions());
+            live.asked = Some(time::instant());
+            (live.subscribed, live.denied) = (false, false);
+        }
+    }
+
+    /// Says "up" once requests can arrive, and to the operator what can't.
+    fn subscribed(&mut self, codes: &[Result<(), String>]) {
+        let subscriptions = self.context.topics.subscriptions();
+        let denied: Vec<String> = subscriptions
+            .iter()
+            .zip(codes)
+            .filter_map(|(s, code)| Some(format!("{} ({})", s.filter, code.as_ref().err()?)))
+            .collect();
+        let listens = codes.iter().take(2).any(Result::is_ok);
+        if let Some(live) = &mut self.state.live {
+            (live.subscribed, live.denied) = (true, !denied.is_empty());
+        }
+        if listens {
+            self.publish_status(status::up(time::now()));
+        }
+        if denied.is_empty() {
+            return self.context.status.denied(None);
+        }
+        let problem = format!(
+            "the broker denies the subscription to {}",
+            denied.join(", ")
+        );
+        self.context.status.denied(Some(problem));
+        let detail = json!({ "filters": denied });
+        self.notices
+            .tell("mqtt_subscription_denied", detail, time::instant());
+    }
+
+    /// Its token, where the link took it. Not sent again after a reconnect: that has its own.
+    fn publish_status(&mut self, payload: Vec<u8>) -> Option<u64> {
+        let token = self.state.pending.take_token();
+        let publication = Publication {
+            topic: self.context.topics.status(),
+            payload: payload.into(),
+            retain: true,
+            properties: link::Properties::default(),
+        };
+        let live = self.state.live.as_ref()?;
+        live.link.try_publish(token, &publication).ok()?;
+        Some(token)
+    }
+
+    fn message(&mut self, message: &Message) {
+        let print = request::fingerprint(message);
+        if let Some(ack) = message.ack {
+            if message.dup && self.state.ledger.adopt(&print, ack) {
+                return self.context.metrics.duplicate();
+            }
+            if !message.dup {
+                self.state.ledger.redeliveries_over();
+            }
+        }
+        // What isn't acknowledged comes again after the restart.
+        if self.shutdown.is_draining() {
+            return;
+        }
+        let context = Arc::clone(&self.context);
+        match context.topics.route(&message.topic) {
+            Some(Route::Cancel) => self.cancel(message),
+            Some(route) => self.request(message, &route, print),
+            None => self.set_aside(message, print),
+        }
+    }
+
+    fn request(&mut self, message: &Message, route: &Route<'_>, print: Bytes32) {
+        let window = usize::from(self.options.receive_maximum);
+        if message.ack.is_some() && self.state.ledger.unacknowledged() >= window {
+            let why = "the broker sends more than our receive maximum";
+            return self.lost(&Lost::Network(why.to_owned()));
+        }
+        if self.state.ledger.len() >= ORPHANS * window {
+            match self.state.ledger.give_up_oldest_orphan() {
+                Some(entry) => self.abort(entry),
+                // All at QoS 0, which promises nothing.
+                None => return self.context.metrics.request(503),
+            }
+        }
+        let topics = &self.context.topics;
+        let parsed = request::parse(topics, message, route, self.max_body, time::instant());
+        let key = parsed.as_ref().ok().and_then(|asked| asked.key());
+        let entry = self.state.ledger.open(print, key, message.ack);
+        let task = serve::request(Arc::clone(&self.context), parsed);
+        let handle = self.state.tasks.spawn(task);
+        self.state.entries.insert(handle.id(), entry);
+        self.state.aborts.insert(entry, handle);
+    }
+
+    fn cancel(&mut self, message: &Message) {
+        if self.state.cancels.len() >= CANCELS {
+            tracing::debug!("too many cancels at once");
+            return;
+        }
+        let context = Arc::clone(&self.context);
+        let cancel = request::parse_cancel(message);
+        let origin = request::origin(message);
+        let task = serve::cancel(context, origin, cancel);
+        self.state.cancels.spawn(task);
+    }
+
+    /// A topic that our subscriptions cover but that can't be answered on.
+    fn set_aside(&mut self, message: &Message, print: Bytes32) {
+        tracing::debug!(size = message.payload.len(), "no request topic");
+        self.context.metrics.request(404);
+        let entry = self.state.ledger.open(print, None, message.ack);
+        self.state.ledger.done(entry);
+    }
+
+    fn served(&mut self, joined: Result<(Id, Served), JoinError>) {
+        let (task, served) = match joined {
+            Ok((task, served)) => (task, served),
+            // A request that panics the server would do it again; its like isn't asked for twice.
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!("a request's task panicked");
+                }
+                (error.id(), Served::Done)
+            }
+        };
+        let Some(entry) = self.state.entries.remove(&task) else {
+            return;
+        };
+        self.state.aborts.remove(&entry);
+        match served {
+            Served::Done => self.state.ledger.done(entry),
+            Served::Follows => self.state.ledger.follow(entry),
+            Served::Interrupted => {}
+        }
+    }
+
+    fn abort(&mut self, entry: EntryId) {
+        tracing::warn!("a run whose request is gone from the broker was given up");
+        if let Some(handle) = self.state.aborts.remove(&entry) {
+            handle.abort();
+        }
+    }
+
+    fn lost(&mut self, lost: &Lost) {
+        let up = self.state.live.take().and_then(|live| live.up);
+        self.state.ledger.lost();
+        self.state.pending.lost();
+        let now = time::instant();
+        let failure = match (lost, up) {
+            (Lost::TakenOver, _) => Failure::TakenOver,
+            (_, Some(up)) => Failure::Ended(now.saturating_duration_since(up)),
+            (_, None) => Failure::Unreachable,
+        };
+        let pause = self.backoff.pause(failure, chance());
+        self.state.retry_at = now + pause;
+        tracing::warn!(%lost, pause_ms = pause.as_millis(), "no broker");
+        self.context.metrics.connected(false);
+        self.context.status.lost(lost.to_string());
+        self.report_takeover(lost, now);
+    }
+
+    /// mosquitto before 2.0.12 doesn't say when another client takes our session; what shows is
+    /// that connections end soon after they were made.
+    fn report_takeover(&mut self, lost: &Lost, now: Instant) {
+        let client_id = self.options.client_id.as_str();
+        let flaps = self.backoff.flaps();
+        let (what, text) = if *lost == Lost::TakenOver {
+            let text = format!("another client took the session of {client_id:?}: a cloned card?");
+            ("mqtt_taken_over", text)
+        } else if flaps >= FLAPS {
+            let text = format!(
+                "{flaps} connections in a row ended right after they were made: \
+                 does another client use {client_id:?}, a cloned card?"
+            );
+            ("mqtt_unstable", text)
+        } else {
+            return;
+        };
+        self.context.status.taken_over(&text, now);
+        let detail = json!({"client_id": client_id, "lost": lost.to_string(), "in_a_row": flaps});
+        self.notices.tell(what, detail, now);
+    }
+
+    fn tick(&mut self) {
+        let Some(live) = &self.state.live else { return };
+        let Some(asked) = live.asked else { return };
+        let waited = time::instant().saturating_duration_since(asked);
+        if !live.subscribed && waited > SUBSCRIBE {
+            let why = "the broker didn't answer a SUBSCRIBE";
+            self.lost(&Lost::Network(why.to_owned()));
+        } else if live.denied && waited > SUBSCRIBE_AGAIN && self.state.pending.is_empty() {
+            self.subscribe();
+        }
+    }
+
+    /// Hands to the link what it can take. No publish before the SUBACK: rumqttc could give
+    /// both the same packet id.
+    fn flush(&mut self) {
+        let Some(live) = &self.state.live else { return };
+        if !live.subscribed {
+            return;
+        }
+        while let Some(ack) = self.state.ledger.next_ack() {
+            if live.link.try_ack(ack).is_err() {
+                break;
+            }
+            self.state.ledger.acknowledged();
+        }
+        self.state.pending.send(&live.link);
+    }
+
+    /// Whether nothing is left to finish.
+    fn is_idle(&self) -> bool {
+        let acknowledged = self.state.live.is_none() || self.state.ledger.next_ack().is_none();
+        self.state.tasks.is_empty() && self.state.pending.is_empty() && acknowledged
+    }
+
+    /// Says "down" and leaves without a will, within a bounded time.
+    async fn leave(mut self) {
+        self.state.tasks.abort_all();
+        let said = self.publish_status(status::down(time::now()));
+        if let Some(live) = &mut self.state.live
+            && live.up.is_some()
+        {
+            let goodbye = async {
+                while let Some(event) = live.events.recv().await {
+                    match event {
+                        Event::Acknowledged { token, .. } if Some(token) == said => break,
+                        Event::Lost(_) => return,
+                        _ => {}
+                    }
+                }
+                let _ = live.link.disconnect();
+                while live.events.recv().await.is_some() {}
+            };
+            let _ = tokio::time::timeout(LEAVE, goodbye).await;
+        }
+        self.context.metrics.connected(false);
+        self.context
+            .status
+            .lost("the daemon is going down".to_owned());
+    }
+}
+
+/// The next event of the present connection, if there is one. Cancel-safe.
+async fn next(live: &mut Option<Live>) -> Event {
+    match live {
+        Some(live) => live.events.recv().await.unwrap_or_else(|| {
+            Event::Lost(Lost::Network("the connection's task failed".to_owned()))
+        }),
+        None => std::future::pending().await,
+    }
+}
+
+/// Uniform in 0..1.
+fn chance() -> f64 {
+    let bits = u32::from_be_bytes(crate::identity::random());
+    f64::from(bits) / (f64::from(u32::MAX) + 1.0)
+}

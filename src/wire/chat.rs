@@ -1,0 +1,87 @@
+//! `POST …/chat/completions`: the body as a whole.
+
+use serde_json::Value;
+
+use super::{ChatBody, members::Members, messages, params};
+use crate::json;
+use crate::prompt::Chat;
+use crate::reason::{Refusal, RefuseReason};
+use crate::secret::Secret;
+
+/// Longer than any client id of Keycloak (255).
+const MAX_MODEL: usize = 256;
+
+/// Parses a chat request. Unknown and unsupported parameters are refused by name; no error shows
+/// what a message says.
+pub fn parse_chat(body: &[u8]) -> Result<ChatBody, Refusal> {
+    let Value::Object(mut map) = parse(body)? else {
+        return Err(unreadable("the body must be a JSON object"));
+    };
+    let authorization = map.shift_remove("authorization");
+    let body_hash = crate::identity::digest(&[&canonical(&map)]);
+
+    let mut members = Members::new(map, "");
+    let authorization = match authorization {
+        None | Some(Value::Null) => None,
+        Some(Value::String(token)) => Some(Secret::new(token)),
+        Some(_) => return Err(members.invalid("authorization", "must be a string")),
+    };
+    let model = members.text("model")?;
+    if model
+        .as_ref()
+        .is_some_and(|model| model.is_empty() || model.len() > MAX_MODEL)
+    {
+        return Err(members.invalid("model", "must be an endpoint's client id"));
+    }
+    let (messages, named) = messages::messages(&mut members)?;
+    let sampling = params::sampling(&mut members)?;
+    let max_completion_tokens = params::max_tokens(&mut members)?;
+    let stop = params::stop(&mut members)?;
+    let (stream, include_usage) = params::streaming(&mut members)?;
+    let mut ignored = params::without_effect(&mut members)?;
+    members.finish()?;
+    if named {
+        ignored.push("messages.name".to_owned());
+    }
+    let chat = Chat {
+        messages,
+        sampling,
+        max_completion_tokens,
+        stop,
+    };
+    Ok(ChatBody {
+        model,
+        chat,
+        stream,
+        include_usage,
+        ignored,
+        authorization,
+        body_hash,
+    })
+}
+
+/// The parser's own words may repeat a member's name, which may be misplaced text: only the
+/// position is told.
+fn parse(body: &[u8]) -> Result<Value, Refusal> {
+    if let Err(error) = std::str::from_utf8(body) {
+        let at = error.valid_up_to();
+        return Err(unreadable(format!("the body isn't UTF-8 (byte {at})")));
+    }
+    json::parse(body).map_err(|error| {
+        let what = match error.classify() {
+            serde_json::error::Category::Eof => "the JSON ends too early",
+            serde_json::error::Category::Data => "a member comes twice, or a number is too large",
+            _ => "malformed JSON",
+        };
+        let (line, column) = (error.line(), error.column());
+        unreadable(format!("{what}, at line {line}, column {column}"))
+    })
+}
+
+fn canonical(map: &serde_json::Map<String, Value>) -> Vec<u8> {
+    Value::Object(map.clone()).to_string().into_bytes()
+}
+
+fn unreadable(detail: impl Into<String>) -> Refusal {
+    Refusal::new(RefuseReason::BadRequest).detail(detail)
+}

@@ -1,0 +1,87 @@
+//! A sound request, token and world, to be spoiled by the tests one way at a time.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use slmd::auth::{
+    Cache, Clock, Credential, Decision, Denied, DenyList, Realm, Revocations, Snapshot, decide,
+};
+use slmd::prompt::{Action, Request};
+
+use crate::mint::{self, ISSUER, Issuer, chat};
+
+/// One request with its token and the world it meets; sound until a case spoils it.
+pub(crate) struct Case {
+    pub(crate) issuer: Issuer,
+    pub(crate) header: Value,
+    pub(crate) claims: Value,
+    /// Applied to the finished token.
+    pub(crate) spoil: fn(String) -> String,
+    pub(crate) wrap: fn(String) -> Credential,
+    pub(crate) model: Option<&'static str>,
+    pub(crate) action: Action,
+    pub(crate) realm: Realm,
+    pub(crate) revoked: Revocations,
+    pub(crate) clock: Clock,
+}
+
+impl Case {
+    pub(crate) fn sound() -> Case {
+        let issuer = Issuer::new("ES256", "key-1");
+        let other = Issuer::new("EdDSA", "key-2");
+        Case {
+            header: issuer.header(),
+            claims: mint::claims(),
+            spoil: |token| token,
+            wrap: mint::bearer,
+            model: None,
+            action: chat(),
+            realm: mint::realm(&[&issuer, &other]),
+            revoked: Revocations::default(),
+            clock: mint::clock(),
+            issuer,
+        }
+    }
+
+    pub(crate) fn decide(&self) -> Decision {
+        let token = self.issuer.token_with(&self.header, &self.claims);
+        let credential = (self.wrap)((self.spoil)(token));
+        let request: Arc<Request> = mint::request(self.model, self.action.clone());
+        let snapshot = self.snapshot();
+        let decision = decide(&credential, &request, &snapshot, &self.clock);
+        let cache = Cache::new(4);
+        for _ in 0..2 {
+            let cached = cache.decide(&credential, &request, &snapshot, &self.clock);
+            assert_eq!(format!("{cached:?}"), format!("{decision:?}"));
+        }
+        decision
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let deny = DenyList {
+            realms: [(ISSUER.to_owned(), self.revoked.clone())].into(),
+        };
+        Snapshot::new(1, vec![self.realm.clone()], deny)
+    }
+
+    pub(crate) fn denied(&self) -> Denied {
+        match self.decide() {
+            Decision::Deny(denied) => denied,
+            Decision::Permit(_) => panic!("permitted"),
+        }
+    }
+
+    pub(crate) fn drop_claim(&mut self, name: &str) {
+        self.claims.as_object_mut().unwrap().remove(name);
+    }
+
+    pub(crate) fn drop_header(&mut self, name: &str) {
+        self.header.as_object_mut().unwrap().remove(name);
+    }
+}
+
+pub(crate) fn segments(token: &str, change: impl Fn(&mut Vec<String>)) -> String {
+    let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
+    change(&mut parts);
+    parts.join(".")
+}

@@ -1,0 +1,17 @@
+//! The token decision against tokens minted here: one case for each refusal, properties, and a
+//! storm of mutated tokens. (Published vectors for the signatures stand in `auth::key`.)
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy spares only `#[test]` functions, not their helpers"
+)]
+#![expect(
+    clippy::semicolon_if_nothing_returned,
+    reason = "the tables' one-line closures read better without"
+)]
+
+mod case;
+mod mint;
+mod mutations;
+mod properties;
+mod refusals;

@@ -1,0 +1,407 @@
+//! A table of what must be refused, and why. It fails when a reason has no case.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use slmd::auth::{Credential, Decision, Denied, KeySet, decide, recheck};
+use slmd::prompt::{Action, Scope};
+use slmd::reason::DenyReason::{self, *};
+use slmd::secret::Secret;
+use slmd::time::Timestamp;
+
+use crate::case::{Case, segments};
+use crate::mint::{self, ISSUER, Issuer, NOW, chat, encode};
+
+type Spoil = fn(&mut Case);
+
+/// Before the signature: nothing may be told of the token.
+const UNPROVEN: &[(DenyReason, Spoil)] = &[
+    (TokenMissing, |c| c.wrap = |_| Credential::None),
+    (PeerNotAllowed, |c| {
+        c.wrap = |_| Credential::LocalPeer {
+            uid: 0,
+            gid: 0,
+            groups: vec![0],
+        };
+    }),
+    (TokenTooLarge, |c| {
+        c.spoil = |t| format!("{t}{}", "A".repeat(16 * 1024))
+    }),
+    (TokenTooLarge, |c| {
+        c.claims["pad"] = json!("x".repeat(13_000))
+    }),
+    (TokenMalformed, |c| c.spoil = |_| String::new()),
+    (TokenMalformed, |c| c.spoil = |t| format!(" {t}")),
+    (TokenMalformed, |c| c.spoil = |t| format!("{t}=")),
+    (TokenMalformed, |c| c.spoil = |t| format!("{t}.")),
+    (TokenMalformed, |c| c.spoil = |t| format!("{t}\n")),
+    (TokenMalformed, |c| c.spoil = |t| t.replace('.', "..")),
+    (TokenMalformed, |c| {
+        c.spoil = |t| segments(&t, |s| s[2].clear())
+    }),
+    (TokenMalformed, |c| {
+        c.spoil = |t| segments(&t, |s| s[1].clear())
+    }),
+    (TokenMalformed, |c| {
+        c.spoil = |t| segments(&t, |s| s[0] = encode("[]"))
+    }),
+    (TokenMalformed, |c| {
+        c.spoil = |t| segments(&t, |s| s[1] = encode("\"x\""))
+    }),
+    (TokenMalformed, |c| {
+        c.spoil = |t| segments(&t, |s| s[1] = encode("{} {}"))
+    }),
+    (TokenMalformed, |c| {
+        c.spoil = |t| segments(&t, |s| s[0] = encode(r#"{"alg":"ES256","alg":"none"}"#));
+    }),
+    (TokenMalformed, |c| c.header["kid"] = json!(1)),
+    (TokenMalformed, |c| c.header["alg"] = json!(["ES256"])),
+    (CriticalHeader, |c| c.header["crit"] = json!(["exp"])),
+    (CriticalHeader, |c| c.header["crit"] = json!([])),
+    (CriticalHeader, |c| c.header["crit"] = Value::Null),
+    (TypeRejected, |c| c.drop_header("typ")),
+    (TypeRejected, |c| c.header["typ"] = json!("logout+jwt")),
+    (TypeRejected, |c| c.header["typ"] = json!("dpop+jwt")),
+    (AlgorithmRejected, |c| c.header["alg"] = json!("none")),
+    (AlgorithmRejected, |c| c.header["alg"] = json!("HS256")),
+    (AlgorithmRejected, |c| c.header["alg"] = json!("es256")),
+    (AlgorithmRejected, |c| c.header["alg"] = json!("ES512")),
+    (AlgorithmRejected, |c| c.drop_header("alg")),
+    (AlgorithmRejected, |c| c.header["alg"] = json!("RS256")),
+    (AlgorithmRejected, |c| c.header["alg"] = json!("ES384")),
+    (AlgorithmRejected, |c| c.header["kid"] = json!("key-2")),
+    (KeyIdMissing, |c| c.drop_header("kid")),
+    (IssuerMissing, |c| c.drop_claim("iss")),
+    (ClaimInvalid, |c| c.claims["iss"] = json!([ISSUER])),
+    (IssuerUnknown, |c| {
+        c.claims["iss"] = json!(format!("{ISSUER}/"))
+    }),
+    (IssuerUnknown, |c| {
+        c.claims["iss"] = json!(ISSUER.to_uppercase())
+    }),
+    (KeysMissing, |c| c.realm.keys = KeySet::default()),
+    (KeyUnknown, |c| c.header["kid"] = json!("key-3")),
+    (KeyUnknown, |c| c.header["kid"] = json!("")),
+    (SignatureInvalid, |c| {
+        c.spoil = |t| segments(&t, |s| s[2] = encode([0; 64]))
+    }),
+    (SignatureInvalid, |c| {
+        c.spoil = |t| segments(&t, |s| s[2] = encode([1]))
+    }),
+    (SignatureInvalid, |c| {
+        c.issuer = Issuer::new("ES256", "key-1")
+    }),
+    (SignatureInvalid, |c| {
+        c.spoil = |t| segments(&t, |s| s[1] = encode(mint::claims().to_string() + " "));
+    }),
+];
+
+/// After the signature: the refusal names the realm.
+const PROVEN: &[(DenyReason, Spoil)] = &[
+    (TypeRejected, |c| c.claims["typ"] = json!("ID")),
+    (TypeRejected, |c| c.claims["typ"] = json!("Refresh")),
+    (TypeRejected, |c| c.claims["typ"] = json!("Offline")),
+    (TypeRejected, |c| c.claims["typ"] = json!("Logout")),
+    (TypeRejected, |c| c.claims["typ"] = json!("bearer")),
+    (TypeRejected, |c| c.claims["typ"] = json!("DPoP")),
+    (TypeRejected, |c| c.drop_claim("typ")),
+    (TypeRejected, |c| c.claims["cnf"] = json!({"jkt": "x"})),
+    (TypeRejected, |c| {
+        c.header["typ"] = json!("at+jwt");
+        c.claims["typ"] = json!("ID");
+    }),
+    (ClaimInvalid, |c| c.claims["typ"] = json!(1)),
+    (ConfirmationUnsupported, |c| {
+        c.claims["cnf"] = json!({"x5t#S256": "x"})
+    }),
+    (ConfirmationUnsupported, |c| {
+        c.claims["cnf"] = json!({"jkt": "x", "jwk": {}})
+    }),
+    (ConfirmationUnsupported, |c| {
+        c.claims["cnf"] = json!({"jkt": 1})
+    }),
+    (ConfirmationUnsupported, |c| {
+        c.claims["cnf"] = json!({"kc-jkt-type": "DPoP"})
+    }),
+    (ConfirmationUnsupported, |c| {
+        c.claims["cnf"] = json!({"jkt": "x", "kc-jkt-type": "mTLS"});
+    }),
+    (ConfirmationUnsupported, |c| c.claims["cnf"] = json!({})),
+    (ConfirmationUnsupported, |c| c.claims["cnf"] = Value::Null),
+    (ProofMissing, bind),
+    (ProofMissing, |c| {
+        c.header["typ"] = json!("at+jwt");
+        bind(c);
+    }),
+    (ProofUnsupported, |c| {
+        bind(c);
+        c.wrap = with_proof;
+    }),
+    (ProofUnsupported, |c| c.wrap = with_proof),
+    (SubjectMissing, |c| c.drop_claim("sub")),
+    (ClaimInvalid, |c| c.claims["sub"] = json!("")),
+    (ClientMissing, |c| c.drop_claim("azp")),
+    (ClaimInvalid, |c| c.claims["azp"] = json!(["device-1"])),
+    (IssuedAtMissing, |c| c.drop_claim("iat")),
+    (ExpiryMissing, |c| c.drop_claim("exp")),
+    (ClaimInvalid, |c| c.claims["exp"] = json!(NOW.to_string())),
+    (ClaimInvalid, |c| {
+        c.claims["exp"] = json!(NOW as f64 + 100.0)
+    }),
+    (ClaimInvalid, |c| c.claims["exp"] = json!(u64::MAX)),
+    (ClaimInvalid, |c| c.claims["exp"] = c.claims["iat"].clone()),
+    (ClaimInvalid, |c| c.claims["iat"] = json!(-1)),
+    (ClaimInvalid, |c| c.claims["nbf"] = Value::Null),
+    (ClaimInvalid, |c| c.claims["jti"] = json!(7)),
+    (ClaimInvalid, |c| c.claims["sid"] = json!(7)),
+    (ClaimInvalid, |c| c.claims["aud"] = json!({"slm": true})),
+    (ClaimInvalid, |c| c.claims["aud"] = json!(["slm", 1])),
+    (ClaimInvalid, |c| c.claims["resource_access"] = json!([])),
+    (ClaimInvalid, |c| {
+        c.claims["resource_access"]["slm"] = json!(["read"])
+    }),
+    (ClaimInvalid, |c| {
+        c.claims["resource_access"]["slm"]["roles"] = json!("read")
+    }),
+    (Expired, |c| c.claims["exp"] = json!(NOW - 30)),
+    (Expired, |c| c.clock.now = Timestamp::from_secs(NOW + 3330)),
+    (Expired, |c| {
+        c.clock.now = Timestamp(0);
+        c.clock.floor = Timestamp::from_secs(NOW + 3330);
+    }),
+    (NotYetValid, |c| c.claims["nbf"] = json!(NOW + 31)),
+    (IssuedInFuture, |c| c.claims["iat"] = json!(NOW + 31)),
+    (IssuedInFuture, |c| {
+        c.clock.now = Timestamp(0);
+        c.clock.floor = Timestamp(0);
+    }),
+    (LifetimeTooLong, |c| c.claims["exp"] = json!(NOW + 3301)),
+    (LifetimeTooLong, |c| {
+        let short = Duration::from_secs(3599);
+        let own = &mut c.realm.policy.max_lifetime_by_client;
+        own.insert("device-1".to_owned(), short);
+    }),
+    (TooOld, |c| {
+        c.realm.policy.max_age = Some(Duration::from_secs(269))
+    }),
+    (Revoked, |c| {
+        let thumbprint = c.realm.keys.keys()[0].thumbprint.clone();
+        c.revoked.thumbprints.insert(thumbprint);
+    }),
+    (Revoked, |c| {
+        let subject = c.claims["sub"].as_str().unwrap().to_owned();
+        c.revoked.subjects.insert(subject);
+    }),
+    (Revoked, |c| {
+        c.revoked.sessions.insert("s-1".to_owned());
+    }),
+    (Revoked, |c| {
+        c.revoked.token_ids.insert("onrtac:1f0c".to_owned());
+    }),
+    (Revoked, |c| {
+        c.revoked.clients.insert("device-1".to_owned());
+    }),
+    (Revoked, |c| {
+        c.revoked.not_before = Timestamp::from_secs(NOW - 299)
+    }),
+    (Revoked, |c| {
+        let from = Timestamp::from_secs(NOW - 299);
+        let own = &mut c.revoked.not_before_by_client;
+        own.insert("device-1".to_owned(), from);
+    }),
+    (EndpointMissing, |c| c.realm.policy.default_endpoint = None),
+    (EndpointUnknown, |c| c.model = Some("smollm2-135m-instruct")),
+    (EndpointUnknown, |c| {
+        c.realm.policy.default_endpoint = Some("gone".to_owned())
+    }),
+    (AudienceMismatch, |c| c.drop_claim("aud")),
+    (AudienceMismatch, |c| c.claims["aud"] = json!("account")),
+    (AudienceMismatch, |c| c.claims["aud"] = json!("slm2")),
+    (AudienceMismatch, |c| c.model = Some("other")),
+    (AudienceMismatch, |c| {
+        c.action = Action::ListModels;
+        c.claims["aud"] = json!([]);
+    }),
+    (RolesMissing, |c| c.drop_claim("resource_access")),
+    (RolesMissing, |c| {
+        c.model = Some("other");
+        c.claims["aud"] = json!(["slm", "other"]);
+    }),
+    (RolesMissing, |c| {
+        c.claims["resource_access"] = json!({"slm": {}});
+        c.claims["realm_access"] = json!({"roles": ["read"]});
+    }),
+    (ScopeMissing, |c| c.action = Action::ReadAudit),
+    (ScopeMissing, |c| {
+        c.claims["resource_access"]["slm"]["roles"] = json!(["Read"])
+    }),
+    (ScopeMissing, |c| {
+        c.realm.policy.roles = [("asker".to_owned(), vec![Scope::Read])].into();
+    }),
+    (KeysStale, |c| c.realm.confirmed_at = None),
+    (KeysStale, |c| {
+        c.realm.confirmed_at = Some(Timestamp::from_secs(NOW - 30 * 86_400 - 1));
+    }),
+    (ClockUnsynchronised, |c| {
+        c.clock.synchronised = false;
+        c.action = Action::ReadAudit;
+        c.claims["resource_access"]["slm"]["roles"] = json!(["audit"]);
+    }),
+];
+
+/// As Keycloak 26.7 binds a token to a DPoP key.
+fn bind(case: &mut Case) {
+    case.claims["typ"] = json!("DPoP");
+    case.claims["cnf"] = json!({
+        "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I", "kc-jkt-type": "DPoP"
+    });
+}
+
+fn with_proof(token: String) -> Credential {
+    Credential::Dpop {
+        token: Secret::new(token),
+        proof: Secret::new("proof".to_owned()),
+    }
+}
+
+/// What `decide` can't say today: the first is the door's own, the second comes with DPoP.
+const ELSEWHERE: [DenyReason; 2] = [KeysRefreshing, ProofInvalid];
+
+#[test]
+fn each_reason_has_its_case() {
+    for (place, (reason, spoil)) in UNPROVEN.iter().enumerate() {
+        let mut case = Case::sound();
+        spoil(&mut case);
+        let denied = case.denied();
+        assert_eq!(denied, Denied::from(*reason), "unproven case {place}");
+    }
+    for (place, (reason, spoil)) in PROVEN.iter().enumerate() {
+        let mut case = Case::sound();
+        spoil(&mut case);
+        let denied = case.denied();
+        assert_eq!(denied.reason, *reason, "proven case {place}: {denied:?}");
+        assert_eq!(denied.realm.as_deref(), Some("dev"), "proven case {place}");
+        let who = [SubjectMissing, ClientMissing, ClaimInvalid].contains(reason);
+        assert!(who || denied.principal.is_some(), "proven case {place}");
+    }
+    let covered = UNPROVEN.iter().chain(PROVEN).map(|(reason, _)| *reason);
+    let covered: BTreeSet<DenyReason> = covered.chain(ELSEWHERE).collect();
+    let all: BTreeSet<DenyReason> = DenyReason::ALL.iter().copied().collect();
+    let without: Vec<_> = all.difference(&covered).collect();
+    assert!(without.is_empty(), "reasons without a case: {without:?}");
+}
+
+/// What stands just inside each limit passes.
+#[test]
+fn the_edge_of_what_is_allowed() {
+    let sound: &[Spoil] = &[
+        |_| {},
+        |c| c.header["typ"] = json!("jwt"),
+        |c| c.header["typ"] = json!("at+jwt"),
+        |c| {
+            c.header["typ"] = json!("Application/AT+JWT");
+            c.drop_claim("typ");
+        },
+        |c| c.header["jwk"] = json!({"kty": "oct", "k": "AA"}),
+        |c| c.header["jku"] = json!("https://attacker.test/keys"),
+        |c| c.claims["aud"] = json!("slm"),
+        |c| c.claims["exp"] = json!(NOW - 29),
+        |c| c.claims["nbf"] = json!(NOW + 30),
+        |c| c.claims["iat"] = json!(NOW + 30),
+        |c| c.claims["azp"] = json!("dev/1+#\u{7}"),
+        |c| c.drop_claim("jti"),
+        |c| c.drop_claim("sid"),
+        |c| c.realm.policy.max_age = Some(Duration::from_secs(270)),
+        |c| c.revoked.not_before = Timestamp::from_secs(NOW - 300),
+        |c| c.model = Some("slm"),
+        |c| c.clock.synchronised = false,
+        |c| {
+            c.clock.now = Timestamp(0);
+            c.clock.floor = Timestamp::from_secs(NOW - 330);
+        },
+        |c| {
+            c.realm.confirmed_at = None;
+            c.realm.policy.offline_grace.clear();
+        },
+        |c| {
+            c.action = Action::ListModels;
+            c.realm.policy.default_endpoint = None;
+        },
+        |c| {
+            c.claims["resource_access"]["slm"]["roles"] = json!(["asker"]);
+            c.realm.policy.roles = [("asker".to_owned(), vec![Scope::Read])].into();
+        },
+        |c| {
+            let own = &mut c.realm.policy.max_lifetime_by_client;
+            own.insert("device-1".to_owned(), Duration::from_secs(86_400));
+            c.claims["exp"] = json!(NOW - 300 + 86_400);
+        },
+    ];
+    for (place, spoil) in sound.iter().enumerate() {
+        let mut case = Case::sound();
+        spoil(&mut case);
+        let decision = case.decide();
+        assert!(
+            matches!(decision, Decision::Permit(_)),
+            "case {place}: {decision:?}"
+        );
+    }
+}
+
+#[test]
+fn every_algorithm_verifies() {
+    for alg in [
+        "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+    ] {
+        let issuer = Issuer::new(alg, "key");
+        let credential = mint::bearer(issuer.token(&mint::claims()));
+        let (request, snapshot) = (mint::request(None, chat()), mint::snapshot(&[&issuer]));
+        let decision = decide(&credential, &request, &snapshot, &mint::clock());
+        let Decision::Permit(permitted) = decision else {
+            panic!("{alg}: {decision:?}");
+        };
+        let grant = permitted.grant();
+        assert_eq!(grant.principal.client, "device-1");
+        assert_eq!(grant.expires_at, Timestamp::from_secs(NOW + 3300));
+        assert_eq!(permitted.endpoint().client_id, "slm");
+    }
+}
+
+/// An epoch can take a running request's permission away; time can't.
+#[test]
+fn recheck_sees_what_an_epoch_changes() {
+    let changes: &[(DenyReason, Spoil)] = &[
+        (IssuerUnknown, |c| {
+            c.realm.issuer = "https://elsewhere.test".to_owned()
+        }),
+        (KeyUnknown, |c| {
+            c.realm.keys = mint::realm(&[&Issuer::new("ES256", "key-1")]).keys
+        }),
+        (Revoked, |c| {
+            c.revoked.not_before = Timestamp::from_secs(NOW)
+        }),
+        (LifetimeTooLong, |c| {
+            c.realm.policy.max_lifetime = Duration::from_secs(60)
+        }),
+        (EndpointUnknown, |c| c.realm.endpoints.clear()),
+        (EndpointUnknown, |c| {
+            let mut endpoint = (*c.realm.endpoints[0]).clone();
+            endpoint.model = "another".to_owned();
+            c.realm.endpoints[0] = Arc::new(endpoint);
+        }),
+        (ScopeMissing, |c| {
+            c.realm.policy.roles = [("asker".to_owned(), vec![Scope::Read])].into();
+        }),
+    ];
+    for (reason, change) in changes {
+        let mut case = Case::sound();
+        let Decision::Permit(permitted) = case.decide() else {
+            panic!("not permitted");
+        };
+        assert_eq!(recheck(&permitted, &case.snapshot()), Ok(()));
+        change(&mut case);
+        assert_eq!(recheck(&permitted, &case.snapshot()), Err(*reason));
+    }
+}

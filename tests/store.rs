@@ -1,0 +1,153 @@
+//! The state folder against sudden death: a child process that appends permits is killed at
+//! random moments, and nothing that it acknowledged is lost.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use slmd::audit::{Access, Event, Log, Settings, Verdict};
+use slmd::identity::{Identity, random};
+use slmd::prompt::{Origin, RequestId};
+use slmd::store::Store;
+
+/// Set in the child: the folder that it writes to.
+const FOLDER: &str = "SLMD_CRASH_FOLDER";
+
+const ROUNDS: usize = 20;
+
+/// Permits with their inbox entries, from two threads, until somebody kills the process.
+/// Does nothing when run as a test by itself.
+#[test]
+fn child() {
+    let Ok(folder) = std::env::var(FOLDER) else {
+        return;
+    };
+    let store = Store::open(folder.as_ref()).unwrap();
+    let log = open_log(&store);
+    let inbox = store.tree("inbox").unwrap();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let id = RequestId::random();
+                    let now = slmd::time::now();
+                    let index = store.commit(|| {
+                        let index = log.append_permit(permit(&id), random(), now)?;
+                        inbox.insert(id.as_str().as_bytes(), &vec![index as u8; 9000])?;
+                        Ok::<_, slmd::audit::AuditError>(index)
+                    });
+                    println!("ack {} {id}", index.unwrap());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut acknowledged: Vec<(u64, String)> = Vec::new();
+    for round in 0..ROUNDS {
+        let before = acknowledged.len();
+        acknowledged.extend(run_and_kill(folder.path(), round));
+        check(folder.path(), &acknowledged, round);
+        // The first kills fall into the start; later ones must see work.
+        let worked = acknowledged.len() > before;
+        assert!(worked || round < ROUNDS / 4, "round {round} wrote nothing");
+    }
+    println!("{} acknowledged, none lost", acknowledged.len());
+    assert!(acknowledged.len() > ROUNDS);
+}
+
+/// Starts the child, kills it after a while that differs every time; what it acknowledged.
+fn run_and_kill(folder: &Path, round: usize) -> Vec<(u64, String)> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture"])
+        .env(FOLDER, folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let reader = thread::spawn(move || {
+        let lines = output.lines().map_while(Result::ok);
+        let acks = lines.filter_map(|line| {
+            let (index, id) = line.strip_prefix("ack ")?.split_once(' ')?;
+            // The kill can cut the last line short.
+            let whole = id.len() == "req_".len() + 32;
+            whole.then(|| Some((index.parse().ok()?, id.to_owned())))?
+        });
+        acks.collect::<Vec<_>>()
+    });
+    let jitter = u64::from(random::<1>()[0]);
+    let least = if round < ROUNDS / 4 { 0 } else { 250 };
+    thread::sleep(Duration::from_millis(least + jitter));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    reader.join().unwrap()
+}
+
+/// Opens what the child left: everything acknowledged is there, and no index is missing.
+fn check(folder: &Path, acknowledged: &[(u64, String)], round: usize) {
+    let store = Store::open(folder).unwrap();
+    assert!(
+        store.recovery().is_none(),
+        "round {round}: {:?}",
+        store.recovery()
+    );
+    let log = open_log(&store);
+    let inbox = store.tree("inbox").unwrap();
+    let mut ids = Vec::new();
+    while let Some(last) = log.read(ids.len() as u64, 256).unwrap().last() {
+        for record in log.read(ids.len() as u64, 256).unwrap() {
+            assert_eq!(record.index, ids.len() as u64, "round {round}");
+            let Event::Access(access) = record.event else {
+                panic!("round {round}: {record:?}");
+            };
+            ids.push(access.request_id);
+        }
+        assert_eq!(last.index + 1, ids.len() as u64);
+    }
+    assert_eq!(log.next_index(), ids.len() as u64);
+    for (index, id) in acknowledged {
+        assert_eq!(ids[*index as usize].as_str(), id, "round {round}");
+        let entry = inbox.get(id.as_bytes()).unwrap();
+        assert_eq!(entry, Some(vec![*index as u8; 9000]), "round {round}");
+        assert!(log.salt(*index).unwrap().is_some(), "round {round}");
+    }
+}
+
+fn open_log(store: &Store) -> Log {
+    let settings = Settings {
+        max_bytes: 64 * 1024 * 1024,
+        retention: Duration::from_secs(90 * 86_400),
+        refusals_per_minute: 60,
+    };
+    Log::open(store, settings, &Identity::new("edge-1").unwrap()).unwrap()
+}
+
+fn permit(id: &RequestId) -> Access {
+    let text = |text: &str| Some(text.to_owned());
+    Access {
+        request_id: id.clone(),
+        origin: Origin::Mqtt {
+            topic: "slm/edge-1/v1/chat/completions".into(),
+        },
+        action: "chat".into(),
+        decision: Verdict::Permit,
+        reason: None,
+        realm: text("dev"),
+        endpoint: text("slm"),
+        issuer: text("https://keycloak.test/realms/dev"),
+        subject: text("6b5e4a9c-3f43-4a5c-8a2f-0d5e6f7a8b9c"),
+        client: text("device-1"),
+        token_id: text("trrtcc:6f0c9f6e-6f0e-4a7e-9b0f-0c4f0e6f0c9f"),
+        scope: text("read"),
+        prompt_hash: Some("0".repeat(64)),
+        model_digest: Some("0".repeat(64)),
+        sampling: None,
+        prompt_tokens: Some(31),
+        attempt: None,
+    }
+}

@@ -1,0 +1,13 @@
+//! The whole daemon with the real model, a real broker and tokens of its own issuer.
+//!
+//! One binary, because each links the model runtime anew. [`support`] starts and stops things;
+//! the other modules are one subject each. Run one with `cargo test --test system crash`.
+
+// A test binary exports nothing: `pub` is between its own modules.
+#![allow(unreachable_pub)]
+
+mod cli;
+mod crash;
+mod http;
+mod secrets;
+mod support;

@@ -1,0 +1,47 @@
+//! What every system test needs: a token issuer, the daemon, a broker, clients.
+//!
+//! Nothing here is a mock, every wait is bounded, and what is missing on the machine fails the
+//! test with the command that installs it. Tokens and prompts that pass through here are noted
+//! for `secrets`, which looks for them in the daemons' logs.
+
+// Each subject uses its own part of the toolbox.
+#![allow(dead_code, unused_imports)]
+
+mod daemon;
+mod http;
+mod issuer;
+mod mqtt;
+mod python;
+pub mod secrets;
+mod wait;
+
+pub use daemon::{Daemon, Setup};
+pub use http::{Exchange, Response, http, send};
+pub use issuer::{Issuer, claims};
+pub use mqtt::{Message, Mosquitto, Publish, Subscriber};
+pub use python::python;
+pub use wait::{run, within};
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The build folder, where the model, the logs and the Python clients are.
+pub fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// A body for `POST /v1/chat/completions` with greedy sampling.
+pub fn chat(prompt: &str, max_tokens: u32, stream: bool) -> String {
+    serde_json::json!({
+        "model": "slm",
+        "messages": [{"role": "user", "content": prompt}],
+        "max_completion_tokens": max_tokens,
+        "temperature": 0,
+        "stream": stream,
+    })
+    .to_string()
+}

@@ -1,0 +1,424 @@
+//! The rules of the house that no compiler checks: layers, headers, lengths, proofs of `expect`.
+//!
+//! Each rule is a function from a file to complaints, tried below on sources that break it.
+
+// A test binary exports nothing: `pub` is between its own modules.
+#![allow(unreachable_pub)]
+
+#[path = "tidy/source.rs"]
+mod source;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use source::{Source, blank, is_word, item_end, test_modules, words};
+
+/// From the bottom. A module imports only from the layers before its own.
+const LAYERS: &[&[&str]] = &[
+    &["identity", "json", "reason", "secret", "shutdown", "time"],
+    &["link", "prompt", "systemd"],
+    &["telemetry"],
+    &["auth", "store", "wire"],
+    &["audit", "quota"],
+    &["catalog"],
+    &["engine", "keysync"],
+    &["admission"],
+    &["transport"],
+    &["config"],
+    &["daemon"],
+    &["cli"],
+];
+
+/// Crates with sharp edges, and the one module that knows them.
+const KEEPERS: &[(&str, &str)] = &[("rumqttc", "link"), ("sled", "store")];
+
+/// What the repository's root holds.
+const ROOT: &[&str] = &[
+    ".ci",
+    ".gitignore",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "clippy.toml",
+    "cross",
+    "deny.toml",
+    "deploy",
+    "models",
+    "rust-toolchain.toml",
+    "src",
+    "systemd",
+    "tests",
+];
+
+const MAX_FILE: usize = 600;
+const MAX_FUNCTION: usize = 60;
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+fn layering(source: &Source) -> Vec<String> {
+    let Some(module) = source.module() else {
+        return Vec::new();
+    };
+    let Some(own) = layer(module) else {
+        return vec![format!(
+            "{}: `{module}` is in no layer of tests/tidy.rs",
+            source.path
+        )];
+    };
+    imports(source)
+        .into_iter()
+        .filter(|(_, name)| name != module)
+        .filter_map(|(at, name)| {
+            let other = layer(&name)?;
+            let what = format!("`{module}` is below or beside `{name}` and can't import it");
+            (other >= own).then(|| source.complain(at, &what))
+        })
+        .collect()
+}
+
+/// Every mention of a top-level module: `crate::a`, `crate::{a, b::c}`, and `super::a` where that
+/// is the same.
+fn imports(source: &Source) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let roots: &[&str] = if source.is_module_root() {
+        &["crate", "super"]
+    } else {
+        &["crate"]
+    };
+    for (at, word) in words(&source.code) {
+        if !roots.contains(&word) {
+            continue;
+        }
+        let Some(rest) = source.code[at + word.len()..]
+            .trim_start()
+            .strip_prefix("::")
+        else {
+            continue;
+        };
+        match rest.trim_start().strip_prefix('{') {
+            Some(group) => found.extend(heads(group).into_iter().map(|name| (at, name))),
+            None => found.extend(words(rest).next().map(|(_, name)| (at, name.to_owned()))),
+        }
+    }
+    found
+}
+
+/// The first words of a use group's members: `a, b::{c, d}}` gives a and b.
+fn heads(group: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut expect = true;
+    let mut names = Vec::new();
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => expect = true,
+            c if is_word(c) && expect => {
+                names.extend(words(&group[at..]).next().map(|(_, name)| name.to_owned()));
+                expect = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+fn keepers(source: &Source) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (name, keeper) in KEEPERS {
+        if source.module() == Some(keeper) {
+            continue;
+        }
+        for (at, _) in words(&source.code).filter(|(_, word)| word == name) {
+            complaints.push(source.complain(at, &format!("only `{keeper}` names {name}")));
+        }
+    }
+    complaints
+}
+
+fn header(source: &Source) -> Vec<String> {
+    let opens = source.text.starts_with("//! ");
+    let complaint = || source.complain(0, "doesn't open with a `//!` that says what it owns");
+    (!opens).then(complaint).into_iter().collect()
+}
+
+fn file_length(source: &Source) -> Vec<String> {
+    let lines = source.text.lines().count();
+    let complaint = || source.complain(0, &format!("{lines} lines, more than {MAX_FILE}"));
+    (lines > MAX_FILE).then(complaint).into_iter().collect()
+}
+
+fn function_lengths(source: &Source) -> Vec<String> {
+    let code = &source.code;
+    let mut complaints = Vec::new();
+    for (at, _) in words(code).filter(|(_, word)| *word == "fn") {
+        let is_item = code[at + 2..].trim_start().starts_with(is_word);
+        if source.is_test(at) || !is_item {
+            continue;
+        }
+        let lines = code[at..item_end(code, at)].lines().count();
+        if lines > MAX_FUNCTION {
+            let what = format!("a function of {lines} lines, more than {MAX_FUNCTION}");
+            complaints.push(source.complain(at, &what));
+        }
+    }
+    complaints
+}
+
+fn proofs(source: &Source) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (at, word) in words(&source.code) {
+        let call = word == "unwrap" || word == "expect";
+        if call && source.code[..at].ends_with('.') && !source.is_test(at) && !proven(source, at) {
+            let what = format!("`{word}` without an INVARIANT comment just above");
+            complaints.push(source.complain(at, &what));
+        }
+    }
+    complaints
+}
+
+/// Whether the statement, or the argument, around `at` stands right under an INVARIANT comment.
+fn proven(source: &Source, at: usize) -> bool {
+    let line = source.code[..at].matches('\n').count();
+    let text: Vec<&str> = source.text.lines().collect();
+    let code: Vec<&str> = source.code.lines().collect();
+    for above in (0..line).rev() {
+        let comment = text[above].trim_start().starts_with("//");
+        if comment {
+            let block = text[..=above].iter().rev();
+            return block
+                .take_while(|line| line.trim_start().starts_with("//"))
+                .any(|line| line.contains("INVARIANT:"));
+        }
+        let end = code[above].trim_end();
+        if end.is_empty() || end.ends_with([';', '{', '}']) {
+            return false;
+        }
+    }
+    false
+}
+
+/// Machines have paths of their own; the project has none of them.
+fn machine_paths(path: &str, text: &str) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for folder in ["work", "farm", "root"] {
+        let needle = format!("/{folder}/");
+        for (at, _) in text.match_indices(&needle) {
+            let before = text[..at].chars().next_back();
+            let absolute = before.is_none_or(|c| !(is_word(c) || "./-}*".contains(c)));
+            if absolute {
+                let line = text[..at].matches('\n').count() + 1;
+                complaints.push(format!("{path}:{line}: a machine's own path {needle}"));
+            }
+        }
+    }
+    complaints
+}
+
+fn strangers<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let tops: BTreeSet<&str> = paths.filter_map(|path| path.split('/').next()).collect();
+    tops.into_iter()
+        .filter(|top| !ROOT.contains(top))
+        .map(|top| format!("{top}: the root doesn't hold this; see ROOT in tests/tidy.rs"))
+        .collect()
+}
+
+/// What git knows or would take in: built and ignored files are nobody's concern.
+fn files() -> Vec<String> {
+    let output = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("git runs");
+    assert!(output.status.success(), "tidy looks at a git work tree");
+    let list = String::from_utf8(output.stdout).expect("paths are UTF-8");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let there = list.lines().filter(|path| here.join(path).is_file());
+    there.map(str::to_owned).collect()
+}
+
+fn read(path: &str) -> String {
+    let bytes = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("git lists it");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn sources(folder: &str) -> Vec<Source> {
+    let rust = |path: &String| path.starts_with(folder) && path.ends_with(".rs");
+    let paths = files().into_iter().filter(rust);
+    paths.map(|path| Source::new(&path, &read(&path))).collect()
+}
+
+#[track_caller]
+fn none(complaints: &[String]) {
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn sources_keep_the_rules() {
+    let sources = sources("src/");
+    assert!(sources.len() > LAYERS.len(), "the sources weren't found");
+    let tests: Vec<String> = sources.iter().flat_map(test_modules).collect();
+    let is_test = |source: &Source| {
+        let path = source.path.trim_end_matches(".rs");
+        tests
+            .iter()
+            .any(|t| path == t || path.starts_with(&format!("{t}/")))
+    };
+    let mut complaints = Vec::new();
+    for source in &sources {
+        for rule in [layering, keepers, header, file_length] {
+            complaints.extend(rule(source));
+        }
+        if !is_test(source) {
+            complaints.extend(function_lengths(source));
+            complaints.extend(proofs(source));
+        }
+    }
+    none(&complaints);
+}
+
+#[test]
+fn tests_have_headers_and_lengths() {
+    let sources = sources("tests/");
+    let rules = |source| [header(source), file_length(source)].concat();
+    none(&sources.iter().flat_map(rules).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_repository_holds_what_it_should() {
+    let files = files();
+    let mut complaints = strangers(files.iter().map(String::as_str));
+    for path in files.iter().filter(|path| *path != "Cargo.lock") {
+        complaints.extend(machine_paths(path, &read(path)));
+    }
+    none(&complaints);
+}
+
+#[test]
+fn a_crossed_layer_is_found() {
+    let crossed = |path: &str, text: &str| layering(&Source::new(path, text)).len();
+    assert_eq!(
+        crossed("src/auth/decide.rs", "use crate::admission::Admission;"),
+        1
+    );
+    assert_eq!(
+        crossed(
+            "src/auth.rs",
+            "use crate::{prompt, engine::{self, Model}, wire};"
+        ),
+        2
+    );
+    assert_eq!(crossed("src/auth/mod.rs", "use super::daemon;"), 1);
+    assert_eq!(
+        crossed("src/quota.rs", "fn f() { crate::audit::open() }"),
+        1,
+        "beside"
+    );
+    assert_eq!(crossed("src/newcomer.rs", ""), 1);
+    assert_eq!(
+        crossed(
+            "src/auth/decide.rs",
+            "use crate::prompt::Request; use super::cli;"
+        ),
+        0
+    );
+    assert_eq!(
+        crossed(
+            "src/auth/a.rs",
+            "// crate::cli\nconst A: &str = \"crate::cli\";"
+        ),
+        0
+    );
+    assert_eq!(
+        crossed(
+            "src/engine/a.rs",
+            "use crate::{catalog::Bundle, engine::ops};"
+        ),
+        0
+    );
+    assert_eq!(crossed("src/lib.rs", "pub use crate::cli::main;"), 0);
+}
+
+#[test]
+fn other_broken_rules_are_found() {
+    let broken = |rule: fn(&Source) -> Vec<String>, text: &str| {
+        rule(&Source::new("src/auth.rs", text)).len()
+    };
+    assert_eq!(broken(keepers, "use sled::Db; use rumqttc as mqtt;"), 2);
+    assert_eq!(
+        broken(keepers, "// sled\nlet unsled = crate::store::open();"),
+        0
+    );
+    assert_eq!(broken(header, "use std::fmt;"), 1);
+    assert_eq!(broken(file_length, &"\n".repeat(MAX_FILE + 1)), 1);
+    let long = format!(
+        "fn f(a: [u8; 4]) {{\n{}}}\nfn g() {{}}",
+        "a();\n".repeat(MAX_FUNCTION)
+    );
+    assert_eq!(broken(function_lengths, &long), 1);
+    assert_eq!(
+        broken(
+            function_lengths,
+            &format!("#[cfg(test)]\nmod tests {{ {long} }}")
+        ),
+        0
+    );
+    assert_eq!(broken(function_lengths, &long.replacen("a();\n", "", 2)), 0);
+    assert_eq!(
+        strangers(["src/lib.rs", "junk/a", "TODO"].into_iter()).len(),
+        2
+    );
+    let path = ["", "root", "x"].join("/");
+    assert_eq!(
+        machine_paths("a", &format!("cat {path} $(pwd){path} a{path}")).len(),
+        2
+    );
+}
+
+#[test]
+fn an_unproven_expect_is_found() {
+    let unproven = |text: &str| proofs(&Source::new("src/a.rs", text)).len();
+    assert_eq!(unproven("fn f() {\n    a.unwrap();\n}"), 1);
+    assert_eq!(unproven("// some comment\na.expect(\"b\");"), 1);
+    assert_eq!(
+        unproven("// INVARIANT: a is set.\nlet c = 1;\na.expect(\"b\");"),
+        1
+    );
+    assert_eq!(
+        unproven("// INVARIANT: a is set\n// since f.\nlet c = a\n    .expect(\"b\");"),
+        0
+    );
+    assert_eq!(
+        unproven("#[expect(unused)]\nlet a = b.unwrap_or(1); // .unwrap()"),
+        0
+    );
+    assert_eq!(
+        unproven("#[cfg(test)]\nmod tests {\n    fn f() { a.unwrap() }\n}"),
+        0
+    );
+    assert_eq!(
+        unproven("#[cfg(test)]\nmod tests;\nfn f() { a.unwrap() }"),
+        1
+    );
+}
+
+#[test]
+fn blanking_keeps_code_and_places() {
+    let text =
+        r##"let a = 'x'; let b = '\''; f::<'a>(r#"c"d"#, b"e\"", "//"); /* g /* h */ i */ j // k"##;
+    let code = blank(text);
+    assert_eq!(code.len(), text.len());
+    let left: Vec<&str> = words(&code).map(|(_, word)| word).collect();
+    assert_eq!(left, ["let", "a", "let", "b", "f", "a", "b", "j"]);
+    let modules = test_modules(&Source::new("src/a.rs", "#[cfg(test)]\nmod tests;\nmod b;"));
+    assert_eq!(modules, ["src/a/tests"]);
+}
