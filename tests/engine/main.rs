@@ -1,9 +1,6 @@
 //! The model on the real weights: what must not depend on batch or threads, and what is refused.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests may panic as tests do"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod damage;
 mod precision;
