@@ -1,7 +1,6 @@
 //! The state folder against sudden death: a child process that appends permits is killed at
 //! random moments, and nothing that it acknowledged is lost. And against a full disk.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
 use std::io::{BufRead, BufReader};
