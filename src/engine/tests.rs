@@ -359,6 +359,7 @@ fn the_real_model_knows_the_capital() {
         threads: 0,
         context: 512,
         queue: 1,
+        kernels: None,
     };
     let engine = Engine::start(vec![bundle], settings, &mut Registry::default()).unwrap();
     let message = |role, text: &str| Message {
