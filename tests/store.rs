@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use slmd::store::Store;
 const FOLDER: &str = "SLMD_CRASH_FOLDER";
 
 const ROUNDS: usize = 20;
+/// How long a child may take to write its first record.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Permits with their inbox entries, from two threads, until somebody kills the process.
 /// Does nothing when run as a test by itself.
@@ -72,19 +75,22 @@ fn run_and_kill(folder: &Path, round: usize) -> Vec<(u64, String)> {
         .spawn()
         .unwrap();
     let output = BufReader::new(child.stdout.take().unwrap());
+    let (wrote, written) = mpsc::channel();
     let reader = thread::spawn(move || {
         let lines = output.lines().map_while(Result::ok);
         let acks = lines.filter_map(|line| {
             let (index, id) = line.strip_prefix("ack ")?.split_once(' ')?;
             // The kill can cut the last line short.
             let whole = id.len() == "req_".len() + 32;
+            let _ = wrote.send(());
             whole.then(|| Some((index.parse().ok()?, id.to_owned())))?
         });
         acks.collect::<Vec<_>>()
     });
-    let jitter = u64::from(random::<1>()[0]);
-    let least = if round < ROUNDS / 4 { 0 } else { 250 };
-    thread::sleep(Duration::from_millis(least + jitter));
+    if round >= ROUNDS / 4 {
+        written.recv_timeout(PATIENCE).unwrap();
+    }
+    thread::sleep(Duration::from_millis(random::<1>()[0].into()));
     child.kill().unwrap();
     child.wait().unwrap();
     reader.join().unwrap()

@@ -8,12 +8,13 @@ import os
 import queue
 import sys
 
+import noted
 import paho.mqtt.client as mqtt
 
 PATIENCE = 120
 TOKEN = os.environ["SLMD_TOKEN"]
 EXPIRED = os.environ["SLMD_EXPIRED_TOKEN"]
-MESSAGES = [{"role": "user", "content": "Name three colours of the rainbow, please."}]
+MESSAGES = noted.messages([{"role": "user", "content": "Name three colours of the rainbow, please."}])
 ASK = {"model": "slm", "messages": MESSAGES, "max_completion_tokens": 16, "temperature": 0}
 
 

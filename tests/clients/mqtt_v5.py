@@ -9,6 +9,7 @@ import os
 import queue
 import sys
 
+import noted
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -17,7 +18,7 @@ PATIENCE = 120
 REQUESTS = "slm/edge-1/v1/chat/completions"
 REPLIES = "slm/edge-1/reply/device-1"
 TOKEN = os.environ["SLMD_TOKEN"]
-MESSAGES = [{"role": "user", "content": "Name three colours of the rainbow, please."}]
+MESSAGES = noted.messages([{"role": "user", "content": "Name three colours of the rainbow, please."}])
 ASK = {"model": "slm", "messages": MESSAGES, "max_completion_tokens": 16, "temperature": 0}
 
 
