@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 
-MESSAGES = [{"role": "user", "content": "Name three colours of the rainbow, please."}]
+MESSAGES = noted.messages([{"role": "user", "content": "Name three colours of the rainbow, please."}])
 ASK = {"model": "slm", "messages": MESSAGES, "max_completion_tokens": 4, "temperature": 0}
 
 
