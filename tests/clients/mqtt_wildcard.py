@@ -9,6 +9,8 @@ import os
 import socket
 import sys
 
+import noted
+
 MESSAGES = noted.messages([{"role": "user", "content": "Name three colours of the rainbow, please."}])
 ASK = {"model": "slm", "messages": MESSAGES, "max_completion_tokens": 4, "temperature": 0}
 
