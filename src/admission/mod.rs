@@ -155,7 +155,7 @@ impl Admission {
     }
 
     /// Records a request that was refused before it could be decided.
-    pub async fn refuse_unread(&self, origin: Origin, id: &RequestId, refusal: &Refusal) {
+    pub fn refuse_unread(&self, origin: Origin, id: &RequestId, refusal: &Refusal) {
         self.0
             .metrics
             .decided(origin.transport(), Err(refusal.reason));

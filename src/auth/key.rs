@@ -108,7 +108,7 @@ fn text<'m>(entry: &'m Map<String, Value>, name: &str) -> Result<Option<&'m str>
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     /// RFC 7515 appendix A.3.
-    fn p256() -> Value {
+    pub(in crate::auth) fn p256() -> Value {
         json!({
             "kid": "p256", "kty": "EC", "crv": "P-256",
             "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
@@ -140,14 +140,14 @@ mod tests {
     }
 
     /// RFC 8037 appendix A.2.
-    fn ed25519() -> Value {
+    pub(in crate::auth) fn ed25519() -> Value {
         json!({
             "kid": "ed", "kty": "OKP", "crv": "Ed25519",
             "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
         })
     }
 
-    fn with(mut key: Value, name: &str, value: Value) -> Value {
+    pub(in crate::auth) fn with(mut key: Value, name: &str, value: Value) -> Value {
         key[name] = value;
         key
     }

@@ -143,29 +143,8 @@ fn refuse_duplicates(entries: &[Map<String, Value>]) -> Result<(), KeySetError> 
 mod tests {
     use serde_json::json;
 
+    use super::super::key::tests::{ed25519, p256, with};
     use super::*;
-
-    /// RFC 7515 appendix A.3.
-    fn p256() -> Value {
-        json!({
-            "kid": "p256", "kty": "EC", "crv": "P-256",
-            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
-            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"
-        })
-    }
-
-    /// RFC 8037 appendix A.2.
-    fn ed25519() -> Value {
-        json!({
-            "kid": "ed", "kty": "OKP", "crv": "Ed25519",
-            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
-        })
-    }
-
-    fn with(mut key: Value, name: &str, value: Value) -> Value {
-        key[name] = value;
-        key
-    }
 
     fn parse(keys: &[Value]) -> Result<KeySet, KeySetError> {
         KeySet::parse(json!({ "keys": keys }).to_string().as_bytes())

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::hex;
 use crate::json;
 
 /// The version of the bundle format that this build reads and writes.
@@ -116,17 +117,6 @@ impl Manifest {
         }
         Ok(())
     }
-}
-
-/// Lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string never fails.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn sorted_files() -> impl Iterator<Item = &'static str> {

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
+use crate::identity::hex;
+
 pub use manifest::{
-    Architecture, FILES, FORMAT, FileEntry, GRAPH, LAYOUT, Manifest, Source, WEIGHTS, hex,
+    Architecture, FILES, FORMAT, FileEntry, GRAPH, LAYOUT, Manifest, Source, WEIGHTS,
 };
 
 /// The manifest's name inside of a bundle.

@@ -20,8 +20,9 @@ use super::ops::{Extent, MatrixSpec};
 use super::tokenizer;
 use crate::catalog::{
     Architecture, Bundle, BundleError, FORMAT, FileEntry, GRAPH, LAYOUT, MANIFEST, Manifest,
-    Source, WEIGHTS, hash_file, hex, is_name,
+    Source, WEIGHTS, hash_file, is_name,
 };
+use crate::identity::hex;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {

@@ -50,9 +50,7 @@ impl Service for Public {
             Ok(response) => response,
             Err(refused) => {
                 if !refused.recorded {
-                    self.admission
-                        .refuse_unread(origin, &id, &refused.refusal)
-                        .await;
+                    self.admission.refuse_unread(origin, &id, &refused.refusal);
                 }
                 refused.into_response()
             }
@@ -66,9 +64,7 @@ impl Service for Public {
 
     async fn turned_away(&self, peer: Peer, refusal: &Refusal) {
         let id = RequestId::random();
-        self.admission
-            .refuse_unread(origin(peer), &id, refusal)
-            .await;
+        self.admission.refuse_unread(origin(peer), &id, refusal);
         self.metrics.answered("other", refusal.status());
     }
 }

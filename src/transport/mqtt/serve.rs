@@ -83,7 +83,7 @@ pub(super) async fn cancel(context: Arc<Context>, origin: Origin, parsed: Result
         Ok(cancel) => cancel,
         Err(refusal) => {
             let id = RequestId::random();
-            return admission.refuse_unread(origin, &id, &refusal).await;
+            return admission.refuse_unread(origin, &id, &refusal);
         }
     };
     match admission.cancel(credential, &correlation, request).await {
@@ -189,7 +189,7 @@ impl Context {
             refusal,
             reply,
         } = *unread;
-        self.admission.refuse_unread(origin, &id, &refusal).await;
+        self.admission.refuse_unread(origin, &id, &refusal);
         self.metrics.request(refusal.status());
         match reply.filter(|reply| self.may_tell(reply)) {
             Some(reply) => self.refuse(&refusal, &id, &reply).await,
