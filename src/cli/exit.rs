@@ -30,8 +30,10 @@ impl Exit {
         match self {
             Exit::Failed => "the command failed",
             Exit::Usage => "the command line is wrong",
-            Exit::Refused => "the daemon refused (no token, not allowed, busy, not ready)",
-            Exit::Unreachable => "the daemon can't be reached",
+            Exit::Refused => {
+                "the daemon or Keycloak refused (no token, not allowed, busy, not ready)"
+            }
+            Exit::Unreachable => "the daemon or Keycloak can't be reached",
             Exit::BadConfig => "the configuration is wrong",
             Exit::Interrupted => "interrupted (Ctrl-C)",
         }

@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod exit;
 mod keys;
+mod login;
 mod model;
 mod offline;
 mod output;
@@ -30,7 +31,7 @@ Examples:
   slmd demo                                   everything once, in a throw-away folder
   slmd config check                           all mistakes of the configuration at once
   slmd keys pin dev jwks.json                 trust a Keycloak realm's keys
-  slmd ask --token-file token 'Why is the sky blue?'
+  slmd login && slmd ask 'Why is the sky blue?'
   slmd audit tail -f                          watch every decision
 
 ";
@@ -69,6 +70,8 @@ enum Command {
     /// Run the daemon in the foreground (systemd does this).
     Run,
     Ask(Box<ask::Ask>),
+    Login(login::Login),
+    Logout(login::Logout),
     Status(status::Status),
     #[command(subcommand)]
     Model(model::Model),
@@ -99,6 +102,8 @@ impl Command {
         match self {
             Command::Run => run::run(global),
             Command::Ask(command) => command.execute(global),
+            Command::Login(command) => command.execute(global),
+            Command::Logout(command) => command.execute(global),
             Command::Status(command) => command.execute(global),
             Command::Model(command) => command.execute(global),
             Command::Keys(command) => command.execute(global),

@@ -3,6 +3,7 @@
 //! [`read`] goes over the parsed file and collects problems, [`value`] knows the kinds of values,
 //! [`sections`] and [`realm`] are the schema with its defaults, [`show`] writes it back.
 
+mod login;
 mod read;
 mod realm;
 mod sections;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+pub use self::login::Login;
 use self::read::{Problems, Section, place};
 use crate::{admission, audit, auth, engine, identity, transport};
 
@@ -43,6 +45,7 @@ pub struct Config {
     pub admission: admission::Settings,
     pub audit: audit::Settings,
     pub realms: Vec<RealmConfig>,
+    pub login: Login,
     /// What is usable, but not well.
     pub warnings: Vec<Problem>,
 }

@@ -9,7 +9,7 @@ use super::value::{
     broker, count, duration, kernels, log_filter, path, show_size, size, socket_path, text,
     topic_level,
 };
-use super::{Config, realm};
+use super::{Config, login, realm};
 use crate::identity::{Identity, host_name};
 use crate::secret::Secret;
 use crate::{admission, audit, engine, transport};
@@ -52,6 +52,7 @@ pub(super) fn config(root: &mut Section<'_>, warnings: &Problems<'_>) -> Option<
         admission,
         audit,
         realms,
+        login: root.section("login", login::login),
         warnings: Vec::new(),
     })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::value::{show_duration, show_kernels, show_size};
-use super::{Config, RealmConfig};
+use super::{Config, Login, RealmConfig};
 use crate::auth::{Endpoint, Policy};
 use crate::prompt::Scope;
 use crate::{admission, audit, engine, transport};
@@ -30,7 +30,18 @@ pub(super) fn show(config: &Config) -> Value {
         "realm".to_owned(),
         config.realms.iter().map(realm).collect(),
     );
+    if config.login != Login::default() {
+        root.insert("login".to_owned(), login(&config.login));
+    }
     Value::Object(root)
+}
+
+fn login(login: &Login) -> Value {
+    sparse(json!({
+        "issuer": login.issuer,
+        "client_id": login.client_id,
+        "ca_file": login.ca_file,
+    }))
 }
 
 fn http(settings: &transport::http::Settings) -> Value {
