@@ -7,11 +7,13 @@ use clap::Args;
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-use super::client::{Answer, Client};
+use super::client::{Answer, Client, Shown};
 use super::exit::{Done, Exit, Failure};
-use super::{Global, output};
+use super::login::Session;
+use super::{Global, input, output};
 use crate::config::Config;
 use crate::secret::Secret;
+use crate::time::now;
 
 const DEFAULT_SOCKET: &str = "/run/slmd/slmd.sock";
 pub(super) const CHAT: &str = "/v1/chat/completions";
@@ -22,10 +24,12 @@ const MAX_PROMPT: u64 = 16 << 20;
 /// Ask the model and print the answer as it is generated; Ctrl-C stops it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The token is a Keycloak access token. It comes from --token-file, SLMD_TOKEN_FILE or SLMD_TOKEN,
-never from the command line, where other users could see it.
+The token is a Keycloak access token. It comes from --token-file, SLMD_TOKEN_FILE, SLMD_TOKEN or
+the login that slmd login saved, never from the command line, where other users could see it. A
+saved login is prolonged when less than a minute is left and there is a connection.
 
 Examples:
+  slmd login && slmd ask 'Why is the sky blue?'
   slmd ask --token-file token 'Why is the sky blue?'
   slmd ask --system 'Answer in one word.' 'Capital of France?'
   journalctl -n 20 | SLMD_TOKEN=\"$token\" slmd ask 'What went wrong here?' -
@@ -66,10 +70,10 @@ fn temperature(text: &str) -> Result<f32, String> {
 impl Ask {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let prompt = self.prompt()?;
-        let token = self.token()?;
         let body = self.body(&prompt, !global.json).to_string().into_bytes();
         let client = Client::new(self.socket(global));
-        let answer = client.send(Method::POST, CHAT, token.as_ref(), body)?;
+        let shown = self.shown(&client)?;
+        let answer = client.send(Method::POST, CHAT, &shown, body)?;
         if global.json {
             return output::show(global, &answer.json()?);
         }
@@ -104,6 +108,26 @@ impl Ask {
     }
 
     /// Without a token the daemon decides, and says what to do.
+    fn shown(&self, client: &Client) -> Result<Shown, Failure> {
+        if let Some(token) = self.token()? {
+            return Ok(Shown::Bearer(token));
+        }
+        let Some(Session { token, key }) = Session::open()? else {
+            return Ok(Shown::Nothing);
+        };
+        let Some(key) = key else {
+            return Ok(Shown::Bearer(token));
+        };
+        // The target names the device, not the socket, so that a proof is of no use elsewhere.
+        let told = client.tell("/readyz?verbose")?;
+        let device = told["device"].as_str().ok_or_else(|| {
+            Failure::failed("the daemon doesn't tell its device's name, which the proof needs")
+        })?;
+        let target = format!("http://{device}{CHAT}");
+        let proof = key.proof(&target, Some(&token), None, now())?;
+        Ok(Shown::Dpop { token, proof })
+    }
+
     fn token(&self) -> Result<Option<Secret<String>>, Failure> {
         let token = match &self.token_file {
             Some(file) => Some(read_token(file)?),
@@ -141,15 +165,8 @@ impl Ask {
 }
 
 fn read_token(file: &Path) -> Result<String, Failure> {
-    let read = || {
-        let mut token = String::new();
-        let file = std::fs::File::open(file)?;
-        file.take(MAX_TOKEN).read_to_string(&mut token)?;
-        Ok(token)
-    };
-    read().map_err(|error: std::io::Error| {
-        Failure::failed(format!("token file {}: {error}", file.display()))
-    })
+    let token = String::from_utf8(input::read(file, MAX_TOKEN)?);
+    token.map_err(|_| Failure::failed(format!("token file {} isn't text", file.display())))
 }
 
 /// Hands on the text of a stream of server-sent events as it comes; returns its finish reason.

@@ -29,6 +29,18 @@ pub(super) struct Client {
     agent: Agent,
 }
 
+/// What a request shows of its sender.
+#[derive(Debug)]
+pub(super) enum Shown {
+    Nothing,
+    Bearer(Secret<String>),
+    /// RFC 9449 section 7.1.
+    Dpop {
+        token: Secret<String>,
+        proof: Secret<String>,
+    },
+}
+
 /// An answer whose status was good and whose body is still to come.
 pub(super) struct Answer(Response<Body>);
 
@@ -55,17 +67,38 @@ impl Client {
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Answer, Problem> {
-        self.send(Method::GET, path, None, Vec::new())
+        self.send(Method::GET, path, &Shown::Nothing, Vec::new())
     }
 
-    /// Sends `body` as JSON, with a bearer token where there is one.
+    /// An answer in JSON, whatever its status: `/readyz` tells even when it says no.
+    pub(super) fn tell(&self, path: &str) -> Result<Value, Problem> {
+        let response = self.exchange(Method::GET, path, &Shown::Nothing, Vec::new())?;
+        Answer(response).json().map_err(Problem::Other)
+    }
+
+    /// Sends `body` as JSON, with what is shown of the sender.
     pub(super) fn send(
         &self,
         method: Method,
         path: &str,
-        token: Option<&Secret<String>>,
+        shown: &Shown,
         body: Vec<u8>,
     ) -> Result<Answer, Problem> {
+        let response = self.exchange(method, path, shown, body)?;
+        if response.status().is_success() {
+            Ok(Answer(response))
+        } else {
+            Err(Problem::Other(refused(response)))
+        }
+    }
+
+    fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        shown: &Shown,
+        body: Vec<u8>,
+    ) -> Result<Response<Body>, Problem> {
         let failed = |error: String| Problem::Other(Failure::failed(error));
         let mut request = Request::builder()
             .method(method)
@@ -73,18 +106,21 @@ impl Client {
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {}", token.expose()));
+        match shown {
+            Shown::Nothing => {}
+            Shown::Bearer(token) => {
+                request = request.header("authorization", format!("Bearer {}", token.expose()));
+            }
+            Shown::Dpop { token, proof } => {
+                request = request
+                    .header("authorization", format!("DPoP {}", token.expose()))
+                    .header("dpop", proof.expose());
+            }
         }
         let request = request.body(body).map_err(|_| {
             failed("the token can't be sent in a header; check its file".to_owned())
         })?;
-        let response = self.agent.run(request).map_err(|e| self.unreachable(e))?;
-        if response.status().is_success() {
-            Ok(Answer(response))
-        } else {
-            Err(Problem::Other(refused(response)))
-        }
+        self.agent.run(request).map_err(|e| self.unreachable(e))
     }
 
     fn unreachable(&self, error: ureq::Error) -> Problem {

@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod demo;
 mod exit;
+mod input;
 mod keys;
 mod login;
 mod model;

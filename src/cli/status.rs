@@ -4,10 +4,12 @@ use clap::Args;
 use serde_json::Value;
 use ureq::http::Method;
 
+use super::client::Shown;
 use super::exit::Done;
 use super::{Global, output};
 
-/// Show the daemon's health: readiness, realms and their keys, queue, broker, audit.
+/// Show the daemon's health: readiness, clock, realms with their keys and deny-lists, queue, broker,
+/// audit. What needs somebody's action comes last, each line with a `!`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  slmd status\n  slmd status --json | jq .ready")]
 pub(super) struct Status {}
@@ -34,7 +36,7 @@ impl Status {
 impl Reload {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let admin = global.admin()?;
-        let reloaded = admin.send(Method::POST, "/reload", None, Vec::new())?;
+        let reloaded = admin.send(Method::POST, "/reload", &Shown::Nothing, Vec::new())?;
         output::show(global, &reloaded.json()?)
     }
 }
@@ -58,7 +60,11 @@ fn human(status: &Value) -> Vec<String> {
             text(&status["device"]),
             span(&status["uptime_seconds"])
         ),
-        format!("clock: {}, {synchronised}", text(&clock["now"])),
+        format!(
+            "clock: {}, {synchronised}; never before {}",
+            text(&clock["now"]),
+            text(&clock["floor"])
+        ),
         format!(
             "engine: {} running, {} waiting",
             status["engine"]["running"], status["engine"]["waiting"]
@@ -66,12 +72,57 @@ fn human(status: &Value) -> Vec<String> {
         format!("mqtt: {}", mqtt(&status["mqtt"])),
         format!("audit: next record {}", status["audit"]["next_index"]),
     ];
+    for (realm, floor) in clock["realm_floors"].as_object().into_iter().flatten() {
+        let realm = output::printable(realm);
+        lines.push(format!("  tokens of {realm}: never before {}", text(floor)));
+    }
     // Decisions never go back before the floor.
     let now = text(&clock["now"]).max(text(&clock["floor"]));
+    let mut actions = Vec::new();
+    if synchronised != "synchronised" {
+        actions.push("the clock isn't synchronised; check this machine's time source".to_owned());
+    }
     for realm in status["realms"].as_array().into_iter().flatten() {
         push_realm(&mut lines, realm, &now);
+        push_actions(&mut actions, realm, &now);
     }
+    lines.extend(actions.iter().map(|action| format!("! {action}")));
     lines
+}
+
+/// What only a person can mend.
+fn push_actions(actions: &mut Vec<String>, realm: &Value, now: &str) {
+    let name = text(&realm["name"]);
+    if realm["keys"].as_array().is_none_or(Vec::is_empty) {
+        actions.push(format!(
+            "realm {name} has no keys: every token is refused; run slmd keys pin {name} FILE"
+        ));
+    }
+    if let Some(fingerprint) = realm["held"]["fingerprint"].as_str() {
+        actions.push(format!(
+            "realm {name}: Keycloak serves keys that share none with the pinned ones ({}); if that \
+             is meant, run slmd keys pin {name} --fetch",
+            output::printable(fingerprint)
+        ));
+    }
+    if let Some(problem) = realm["deny_list"]["problem"].as_str() {
+        actions.push(format!(
+            "realm {name}: the new deny-list isn't used, the old one stays: {}",
+            output::printable(problem)
+        ));
+    }
+    let stops = realm["scope_stops_at"].as_object().into_iter().flatten();
+    let stopped: Vec<&str> = stops
+        .filter(|(_, at)| at.as_str().is_some_and(|at| at <= now))
+        .map(|(scope, _)| scope.as_str())
+        .collect();
+    if !stopped.is_empty() {
+        let scopes = output::printable(&stopped.join(", "));
+        actions.push(format!(
+            "realm {name}: {scopes} stopped, because the keys are too old; run slmd keys refresh \
+             {name}, or pin them again"
+        ));
+    }
 }
 
 fn mqtt(status: &Value) -> String {
@@ -99,9 +150,8 @@ fn push_realm(lines: &mut Vec<String>, realm: &Value, now: &str) {
     }
     let keys = realm["keys"].as_array().map_or(&[][..], Vec::as_slice);
     if keys.is_empty() {
-        lines.push(format!(
-            "  no keys: every token is refused; run slmd keys pin {name} FILE"
-        ));
+        lines.push("  no keys".to_owned());
+        push_refresh(lines, realm);
         return;
     }
     for key in keys {
@@ -119,11 +169,34 @@ fn push_realm(lines: &mut Vec<String>, realm: &Value, now: &str) {
         let stops_at = text(stops_at);
         // Times of one format and zone: their order as text is their order.
         lines.push(if stops_at.as_str() <= now {
-            format!("  {scope} has stopped at {stops_at}: the keys are too old; pin them again")
+            format!("  {scope} has stopped at {stops_at}")
         } else {
             format!("  {scope} stops at {stops_at} unless the keys are confirmed")
         });
     }
+    push_refresh(lines, realm);
+    if let Some(entries) = realm["deny_list"]["entries"].as_u64() {
+        lines.push(format!("  deny-list: {entries} entries"));
+    }
+}
+
+/// Nothing where the realm's keys are only ever pinned by hand.
+fn push_refresh(lines: &mut Vec<String>, realm: &Value) {
+    let refresh = &realm["refresh"];
+    if refresh.is_null() {
+        return;
+    }
+    let outcome = match refresh["last_outcome"].as_str() {
+        Some(outcome) => format!(
+            "{} at {}",
+            output::printable(outcome),
+            text(&refresh["last_at"])
+        ),
+        None => "not yet".to_owned(),
+    };
+    let next = refresh["next_at"].as_str().map(output::printable);
+    let next = next.map(|at| format!(", next at {at}"));
+    lines.push(format!("  refresh: {outcome}{}", next.unwrap_or_default()));
 }
 
 fn text(value: &Value) -> String {
@@ -161,6 +234,7 @@ mod tests {
                 "now": "2026-01-01T00:00:00.000Z",
                 "floor": "2026-01-02T00:00:00.000Z",
                 "synchronised": false,
+                "realm_floors": {"dev": "2026-01-02T01:00:00.000Z"},
             },
             "engine": {"running": 1, "waiting": 2},
             "mqtt": {"connected": false, "problem": "refused\u{1b}", "reconnects": 3},
@@ -172,6 +246,13 @@ mod tests {
                     "endpoints": [{"client_id": "slm", "model": "small"}],
                     "keys": [{"kid": "a", "thumbprint": "t"}],
                     "keys_age_seconds": 90_000,
+                    "held": {"fingerprint": "f00d", "keys": []},
+                    "refresh": {
+                        "last_outcome": "held",
+                        "last_at": "2026-01-01T11:00:00.000Z",
+                        "next_at": "2026-01-01T11:15:00.000Z",
+                    },
+                    "deny_list": {"entries": 2, "problem": "line 1"},
                     "scope_stops_at": {
                         "read": "2026-01-03T00:00:00.000Z",
                         "write": "2026-01-01T12:00:00.000Z",
@@ -183,7 +264,8 @@ mod tests {
         let expected = "\
 not ready: draining
 slmd 1.2.3 on edge-1, up 1 h 1 min
-clock: 2026-01-01T00:00:00.000Z, not synchronised
+clock: 2026-01-01T00:00:00.000Z, not synchronised; never before 2026-01-02T00:00:00.000Z
+  tokens of dev: never before 2026-01-02T01:00:00.000Z
 engine: 1 running, 2 waiting
 mqtt: not connected, 3 reconnect(s): refused\u{fffd}
 audit: next record 9
@@ -192,9 +274,16 @@ realm dev: https://k/dev
   key t (kid a)
   keys confirmed 1 d 1 h ago
   read stops at 2026-01-03T00:00:00.000Z unless the keys are confirmed
-  write has stopped at 2026-01-01T12:00:00.000Z: the keys are too old; pin them again
+  write has stopped at 2026-01-01T12:00:00.000Z
+  refresh: held at 2026-01-01T11:00:00.000Z, next at 2026-01-01T11:15:00.000Z
+  deny-list: 2 entries
 realm prod: https://k/prod
-  no keys: every token is refused; run slmd keys pin prod FILE";
+  no keys
+! the clock isn't synchronised; check this machine's time source
+! realm dev: Keycloak serves keys that share none with the pinned ones (f00d); if that is meant, run slmd keys pin dev --fetch
+! realm dev: the new deny-list isn't used, the old one stays: line 1
+! realm dev: write stopped, because the keys are too old; run slmd keys refresh dev, or pin them again
+! realm prod has no keys: every token is refused; run slmd keys pin prod FILE";
         assert_eq!(human(&status).join("\n"), expected);
     }
 

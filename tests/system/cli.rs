@@ -51,7 +51,7 @@ fn help_documents_the_exit_codes() {
         assert!(help.contains(expected), "{help}");
     }
     for command in [
-        "ask", "status", "model", "keys", "audit", "config", "reload", "demo",
+        "ask", "login", "logout", "status", "model", "keys", "audit", "config", "reload", "demo",
     ] {
         assert_eq!(code(&bare(&[command, "--help"])), 0, "{command}");
     }

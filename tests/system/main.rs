@@ -12,6 +12,7 @@ mod crash;
 mod demo;
 mod http;
 mod install;
+mod login;
 mod mqtt;
 mod readme;
 mod secrets;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use ureq::http::Method;
 
-use super::super::client::Client;
+use super::super::client::{Client, Shown};
 use super::super::exit::{Done, Exit, Failure};
 use super::super::{ask, audit, output};
 use super::Demo;
@@ -88,10 +88,10 @@ impl<'a> Stage<'a> {
         step("A question over the local socket, streamed")?;
         say(&format!("  Q: {QUESTION}\n  A: "))?;
         let mut whole = String::new();
-        let token = Some(&self.token);
+        let token = Shown::Bearer(self.token.clone());
         let answer = self
             .public
-            .send(Method::POST, ask::CHAT, token, body().into_bytes())?;
+            .send(Method::POST, ask::CHAT, &token, body().into_bytes())?;
         ask::stream(answer, |piece| {
             whole.push_str(piece);
             output::piece(piece)
@@ -119,9 +119,12 @@ impl<'a> Stage<'a> {
 
     fn without_token(&self) -> Done {
         step("The same without a token")?;
-        let asked = self
-            .public
-            .send(Method::POST, ask::CHAT, None, body().into_bytes());
+        let asked = self.public.send(
+            Method::POST,
+            ask::CHAT,
+            &Shown::Nothing,
+            body().into_bytes(),
+        );
         let refused = match asked {
             Err(problem) => problem.into_failure(),
             Ok(_) => return Err(Failure::failed("a prompt without a token was answered")),

@@ -1,0 +1,176 @@
+//! `slmd keys pin`: a person decides which keys a realm's tokens are verified with.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+use ureq::http::Method;
+
+use super::super::client::{Problem, Shown};
+use super::super::exit::{Done, Exit, Failure};
+use super::super::{Global, offline, output};
+use super::{describe, line, lines, segment};
+use crate::auth::KeySet;
+use crate::cli::input;
+use crate::config::Config;
+use crate::time::now;
+
+/// Far above any realm's key set.
+const MAX_JWKS: u64 = 1 << 20;
+
+/// Trust exactly the keys in FILE, or those that Keycloak serves now, for REALM, from now on and
+/// across restarts.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+FILE is a JWKS, as Keycloak serves it. With --fetch the running daemon gets the set over HTTPS from
+the realm's jwks.uri, trusting only its ca_file, and holds it until you agree. Compare the
+thumbprints, or the set's fingerprint, with those of a second source before you confirm: whoever
+holds one of these keys can issue tokens for the realm.
+
+Examples:
+  slmd keys pin dev --fetch
+  slmd keys pin dev --fetch --fingerprint \"$fingerprint\"
+  curl -fsS https://keycloak.example/realms/dev/protocol/openid-connect/certs > dev.json
+  slmd keys pin dev dev.json")]
+pub(in crate::cli) struct Pin {
+    /// The realm's name in the configuration.
+    realm: String,
+    /// The key set (JWKS); `-` is standard input, which needs --yes.
+    #[arg(required_unless_present = "fetch", conflicts_with = "fetch")]
+    file: Option<PathBuf>,
+    /// Let the daemon fetch the set over HTTPS.
+    #[arg(long)]
+    fetch: bool,
+    /// Pin without asking if the fetched set has this fingerprint, and not otherwise.
+    #[arg(long, value_name = "F", requires = "fetch", conflicts_with = "yes")]
+    fingerprint: Option<String>,
+    /// Don't ask for confirmation.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Pin {
+    pub(super) fn execute(&self, global: &Global) -> Done {
+        match &self.file {
+            Some(file) => self.from_file(global, file),
+            None => self.fetched(global),
+        }
+    }
+
+    fn from_file(&self, global: &Global, file: &Path) -> Done {
+        let realm = &self.realm;
+        let jwks = input::read(file, MAX_JWKS)?;
+        let keys = KeySet::parse(&jwks)
+            .map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
+        let described: Value = keys.keys().iter().map(describe).collect();
+        if !self.yes {
+            confirm(realm, &lines(&described), "give --yes")?;
+        }
+        let path = format!("/keys/{}", segment(realm)?);
+        let sent = global
+            .admin()?
+            .send(Method::PUT, &path, &Shown::Nothing, jwks.clone());
+        let pinned = match sent {
+            Ok(answer) => answer.json()?,
+            Err(Problem::Down(_)) => pin_offline(&global.load()?, realm, &jwks)?,
+            Err(problem) => return Err(problem.into()),
+        };
+        self.report(global, &pinned, &described)
+    }
+
+    /// The set is held by the daemon, so that what is confirmed is what is pinned.
+    fn fetched(&self, global: &Global) -> Done {
+        let realm = segment(&self.realm)?;
+        let admin = global.admin()?;
+        let post = |path: &str, body: Vec<u8>| {
+            let path = format!("/keys/{realm}/{path}");
+            let answer = admin.send(Method::POST, &path, &Shown::Nothing, body)?;
+            answer.json()
+        };
+        let fetched = post("fetch", Vec::new())?;
+        let fingerprint = fetched["fingerprint"].as_str().unwrap_or_default();
+        if fetched["pinned"] == true {
+            return self.report(global, &fetched, &fetched["keys"]);
+        }
+        self.agree(&fetched, fingerprint)?;
+        let body = json!({"fingerprint": fingerprint}).to_string();
+        let pinned = post("pin-held", body.into_bytes())?;
+        self.report(global, &pinned, &fetched["keys"])
+    }
+
+    fn agree(&self, fetched: &Value, fingerprint: &str) -> Done {
+        match &self.fingerprint {
+            Some(expected) if expected.eq_ignore_ascii_case(fingerprint) => Ok(()),
+            Some(_) => Err(Failure::failed(format!(
+                "nothing was changed: Keycloak serves a set with the fingerprint {}",
+                output::printable(fingerprint)
+            ))),
+            None if self.yes => Ok(()),
+            None => {
+                let mut shown = lines(&fetched["keys"]);
+                shown.push(format!("  fingerprint {}", output::printable(fingerprint)));
+                confirm(&self.realm, &shown, "give --fingerprint F or --yes")
+            }
+        }
+    }
+
+    fn report(&self, global: &Global, answer: &Value, keys: &Value) -> Done {
+        if global.json {
+            return output::show(global, answer);
+        }
+        output::line(&format!("pinned for realm {}:", self.realm))?;
+        let mut shown = keys.as_array().into_iter().flatten().map(line);
+        shown.try_for_each(|text| output::line(&text))
+    }
+}
+
+fn pin_offline(config: &Config, realm: &str, jwks: &[u8]) -> Result<Value, Failure> {
+    if !config.realms.iter().any(|known| known.name == realm) {
+        let names: Vec<&str> = config.realms.iter().map(|r| r.name.as_str()).collect();
+        let names = names.join(", ");
+        return Err(Failure::failed(format!(
+            "no realm {realm:?} is configured; there are: {names}"
+        )));
+    }
+    let state = offline::open(config)?;
+    let keys = state
+        .keyring
+        .pin(realm, jwks, now())
+        .map_err(Failure::failed)?;
+    let keys: Value = keys.iter().map(describe).collect();
+    let detail = json!({"realm": realm, "keys": keys});
+    state
+        .log
+        .change(offline::origin(), "keys_pinned", detail.clone(), now())
+        .map_err(Failure::failed)?;
+    Ok(detail)
+}
+
+/// Shows what would be trusted, and asks.
+fn confirm(realm: &str, shown: &[String], instead: &str) -> Done {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("there is no terminal to confirm on; compare the thumbprints and {instead}"),
+        ));
+    }
+    let mut out = std::io::stderr().lock();
+    writeln!(
+        out,
+        "These keys will be trusted for realm {realm}, and no others:"
+    )?;
+    for text in shown {
+        writeln!(out, "{text}")?;
+    }
+    write!(out, "Pin them? [y/N] ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    let mut stdin = std::io::Read::take(stdin.lock(), 16);
+    stdin.read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::failed("nothing was changed")),
+    }
+}

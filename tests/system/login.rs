@@ -1,0 +1,253 @@
+//! `slmd login`, `ask` and `logout` as a person runs them, against a fake of Keycloak's OAuth
+//! endpoints whose tokens are real ones of the test's issuer.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Issuer, Setup, claims, exit, run, secrets, signal, within};
+
+const INTERRUPTED: i32 = 130;
+const REFUSED: i32 = 3;
+const UNREACHABLE: i32 = 4;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A realm that answers the token endpoint with `tokens`, or says that it waits.
+struct Realm {
+    issuer: String,
+    tokens: Arc<Mutex<Option<Value>>>,
+    paths: Arc<Mutex<Vec<String>>>,
+}
+
+impl Realm {
+    fn start(tokens: Option<Value>) -> Realm {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let realm = Realm {
+            issuer: format!("http://{address}/realms/dev"),
+            tokens: Arc::new(Mutex::new(tokens)),
+            paths: Arc::default(),
+        };
+        let (issuer, tokens) = (realm.issuer.clone(), Arc::clone(&realm.tokens));
+        let paths = Arc::clone(&realm.paths);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut reader = BufReader::new(stream);
+                let path = request(&mut reader);
+                let (status, body) = answer(&issuer, &path, tokens.lock().unwrap().clone());
+                paths.lock().unwrap().push(path);
+                let body = body.to_string();
+                let _ = write!(
+                    reader.get_mut(),
+                    "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+            }
+        });
+        realm
+    }
+
+    fn asked(&self, what: &str) -> bool {
+        let paths = self.paths.lock().unwrap();
+        paths.iter().any(|path| path.ends_with(what))
+    }
+}
+
+fn answer(issuer: &str, path: &str, tokens: Option<Value>) -> (u16, Value) {
+    let url = |name: &str| format!("{issuer}/{name}");
+    match (path.rsplit('/').next().unwrap_or_default(), tokens) {
+        ("openid-configuration", _) => (
+            200,
+            json!({
+                "issuer": issuer,
+                "device_authorization_endpoint": url("device"),
+                "token_endpoint": url("token"),
+                "revocation_endpoint": url("revoke"),
+            }),
+        ),
+        ("device", _) => (
+            200,
+            json!({
+                "device_code": "code", "user_code": "ABCD-EFGH", "interval": 1, "expires_in": 600,
+                "verification_uri": url("enter"),
+            }),
+        ),
+        ("revoke", _) => (200, json!({})),
+        (_, Some(tokens)) => (200, tokens),
+        (_, None) => (400, json!({"error": "authorization_pending"})),
+    }
+}
+
+/// Reads a whole request; its path.
+fn request(reader: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut length = 0;
+    while !line.trim().is_empty() {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    path
+}
+
+fn tokens(access: &str, kind: &str) -> Value {
+    json!({
+        "access_token": access, "token_type": kind, "expires_in": 300,
+        "refresh_token": "refresh-1", "refresh_expires_in": 600,
+    })
+}
+
+/// A command of one person, whose home is `home`.
+fn person(mut command: Command, home: &Path) -> Command {
+    command
+        .env("XDG_STATE_HOME", home)
+        .env_remove("SLMD_TOKEN")
+        .env_remove("SLMD_TOKEN_FILE");
+    command
+}
+
+fn slmd(home: &Path, args: &[&str]) -> Command {
+    let mut command = person(Command::new(env!("CARGO_BIN_EXE_slmd")), home);
+    command
+        .args(["--config", "/nonexistent/slmd.toml"])
+        .args(args);
+    command
+}
+
+fn login(home: &Path, realm: &Realm) -> Command {
+    slmd(
+        home,
+        &[
+            "login",
+            "--issuer",
+            &realm.issuer,
+            "--client-id",
+            "slmd-technician",
+        ],
+    )
+}
+
+fn done(mut command: Command) -> Output {
+    run(&mut command, b"", PATIENCE)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn file(home: &Path) -> PathBuf {
+    home.join("slmd/login.json")
+}
+
+#[test]
+fn a_login_answers_prompts_until_it_is_ended() {
+    let issuer = Issuer::new("ES256", "key-1");
+    let daemon = Daemon::start(Setup::new().issuer(&issuer));
+    let realm = Realm::start(Some(tokens(&issuer.token(claims()), "Bearer")));
+    let home = tempfile::tempdir().unwrap();
+    let logged_in = done(login(home.path(), &realm));
+    assert!(logged_in.status.success(), "{}", text(&logged_in.stderr));
+    assert!(text(&logged_in.stderr).contains("ABCD-EFGH"));
+    assert!(text(&logged_in.stdout).contains("works offline until"));
+    assert!(text(&logged_in.stderr).contains("dpop.bound.access.tokens"));
+    let mode = fs::metadata(file(home.path()))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let prompt = "What is the capital of Norway?";
+    secrets::prompt(prompt);
+    let ask = || {
+        let mut ask = person(daemon.binary(), home.path());
+        ask.args(["ask", "--max-tokens", "4", "--socket"]);
+        ask.arg(daemon.socket()).arg(prompt);
+        done(ask)
+    };
+    let answered = ask();
+    assert!(answered.status.success(), "{}", text(&answered.stderr));
+
+    let ended = done(slmd(home.path(), &["logout"]));
+    assert_eq!(
+        text(&ended.stdout).trim(),
+        "logged out, here and at Keycloak"
+    );
+    assert!(realm.asked("/revoke") && !file(home.path()).exists());
+    let refused = ask();
+    assert_eq!(refused.status.code(), Some(REFUSED));
+    assert!(text(&refused.stderr).contains("token_missing"));
+}
+
+#[test]
+fn a_bound_token_goes_with_a_proof_and_never_as_a_bearer_token() {
+    let issuer = Issuer::new("ES256", "key-1");
+    let daemon = Daemon::start(Setup::new().issuer(&issuer));
+    let realm = Realm::start(Some(tokens(&issuer.token(claims()), "DPoP")));
+    let home = tempfile::tempdir().unwrap();
+    assert!(done(login(home.path(), &realm)).status.success());
+    let prompt = "What is the capital of Iceland?";
+    secrets::prompt(prompt);
+    let mut ask = person(daemon.binary(), home.path());
+    ask.args(["ask", "--max-tokens", "4", "--socket"]);
+    ask.arg(daemon.socket()).arg(prompt);
+    // The token itself is an unbound one, which no proof makes good (RFC 9449 section 7.1).
+    let refused = done(ask);
+    assert_eq!(
+        refused.status.code(),
+        Some(REFUSED),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert!(
+        text(&refused.stderr).contains("proof"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+#[test]
+fn an_interrupted_login_leaves_nothing() {
+    let realm = Realm::start(None);
+    let home = tempfile::tempdir().unwrap();
+    let mut command = login(home.path(), &realm);
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    within(PATIENCE, "a poll", || realm.asked("/token").then_some(()));
+    signal(&child, libc::SIGINT);
+    let status = exit(&mut child, PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(INTERRUPTED));
+    let mut said = String::new();
+    child.stderr.unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("interrupted"), "{said}");
+    assert!(!file(home.path()).exists());
+}
+
+#[test]
+fn nobody_at_the_address_is_said_plainly() {
+    let home = tempfile::tempdir().unwrap();
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://{address}/realms/dev");
+    let args = ["login", "--issuer", &url, "--client-id", "x"];
+    let failed = done(slmd(home.path(), &args));
+    assert_eq!(failed.status.code(), Some(UNREACHABLE));
+    assert!(text(&failed.stderr).contains("can't be reached"));
+    let nowhere = done(slmd(home.path(), &["login"]));
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(text(&nowhere.stderr).contains("--issuer"));
+}
