@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
-use super::{LimitClaims, Principal};
 use super::token::{HeaderType, Proven};
+use super::{LimitClaims, Principal};
 use crate::reason::DenyReason;
 use crate::time::Timestamp;
 

@@ -134,7 +134,10 @@ impl Revocations {
     }
 
     fn add(&mut self, entry: Entry) -> Result<(), String> {
-        let until = entry.expires.map(|secs| time(secs, "expires")).transpose()?;
+        let until = entry
+            .expires
+            .map(|secs| time(secs, "expires"))
+            .transpose()?;
         let kinds = [
             (entry.jti, &mut self.token_ids),
             (entry.sub, &mut self.subjects),
@@ -156,7 +159,9 @@ impl Revocations {
 
 fn time(secs: u64, name: &str) -> Result<Timestamp, String> {
     if secs > MAX_TIME {
-        return Err(format!("`{name}` is no time in seconds before the year 10000"));
+        return Err(format!(
+            "`{name}` is no time in seconds before the year 10000"
+        ));
     }
     Ok(Timestamp::from_secs(secs))
 }

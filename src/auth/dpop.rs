@@ -81,7 +81,9 @@ fn header(jws: &Compact<'_>) -> Result<(Key, Algorithm), ProofError> {
         return Err(invalid("crit: no extension is supported"));
     }
     let alg = jws.algorithm();
-    let alg = alg.ok_or(invalid("alg: not an asymmetric algorithm that is supported"))?;
+    let alg = alg.ok_or(invalid(
+        "alg: not an asymmetric algorithm that is supported",
+    ))?;
     let Some(Value::Object(jwk)) = jws.header.get("jwk") else {
         return Err(invalid("jwk: missing"));
     };
@@ -96,11 +98,7 @@ fn header(jws: &Compact<'_>) -> Result<(Key, Algorithm), ProofError> {
 }
 
 /// Checks 8, 9 and 12: the request and the token that the proof speaks of.
-fn request(
-    claims: &Map<String, Value>,
-    token: &str,
-    binding: &Binding,
-) -> Result<(), ProofError> {
+fn request(claims: &Map<String, Value>, token: &str, binding: &Binding) -> Result<(), ProofError> {
     if text(claims, "htm") != Some(binding.method) {
         return Err(invalid("htm: another method than the request's"));
     }
@@ -142,7 +140,9 @@ fn age(
     }
     let expires_at = issued.saturating_add(PROOF_MAX_AGE);
     if when.now >= expires_at {
-        return Err(invalid("iat: too long ago; make a new proof for each request"));
+        return Err(invalid(
+            "iat: too long ago; make a new proof for each request",
+        ));
     }
     Ok(expires_at)
 }
@@ -154,7 +154,10 @@ fn nonce(claims: &Map<String, Value>, rule: &NonceRule) -> Result<(), ProofError
     };
     match text(claims, "nonce") {
         Some(nonce) if good.iter().any(|good| good == nonce) => Ok(()),
-        Some(_) => Err((DenyReason::UseDpopNonce, "nonce: an old one or another device's")),
+        Some(_) => Err((
+            DenyReason::UseDpopNonce,
+            "nonce: an old one or another device's",
+        )),
         None => Err((DenyReason::UseDpopNonce, "nonce: missing")),
     }
 }
@@ -256,7 +259,10 @@ mod tests {
             ("mqtt://dev/t", "MQTT://DEV:1883/t"),
         ];
         for (a, b) in same {
-            assert!(normalised(a).is_some() && normalised(a) == normalised(b), "{a}");
+            assert!(
+                normalised(a).is_some() && normalised(a) == normalised(b),
+                "{a}"
+            );
         }
         let different = [
             ("http://a/b", "https://a/b"),

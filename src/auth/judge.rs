@@ -43,7 +43,9 @@ pub(super) const CHECKS: [(&str, fn(&mut Case<'_>) -> Checked); 11] = [
     ("issued-at", issued_at),
     ("age", age),
     ("lifetime", |case| lifetime(case.token, &case.realm.policy)),
-    ("revocation", |case| revoked(case.token, case.deny, case.now)),
+    ("revocation", |case| {
+        revoked(case.token, case.deny, case.now)
+    }),
     ("access", access),
     ("clock", clock),
     ("keys' age", keys_age),

@@ -135,7 +135,10 @@ fn scope(facts: &Facts<'_>) -> String {
         (true, false) => named.join(" or "),
         (false, _) => format!("`{}`", scope.as_str()),
     };
-    format!("give the caller the client role {roles} of `{}`", endpoint(facts))
+    format!(
+        "give the caller the client role {roles} of `{}`",
+        endpoint(facts)
+    )
 }
 
 fn issuer(facts: &Facts<'_>) -> String {
@@ -149,7 +152,9 @@ fn issuer(facts: &Facts<'_>) -> String {
 
 fn kind(facts: &Facts<'_>) -> String {
     match text(facts, "typ") {
-        Some("ID") => "an ID token was sent; send the `access_token` of the token answer".to_owned(),
+        Some("ID") => {
+            "an ID token was sent; send the `access_token` of the token answer".to_owned()
+        }
         Some("Refresh" | "Offline") => {
             "a refresh token was sent; send the `access_token` of the token answer".to_owned()
         }
@@ -167,7 +172,9 @@ fn endpoint<'f>(facts: &Facts<'f>) -> &'f str {
         of_one_model: facts.context.scope != Scope::Audit,
         transport: facts.context.transport,
     };
-    let meant = facts.realm.and_then(|realm| access::meant(&asked, realm).ok());
+    let meant = facts
+        .realm
+        .and_then(|realm| access::meant(&asked, realm).ok());
     let first = meant.and_then(|list| list.first().copied());
     first.map_or("ENDPOINT", |endpoint| &endpoint.client_id)
 }
