@@ -168,10 +168,11 @@ impl Admission {
         snapshot.epoch = self.0.snapshot.load().epoch + 1;
         let snapshot = Arc::new(snapshot);
         self.0.snapshot.store(Arc::clone(&snapshot));
+        let clock = (self.0.clock)();
         self.0
             .running
             .interrupt_where(Finish::Revoked, |permitted| {
-                auth::recheck(permitted, &snapshot).is_err()
+                auth::recheck(permitted, &snapshot, &clock).is_err()
             });
     }
 

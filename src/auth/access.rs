@@ -4,21 +4,41 @@ use std::sync::Arc;
 
 use super::claims::Claims;
 use super::{Endpoint, Policy, Realm};
-use crate::prompt::{Action, Request, Scope};
+use crate::prompt::{Action, Request, Scope, Transport};
 use crate::reason::DenyReason;
 use crate::time::Timestamp;
+
+/// What of a request the decision looks at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'r> {
+    pub(super) scope: Scope,
+    pub(super) model: Option<&'r str>,
+    /// Belongs to one model: the realm's default where none is named.
+    pub(super) of_one_model: bool,
+    pub(super) transport: Option<Transport>,
+}
+
+impl<'r> Asked<'r> {
+    pub(super) fn of(request: &'r Request) -> Asked<'r> {
+        Asked {
+            scope: request.action.scope(),
+            model: request.model.as_deref(),
+            of_one_model: matches!(request.action, Action::Chat(_)),
+            transport: request.origin.transport_kind(),
+        }
+    }
+}
 
 /// The endpoints that the request may use, at least one. Where none is open, the refusal is that
 /// of the endpoint whose checks went furthest.
 pub(super) fn opened(
     claims: &Claims,
-    request: &Request,
+    asked: &Asked<'_>,
     realm: &Realm,
 ) -> Result<Vec<Arc<Endpoint>>, DenyReason> {
-    let scope = request.action.scope();
     let (mut open, mut furthest) = (Vec::new(), DenyReason::AudienceMismatch);
-    for endpoint in meant(request, realm)? {
-        match opens(claims, &realm.policy, endpoint, scope) {
+    for endpoint in meant(asked, realm)? {
+        match opens(claims, &realm.policy, endpoint, asked.scope) {
             Ok(()) => open.push(Arc::clone(endpoint)),
             // The reasons are declared in the order of the checks.
             Err(reason) => furthest = furthest.max(reason),
@@ -32,16 +52,15 @@ pub(super) fn opened(
 
 /// The endpoints that the request speaks of: the named one; for a chat else the realm's default;
 /// for what belongs to no single model, all.
-fn meant<'r>(request: &Request, realm: &'r Realm) -> Result<Vec<&'r Arc<Endpoint>>, DenyReason> {
-    let name = match (&request.model, &request.action) {
-        (Some(model), _) => model,
-        (None, Action::Chat(_)) => {
-            let default = realm.policy.default_endpoint.as_ref();
-            default.ok_or(DenyReason::EndpointMissing)?
-        }
-        (None, Action::ListModels | Action::Cancel { .. } | Action::ReadAudit) => {
-            return Ok(realm.endpoints.iter().collect());
-        }
+pub(super) fn meant<'r>(
+    asked: &Asked<'_>,
+    realm: &'r Realm,
+) -> Result<Vec<&'r Arc<Endpoint>>, DenyReason> {
+    let default = realm.policy.default_endpoint.as_deref();
+    let name = match asked.model {
+        Some(model) => model,
+        None if asked.of_one_model => default.ok_or(DenyReason::EndpointMissing)?,
+        None => return Ok(realm.endpoints.iter().collect()),
     };
     let endpoint = realm.endpoint(name).ok_or(DenyReason::EndpointUnknown)?;
     Ok(vec![endpoint])

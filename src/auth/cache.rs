@@ -63,8 +63,10 @@ impl Cache {
         let known = hash.and_then(|hash| self.tokens().get(&hash, snapshot.epoch));
         let fresh = known.is_none();
         let decision = decide_known(known, credential, request, snapshot, clock);
-        if let (Decision::Permit(permitted), Some(hash), true) = (&decision, hash, fresh) {
-            self.tokens().put(hash, snapshot.epoch, permitted.token());
+        if let (Decision::Permit(permitted), Some(hash), true) = (&decision, hash, fresh)
+            && let Some(token) = permitted.token()
+        {
+            self.tokens().put(hash, snapshot.epoch, token);
         }
         decision
     }

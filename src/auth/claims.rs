@@ -2,16 +2,20 @@
 //! refused here; what depends on time, policy or the request is judged in `decide`.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
-use super::Principal;
 use super::token::{HeaderType, Proven};
+use super::{LimitClaims, Principal};
 use crate::reason::DenyReason;
 use crate::time::Timestamp;
 
 /// 9999-12-31T23:59:59Z. Later times are mistakes, and sums of smaller ones can't overflow.
-const MAX_TIME: u64 = 253_402_300_799;
+pub(super) const MAX_TIME: u64 = 253_402_300_799;
+
+/// The highest priority that a token may carry.
+const MAX_PRIORITY: u8 = 9;
 
 /// The claims that count here.
 #[derive(Debug)]
@@ -28,6 +32,15 @@ pub(super) struct Claims {
     pub(super) roles: BTreeMap<String, Vec<String>>,
     /// `cnf.jkt`: the key that must sign a DPoP proof (RFC 9449 section 6).
     pub(super) proof_key: Option<String>,
+    pub(super) limits: Limits,
+}
+
+/// Limits that the token carries, in claims that the realm names.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limits {
+    pub(super) tokens_per_minute: Option<u32>,
+    pub(super) max_context: Option<u32>,
+    pub(super) priority: Option<u8>,
 }
 
 /// A claim that can't be used: why, and which.
@@ -38,6 +51,7 @@ impl Claims {
         token: &Proven,
         kind: HeaderType,
         principal: Principal,
+        limits: &LimitClaims,
     ) -> Result<Claims, ClaimError> {
         let proof_key = confirmation(token.get("cnf"))?;
         check_type(text(token, "typ")?, kind, proof_key.is_some())?;
@@ -56,6 +70,7 @@ impl Claims {
             audience: audience(token.get("aud"))?,
             roles: roles(token.get("resource_access"))?,
             proof_key,
+            limits: Limits::parse(token, limits)?,
         })
     }
 
@@ -66,6 +81,29 @@ impl Claims {
     /// The roles of the client `client_id`, and of no other.
     pub(super) fn roles_of(&self, client_id: &str) -> &[String] {
         self.roles.get(client_id).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Limits {
+    /// A limit that can't be read is no limit that may be left out: it refuses the token.
+    fn parse(token: &Proven, names: &LimitClaims) -> Result<Limits, ClaimError> {
+        let limit = |name: &Option<String>, what, range: RangeInclusive<u32>| {
+            let Some(value) = name.as_ref().and_then(|name| token.get(name)) else {
+                return Ok(None);
+            };
+            let number = value.as_u64().and_then(|n| u32::try_from(n).ok());
+            match number.filter(|number| range.contains(number)) {
+                Some(number) => Ok(Some(number)),
+                None => Err((DenyReason::ClaimInvalid, what)),
+            }
+        };
+        let per_minute = &names.tokens_per_minute;
+        let priority = limit(&names.priority, "priority", 0..=u32::from(MAX_PRIORITY))?;
+        Ok(Limits {
+            tokens_per_minute: limit(per_minute, "tokens_per_minute", 1..=u32::MAX)?,
+            max_context: limit(&names.max_context, "max_context", 1..=u32::MAX)?,
+            priority: priority.and_then(|priority| u8::try_from(priority).ok()),
+        })
     }
 }
 
@@ -154,6 +192,11 @@ fn text<'t>(token: &'t Proven, name: &'static str) -> Result<Option<&'t str>, Cl
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err((DenyReason::ClaimInvalid, name)),
     }
+}
+
+/// `iat` of a token whatever else is wrong with it.
+pub(super) fn issued_at(token: &Proven) -> Option<Timestamp> {
+    time(token, "iat").ok().flatten()
 }
 
 /// A NumericDate as whole seconds. RFC 7519 allows fractions; no issuer that we know writes them,

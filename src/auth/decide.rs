@@ -1,17 +1,18 @@
-//! The decision itself: [`decide`] is [`verify`] (is the token genuine?) and then [`judge`] (does
-//! it allow this request now?). Each refusal stands where its check is.
+//! The decision itself: [`decide`] is [`verify`] (is the token genuine?) and then `judge` (does it
+//! allow this request now?). A local peer without a token goes to `peer` instead.
 //!
 //! Cheap checks come before the signature, claims after it, and what depends on time, policy or
 //! the request last, so that a [`Verified`] token can be remembered for an epoch.
 
 use std::sync::Arc;
 
-use super::access::{opened, opens, stale};
-use super::claims::{ClaimError, Claims, principal};
+use super::access::{Asked, opens};
+use super::claims::{ClaimError, Claims, MAX_TIME, issued_at, principal};
+use super::judge::{Case, Finding, lifetime, revoked};
+use super::peer::{self, Peer};
 use super::token::{Jws, Proven};
 use super::{
-    Clock, Credential, DEFAULT_PRIORITY, DenyList, Endpoint, Grant, Policy, Principal, ProofUse,
-    Realm, Snapshot,
+    Clock, Credential, DEFAULT_PRIORITY, Endpoint, Grant, Principal, ProofUse, Realm, Snapshot,
 };
 use crate::prompt::Request;
 use crate::reason::DenyReason;
@@ -44,24 +45,28 @@ pub struct Permitted {
     grant: Arc<Grant>,
     /// Never empty.
     endpoints: Vec<Arc<Endpoint>>,
-    token: Arc<Verified>,
+    ground: Ground,
     proof: Option<ProofUse>,
+}
+
+/// What a permission stands on.
+#[derive(Debug, Clone)]
+enum Ground {
+    Token(Arc<Verified>),
+    Peer(Peer),
 }
 
 /// A well-formed access token, signed by a pinned key of its realm. It may have expired, be
 /// revoked, or open nothing.
 #[derive(Debug)]
 pub(super) struct Verified {
-    claims: Claims,
+    pub(super) claims: Claims,
     /// Of the key that signed it.
-    thumbprint: String,
+    pub(super) thumbprint: String,
 }
 
-/// A check that failed, before it is known whom to tell.
-struct Finding {
-    reason: DenyReason,
-    detail: Option<String>,
-}
+/// The steps of [`verify`], in their order.
+pub(super) const STEPS: [&str; 6] = ["form", "issuer", "key", "signature", "principal", "claims"];
 
 impl Permitted {
     pub fn request(&self) -> &Arc<Request> {
@@ -87,13 +92,18 @@ impl Permitted {
         self.proof.as_ref()
     }
 
-    /// When the token was issued: a time that has passed, as far as the realm's word goes.
+    /// When the token was issued: a time that has passed, as far as the realm's word goes. `None`
+    /// for a local peer.
     pub fn issued_at(&self) -> Option<Timestamp> {
-        Some(self.token.claims.issued_at)
+        self.token().map(|token| token.claims.issued_at)
     }
 
-    pub(super) fn token(&self) -> &Arc<Verified> {
-        &self.token
+    /// `None` for a local peer.
+    pub(super) fn token(&self) -> Option<&Arc<Verified>> {
+        match &self.ground {
+            Ground::Token(token) => Some(token),
+            Ground::Peer(_) => None,
+        }
     }
 }
 
@@ -115,11 +125,20 @@ pub(super) fn decide_known(
     snapshot: &Snapshot,
     clock: &Clock,
 ) -> Decision {
-    let token = match known {
-        Some(token) => Ok(token),
-        None => verify(credential, snapshot).map(Arc::new),
+    let decided = match (known, credential) {
+        (Some(token), _) => permit(&token, credential, request, snapshot, clock),
+        (None, Credential::None) => Err(DenyReason::TokenMissing.into()),
+        (None, Credential::LocalPeer { uid, gid, groups }) => {
+            let groups = groups.iter().chain([gid]).copied().collect();
+            let peer = Peer { uid: *uid, groups };
+            admit(peer, request, snapshot, clock)
+        }
+        (None, Credential::Bearer(token) | Credential::Dpop { token, .. }) => {
+            let verified = verify(token.expose(), snapshot, &mut 0).map(Arc::new);
+            verified.and_then(|token| permit(&token, credential, request, snapshot, clock))
+        }
     };
-    match token.and_then(|token| permit(&token, credential, request, snapshot, clock)) {
+    match decided {
         Ok(permitted) => Decision::Permit(permitted),
         Err(denied) => Decision::Deny(*denied),
     }
@@ -127,61 +146,83 @@ pub(super) fn decide_known(
 
 /// What an epoch can change for a running request: realm, key, revocations, lifetimes, endpoint
 /// and roles. `exp` and DPoP proofs bind at admission.
-pub fn recheck(permitted: &Permitted, snapshot: &Snapshot) -> Result<(), DenyReason> {
-    let token = &permitted.token;
-    let Some(realm) = snapshot.realms.get(&token.claims.principal.issuer) else {
-        return Err(DenyReason::IssuerUnknown);
+pub fn recheck(
+    permitted: &Permitted,
+    snapshot: &Snapshot,
+    clock: &Clock,
+) -> Result<(), DenyReason> {
+    let issuer = &permitted.grant.principal.issuer;
+    let realm = snapshot.realms.get(issuer);
+    let realm = realm.ok_or(DenyReason::IssuerUnknown)?;
+    let scope = permitted.grant.scope;
+    let token = match &permitted.ground {
+        Ground::Token(token) => {
+            if !realm.keys.has_thumbprint(&token.thumbprint) {
+                return Err(DenyReason::KeyUnknown);
+            }
+            let now = clock.of_realm(issuer, token.claims.issued_at);
+            revoked(token, &snapshot.deny, now).map_err(|finding| finding.reason)?;
+            lifetime(token, &realm.policy).map_err(|finding| finding.reason)?;
+            Some(token)
+        }
+        Ground::Peer(peer) => {
+            let may = peer.may(scope, realm, snapshot, clock);
+            may.map_err(|finding| finding.reason)?;
+            None
+        }
     };
-    if !realm.keys.has_thumbprint(&token.thumbprint) {
-        return Err(DenyReason::KeyUnknown);
-    }
-    revoked(token, &snapshot.deny).map_err(|finding| finding.reason)?;
-    lifetime(token, &realm.policy).map_err(|finding| finding.reason)?;
-
     let mut refusal = DenyReason::EndpointUnknown;
     for was in &permitted.endpoints {
         let same = realm.endpoint(&was.client_id);
         let Some(is) = same.filter(|is| is.model == was.model) else {
             continue;
         };
-        match opens(&token.claims, &realm.policy, is, permitted.grant.scope) {
-            Ok(()) => return Ok(()),
-            Err(reason) => refusal = reason,
+        match token.map(|token| opens(&token.claims, &realm.policy, is, scope)) {
+            None | Some(Ok(())) => return Ok(()),
+            Some(Err(reason)) => refusal = reason,
         }
     }
     Err(refusal)
 }
 
-/// Whether the credential holds a genuine access token of one of the realms.
-fn verify(credential: &Credential, snapshot: &Snapshot) -> Result<Verified, Box<Denied>> {
-    let token = match credential {
-        Credential::None => return Err(DenyReason::TokenMissing.into()),
-        // Break-glass: a realm that grants scopes to local groups will be asked here.
-        Credential::LocalPeer { .. } => return Err(DenyReason::PeerNotAllowed.into()),
-        Credential::Bearer(token) | Credential::Dpop { token, .. } => token.expose(),
-    };
+/// Whether `token` is a genuine access token of one of the realms. `passed` counts the [`STEPS`]
+/// that it took.
+pub(super) fn verify(
+    token: &str,
+    snapshot: &Snapshot,
+    passed: &mut usize,
+) -> Result<Verified, Box<Denied>> {
     let jws = Jws::parse(token)?;
+    *passed += 1;
     let Some(realm) = snapshot.realms.get(jws.alleged.issuer()?) else {
         return Err(DenyReason::IssuerUnknown.into());
     };
+    *passed += 1;
     if realm.keys.is_empty() {
         return Err(DenyReason::KeysMissing.into());
     }
     let Some(key) = realm.keys.by_kid(&jws.header.kid) else {
         return Err(DenyReason::KeyUnknown.into());
     };
+    *passed += 1;
     let kind = jws.header.kind;
     let proven = jws.prove(key)?;
+    *passed += 1;
 
     let principal = match principal(&proven, &realm.issuer) {
         Ok(principal) => principal,
         Err(error) => return Err(Denied::claim(error, realm, None, &proven).into()),
     };
-    match Claims::parse(&proven, kind, principal.clone()) {
-        Ok(claims) => Ok(Verified {
-            claims,
-            thumbprint: key.thumbprint().to_owned(),
-        }),
+    *passed += 1;
+    let limits = &realm.policy.limit_claims;
+    match Claims::parse(&proven, kind, principal.clone(), limits) {
+        Ok(claims) => {
+            *passed += 1;
+            Ok(Verified {
+                claims,
+                thumbprint: key.thumbprint().to_owned(),
+            })
+        }
         Err(error) => Err(Denied::claim(error, realm, Some(principal), &proven).into()),
     }
 }
@@ -198,126 +239,72 @@ fn permit(
     let Some(realm) = snapshot.realms.get(&claims.principal.issuer) else {
         return Err(DenyReason::IssuerUnknown.into());
     };
-    let endpoints = match judge(token, credential, request, realm, &snapshot.deny, clock) {
-        Ok(endpoints) => endpoints,
-        Err(finding) => return Err(Denied::token(finding, realm, claims).into()),
-    };
+    let asked = Asked::of(request);
+    let mut case = Case::new(token, credential, asked, realm, &snapshot.deny, clock);
+    if let Err(finding) = case.judge() {
+        return Err(Denied::token(finding, realm, claims).into());
+    }
+    let (limits, own) = (claims.limits, realm.policy.tokens_per_minute);
     let grant = Grant {
         realm: realm.name.clone(),
         principal: claims.principal.clone(),
         token_id: claims.token_id.clone(),
-        scope: request.action.scope(),
+        scope: asked.scope,
         expires_at: claims.expires_at,
-        // A limit that the token carries will be read in `claims` and bind here: the lower counts.
-        tokens_per_minute: realm.policy.tokens_per_minute,
-        max_context: None,
-        priority: DEFAULT_PRIORITY,
+        tokens_per_minute: limits.tokens_per_minute.into_iter().chain(own).min(),
+        max_context: limits.max_context,
+        priority: limits.priority.unwrap_or(DEFAULT_PRIORITY),
         local_peer: false,
     };
     Ok(Permitted {
         request: Arc::clone(request),
         grant: Arc::new(grant),
-        endpoints,
-        token: Arc::clone(token),
-        proof: None,
+        endpoints: case.endpoints,
+        ground: Ground::Token(Arc::clone(token)),
+        proof: case.proof,
     })
 }
 
-/// Whether a verified token allows the request now; the endpoints that it opens.
-fn judge(
-    token: &Verified,
-    credential: &Credential,
-    request: &Request,
-    realm: &Realm,
-    deny: &DenyList,
+/// Grants a local peer what its groups may do.
+fn admit(
+    peer: Peer,
+    request: &Arc<Request>,
+    snapshot: &Snapshot,
     clock: &Clock,
-) -> Result<Vec<Arc<Endpoint>>, Finding> {
-    let (claims, policy, now) = (&token.claims, &realm.policy, clock.effective());
-    let leeway = policy.leeway;
-    let soon = now.saturating_add(leeway);
-
-    possession(credential, claims)?;
-    if now >= claims.expires_at.saturating_add(leeway) {
-        return Err(at(DenyReason::Expired, claims.expires_at, now));
-    }
-    if let Some(from) = claims.not_before.filter(|from| *from > soon) {
-        return Err(at(DenyReason::NotYetValid, from, now));
-    }
-    if claims.issued_at > soon {
-        return Err(at(DenyReason::IssuedInFuture, claims.issued_at, now));
-    }
-    let oldest = policy.max_age.map(|age| age.saturating_add(leeway));
-    if oldest.is_some_and(|oldest| now.since(claims.issued_at) > oldest) {
-        return Err(at(DenyReason::TooOld, claims.issued_at, now));
-    }
-    lifetime(token, policy)?;
-    revoked(token, deny)?;
-
-    let scope = request.action.scope();
-    let endpoints = match opened(claims, request, realm) {
+) -> Result<Permitted, Box<Denied>> {
+    let realm = peer::realm(snapshot).ok_or(DenyReason::TokenMissing)?;
+    let (asked, who) = (Asked::of(request), peer.principal(realm));
+    let may = peer.may(asked.scope, realm, snapshot, clock);
+    let endpoints = may.and_then(|()| Ok(Peer::opened(&asked, realm)?));
+    let endpoints = match endpoints {
         Ok(endpoints) => endpoints,
-        Err(reason) => return Err(Finding::new(reason, format!("for `{}`", scope.as_str()))),
+        Err(finding) => {
+            return Err(Box::new(Denied {
+                detail: finding.detail,
+                realm: Some(realm.name.clone()),
+                principal: Some(who),
+                ..finding.reason.into()
+            }));
+        }
     };
-    if !clock.synchronised && !policy.unsynchronised_scopes.contains(&scope) {
-        return Err(DenyReason::ClockUnsynchronised.into());
-    }
-    if stale(realm, scope, now) {
-        return Err(DenyReason::KeysStale.into());
-    }
-    Ok(endpoints)
-}
-
-/// Whether the client has shown that it holds the key that the token is bound to.
-fn possession(credential: &Credential, claims: &Claims) -> Result<(), Finding> {
-    match (credential, &claims.proof_key) {
-        // DPoP proofs (RFC 9449 section 4.3) will be verified here. Until then a client that
-        // sends one expects more than this appliance checks, bound token or not.
-        (Credential::Dpop { .. }, _) => Err(DenyReason::ProofUnsupported.into()),
-        (_, Some(_)) => Err(DenyReason::ProofMissing.into()),
-        (_, None) => Ok(()),
-    }
-}
-
-fn lifetime(token: &Verified, policy: &Policy) -> Result<(), Finding> {
-    let claims = &token.claims;
-    let (lives, may) = (
-        claims.expires_at.since(claims.issued_at),
-        policy.max_lifetime(&claims.principal.client),
-    );
-    if lives > may {
-        let detail = format!("{} s, allowed are {} s", lives.as_secs(), may.as_secs());
-        return Err(Finding::new(DenyReason::LifetimeTooLong, detail));
-    }
-    Ok(())
-}
-
-fn revoked(token: &Verified, deny: &DenyList) -> Result<(), Finding> {
-    match deny.hit(&token.claims, &token.thumbprint) {
-        Some(what) => Err(Finding::new(DenyReason::Revoked, what.to_owned())),
-        None => Ok(()),
-    }
-}
-
-fn at(reason: DenyReason, claim: Timestamp, now: Timestamp) -> Finding {
-    Finding::new(reason, format!("{claim}, and here it is {now}"))
-}
-
-impl Finding {
-    fn new(reason: DenyReason, detail: String) -> Finding {
-        Finding {
-            reason,
-            detail: Some(detail),
-        }
-    }
-}
-
-impl From<DenyReason> for Finding {
-    fn from(reason: DenyReason) -> Finding {
-        Finding {
-            reason,
-            detail: None,
-        }
-    }
+    let grant = Grant {
+        realm: realm.name.clone(),
+        principal: who,
+        token_id: None,
+        scope: asked.scope,
+        expires_at: Timestamp::from_secs(MAX_TIME),
+        tokens_per_minute: realm.policy.tokens_per_minute,
+        max_context: None,
+        priority: DEFAULT_PRIORITY,
+        local_peer: true,
+    };
+    Ok(Permitted {
+        request: Arc::clone(request),
+        grant: Arc::new(grant),
+        endpoints,
+        ground: Ground::Peer(peer),
+        proof: None,
+    })
 }
 
 impl Denied {
@@ -343,7 +330,7 @@ impl Denied {
                 .get("jti")
                 .and_then(|id| id.as_str())
                 .map(str::to_owned),
-            issued_at: None,
+            issued_at: issued_at(token),
         }
     }
 }

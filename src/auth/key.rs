@@ -25,6 +25,12 @@ pub struct KeyInfo {
     pub thumbprint: String,
 }
 
+impl KeyInfo {
+    pub(super) fn parts(self) -> (String, Vec<&'static str>, String) {
+        (self.kid, self.algorithms, self.thumbprint)
+    }
+}
+
 impl Key {
     pub(super) fn kid(&self) -> &str {
         &self.kid
@@ -58,6 +64,12 @@ impl Key {
     /// The key, or why it isn't one of ours.
     pub(super) fn import(entry: &Map<String, Value>) -> Result<Key, String> {
         let kid = printable_kid(entry)?.to_owned();
+        let key = Key::unnamed(entry)?;
+        Ok(Key { kid, ..key })
+    }
+
+    /// A key whose `kid` doesn't count: a DPoP proof brings its own.
+    pub(super) fn unnamed(entry: &Map<String, Value>) -> Result<Key, String> {
         for_signatures(entry)?;
         let material = Material::import(entry)?;
         let algorithms = match text(entry, "alg")? {
@@ -68,7 +80,7 @@ impl Key {
             },
         };
         Ok(Key {
-            kid,
+            kid: String::new(),
             algorithms,
             thumbprint: material.thumbprint,
             decoding: material.decoding,

@@ -4,19 +4,21 @@
 //! with a note, so that it can't take the good ones down with it. A set that holds secrets or
 //! repeats a `kid` is refused whole: whoever made it made a mistake that a person must see.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::key::{Key, KeyInfo, printable_kid};
+use crate::identity::{digest, hex};
 use crate::json;
 
 const MAX_LEN: usize = 64 * 1024;
 const MAX_KEYS: usize = 32;
 
 /// Members that only a private or symmetric key has (RFC 7518 sections 6.2.2, 6.3.2, 6.4.1).
-const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+pub(super) const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// Pinned keys of a realm; empty only before the first pin. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -77,6 +79,36 @@ impl KeySet {
 
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// Names the set by its keys, whatever their order and `kid`s: hexadecimal SHA-256 over their
+    /// sorted thumbprints, for two people to compare.
+    pub fn fingerprint(&self) -> String {
+        let parts: Vec<&[u8]> = self.thumbprints().into_iter().map(str::as_bytes).collect();
+        hex(&digest(&parts))
+    }
+
+    /// Whether a key is in both sets: then whoever held the one vouches for the other.
+    pub fn shares_key(&self, other: &KeySet) -> bool {
+        !self.thumbprints().is_disjoint(&other.thumbprints())
+    }
+
+    /// Whether both hold the same keys under the same names for the same algorithms.
+    pub fn same_keys(&self, other: &KeySet) -> bool {
+        let named = |set: &KeySet| {
+            let mut keys: Vec<_> = set.keys().into_iter().map(KeyInfo::parts).collect();
+            keys.sort_unstable();
+            keys
+        };
+        named(self) == named(other)
+    }
+
+    fn thumbprints(&self) -> BTreeSet<&str> {
+        self.keys.iter().map(Key::thumbprint).collect()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
     }
 
     pub(super) fn by_kid(&self, kid: &str) -> Option<&Key> {

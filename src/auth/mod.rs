@@ -10,9 +10,15 @@ mod cache;
 mod claims;
 mod decide;
 mod deny;
+mod dpop;
+mod explain;
+mod judge;
 mod jwk;
+mod jws;
 mod key;
 mod keyset;
+mod mend;
+mod peer;
 mod policy;
 mod token;
 
@@ -25,7 +31,10 @@ use crate::time::Timestamp;
 
 pub use cache::Cache;
 pub use decide::{Decision, Denied, Permitted, decide, recheck};
-pub use deny::{DenyList, Revocations};
+pub use deny::{DenyList, Revocations, Revoked};
+pub use dpop::{NONCE_MAX_AGE, PROOF_MAX_AGE};
+pub use explain::{Check, ExplainContext, Explanation, Outcome, explain};
+pub use jws::verify_jws;
 pub use key::KeyInfo;
 pub use keyset::{KeySet, KeySetError, Skipped};
 pub use policy::{Endpoint, LimitClaims, Policy};
@@ -102,6 +111,24 @@ impl Clock {
     /// brings no expired token back and makes no sound token look as if it came from the future.
     pub fn effective(&self) -> Timestamp {
         self.now.max(self.floor)
+    }
+
+    /// The effective time, held up by the realm's own floor as well.
+    pub(crate) fn held_up(&self, issuer: &str) -> Timestamp {
+        let floor = self.realm_floors.get(issuer).map(|realm| realm.floor);
+        self.effective().max(floor.unwrap_or_default())
+    }
+
+    /// The time that counts for a token of the realm that was issued at `issued_at`: while nothing
+    /// better tells the time, the token's own word does, as far as the realm's headroom goes.
+    pub(crate) fn of_realm(&self, issuer: &str, issued_at: Timestamp) -> Timestamp {
+        let now = self.held_up(issuer);
+        match self.realm_floors.get(issuer) {
+            Some(realm) if !self.synchronised => {
+                now.max(issued_at.min(now.saturating_add(realm.headroom)))
+            }
+            _ => now,
+        }
     }
 }
 

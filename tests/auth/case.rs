@@ -6,8 +6,9 @@ use serde_json::Value;
 use slmd::auth::{
     Cache, Clock, Credential, Decision, Denied, DenyList, Realm, Revocations, Snapshot, decide,
 };
-use slmd::prompt::{Action, Request};
+use slmd::prompt::{Action, Origin, Request};
 
+use crate::dpop::Bound;
 use crate::mint::{self, ISSUER, Issuer, chat};
 
 /// One request with its token and the world it meets; sound until a case spoils it.
@@ -18,6 +19,9 @@ pub(crate) struct Case {
     /// Applied to the finished token.
     pub(crate) spoil: fn(String) -> String,
     pub(crate) wrap: fn(String) -> Credential,
+    /// Instead of `wrap`: with a proof.
+    pub(crate) bound: Option<Bound>,
+    pub(crate) origin: Origin,
     pub(crate) model: Option<&'static str>,
     pub(crate) action: Action,
     pub(crate) realm: Realm,
@@ -34,6 +38,8 @@ impl Case {
             claims: mint::claims(),
             spoil: |token| token,
             wrap: mint::bearer,
+            bound: None,
+            origin: Origin::Daemon,
             model: None,
             action: chat(),
             realm: mint::realm(&[&issuer, &other]),
@@ -44,9 +50,16 @@ impl Case {
     }
 
     pub(crate) fn decide(&self) -> Decision {
-        let token = self.issuer.token_with(&self.header, &self.claims);
-        let credential = (self.wrap)((self.spoil)(token));
-        let request: Arc<Request> = mint::request(self.model, self.action.clone());
+        let token = self.token();
+        let credential = match &self.bound {
+            Some(bound) => bound.credential(token),
+            None => (self.wrap)(token),
+        };
+        let request = mint::request(self.model, self.action.clone());
+        let request = Arc::new(Request {
+            origin: self.origin.clone(),
+            ..(*request).clone()
+        });
         let snapshot = self.snapshot();
         let decision = decide(&credential, &request, &snapshot, &self.clock);
         let cache = Cache::new(4);
@@ -55,6 +68,14 @@ impl Case {
             assert_eq!(format!("{cached:?}"), format!("{decision:?}"));
         }
         decision
+    }
+
+    pub(crate) fn token(&self) -> String {
+        (self.spoil)(self.issuer.token_with(&self.header, &self.claims))
+    }
+
+    pub(crate) fn is_bearer(&self) -> bool {
+        matches!((self.wrap)(String::new()), Credential::Bearer(_))
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {

@@ -11,7 +11,13 @@
 )]
 
 mod case;
+mod dpop;
+mod explain;
+mod floors;
+mod limits;
 mod mint;
 mod mutations;
+mod peers;
 mod properties;
 mod refusals;
+mod signed;

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use slmd::auth::{Credential, Decision, Denied, KeySet, decide, recheck};
-use slmd::prompt::{Action, Scope};
+use slmd::auth::{Credential, Decision, Denied, KeySet, NonceRule, decide, recheck};
+use slmd::prompt::{Action, Origin, Scope, Transport};
 use slmd::reason::DenyReason::{self, *};
-use slmd::secret::Secret;
 use slmd::time::Timestamp;
 
 use crate::case::{Case, segments};
+use crate::dpop::{self, Bound};
 use crate::mint::{self, ISSUER, Issuer, NOW, chat, encode};
 
-type Spoil = fn(&mut Case);
+pub(crate) type Spoil = fn(&mut Case);
 
 /// Before the signature: nothing may be told of the token.
-const UNPROVEN: &[(DenyReason, Spoil)] = &[
+pub(crate) const UNPROVEN: &[(DenyReason, Spoil)] = &[
     (TokenMissing, |c| c.wrap = |_| Credential::None),
-    (PeerNotAllowed, |c| {
+    (TokenMissing, |c| {
         c.wrap = |_| Credential::LocalPeer {
             uid: 0,
             gid: 0,
@@ -99,7 +99,7 @@ const UNPROVEN: &[(DenyReason, Spoil)] = &[
 ];
 
 /// After the signature: the refusal names the realm.
-const PROVEN: &[(DenyReason, Spoil)] = &[
+pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     (TypeRejected, |c| c.claims["typ"] = json!("ID")),
     (TypeRejected, |c| c.claims["typ"] = json!("Refresh")),
     (TypeRejected, |c| c.claims["typ"] = json!("Offline")),
@@ -135,11 +135,36 @@ const PROVEN: &[(DenyReason, Spoil)] = &[
         c.header["typ"] = json!("at+jwt");
         bind(c);
     }),
-    (ProofUnsupported, |c| {
-        bind(c);
-        c.wrap = with_proof;
+    (ProofInvalid, |c| c.bound = Some(Bound::sound("ES256"))),
+    (ProofInvalid, |c| {
+        dpop::bind(c);
+        c.bound.as_mut().unwrap().spoil = |_| "proof".to_owned();
     }),
-    (ProofUnsupported, |c| c.wrap = with_proof),
+    (UseDpopNonce, |c| {
+        dpop::bind(c);
+        let bound = c.bound.as_mut().unwrap();
+        bound.binding.nonce = NonceRule::OneOf(vec!["n".to_owned()]);
+    }),
+    (DpopRequired, |c| {
+        c.realm.policy.require_dpop = vec![Transport::Socket];
+        c.origin = Origin::Socket {
+            uid: 1,
+            gid: 1,
+            pid: None,
+        };
+    }),
+    (PeerNotAllowed, |c| {
+        c.realm.policy.local_groups = [(7, vec![Scope::Read])].into();
+        c.wrap = |_| Credential::LocalPeer {
+            uid: 0,
+            gid: 0,
+            groups: vec![0],
+        };
+    }),
+    (ClaimInvalid, |c| {
+        c.realm.policy.limit_claims.priority = Some("slmd_priority".to_owned());
+        c.claims["slmd_priority"] = json!(10);
+    }),
     (SubjectMissing, |c| c.drop_claim("sub")),
     (ClaimInvalid, |c| c.claims["sub"] = json!("")),
     (ClientMissing, |c| c.drop_claim("azp")),
@@ -259,27 +284,9 @@ fn bind(case: &mut Case) {
     });
 }
 
-fn with_proof(token: String) -> Credential {
-    Credential::Dpop {
-        token: Secret::new(token),
-        proof: Secret::new("proof".to_owned()),
-        binding: slmd::auth::Binding {
-            method: "POST",
-            targets: Vec::new(),
-            message: None,
-            nonce: slmd::auth::NonceRule::None,
-        },
-    }
-}
-
-/// What `decide` can't say today: the first is the door's own, the second comes with DPoP.
-const ELSEWHERE: [DenyReason; 5] = [
-    KeysRefreshing,
-    ProofInvalid,
-    ProofReplayed,
-    UseDpopNonce,
-    DpopRequired,
-];
+/// What `decide` doesn't say: the door waits for keys and remembers proofs, and only a transport
+/// knows what its messages can carry.
+const ELSEWHERE: [DenyReason; 3] = [KeysRefreshing, ProofReplayed, ProofUnsupported];
 
 #[test]
 fn each_reason_has_its_case() {
@@ -412,8 +419,9 @@ fn recheck_sees_what_an_epoch_changes() {
         let Decision::Permit(permitted) = case.decide() else {
             panic!("not permitted");
         };
-        assert_eq!(recheck(&permitted, &case.snapshot()), Ok(()));
+        assert_eq!(recheck(&permitted, &case.snapshot(), &case.clock), Ok(()));
         change(&mut case);
-        assert_eq!(recheck(&permitted, &case.snapshot()), Err(*reason));
+        let again = recheck(&permitted, &case.snapshot(), &case.clock);
+        assert_eq!(again, Err(*reason));
     }
 }

@@ -1,0 +1,162 @@
+//! Why a token is or isn't good for a request, check by check, for the person who has to mend it.
+//!
+//! The checks are those of `decide`, called in its order: the first that fails here is the refusal
+//! there.
+
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::access::Asked;
+use super::decide::{STEPS, Verified, verify};
+use super::judge::{CHECKS, Case};
+use super::jws::Compact;
+use super::mend::{Facts, mend};
+use super::token::MAX_LEN;
+use super::{Clock, Credential, Snapshot};
+use crate::prompt::{Scope, Transport};
+use crate::reason::DenyReason;
+use crate::secret::Secret;
+
+/// The request that the token is tried for.
+#[derive(Debug, Clone)]
+pub struct ExplainContext {
+    pub transport: Option<Transport>,
+    /// The endpoint; absent: the realm's default.
+    pub model: Option<String>,
+    pub scope: Scope,
+}
+
+/// What was found. It holds no signature, so it can be shown without giving the token away.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// `None`: permitted.
+    pub verdict: Option<DenyReason>,
+    /// The realm that the token names, where it is one of this appliance's.
+    pub realm: Option<String>,
+    /// Whether header and claims are proven, not only alleged.
+    pub genuine: bool,
+    pub header: Option<Map<String, Value>>,
+    pub claims: Option<Map<String, Value>>,
+    pub checks: Vec<Check>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub name: &'static str,
+    pub outcome: Outcome,
+    pub detail: Option<String>,
+    /// What to change, and where in Keycloak.
+    pub mend: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    Failed(DenyReason),
+    /// An earlier check must pass first.
+    Skipped,
+}
+
+impl Serialize for Outcome {
+    /// `passed`, `skipped`, or the reason of the failure.
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Outcome::Passed => to.serialize_str("passed"),
+            Outcome::Skipped => to.serialize_str("skipped"),
+            Outcome::Failed(reason) => reason.serialize(to),
+        }
+    }
+}
+
+impl Check {
+    fn passed(name: &'static str) -> Check {
+        Check::plain(name, Outcome::Passed)
+    }
+
+    fn plain(name: &'static str, outcome: Outcome) -> Check {
+        Check {
+            name,
+            outcome,
+            detail: None,
+            mend: None,
+        }
+    }
+}
+
+/// Tries `token` as a bearer token for the request of `context`.
+pub fn explain(
+    token: &str,
+    snapshot: &Snapshot,
+    clock: &Clock,
+    context: &ExplainContext,
+) -> Explanation {
+    let shown = (token.len() <= MAX_LEN).then(|| Compact::parse(token));
+    let shown = shown.flatten();
+    let claims = shown.as_ref().and_then(Compact::payload_object);
+    let issuer = claims.as_ref().and_then(|claims| claims.get("iss"));
+    let realm = issuer.and_then(|issuer| snapshot.realms.get(issuer.as_str()?));
+    let facts = Facts {
+        snapshot,
+        realm,
+        claims: claims.as_ref(),
+        context,
+    };
+    let (mut passed, mut checks) = (0, Vec::new());
+    let verified = verify(token, snapshot, &mut passed);
+    checks.extend(STEPS[..passed].iter().map(|name| Check::passed(name)));
+    match &verified {
+        Ok(token) => judged(token, &facts, clock, &mut checks),
+        Err(denied) => {
+            checks.push(Check {
+                detail: denied.detail.clone(),
+                mend: mend(denied.reason, &facts),
+                ..Check::plain(STEPS[passed], Outcome::Failed(denied.reason))
+            });
+            let rest = STEPS[passed + 1..].iter().copied();
+            let rest = rest.chain(CHECKS.iter().map(|(name, _)| *name));
+            checks.extend(rest.map(|name| Check::plain(name, Outcome::Skipped)));
+        }
+    }
+    let failed = |check: &Check| match check.outcome {
+        Outcome::Failed(reason) => Some(reason),
+        _ => None,
+    };
+    Explanation {
+        verdict: checks.iter().find_map(failed),
+        realm: realm.map(|realm| realm.name.clone()),
+        genuine: SIGNATURE < passed,
+        header: shown.map(|jws| jws.header),
+        claims,
+        checks,
+    }
+}
+
+/// The place of the signature among [`STEPS`].
+const SIGNATURE: usize = 3;
+
+/// What depends on time, policy and request: each check by itself, also after one that failed.
+fn judged(token: &Verified, facts: &Facts<'_>, clock: &Clock, checks: &mut Vec<Check>) {
+    let Some(realm) = facts.realm else {
+        return;
+    };
+    let asked = Asked {
+        scope: facts.context.scope,
+        model: facts.context.model.as_deref(),
+        of_one_model: facts.context.scope != Scope::Audit,
+        transport: facts.context.transport,
+    };
+    // No check but that of a proof, which is none of the token's, looks at its text.
+    let bearer = Credential::Bearer(Secret::new(String::new()));
+    let deny = &facts.snapshot.deny;
+    let mut case = Case::new(token, &bearer, asked, realm, deny, clock);
+    for (name, check) in CHECKS {
+        checks.push(match check(&mut case) {
+            Ok(()) => Check::passed(name),
+            Err(finding) => Check {
+                detail: finding.detail,
+                mend: mend(finding.reason, facts),
+                ..Check::plain(name, Outcome::Failed(finding.reason))
+            },
+        });
+    }
+}

@@ -1,0 +1,239 @@
+//! Does a verified token allow the request now? One function for each check, in one list, which
+//! `decide` walks to the first refusal and `explain` to the end.
+
+use std::sync::Arc;
+
+use super::access::{Asked, opened, stale};
+use super::decide::Verified;
+use super::dpop::{self, When};
+use super::{Clock, Credential, DenyList, Endpoint, Policy, ProofUse, Realm};
+use crate::reason::DenyReason;
+use crate::time::Timestamp;
+
+/// A check that failed, before it is known whom to tell.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub(super) reason: DenyReason,
+    pub(super) detail: Option<String>,
+}
+
+/// What the checks look at, and what they find.
+pub(super) struct Case<'c> {
+    pub(super) token: &'c Verified,
+    pub(super) credential: &'c Credential,
+    pub(super) asked: Asked<'c>,
+    pub(super) realm: &'c Realm,
+    pub(super) deny: &'c DenyList,
+    pub(super) synchronised: bool,
+    /// The time that counts for this token.
+    pub(super) now: Timestamp,
+    /// Found by the check `access`; never empty where that passed.
+    pub(super) endpoints: Vec<Arc<Endpoint>>,
+    /// Found by the check `proof`.
+    pub(super) proof: Option<ProofUse>,
+}
+
+type Checked = Result<(), Finding>;
+
+/// Cheap ones first; the proof's signature costs as much as all else together.
+pub(super) const CHECKS: [(&str, fn(&mut Case<'_>) -> Checked); 11] = [
+    ("binding", binding),
+    ("expiry", expiry),
+    ("not-before", not_before),
+    ("issued-at", issued_at),
+    ("age", age),
+    ("lifetime", |case| lifetime(case.token, &case.realm.policy)),
+    ("revocation", |case| {
+        revoked(case.token, case.deny, case.now)
+    }),
+    ("access", access),
+    ("clock", clock),
+    ("keys' age", keys_age),
+    ("proof", proof),
+];
+
+impl<'c> Case<'c> {
+    pub(super) fn new(
+        token: &'c Verified,
+        credential: &'c Credential,
+        asked: Asked<'c>,
+        realm: &'c Realm,
+        deny: &'c DenyList,
+        clock: &Clock,
+    ) -> Case<'c> {
+        Case {
+            token,
+            credential,
+            asked,
+            realm,
+            deny,
+            synchronised: clock.synchronised,
+            now: clock.of_realm(&realm.issuer, token.claims.issued_at),
+            endpoints: Vec::new(),
+            proof: None,
+        }
+    }
+
+    /// All checks, up to the first that fails.
+    pub(super) fn judge(&mut self) -> Checked {
+        CHECKS.iter().try_for_each(|(_, check)| check(self))
+    }
+
+    fn policy(&self) -> &'c Policy {
+        &self.realm.policy
+    }
+
+    fn soon(&self) -> Timestamp {
+        self.now.saturating_add(self.policy().leeway)
+    }
+}
+
+/// Whether the credential is of the kind that the token asks for, and the realm on this transport.
+fn binding(case: &mut Case<'_>) -> Checked {
+    let bound = case.token.claims.proof_key.is_some();
+    match case.credential {
+        // RFC 9449 section 7.1: the scheme is for bound tokens.
+        Credential::Dpop { .. } if !bound => Err(Finding::new(
+            DenyReason::ProofInvalid,
+            "cnf: the token isn't bound to a key; send it as `Bearer`".to_owned(),
+        )),
+        Credential::Dpop { .. } => Ok(()),
+        _ if bound => Err(DenyReason::ProofMissing.into()),
+        _ => match case.asked.transport {
+            Some(transport) if case.policy().require_dpop.contains(&transport) => {
+                let detail = format!("on {}", transport.as_str());
+                Err(Finding::new(DenyReason::DpopRequired, detail))
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
+fn expiry(case: &mut Case<'_>) -> Checked {
+    let expires = case.token.claims.expires_at;
+    if case.now >= expires.saturating_add(case.policy().leeway) {
+        return Err(at(DenyReason::Expired, expires, case.now));
+    }
+    Ok(())
+}
+
+fn not_before(case: &mut Case<'_>) -> Checked {
+    match case.token.claims.not_before {
+        Some(from) if from > case.soon() => Err(at(DenyReason::NotYetValid, from, case.now)),
+        _ => Ok(()),
+    }
+}
+
+fn issued_at(case: &mut Case<'_>) -> Checked {
+    let issued = case.token.claims.issued_at;
+    if issued > case.soon() {
+        return Err(at(DenyReason::IssuedInFuture, issued, case.now));
+    }
+    Ok(())
+}
+
+fn age(case: &mut Case<'_>) -> Checked {
+    let (policy, issued) = (case.policy(), case.token.claims.issued_at);
+    let oldest = policy.max_age.map(|age| age.saturating_add(policy.leeway));
+    if oldest.is_some_and(|oldest| case.now.since(issued) > oldest) {
+        return Err(at(DenyReason::TooOld, issued, case.now));
+    }
+    Ok(())
+}
+
+pub(super) fn lifetime(token: &Verified, policy: &Policy) -> Checked {
+    let claims = &token.claims;
+    let (lives, may) = (
+        claims.expires_at.since(claims.issued_at),
+        policy.max_lifetime(&claims.principal.client),
+    );
+    if lives > may {
+        let detail = format!("{} s, allowed are {} s", lives.as_secs(), may.as_secs());
+        return Err(Finding::new(DenyReason::LifetimeTooLong, detail));
+    }
+    Ok(())
+}
+
+pub(super) fn revoked(token: &Verified, deny: &DenyList, now: Timestamp) -> Checked {
+    match deny.hit(&token.claims, &token.thumbprint, now) {
+        Some(what) => Err(Finding::new(DenyReason::Revoked, what.to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn access(case: &mut Case<'_>) -> Checked {
+    match opened(&case.token.claims, &case.asked, case.realm) {
+        Ok(endpoints) => {
+            case.endpoints = endpoints;
+            Ok(())
+        }
+        Err(reason) => {
+            let detail = format!("for `{}`", case.asked.scope.as_str());
+            Err(Finding::new(reason, detail))
+        }
+    }
+}
+
+fn clock(case: &mut Case<'_>) -> Checked {
+    let anyhow = &case.policy().unsynchronised_scopes;
+    if !case.synchronised && !anyhow.contains(&case.asked.scope) {
+        return Err(DenyReason::ClockUnsynchronised.into());
+    }
+    Ok(())
+}
+
+fn keys_age(case: &mut Case<'_>) -> Checked {
+    if stale(case.realm, case.asked.scope, case.now) {
+        return Err(DenyReason::KeysStale.into());
+    }
+    Ok(())
+}
+
+/// Whether the client has shown that it holds the key that the token is bound to.
+fn proof(case: &mut Case<'_>) -> Checked {
+    let Credential::Dpop {
+        token,
+        proof,
+        binding,
+    } = case.credential
+    else {
+        return Ok(());
+    };
+    let Some(thumbprint) = &case.token.claims.proof_key else {
+        return Err(DenyReason::ProofInvalid.into());
+    };
+    let when = When {
+        now: case.now,
+        synchronised: case.synchronised,
+        leeway: case.policy().leeway,
+    };
+    match dpop::verify(proof.expose(), token.expose(), thumbprint, binding, &when) {
+        Ok(used) => {
+            case.proof = Some(used);
+            Ok(())
+        }
+        Err((reason, which)) => Err(Finding::new(reason, which.to_owned())),
+    }
+}
+
+fn at(reason: DenyReason, claim: Timestamp, now: Timestamp) -> Finding {
+    Finding::new(reason, format!("{claim}, and here it is {now}"))
+}
+
+impl Finding {
+    pub(super) fn new(reason: DenyReason, detail: String) -> Finding {
+        Finding {
+            reason,
+            detail: Some(detail),
+        }
+    }
+}
+
+impl From<DenyReason> for Finding {
+    fn from(reason: DenyReason) -> Finding {
+        Finding {
+            reason,
+            detail: None,
+        }
+    }
+}
