@@ -53,12 +53,12 @@ pub(in crate::cli) struct Pin {
 impl Pin {
     pub(super) fn execute(&self, global: &Global) -> Done {
         match &self.file {
-            Some(file) => self.from_file(global, file),
+            Some(file) => self.use_file(global, file),
             None => self.fetched(global),
         }
     }
 
-    fn from_file(&self, global: &Global, file: &Path) -> Done {
+    fn use_file(&self, global: &Global, file: &Path) -> Done {
         let realm = &self.realm;
         let jwks = input::read(file, MAX_JWKS)?;
         let keys = KeySet::parse(&jwks)

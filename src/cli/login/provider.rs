@@ -282,6 +282,10 @@ impl Trouble {
         };
         let id = &client.client_id;
         let what = match error.as_str() {
+            // So Keycloak 26 answers for a confidential client that shows no secret.
+            "unauthorized_client" if said.contains("credentials") => {
+                format!("client {id} isn't a public one; switch its \"Client authentication\" off")
+            }
             "unauthorized_client" => format!(
                 "Keycloak doesn't let client {id} log in by device; switch on \"OAuth 2.0 Device \
                  Authorization Grant\" in the client's capability config \
@@ -353,6 +357,10 @@ mod tests {
             let (error, said) = (error.to_owned(), "because".to_owned());
             Trouble::Refused { error, said }.into_failure(&client)
         };
+        let (error, told) = ("unauthorized_client", "Invalid client credentials");
+        let (error, told) = (error.to_owned(), told.to_owned());
+        let confidential = Trouble::Refused { error, said: told }.into_failure(&client);
+        assert!(confidential.message.contains("isn't a public one"));
         let failure = said("unauthorized_client");
         assert_eq!(failure.exit, Exit::Refused);
         assert!(
