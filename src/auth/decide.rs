@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::access::{opened, opens, stale};
 use super::claims::{ClaimError, Claims, principal};
-use super::token::{Jws, Proven};
+use super::token::{Decoded, Jws, Proven};
 use super::{
     Clock, Credential, DEFAULT_PRIORITY, DenyList, Endpoint, Grant, Policy, Principal, ProofUse,
     Realm, Snapshot,
@@ -160,7 +160,8 @@ fn verify(credential: &Credential, snapshot: &Snapshot) -> Result<Verified, Box<
         Credential::LocalPeer { .. } => return Err(DenyReason::PeerNotAllowed.into()),
         Credential::Bearer(token) | Credential::Dpop { token, .. } => token.expose(),
     };
-    let jws = Jws::parse(token)?;
+    let mut room = Decoded::default();
+    let jws = Jws::parse(token, &mut room)?;
     let Some(realm) = snapshot.realms.get(jws.alleged.issuer()?) else {
         return Err(DenyReason::IssuerUnknown.into());
     };

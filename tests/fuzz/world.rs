@@ -72,6 +72,7 @@ pub fn clock() -> Clock {
         now: Timestamp::from_secs(NOW),
         floor: Timestamp::from_secs(NOW),
         synchronised: true,
+        realm_floors: Arc::default(),
     }
 }
 
