@@ -1,5 +1,5 @@
-//! The token decision against tokens minted here: one case for each refusal, properties, and a
-//! storm of mutated tokens. (Published vectors for the signatures stand in `auth::key`.)
+//! The token decision against tokens minted here: one case for each refusal, properties, a storm of
+//! mutated tokens, and npm's `jose` beside it. (Published vectors for the signatures stand in `auth::key`.)
 
 #![expect(
     clippy::unwrap_used,
@@ -11,7 +11,9 @@
 )]
 
 mod case;
+mod differential;
 mod mint;
 mod mutations;
 mod properties;
 mod refusals;
+mod samples;
