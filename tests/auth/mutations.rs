@@ -63,6 +63,10 @@ impl Mutator {
     fn bytes(&mut self, token: &str) -> String {
         let mut bytes = token.as_bytes().to_vec();
         for _ in 0..=self.below(3) {
+            // Rarely, nothing is left after a cut and a removal.
+            if bytes.is_empty() {
+                break;
+            }
             let at = self.below(bytes.len());
             let byte = b"ABz09-_.=+/ \0\n\"{"[self.below(16)];
             match self.below(6) {
