@@ -8,6 +8,7 @@ BIN := $(DIST)
 MODEL := smollm2-135m-instruct
 BUNDLE := target/models/$(MODEL)/slmd.json
 VENV := target/venv/ready
+NODE := target/node/ready
 PIN := models/$(MODEL).pin
 
 # By a name of its own, so that `make -n test` prints and runs nothing.
@@ -15,7 +16,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup build model venv demo bench cross dist install clean
+.PHONY: help setup build model venv node fuzz demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -26,6 +27,7 @@ help:
 	@echo 'make test          everything that must pass: units, engine, the daemon with its model and a broker'
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
+	@echo 'make fuzz          fuzzes token, key set and claims for 30 s each (FUZZ_SECONDS)'
 	@echo 'make bench         side by side with peers; needs a quiet machine'
 	@echo 'make model         fetches the pinned model (98 MB) and imports it into target/models'
 	@echo 'make cross         builds for arm64 Linux'
@@ -57,11 +59,24 @@ $(VENV): tests/clients/requirements.txt | setup
 	@$(@D)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
+node: $(NODE)
+
+$(NODE): tests/clients/package.json tests/clients/package-lock.json | setup
+	@echo 'installing the JavaScript peers into $(@D)' >&2
+	@mkdir -p $(@D)
+	@cp $^ $(@D)
+	@cd $(@D) && npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+# FUZZ_SECONDS for each target; what one run finds the next begins with.
+fuzz: setup
+	tests/fuzz/run
+
 demo: $(BUNDLE)
 	$(SLMD) demo
 
 # Asks first and tests then: nobody wants to be asked in the middle.
-test: $(BUNDLE) $(VENV)
+test: $(BUNDLE) $(VENV) $(NODE) fuzz
 	@rm -rf target/test-logs
 	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
 	$(AGAIN) --no-print-directory test-host $$arm test-logs
@@ -83,9 +98,10 @@ test-logs:
 
 test-more: export SLMD_TEST_MORE = 1
 test-more: export PROPTEST_CASES = 20000
+test-more: export FUZZ_SECONDS ?= 600
 test-more: test
 
-bench: $(BUNDLE)
+bench: $(BUNDLE) $(VENV) $(NODE)
 	tests/bench/run
 
 cross:

@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use serde_json::Value;
-
 use super::token::{HeaderType, Proven};
 use super::{LimitClaims, Principal};
+use crate::json::Value;
 use crate::reason::DenyReason;
 use crate::time::Timestamp;
 
@@ -140,9 +139,9 @@ fn confirmation(cnf: Option<&Value>) -> Result<Option<String>, ClaimError> {
     let Value::Object(members) = cnf else {
         return Err(unsupported);
     };
-    let known = |(name, value): (&String, &Value)| match name.as_str() {
-        "jkt" => value.is_string(),
-        "kc-jkt-type" => value == "DPoP",
+    let known = |(name, value): (&str, &Value)| match name {
+        "jkt" => value.as_str().is_some(),
+        "kc-jkt-type" => value.as_str() == Some("DPoP"),
         _ => false,
     };
     match members.get("jkt").and_then(Value::as_str) {
@@ -155,7 +154,7 @@ fn confirmation(cnf: Option<&Value>) -> Result<Option<String>, ClaimError> {
 fn audience(aud: Option<&Value>) -> Result<Vec<String>, ClaimError> {
     match aud {
         None => Ok(Vec::new()),
-        Some(Value::String(one)) => Ok(vec![one.clone()]),
+        Some(Value::String(one)) => Ok(vec![one.clone().into_owned()]),
         Some(Value::Array(list)) => strings(list, "aud"),
         Some(_) => Err((DenyReason::ClaimInvalid, "aud")),
     }
@@ -169,13 +168,13 @@ fn roles(access: Option<&Value>) -> Result<BTreeMap<String, Vec<String>>, ClaimE
         Some(Value::Object(clients)) => clients,
         Some(_) => return Err(invalid),
     };
-    let of_client = |(client, entry): (&String, &Value)| {
+    let of_client = |(client, entry): (&str, &Value)| {
         let roles = match entry.as_object().ok_or(invalid)?.get("roles") {
             None => Vec::new(),
             Some(Value::Array(list)) => strings(list, NAME)?,
             Some(_) => return Err(invalid),
         };
-        Ok((client.clone(), roles))
+        Ok((client.to_owned(), roles))
     };
     clients.iter().map(of_client).collect()
 }

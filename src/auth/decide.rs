@@ -10,7 +10,7 @@ use super::access::{Asked, opens};
 use super::claims::{ClaimError, Claims, MAX_TIME, issued_at, principal};
 use super::judge::{Case, Finding, lifetime, revoked};
 use super::peer::{self, Peer};
-use super::token::{Jws, Proven};
+use super::token::{Decoded, Jws, Proven};
 use super::{
     Clock, Credential, DEFAULT_PRIORITY, Endpoint, Grant, Principal, ProofUse, Realm, Snapshot,
 };
@@ -192,7 +192,8 @@ pub(super) fn verify(
     snapshot: &Snapshot,
     passed: &mut usize,
 ) -> Result<Verified, Box<Denied>> {
-    let jws = Jws::parse(token)?;
+    let mut room = Decoded::default();
+    let jws = Jws::parse(token, &mut room)?;
     *passed += 1;
     let Some(realm) = snapshot.realms.get(jws.alleged.issuer()?) else {
         return Err(DenyReason::IssuerUnknown.into());

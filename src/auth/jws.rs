@@ -22,15 +22,15 @@ pub(super) struct Compact<'a> {
     pub(super) header: Map<String, Value>,
     pub(super) payload: Vec<u8>,
     signing_input: &'a [u8],
-    signature: &'a str,
+    signature: Vec<u8>,
 }
 
 impl<'a> Compact<'a> {
     pub(super) fn parse(text: &'a str) -> Option<Compact<'a>> {
         let (signing_input, signature) = text.rsplit_once('.')?;
         let (header, payload) = signing_input.split_once('.')?;
-        let decoded = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        if decoded.is_empty() {
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        if signature.is_empty() {
             return None;
         }
         Some(Compact {
@@ -51,7 +51,7 @@ impl<'a> Compact<'a> {
     }
 
     pub(super) fn signed_by(&self, key: &Key, alg: Algorithm) -> bool {
-        key.allows(alg) && key.verify(alg, self.signing_input, self.signature)
+        key.allows(alg) && key.verify(alg, self.signing_input, &self.signature)
     }
 }
 

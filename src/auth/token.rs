@@ -3,13 +3,14 @@
 //! Nothing here looks at the meaning of claims. `jwk`, `jku`, `x5u` and `x5c` in a header are
 //! never read: keys come from the realm's pinned set only.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
-use serde_json::{Map, Value};
 
 use super::key::Key;
-use crate::json;
+use crate::json::{self, Members, Value};
 use crate::reason::DenyReason;
 
 /// Beyond this a token isn't even split.
@@ -30,16 +31,23 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
 
 /// A well-formed compact JWS whose signature nobody has checked.
 pub(super) struct Jws<'a> {
-    pub(super) header: Header,
-    pub(super) alleged: Alleged,
+    pub(super) header: Header<'a>,
+    pub(super) alleged: Alleged<'a>,
     signing_input: &'a [u8],
-    signature: &'a str,
+    signature: Vec<u8>,
+}
+
+/// What a token's segments decode to; what is read from them borrows from it.
+#[derive(Default)]
+pub(super) struct Decoded {
+    header: Vec<u8>,
+    payload: Vec<u8>,
 }
 
 /// The part of a JOSE header that counts here.
-pub(super) struct Header {
+pub(super) struct Header<'a> {
     pub(super) alg: Algorithm,
-    pub(super) kid: String,
+    pub(super) kid: Cow<'a, str>,
     pub(super) kind: HeaderType,
 }
 
@@ -54,22 +62,23 @@ pub(super) enum HeaderType {
 
 /// What a token says of itself before its signature is checked: good for nothing but picking the
 /// realm whose keys may prove it.
-pub(super) struct Alleged(Map<String, Value>);
+pub(super) struct Alleged<'a>(Members<'a>);
 
 /// Claims signed by a pinned key of the realm that they name. Only [`Jws::prove`] makes one.
-pub(super) struct Proven(Map<String, Value>);
+pub(super) struct Proven<'a>(Members<'a>);
 
 impl<'a> Jws<'a> {
-    pub(super) fn parse(token: &'a str) -> Result<Jws<'a>, DenyReason> {
+    pub(super) fn parse(token: &'a str, room: &'a mut Decoded) -> Result<Jws<'a>, DenyReason> {
         if token.len() > MAX_LEN {
             return Err(DenyReason::TokenTooLarge);
         }
         let malformed = DenyReason::TokenMalformed;
         let (signing_input, signature) = token.rsplit_once('.').ok_or(malformed)?;
         let (header, payload) = signing_input.split_once('.').ok_or(malformed)?;
-        let header = Header::parse(&object(header).ok_or(malformed)?)?;
-        let alleged = Alleged(object(payload).ok_or(malformed)?);
-        if signature.is_empty() || URL_SAFE_NO_PAD.decode(signature).is_err() {
+        let header = Header::parse(object(header, &mut room.header).ok_or(malformed)?)?;
+        let alleged = Alleged(object(payload, &mut room.payload).ok_or(malformed)?);
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed)?;
+        if signature.is_empty() {
             return Err(malformed);
         }
         Ok(Jws {
@@ -81,11 +90,11 @@ impl<'a> Jws<'a> {
     }
 
     /// The claims, if `key` signed them with the algorithm that the header names.
-    pub(super) fn prove(self, key: &Key) -> Result<Proven, DenyReason> {
+    pub(super) fn prove(self, key: &Key) -> Result<Proven<'a>, DenyReason> {
         if !key.allows(self.header.alg) {
             return Err(DenyReason::AlgorithmRejected);
         }
-        let genuine = key.verify(self.header.alg, self.signing_input, self.signature);
+        let genuine = key.verify(self.header.alg, self.signing_input, &self.signature);
         let Alleged(claims) = self.alleged;
         genuine
             .then_some(Proven(claims))
@@ -93,28 +102,28 @@ impl<'a> Jws<'a> {
     }
 }
 
-impl Header {
-    fn parse(members: &Map<String, Value>) -> Result<Header, DenyReason> {
+impl<'a> Header<'a> {
+    fn parse(mut members: Members<'a>) -> Result<Header<'a>, DenyReason> {
         if members.contains_key("crit") {
             return Err(DenyReason::CriticalHeader);
         }
-        let kind = match text(members, "typ")? {
+        let kind = match text(&members, "typ")? {
             Some(typ) if is_access_token_type(typ) => HeaderType::AccessToken,
             Some(typ) if typ.eq_ignore_ascii_case("JWT") => HeaderType::Jwt,
             _ => return Err(DenyReason::TypeRejected),
         };
-        let alg = text(members, "alg")?.and_then(algorithm);
+        let alg = text(&members, "alg")?.and_then(algorithm);
         let alg = alg.ok_or(DenyReason::AlgorithmRejected)?;
-        let kid = text(members, "kid")?.ok_or(DenyReason::KeyIdMissing)?;
-        Ok(Header {
-            alg,
-            kid: kid.to_owned(),
-            kind,
-        })
+        let kid = match members.remove("kid") {
+            Some(Value::String(kid)) => kid,
+            Some(_) => return Err(DenyReason::TokenMalformed),
+            None => return Err(DenyReason::KeyIdMissing),
+        };
+        Ok(Header { alg, kid, kind })
     }
 }
 
-impl Alleged {
+impl Alleged<'_> {
     /// The issuer that the token claims, a string or nothing.
     pub(super) fn issuer(&self) -> Result<&str, DenyReason> {
         match self.0.get("iss") {
@@ -125,8 +134,8 @@ impl Alleged {
     }
 }
 
-impl Proven {
-    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+impl<'a> Proven<'a> {
+    pub(super) fn get(&self, name: &str) -> Option<&Value<'a>> {
         self.0.get(name)
     }
 }
@@ -147,16 +156,16 @@ fn is_access_token_type(typ: &str) -> bool {
 }
 
 /// A segment as a JSON object: base64url without padding or stray bits, no duplicate members.
-fn object(segment: &str) -> Option<Map<String, Value>> {
-    let bytes = URL_SAFE_NO_PAD.decode(segment).ok()?;
-    match json::parse(&bytes).ok()? {
+fn object<'a>(segment: &str, room: &'a mut Vec<u8>) -> Option<Members<'a>> {
+    URL_SAFE_NO_PAD.decode_vec(segment, room).ok()?;
+    match json::read(room).ok()? {
         Value::Object(members) => Some(members),
         _ => None,
     }
 }
 
 /// A header member that must be a string where it is present.
-fn text<'m>(members: &'m Map<String, Value>, name: &str) -> Result<Option<&'m str>, DenyReason> {
+fn text<'m>(members: &'m Members<'_>, name: &str) -> Result<Option<&'m str>, DenyReason> {
     match members.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),

@@ -1,5 +1,5 @@
-//! The token decision against tokens minted here: one case for each refusal, properties, and a
-//! storm of mutated tokens. (Published vectors for the signatures stand in `auth::key`.)
+//! The token decision against tokens minted here: one case for each refusal, properties, a storm of
+//! mutated tokens, and npm's `jose` beside it. (Published vectors for the signatures stand in `auth::key`.)
 
 #![expect(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
 )]
 
 mod case;
+mod differential;
 mod dpop;
 mod explain;
 mod floors;
@@ -20,4 +21,5 @@ mod mutations;
 mod peers;
 mod properties;
 mod refusals;
+mod samples;
 mod signed;

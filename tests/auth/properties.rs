@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::json;
-use slmd::auth::{Cache, Decision, DenyList, Policy, Realm, Snapshot, decide};
+use slmd::auth::{Cache, Decision, DenyList, Policy, Realm, Revocations, Snapshot, decide};
 use slmd::prompt::{Action, Scope};
 use slmd::time::Timestamp;
 
 use crate::mint::{self, Issuer, NOW, chat};
+use crate::mutations::Mutator;
+use crate::samples::{self, ALGORITHMS};
 
 /// One issuer of each kind of key.
 pub(crate) static ISSUERS: LazyLock<Vec<Issuer>> = LazyLock::new(|| {
@@ -21,11 +23,49 @@ pub(crate) fn world() -> Snapshot {
     mint::snapshot(&ISSUERS.iter().collect::<Vec<_>>())
 }
 
+/// Cases of each property below; `SLMD_TEST_MORE` has many more.
+fn cases() -> ProptestConfig {
+    let more = std::env::var_os("SLMD_TEST_MORE").is_some();
+    ProptestConfig::with_cases(if more { 20_000 } else { 512 })
+}
+
 fn permits(token: &str, action: Action, realm: Realm) -> bool {
+    permits_under(token, action, realm, Revocations::default(), true)
+}
+
+fn permits_under(
+    token: &str,
+    action: Action,
+    realm: Realm,
+    revoked: Revocations,
+    synchronised: bool,
+) -> bool {
     let (request, credential) = (mint::request(None, action), mint::bearer(token));
-    let snapshot = Snapshot::new(1, vec![realm], DenyList::default());
-    let decision = decide(&credential, &request, &snapshot, &mint::clock());
+    let realms = [(realm.issuer.clone(), revoked)].into();
+    let snapshot = Snapshot::new(1, vec![realm], DenyList { realms });
+    let mut clock = mint::clock();
+    clock.synchronised = synchronised;
+    let decision = decide(&credential, &request, &snapshot, &clock);
     matches!(decision, Decision::Permit(_))
+}
+
+/// All flips, of a token of every algorithm.
+#[test]
+fn a_flipped_bit_never_permits() {
+    let (world, request) = (world(), mint::request(None, chat()));
+    for alg in ALGORITHMS {
+        let sound = samples::sound(alg);
+        let realm = world.realms.values().next().unwrap();
+        assert!(permits(&sound, chat(), realm.clone()), "{alg}");
+        // The eighth bit of a byte makes no text, and a credential is text.
+        for bit in 0..sound.len() * 7 {
+            let mut bytes = sound.clone().into_bytes();
+            bytes[bit / 7] ^= 1 << (bit % 7);
+            let credential = mint::bearer(String::from_utf8(bytes).unwrap());
+            let decision = decide(&credential, &request, &world, &mint::clock());
+            assert!(matches!(decision, Decision::Deny(_)), "{alg}: bit {bit}");
+        }
+    }
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -57,75 +97,127 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 /// One way of allowing less.
-fn shrink(policy: &Policy, way: u8, at: usize) -> Policy {
-    let mut less = policy.clone();
+fn shrink(realm: &Realm, way: u8, at: usize) -> (Realm, Revocations) {
+    let (mut less, mut revoked) = (realm.clone(), Revocations::default());
+    let (policy, secs) = (&mut less.policy, Duration::from_secs(at as u64));
+    let own = &mut policy.max_lifetime_by_client;
     match way {
-        0 => {
-            less.max_lifetime = less
-                .max_lifetime
-                .saturating_sub(Duration::from_secs(at as u64))
-        }
-        1 => {
-            less.max_age = Some(
-                less.max_age
-                    .unwrap_or(Duration::MAX)
-                    .min(Duration::from_secs(300)),
-            )
-        }
-        2 => less.leeway = Duration::ZERO,
-        3 => less.default_endpoint = None,
-        4 => less.offline_grace = Scope::ALL.map(|scope| (scope, Duration::ZERO)).into(),
+        0 => policy.max_lifetime = policy.max_lifetime.saturating_sub(secs),
+        1 => policy.max_age = Some(policy.max_age.unwrap_or(secs).min(secs)),
+        2 => policy.leeway = Duration::ZERO,
+        3 => policy.default_endpoint = None,
+        4 => policy.offline_grace = Scope::ALL.map(|scope| (scope, Duration::ZERO)).into(),
+        5 => policy.unsynchronised_scopes.clear(),
+        6 => drop(own.insert("device-1".to_owned(), policy.max_lifetime.min(secs))),
+        7 => drop(less.endpoints.remove(at % less.endpoints.len())),
+        8 => less.keys = mint::realm(&[&ISSUERS[at % ISSUERS.len()]]).keys,
+        9 => less.confirmed_at = None,
+        10 => revoked = revocations(at),
         // Not the last one: without any mapping the roles mean themselves again.
-        _ if less.roles.len() > 1 => {
-            let role = less.roles.keys().nth(at % less.roles.len()).cloned();
-            less.roles.remove(&role.unwrap());
+        11 if policy.roles.len() > 1 => {
+            let role = policy.roles.keys().nth(at % policy.roles.len()).cloned();
+            policy.roles.remove(&role.unwrap());
         }
-        _ => less.roles.values_mut().for_each(|scopes| {
-            scopes.pop();
-        }),
+        _ => policy
+            .roles
+            .values_mut()
+            .for_each(|scopes| _ = scopes.pop()),
     }
-    less
+    (less, revoked)
+}
+
+/// Some of which name the token.
+fn revocations(at: usize) -> Revocations {
+    let mut revoked = Revocations::default();
+    let own = |name: &str| mint::claims()[name].as_str().unwrap().to_owned();
+    match at % 6 {
+        0 => drop(revoked.subjects.insert(own("sub"))),
+        1 => drop(revoked.sessions.insert(own("sid"))),
+        2 => drop(revoked.token_ids.insert(own("jti"))),
+        3 => drop(revoked.clients.insert("another".to_owned())),
+        4 => revoked.not_before = Timestamp::from_secs(NOW - at as u64),
+        _ => drop(revoked.thumbprints.insert(world_thumbprint(at))),
+    }
+    revoked
+}
+
+fn world_thumbprint(at: usize) -> String {
+    let keys = world().realms.into_values().next().unwrap().keys.keys();
+    keys[at % keys.len()].thumbprint.clone()
+}
+
+/// Snapshots that say the same as `realm` alone: another epoch, keys in another order, realms of
+/// other issuers beside it.
+fn same_worlds(realm: &Realm) -> Vec<Snapshot> {
+    let mut reordered = realm.clone();
+    let backwards: Vec<&Issuer> = ISSUERS.iter().rev().collect();
+    reordered.keys = mint::realm(&backwards).keys;
+    let mut other = mint::realm(&[&Issuer::new("EdDSA", "EdDSA")]);
+    other.issuer = "https://keycloak.test/realms/other".to_owned();
+    other.name = "other".to_owned();
+    vec![
+        Snapshot::new(1, vec![realm.clone()], DenyList::default()),
+        Snapshot::new(2, vec![reordered], DenyList::default()),
+        Snapshot::new(3, vec![other, realm.clone()], DenyList::default()),
+    ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
-    #[test]
-    fn a_flipped_bit_never_permits(issuer in 0..4usize, at in any::<prop::sample::Index>()) {
-        let token = ISSUERS[issuer].token(&mint::claims());
-        prop_assert!(permits(&token, chat(), world().realms.into_values().next().unwrap()));
-        let bit = at.index(token.len() * 7);
-        let mut bytes = token.into_bytes();
-        bytes[bit / 7] ^= 1 << (bit % 7);
-        let token = String::from_utf8(bytes).unwrap();
-        prop_assert!(!permits(&token, chat(), world().realms.into_values().next().unwrap()));
-    }
+    #![proptest_config(cases())]
 
     #[test]
     fn less_never_grants_more(
         roles in prop::collection::vec(role(), 0..4),
         policy in policy(),
         action in action(),
-        way in 0..7u8,
+        way in 0..13u8,
         at in 0..4000usize,
+        synchronised: bool,
     ) {
         let issuer = &ISSUERS[3];
         let mut claims = mint::claims();
         claims["resource_access"]["slm"]["roles"] = json!(roles);
         let token = issuer.token(&claims);
-        let mut realm = mint::realm(&[issuer]);
+        let mut realm = world().realms.into_values().next().unwrap();
         realm.policy = policy;
-        let before = permits(&token, action.clone(), realm.clone());
+        let none = Revocations::default();
+        let before = permits_under(&token, action.clone(), realm.clone(), none.clone(), synchronised);
 
-        let mut less = realm.clone();
-        less.policy = shrink(&realm.policy, way, at);
-        prop_assert!(before || !permits(&token, action.clone(), less));
+        let (less, revoked) = shrink(&realm, way, at);
+        prop_assert!(before || !permits_under(&token, action.clone(), less, revoked, synchronised));
         if !roles.is_empty() {
             let mut fewer = roles.clone();
             fewer.remove(at % roles.len());
             claims["resource_access"]["slm"]["roles"] = json!(fewer);
             let token = issuer.token(&claims);
-            prop_assert!(before || !permits(&token, action, realm));
+            prop_assert!(before || !permits_under(&token, action, realm, none, synchronised));
+        }
+    }
+
+    /// Neither an earlier decision, the thread, the epoch, the order of keys nor other realms
+    /// change it.
+    #[test]
+    fn the_decision_is_a_function_of_its_arguments(
+        seed: u64,
+        sound: bool,
+        policy in policy(),
+        action in action(),
+        later in 0..7200u64,
+    ) {
+        let (mutated, original) = Mutator::new(seed).next();
+        let credential = mint::bearer(if sound { original } else { mutated });
+        let request = mint::request(None, action);
+        let mut realm = world().realms.into_values().next().unwrap();
+        realm.policy = policy;
+        let mut clock = mint::clock();
+        clock.now = Timestamp::from_secs(NOW + later);
+        let answer = |world: &Snapshot| format!("{:?}", decide(&credential, &request, world, &clock));
+        let worlds = same_worlds(&realm);
+        let first = answer(&worlds[0]);
+        for world in &worlds {
+            prop_assert_eq!(&answer(world), &first);
+            let elsewhere = std::thread::scope(|scope| scope.spawn(|| answer(world)).join().unwrap());
+            prop_assert_eq!(&elsewhere, &first);
         }
     }
 

@@ -1,13 +1,16 @@
 //! Decisions a second: cold against jsonwebtoken's bare signature check (what no verifier can do
-//! without), cached against the SHA-256 of the token (what no cache of whole tokens can).
+//! without), cached against the SHA-256 of the token (what no cache of whole tokens can), and how
+//! long good ones take while another thread is flooded with bad ones.
 //!
-//! Prints one line a figure; with `BENCH_JSON` set also writes them to that file.
+//! Prints one line a figure. With `BENCH_JSON` set also writes them to that file, and with
+//! `BENCH_TOKENS` the tokens and keys, for peers in other languages.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde_json::json;
+use serde_json::{Value, json};
 use slmd::auth::{Cache, Credential, Decision, decide};
 use slmd::time::instant;
 
@@ -21,27 +24,55 @@ use mint::{Issuer, chat};
 )]
 mod mint;
 
-const ROUNDS: u32 = 20;
-const ROUND: Duration = Duration::from_millis(50);
+const ROUNDS: usize = 200;
+const ROUND: Duration = Duration::from_millis(5);
+/// Decisions whose times make a percentile.
+const TIMED: usize = 50_000;
+
+const ALGORITHMS: [(&str, Algorithm); 9] = [
+    ("RS256", Algorithm::RS256),
+    ("RS384", Algorithm::RS384),
+    ("RS512", Algorithm::RS512),
+    ("PS256", Algorithm::PS256),
+    ("PS384", Algorithm::PS384),
+    ("PS512", Algorithm::PS512),
+    ("ES256", Algorithm::ES256),
+    ("ES384", Algorithm::ES384),
+    ("EdDSA", Algorithm::EdDSA),
+];
 
 struct Figure {
     name: String,
-    /// Per second, one thread.
     ours: f64,
     peer: f64,
+    unit: &'static str,
 }
 
 fn main() {
-    let algs = [
-        ("RS256", Algorithm::RS256),
-        ("ES256", Algorithm::ES256),
-        ("EdDSA", Algorithm::EdDSA),
-    ];
-    let figures: Vec<Figure> = algs.iter().flat_map(|(name, alg)| of(name, *alg)).collect();
-    for Figure { name, ours, peer } in &figures {
+    let mut figures = Vec::new();
+    for (name, alg) in ALGORITHMS {
+        let subject = Subject::new(name, alg);
+        figures.push(subject.cold());
+        if matches!(name, "RS256" | "ES256" | "EdDSA") {
+            figures.push(subject.cached());
+        }
+        if name == "RS256" {
+            figures.extend(subject.flooded());
+            if let Some(path) = std::env::var_os("BENCH_TOKENS") {
+                std::fs::write(path, subject.export()).expect("BENCH_TOKENS can be written");
+            }
+        }
+    }
+    for figure in &figures {
+        let Figure {
+            name,
+            ours,
+            peer,
+            unit,
+        } = figure;
         println!(
-            "{name}: {ours:.0}/s, peer {peer:.0}/s, ratio {:.2}",
-            ours / peer
+            "{name}: {ours:.1} {unit}, peer {peer:.1}, ratio {:.2}",
+            figure.ratio()
         );
     }
     if let Some(path) = std::env::var_os("BENCH_JSON") {
@@ -51,55 +82,150 @@ fn main() {
 }
 
 impl Figure {
-    fn json(&self) -> serde_json::Value {
+    /// Above 1 is better than the peer.
+    fn ratio(&self) -> f64 {
+        match self.unit {
+            "1/s" => self.ours / self.peer,
+            _ => self.peer / self.ours,
+        }
+    }
+
+    fn json(&self) -> Value {
         json!({
-            "name": self.name, "ours": self.ours, "peer": self.peer,
-            "ratio": self.ours / self.peer, "unit": "1/s", "threads": 1
+            "name": self.name, "ours": self.ours, "peer": self.peer, "ratio": self.ratio(),
+            "unit": self.unit, "threads": 1
         })
     }
 }
 
-fn of(name: &'static str, alg: Algorithm) -> [Figure; 2] {
-    let issuer = Issuer::new(name, "key");
-    let mut claims = mint::claims();
-    // As long as what Keycloak issues with a handful of roles: about 1,250 bytes.
-    claims["name"] = json!("x".repeat(200));
-    let token = issuer.token(&claims);
-    let (input, signature) = token.rsplit_once('.').expect("three segments");
-    let key = decoding_key(&issuer);
-    let bare = || {
-        let good = jsonwebtoken::crypto::verify(signature, input.as_bytes(), &key, alg);
-        assert!(good.is_ok_and(|good| good));
-    };
-    let hash = || {
-        black_box(aws_lc_rs::digest::digest(
-            &aws_lc_rs::digest::SHA256,
-            token.as_bytes(),
-        ));
-    };
+/// A token of one algorithm, and those who judge it.
+struct Subject {
+    name: &'static str,
+    alg: Algorithm,
+    issuer: Issuer,
+    token: String,
+}
 
-    let credential: Credential = mint::bearer(token.as_str());
-    let (request, clock) = (mint::request(None, chat()), mint::clock());
-    let (snapshot, cache) = (mint::snapshot(&[&issuer]), Cache::new(64));
-    let permitted = |decision| assert!(matches!(decision, Decision::Permit(_)));
-    let cold = || permitted(decide(&credential, &request, &snapshot, &clock));
-    let cached = || permitted(cache.decide(&credential, &request, &snapshot, &clock));
+impl Subject {
+    fn new(name: &'static str, alg: Algorithm) -> Subject {
+        let issuer = Issuer::new(name, "key");
+        let mut claims = mint::claims();
+        // As long as what Keycloak issues with a handful of roles: about 1,250 bytes.
+        claims["name"] = json!("x".repeat(200));
+        let token = issuer.token(&claims);
+        Subject {
+            name,
+            alg,
+            issuer,
+            token,
+        }
+    }
 
-    let figure = |what: &str, (ours, peer)| Figure {
-        name: format!("token decision, {name}, {what} ({} bytes)", token.len()),
-        ours,
-        peer,
-    };
-    [
-        figure(
-            "cold, against the bare signature check",
-            compare(&cold, &bare),
-        ),
-        figure(
-            "cached, against SHA-256 of the token",
-            compare(&cached, &hash),
-        ),
-    ]
+    fn figure(&self, what: &str, (ours, peer): (f64, f64)) -> Figure {
+        Figure {
+            name: format!("token decision, {}, {what}", self.name),
+            ours,
+            peer,
+            unit: "1/s",
+        }
+    }
+
+    fn cold(&self) -> Figure {
+        let (input, signature) = self.token.rsplit_once('.').expect("three segments");
+        let key = decoding_key(&self.issuer);
+        let bare = || {
+            let good = jsonwebtoken::crypto::verify(signature, input.as_bytes(), &key, self.alg);
+            assert!(good.is_ok_and(|good| good));
+        };
+        let (credential, snapshot) = (self.credential(), mint::snapshot(&[&self.issuer]));
+        let (request, clock) = (mint::request(None, chat()), mint::clock());
+        let cold = || permitted(&decide(&credential, &request, &snapshot, &clock));
+        let rates = compare(&cold, &bare);
+        self.figure("cold, against the bare signature check", rates)
+    }
+
+    fn cached(&self) -> Figure {
+        let hash = || {
+            let algorithm = &aws_lc_rs::digest::SHA256;
+            black_box(aws_lc_rs::digest::digest(algorithm, self.token.as_bytes()));
+        };
+        let (credential, snapshot) = (self.credential(), mint::snapshot(&[&self.issuer]));
+        let (request, clock) = (mint::request(None, chat()), mint::clock());
+        let cache = Cache::new(64);
+        let cached = || permitted(&cache.decide(&credential, &request, &snapshot, &clock));
+        let rates = compare(&cached, &hash);
+        self.figure("cached, against SHA-256 of the token", rates)
+    }
+
+    /// The 99th percentile of good decisions through a cache that another thread asks for bad ones
+    /// all the while; the peer is the same without the flood.
+    fn flooded(&self) -> [Figure; 2] {
+        let snapshot = mint::snapshot(&[&self.issuer]);
+        let (request, clock) = (mint::request(None, chat()), mint::clock());
+        let (credential, cache, stop) = (self.credential(), Cache::new(64), AtomicBool::new(false));
+        let bad = mint::bearer(format!("{}AAAA", &self.token[..self.token.len() - 4]));
+        let cached = || permitted(&cache.decide(&credential, &request, &snapshot, &clock));
+        let cold = || permitted(&decide(&credential, &request, &snapshot, &clock));
+        let quiet = (percentile(&cached), percentile(&cold));
+        let flooded = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let decision = cache.decide(&bad, &request, &snapshot, &clock);
+                    assert!(matches!(decision, Decision::Deny(_)));
+                }
+            });
+            let times = (percentile(&cached), percentile(&cold));
+            stop.store(true, Ordering::Relaxed);
+            times
+        });
+        let figure = |what, ours, peer| Figure {
+            unit: "us",
+            ..self.figure(what, (ours, peer))
+        };
+        [
+            figure(
+                "cached, p99 under a flood of bad tokens, against without",
+                flooded.0,
+                quiet.0,
+            ),
+            figure(
+                "cold, p99 under a flood of bad tokens, against without",
+                flooded.1,
+                quiet.1,
+            ),
+        ]
+    }
+
+    fn credential(&self) -> Credential {
+        mint::bearer(self.token.as_str())
+    }
+
+    /// What a verifier in another language needs to judge the same token.
+    fn export(&self) -> String {
+        let jwks: Value = serde_json::from_str(&mint::jwks(&[&self.issuer])).expect("a set");
+        json!({
+            "token": self.token, "alg": self.name, "jwks": jwks, "issuer": mint::ISSUER,
+            "audience": "slm", "now": mint::NOW
+        })
+        .to_string()
+    }
+}
+
+fn permitted(decision: &Decision) {
+    assert!(matches!(decision, Decision::Permit(_)));
+}
+
+/// Microseconds.
+fn percentile(call: &dyn Fn()) -> f64 {
+    let mut times: Vec<Duration> = (0..TIMED)
+        .map(|_| {
+            let start = instant();
+            call();
+            start.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[TIMED * 99 / 100].as_secs_f64() * 1e6
 }
 
 fn decoding_key(issuer: &Issuer) -> DecodingKey {
@@ -107,14 +233,14 @@ fn decoding_key(issuer: &Issuer) -> DecodingKey {
     DecodingKey::from_jwk(&jwk).expect("a public key")
 }
 
-/// Calls a second of both, in turns, so that a noisy neighbour hits both alike.
+/// Calls a second of both: the medians of short rounds in turns, so that a noisy neighbour hits
+/// both alike.
 fn compare(ours: &dyn Fn(), peer: &dyn Fn()) -> (f64, f64) {
-    let (mut a, mut b) = (0.0, 0.0);
-    for _ in 0..ROUNDS {
-        a += round(ours);
-        b += round(peer);
-    }
-    (a / f64::from(ROUNDS), b / f64::from(ROUNDS))
+    let (mut a, mut b): (Vec<f64>, Vec<f64>) =
+        (0..ROUNDS).map(|_| (round(ours), round(peer))).unzip();
+    a.sort_unstable_by(f64::total_cmp);
+    b.sort_unstable_by(f64::total_cmp);
+    (a[ROUNDS / 2], b[ROUNDS / 2])
 }
 
 fn round(call: &dyn Fn()) -> f64 {

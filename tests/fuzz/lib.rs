@@ -1,0 +1,22 @@
+//! The pure modules of the daemon under the names that they call each other by, and the world that
+//! the fuzz targets decide in.
+
+// The daemon has a caller for each of these; a target needs few of them.
+#![allow(dead_code, unreachable_pub)]
+
+#[path = "../../src/auth/mod.rs"]
+pub mod auth;
+#[path = "../../src/identity.rs"]
+pub mod identity;
+#[path = "../../src/json.rs"]
+pub mod json;
+#[path = "../../src/prompt/mod.rs"]
+pub mod prompt;
+#[path = "../../src/reason.rs"]
+pub mod reason;
+#[path = "../../src/secret.rs"]
+pub mod secret;
+#[path = "../../src/time.rs"]
+pub mod time;
+
+pub mod world;
