@@ -34,9 +34,10 @@ pub(super) struct Case<'c> {
 }
 
 type Checked = Result<(), Finding>;
+type Named = (&'static str, fn(&mut Case<'_>) -> Checked);
 
 /// Cheap ones first; the proof's signature costs as much as all else together.
-pub(super) const CHECKS: [(&str, fn(&mut Case<'_>) -> Checked); 11] = [
+pub(super) const CHECKS: [Named; 11] = [
     ("binding", binding),
     ("expiry", expiry),
     ("not-before", not_before),

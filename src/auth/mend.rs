@@ -45,10 +45,6 @@ pub(super) fn mend(reason: DenyReason, facts: &Facts<'_>) -> Option<String> {
             "compare the clocks of Keycloak and this device (`timedatectl`); where a wrong time was \
              believed here, `slmd keys reset-time`"
         }
-        DenyReason::KeyUnknown | DenyReason::KeysStale => {
-            "`slmd keys refresh` while Keycloak can be reached, or `slmd keys pin` with its current keys"
-        }
-        DenyReason::KeysMissing => "`slmd keys pin REALM --fetch`, or with a file",
         DenyReason::SignatureInvalid => {
             "the token was changed on its way, or another Keycloak signed it with a key of the same \
              `kid`; compare the thumbprints of `slmd keys list` with Keycloak's certs"
@@ -73,6 +69,18 @@ pub(super) fn mend(reason: DenyReason, facts: &Facts<'_>) -> Option<String> {
             "switch off \"Full scope allowed\" on the client's tab Client scopes, dedicated scope \
              (`fullScopeAllowed=false`), so that only the roles it needs are in the token"
         }
+        _ => return here(reason).map(str::to_owned),
+    };
+    Some(plain.to_owned())
+}
+
+/// What is mended at this device.
+fn here(reason: DenyReason) -> Option<&'static str> {
+    Some(match reason {
+        DenyReason::KeyUnknown | DenyReason::KeysStale => {
+            "`slmd keys refresh` while Keycloak can be reached, or `slmd keys pin` with its current keys"
+        }
+        DenyReason::KeysMissing => "`slmd keys pin REALM --fetch`, or with a file",
         DenyReason::TooOld => "get a new token; the realm's `max_age` here says how old one may be",
         DenyReason::ClaimInvalid => {
             "look at the mapper of the claim (tab Client scopes): limits need the claim JSON type int"
@@ -80,8 +88,7 @@ pub(super) fn mend(reason: DenyReason, facts: &Facts<'_>) -> Option<String> {
         DenyReason::EndpointMissing => "name a model, or set the realm's default endpoint here",
         DenyReason::EndpointUnknown => "name an endpoint of the realm; see `slmd status`",
         _ => return None,
-    };
-    Some(plain.to_owned())
+    })
 }
 
 fn audience(facts: &Facts<'_>) -> String {
