@@ -4,12 +4,14 @@
 //! with a note, so that it can't take the good ones down with it. A set that holds secrets or
 //! repeats a `kid` is refused whole: whoever made it made a mistake that a person must see.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::key::{Key, KeyInfo, printable_kid};
+use crate::identity::{digest, hex};
 use crate::json;
 
 const MAX_LEN: usize = 64 * 1024;
@@ -77,6 +79,29 @@ impl KeySet {
 
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// Hexadecimal SHA-256 over the sorted thumbprints (RFC 7638): what two people compare.
+    pub fn fingerprint(&self) -> String {
+        let thumbprints = self.thumbprints();
+        let parts: Vec<&[u8]> = thumbprints.iter().map(|t| t.as_bytes()).collect();
+        hex(&digest(&parts))
+    }
+
+    pub fn shares_key(&self, other: &KeySet) -> bool {
+        !self.thumbprints().is_disjoint(&other.thumbprints())
+    }
+
+    pub fn same_keys(&self, other: &KeySet) -> bool {
+        let ids = |set: &KeySet| -> BTreeSet<(String, String)> {
+            let of = |key: &Key| (key.kid().to_owned(), key.thumbprint().to_owned());
+            set.keys.iter().map(of).collect()
+        };
+        ids(self) == ids(other)
+    }
+
+    fn thumbprints(&self) -> BTreeSet<&str> {
+        self.keys.iter().map(Key::thumbprint).collect()
     }
 
     pub(super) fn by_kid(&self, kid: &str) -> Option<&Key> {

@@ -18,9 +18,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::admission::{Admission, Parts};
+use crate::admission::{Admission, Parts, Refresh, Refreshed};
 use crate::config::Config;
 use crate::engine::{Engine, LoadError};
+use crate::keysync::{Outcome, Refresher, Why};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::{Exposition, Registry};
@@ -50,6 +51,9 @@ pub enum RunError {
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
 }
+
+/// When a prompt is to come again whose token's key couldn't be asked for.
+const REFRESH_RETRY: Duration = Duration::from_secs(5);
 
 /// How long answers get to end once they have been interrupted.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -105,7 +109,10 @@ impl Daemon {
             store: state.store.clone(),
             clock: state.clock(),
             shutdown: shutdown.clone(),
+            refresh: refresh(state.refresher.clone()),
         };
+        let followed = state.follow_issuers(&config);
+        followed.map_err(|e| RunError::Keys(e.to_string()))?;
         let snapshot = state.snapshot(&config)?;
         let admission = Admission::new(parts, config.admission.clone(), snapshot, &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
@@ -135,6 +142,14 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
         });
+        let changed = Arc::downgrade(&core);
+        core.state
+            .refresher
+            .on_change(Box::new(move |realm, outcome| {
+                if let Some(core) = changed.upgrade() {
+                    core.keys_refreshed(realm, outcome);
+                }
+            }));
         let transports = core.serve(sockets, http_metrics);
         Ok(Daemon {
             core,
@@ -215,6 +230,19 @@ impl Daemon {
         self.core.engine.stop();
         tracing::info!("stopped");
     }
+}
+
+/// A prompt's question for its token's key, as `keysync` answers it.
+fn refresh(refresher: Refresher) -> Refresh {
+    Box::new(
+        move |realm| match refresher.refresh(realm, Why::UnknownKey) {
+            Some(Outcome::Failed(_)) => Refreshed::Later(REFRESH_RETRY),
+            Some(Outcome::Cooldown(wait)) => Refreshed::Later(wait),
+            None | Some(Outcome::Confirmed | Outcome::Replaced | Outcome::Held) => {
+                Refreshed::Settled
+            }
+        },
+    )
 }
 
 /// Waits for all transports to end; `false` when they don't in time.
