@@ -233,7 +233,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let key = Key::open(folder.path()).unwrap();
         let nonces = Nonces::new(key.clone(), "edge-1");
-        let at = |secs| Timestamp::from_secs(1_800_000_000 + secs);
+        let at = |secs: u64| Timestamp::from_secs(1_800_000_000 + secs);
         let nonce = nonces.current(at(10));
         assert_eq!(nonce.expires_at, at(600));
         for (secs, taken) in [

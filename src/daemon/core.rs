@@ -230,6 +230,10 @@ fn realm_status(realm: &Realm, now: Timestamp) -> Value {
     })
 }
 
+fn not_refreshed(realm: &str) -> String {
+    format!("realm {realm:?} isn't refreshed; configure its [realm.jwks]")
+}
+
 fn held_json(held: &Held) -> Value {
     let keys: Vec<Value> = held.keys.keys().iter().map(key_json).collect();
     json!({"fingerprint": held.keys.fingerprint(), "keys": keys})
@@ -305,6 +309,56 @@ impl http::Control for Core {
         recorded.map_err(|e| e.to_string())?;
         let snapshot = self.state.snapshot(&config).map_err(|e| e.to_string())?;
         self.admission.replace_snapshot(snapshot);
+        Ok(detail)
+    }
+
+    fn fetch_keys(&self, realm: &str) -> Result<Value, String> {
+        let fetched = self.state.refresher.fetch(realm);
+        let held = fetched.ok_or_else(|| not_refreshed(realm))??;
+        let mut answer = held_json(&held);
+        answer["pinned"] = json!(false);
+        Ok(answer)
+    }
+
+    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Value, String> {
+        let pinned = self
+            .state
+            .refresher
+            .pin_held(realm, fingerprint, time::now());
+        let pinned = pinned.ok_or_else(|| {
+            format!(
+                "realm {realm:?} holds no set with this fingerprint; fetch it again and compare"
+            )
+        })?;
+        let keys: Vec<Value> = pinned
+            .map_err(|e| e.to_string())?
+            .iter()
+            .map(key_json)
+            .collect();
+        let detail = json!({"realm": realm, "keys": keys, "fingerprint": fingerprint});
+        let recorded = self.state.record("keys_pinned", detail.clone());
+        recorded.map_err(|e| e.to_string())?;
+        self.replace_snapshot();
+        Ok(detail)
+    }
+
+    fn refresh_keys(&self, realm: &str) -> Result<Value, String> {
+        let outcome = self.state.refresher.refresh(realm, Why::Asked);
+        let outcome = outcome.ok_or_else(|| not_refreshed(realm))?;
+        let (refresh, held) = self.refresh_status(realm, time::now());
+        Ok(
+            json!({"realm": realm, "outcome": outcome.as_str(), "why": refresh["why"], "held": held}),
+        )
+    }
+
+    fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String> {
+        let was = self.state.floor.get();
+        let to = to.unwrap_or_else(time::now);
+        let reset = self.state.floor.reset(to);
+        reset.map_err(|error| format!("the time floor could not be saved: {error}"))?;
+        let detail = json!({"was": was.to_string(), "floor": self.state.floor.get().to_string()});
+        let recorded = self.state.record("time_reset", detail.clone());
+        recorded.map_err(|e| e.to_string())?;
         Ok(detail)
     }
 
