@@ -103,14 +103,7 @@ impl Daemon {
         let bundles = models::open(&config, &state.store)?;
         let engine = Engine::start(bundles, config.engine.clone(), &mut registry)?;
         let shutdown = Shutdown::default();
-        let parts = Parts {
-            engine: engine.clone(),
-            log: state.log.clone(),
-            store: state.store.clone(),
-            clock: state.clock(),
-            shutdown: shutdown.clone(),
-            refresh: refresh(state.refresher.clone()),
-        };
+        let parts = parts(state, &engine, &shutdown);
         let followed = state.follow_issuers(&config);
         followed.map_err(|e| RunError::Keys(e.to_string()))?;
         let snapshot = state.snapshot(&config)?;
@@ -142,14 +135,7 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
         });
-        let changed = Arc::downgrade(&core);
-        core.state
-            .refresher
-            .on_change(Box::new(move |realm, outcome| {
-                if let Some(core) = changed.upgrade() {
-                    core.keys_refreshed(realm, outcome);
-                }
-            }));
+        core.follow_refreshes();
         let transports = core.serve(sockets, http_metrics);
         Ok(Daemon {
             core,
@@ -232,6 +218,17 @@ impl Daemon {
     }
 }
 
+fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
+    Parts {
+        engine: engine.clone(),
+        log: state.log.clone(),
+        store: state.store.clone(),
+        clock: state.clock(),
+        shutdown: shutdown.clone(),
+        refresh: refresh(state.refresher.clone()),
+    }
+}
+
 /// A prompt's question for its token's key, as `keysync` answers it.
 fn refresh(refresher: Refresher) -> Refresh {
     Box::new(
@@ -285,6 +282,17 @@ impl Sockets {
 }
 
 impl Core {
+    /// The refresher outlives nobody, so it holds no core.
+    fn follow_refreshes(self: &Arc<Self>) {
+        let core = Arc::downgrade(self);
+        let changed = move |realm: &str, outcome: &Outcome| {
+            if let Some(core) = core.upgrade() {
+                core.keys_refreshed(realm, outcome);
+            }
+        };
+        self.state.refresher.on_change(Box::new(changed));
+    }
+
     fn serve(self: &Arc<Self>, sockets: Sockets, metrics: http::Metrics) -> JoinSet<()> {
         let mut transports = JoinSet::new();
         let settings = Arc::new(self.config.load().http.clone());
