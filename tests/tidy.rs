@@ -17,8 +17,9 @@ use source::{Source, blank, is_word, item_end, test_modules, words};
 
 /// From the bottom. A module imports only from the layers before its own.
 const LAYERS: &[&[&str]] = &[
+    &["time"],
     &[
-        "https", "identity", "json", "reason", "secret", "shutdown", "time", "tls",
+        "https", "identity", "json", "reason", "secret", "shutdown", "tls",
     ],
     &["link", "prompt", "systemd"],
     &["telemetry"],

@@ -55,7 +55,13 @@ impl Admission {
         let salt = identity::random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
         let access = records::chat(permitted, &prompt, commitment, attempt);
-        self.record(access, salt, begin.clone()).await?;
+        // A second attempt brings the proof that its first has used.
+        let recognised = begin.as_ref().is_some_and(Begin::is_recognised);
+        let proof = match recognised {
+            true => None,
+            false => self.claim_proof(permitted)?,
+        };
+        self.record(access, salt, begin.clone(), proof).await?;
         let transport = permitted.request().origin.transport();
         self.0.metrics.decided(transport, Ok(()));
         Ok(self.queue(slot, permitted.clone(), prompt, charge, begin))

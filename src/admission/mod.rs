@@ -9,12 +9,14 @@ mod finish;
 mod inbox;
 mod metrics;
 mod records;
+mod replay;
 mod running;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 pub use door::Admitted;
 pub use inbox::{Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
@@ -23,13 +25,14 @@ use crate::auth::{self, Cache, Clock, Credential, Decision, Denied, Permitted, S
 use crate::engine::Engine;
 use crate::prompt::{Finish, Origin, Request, RequestId};
 use crate::quota::Quota;
-use crate::reason::{Refusal, RefuseReason};
+use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
 use crate::{audit, time};
 use inbox::{Begin, Inbox};
 use metrics::Metrics;
+use replay::{Claimed, Replay};
 use running::Running;
 
 #[derive(Debug, Clone)]
@@ -48,6 +51,12 @@ pub struct Settings {
 
 /// Verified tokens kept; each costs about 2 KiB.
 const CACHED_TOKENS: usize = 1024;
+/// Prompts that may wait for a refresh at once: a flood of unknown keys stalls nobody else.
+const REFRESH_WAITERS: usize = 32;
+/// How long a prompt waits for a refresh that its token's key caused.
+const REFRESH_WAIT: Duration = Duration::from_secs(2);
+/// When a prompt is to come again that didn't get to wait, or waited in vain.
+const REFRESH_RETRY: Duration = Duration::from_secs(5);
 /// Principals whose quota is remembered.
 const PRINCIPALS: usize = 4096;
 
@@ -63,6 +72,20 @@ pub struct Parts {
     /// The time as decisions are to see it: wall clock, floor, synchronised.
     pub clock: Box<dyn Fn() -> Clock + Send + Sync>,
     pub shutdown: Shutdown,
+    /// Fetches a realm's keys because a token names one that isn't known. Blocks.
+    pub refresh: Refresh,
+}
+
+/// Takes a realm's name.
+pub type Refresh = Box<dyn Fn(&str) -> Refreshed + Send + Sync>;
+
+/// What came of asking for a realm's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refreshed {
+    /// The realm's keys aren't refreshed, or were just seen: the key is unknown for good.
+    Settled,
+    /// The issuer can't be asked now; it can after this.
+    Later(Duration),
 }
 
 struct Inner {
@@ -72,6 +95,9 @@ struct Inner {
     quota: Mutex<Quota>,
     running: Running,
     inbox: Inbox,
+    replay: Replay,
+    refresh: Refresh,
+    refreshing: Arc<Semaphore>,
     metrics: Metrics,
     engine: Engine,
     log: audit::Log,
@@ -95,6 +121,9 @@ impl Admission {
     ) -> Result<Admission, StoreError> {
         Ok(Admission(Arc::new(Inner {
             inbox: Inbox::open(&parts.store)?,
+            replay: Replay::open(&parts.store, registry)?,
+            refresh: parts.refresh,
+            refreshing: Arc::new(Semaphore::new(REFRESH_WAITERS)),
             settings: ArcSwap::from_pointee(settings),
             snapshot: ArcSwap::from_pointee(snapshot),
             cache: Cache::new(CACHED_TOKENS),
@@ -116,7 +145,7 @@ impl Admission {
         request: Request,
     ) -> Result<Admitted, Refusal> {
         let request = self.with_deadline(request);
-        match self.decide(&credential, &request, &(self.0.clock)()) {
+        match self.decide_fresh(&credential, &request, None).await {
             Decision::Permit(permitted) => self.admit(permitted, None).await,
             Decision::Deny(denied) => Err(self.deny(&request, denied)),
         }
@@ -129,11 +158,13 @@ impl Admission {
         request: Request,
     ) -> Result<Permitted, Refusal> {
         let request = Arc::new(request);
-        match self.decide(&credential, &request, &(self.0.clock)()) {
+        match self.decide_fresh(&credential, &request, None).await {
             Decision::Deny(denied) => Err(self.deny(&request, denied)),
             Decision::Permit(permitted) => {
                 let access = records::permitted(&permitted);
-                match self.record(access, [0; 16], None).await {
+                let claimed = self.claim_proof(&permitted);
+                let claimed = claimed.map_err(|refusal| self.refuse(&permitted, refusal))?;
+                match self.record(access, [0; 16], None, claimed).await {
                     Ok(()) => Ok(permitted),
                     Err(refusal) => Err(self.refuse(&permitted, refusal)),
                 }
@@ -197,6 +228,7 @@ impl Admission {
     /// Forgets deliveries that are out of their window. Blocks; called about once a second.
     pub fn tick(&self) -> Result<(), StoreError> {
         let settings = self.0.settings.load();
+        self.0.replay.prune((self.0.clock)().effective())?;
         self.0.inbox.prune(time::now(), &settings)
     }
 
@@ -211,6 +243,67 @@ impl Admission {
     fn decide(&self, credential: &Credential, request: &Arc<Request>, clock: &Clock) -> Decision {
         let snapshot = self.0.snapshot.load();
         self.0.cache.decide(credential, request, &snapshot, clock)
+    }
+
+    /// Decides; where the token's key isn't known, asks the issuer for its keys and decides again.
+    /// `clock`: the one to decide by, where it isn't the present.
+    async fn decide_fresh(
+        &self,
+        credential: &Credential,
+        request: &Arc<Request>,
+        clock: Option<&Clock>,
+    ) -> Decision {
+        let decide = || match clock {
+            Some(clock) => self.decide(credential, request, clock),
+            None => self.decide(credential, request, &(self.0.clock)()),
+        };
+        let mut denied = match decide() {
+            Decision::Deny(denied) if denied.reason == DenyReason::KeyUnknown => denied,
+            decision => return decision,
+        };
+        let issuer = auth::alleged_issuer(credential).unwrap_or_default();
+        let snapshot = self.snapshot();
+        let Some(realm) = snapshot.realms.get(&issuer).map(|realm| realm.name.clone()) else {
+            return Decision::Deny(denied);
+        };
+        let refreshed = self.refresh(realm).await;
+        match (decide(), refreshed) {
+            (Decision::Deny(again), Refreshed::Later(wait))
+                if again.reason == DenyReason::KeyUnknown =>
+            {
+                denied.reason = DenyReason::KeysRefreshing;
+                denied.detail = Some(format!("again in {} s", wait.as_secs().max(1)));
+                Decision::Deny(denied)
+            }
+            (decision, _) => decision,
+        }
+    }
+
+    /// Off the async threads, bounded in time and number. The fetch goes on when the wait ends.
+    async fn refresh(&self, realm: String) -> Refreshed {
+        let late = Refreshed::Later(REFRESH_RETRY);
+        let Ok(waiter) = Arc::clone(&self.0.refreshing).try_acquire_owned() else {
+            return late;
+        };
+        let door = self.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            // Until the thread is free, not only until its prompt stops waiting.
+            let _waiter = waiter;
+            (door.0.refresh)(&realm)
+        });
+        match tokio::time::timeout(REFRESH_WAIT, asked).await {
+            Ok(Ok(refreshed)) => refreshed,
+            _ => late,
+        }
+    }
+
+    /// Reserves the one use of the proof that came with the request, if one did.
+    fn claim_proof(&self, permitted: &Permitted) -> Result<Option<Claimed>, Refusal> {
+        let claim = |proof| {
+            let now = (self.0.clock)().effective();
+            self.0.replay.claim(proof, now)
+        };
+        permitted.proof().map(claim).transpose()
     }
 
     /// Counts and records a denial.
@@ -247,12 +340,16 @@ impl Admission {
         access: audit::Access,
         salt: [u8; 16],
         also: Option<Begin>,
+        proof: Option<Claimed>,
     ) -> Result<(), Refusal> {
         let door = self.clone();
         let written = tokio::task::spawn_blocking(move || {
             door.0.store.commit(|| {
                 if let Some(begin) = &also {
                     begin.write()?;
+                }
+                if let Some(proof) = &proof {
+                    proof.write()?;
                 }
                 door.0.log.append_permit(access, salt, time::now())
             })

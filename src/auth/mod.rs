@@ -163,6 +163,16 @@ pub struct Realm {
     pub confirmed_at: Option<Timestamp>,
 }
 
+/// The issuer that a credential's token names, before anything of it is proven: good for nothing
+/// but asking that issuer for its keys.
+pub fn alleged_issuer(credential: &Credential) -> Option<String> {
+    let (Credential::Bearer(token) | Credential::Dpop { token, .. }) = credential else {
+        return None;
+    };
+    let jws = token::Jws::parse(token.expose()).ok()?;
+    jws.alleged.issuer().ok().map(str::to_owned)
+}
+
 impl Realm {
     pub fn endpoint(&self, client_id: &str) -> Option<&Arc<Endpoint>> {
         self.endpoints.iter().find(|e| e.client_id == client_id)

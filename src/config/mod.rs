@@ -20,7 +20,7 @@ use toml::de::DeTable;
 
 pub use self::login::Login;
 use self::read::{Problems, Section, place};
-use crate::{admission, audit, auth, engine, identity, transport};
+use crate::{admission, audit, auth, engine, identity, keysync, transport};
 
 /// Where the configuration lies unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/slmd/slmd.toml";
@@ -57,6 +57,8 @@ pub struct RealmConfig {
     pub issuer: String,
     pub policy: auth::Policy,
     pub endpoints: Vec<auth::Endpoint>,
+    /// Where its keys are fetched from, where they are.
+    pub jwks: Option<keysync::Source>,
 }
 
 /// One thing that is wrong, `line:column: key: what`. Line 0: the file as a whole.

@@ -8,9 +8,11 @@ use toml::de::DeValue;
 use super::RealmConfig;
 use super::read::Section;
 use super::sections::DAY;
-use super::value::{count, duration, issuer, kind, plain_name, scope, scopes, text};
+use super::value::{count, duration, issuer, kind, path, plain_name, scope, scopes, text};
 use crate::auth::{Endpoint, LimitClaims, Policy};
-use crate::prompt::Scope;
+use crate::https;
+use crate::keysync::Source;
+use crate::prompt::{Scope, Transport};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -58,6 +60,7 @@ fn realm(section: &mut Section<'_>) -> Option<RealmConfig> {
     let issuer = section.required("issuer", issuer);
     let policy = policy(section);
     let endpoints = endpoints(section);
+    let jwks = jwks(section, issuer.as_deref());
     if let Some(default) = &policy.default_endpoint
         && !endpoints.iter().any(|e| e.client_id == *default)
     {
@@ -73,6 +76,51 @@ fn realm(section: &mut Section<'_>) -> Option<RealmConfig> {
         issuer: issuer?,
         policy,
         endpoints,
+        jwks,
+    })
+}
+
+/// Where the realm's keys are fetched from; `None` without the section.
+fn jwks(section: &mut Section<'_>, issuer: Option<&str>) -> Option<Source> {
+    let given = section.has("jwks");
+    let default = issuer.map(|issuer| format!("{issuer}/protocol/openid-connect/certs"));
+    let source = section.section("jwks", |section| {
+        let uri = section.optional("uri", text).or(default);
+        let ca_file = section.optional("ca_file", path);
+        let refresh_interval = duration(60 * SECOND, 30 * DAY);
+        let min_interval = duration(SECOND, HOUR);
+        let timeout = duration(SECOND, 60 * SECOND);
+        let source = Source {
+            uri: uri?,
+            refresh_interval: section.or("refresh_interval", refresh_interval, 900 * SECOND),
+            min_interval: section.or("min_interval", min_interval, 30 * SECOND),
+            timeout: section.or("timeout", timeout, 10 * SECOND),
+            ca_file,
+        };
+        if !given {
+            return None;
+        }
+        match https::check_url(&source.uri) {
+            Err(error) => section.problem("uri", error.to_string()),
+            Ok(()) if source.ca_file.is_none() && source.uri.starts_with("https:") => {
+                section.problem("ca_file", "is missing: HTTPS needs the CA to trust, as PEM");
+            }
+            Ok(()) => {}
+        }
+        if source.min_interval > source.refresh_interval {
+            section.problem("min_interval", "is longer than `refresh_interval`");
+        }
+        Some(source)
+    });
+    source.filter(|_| given)
+}
+
+/// Names of the claims that carry limits.
+fn limit_claims(section: &mut Section<'_>) -> LimitClaims {
+    section.section("claims", |section| LimitClaims {
+        tokens_per_minute: section.optional("tokens_per_minute", text),
+        max_context: section.optional("max_context", text),
+        priority: section.optional("priority", text),
     })
 }
 
@@ -90,10 +138,23 @@ fn policy(section: &mut Section<'_>) -> Policy {
         unsynchronised_scopes: section.or("unsynchronised_scopes", scopes, read_only),
         roles: section.names("roles", scopes),
         tokens_per_minute: section.optional("tokens_per_minute", count(1, 1 << 31)),
-        require_dpop: Vec::new(),
-        limit_claims: LimitClaims::default(),
+        require_dpop: section.or("require_dpop", transports, Vec::new()),
+        limit_claims: limit_claims(section),
         local_groups: BTreeMap::new(),
     }
+}
+
+fn transports(value: &DeValue<'_>) -> Result<Vec<Transport>, String> {
+    let form = "write a list of \"socket\", \"tcp\" and \"mqtt\"";
+    let DeValue::Array(items) = value else {
+        return Err(format!("is {}; {form}", kind(value)));
+    };
+    let transport = |name: String| {
+        let found = Transport::ALL.into_iter().find(|t| t.as_str() == name);
+        found.ok_or_else(|| format!("{name:?} is no transport; {form}"))
+    };
+    let names = items.iter().map(|item| text(item.get_ref()));
+    names.map(|name| transport(name?)).collect()
 }
 
 /// A scope that isn't named keeps its default, so that leaving one out never lifts a limit.

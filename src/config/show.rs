@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::value::{show_duration, show_kernels, show_size};
 use super::{Config, Login, RealmConfig};
-use crate::auth::{Endpoint, Policy};
+use crate::auth::{Endpoint, LimitClaims, Policy};
+use crate::keysync::Source;
 use crate::prompt::Scope;
 use crate::{admission, audit, engine, transport};
 
@@ -120,8 +121,32 @@ fn realm(realm: &RealmConfig) -> Value {
         "tokens_per_minute": policy.tokens_per_minute,
         "max_lifetime_by_client": durations(&policy.max_lifetime_by_client),
         "roles": policy.roles,
+        "require_dpop": policy.require_dpop.iter().map(|t| t.as_str()).collect::<Value>(),
+        "jwks": realm.jwks.as_ref().map(jwks),
+        "claims": claims(&policy.limit_claims),
         "endpoint": realm.endpoints.iter().map(endpoint).collect::<Value>(),
     }))
+}
+
+fn jwks(source: &Source) -> Value {
+    sparse(json!({
+        "uri": source.uri,
+        "ca_file": source.ca_file,
+        "refresh_interval": show_duration(source.refresh_interval),
+        "min_interval": show_duration(source.min_interval),
+        "timeout": show_duration(source.timeout),
+    }))
+}
+
+fn claims(claims: &LimitClaims) -> Option<Value> {
+    let named = *claims != LimitClaims::default();
+    named.then(|| {
+        sparse(json!({
+            "tokens_per_minute": claims.tokens_per_minute,
+            "max_context": claims.max_context,
+            "priority": claims.priority,
+        }))
+    })
 }
 
 fn durations(by_name: &BTreeMap<String, Duration>) -> BTreeMap<&String, String> {

@@ -12,6 +12,7 @@ use crate::audit;
 use crate::auth::{KeyInfo, Realm};
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::keysync::{Held, Outcome, Why};
 use crate::prompt::{Origin, Scope};
 use crate::reason::{Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
@@ -44,6 +45,77 @@ impl Core {
         if let Err(error) = self.state.floor.advance(now, time::synchronised()) {
             tracing::error!(%error, "the time floor could not be saved");
         }
+        self.refresh_due();
+    }
+
+    /// A thread for each fetch that is due: an issuer that hangs delays neither another realm nor
+    /// the housekeeping. One a realm at most.
+    fn refresh_due(&self) {
+        for realm in self.state.refresher.due() {
+            let (refresher, name) = (self.state.refresher.clone(), realm.clone());
+            let fetch = move || drop(refresher.refresh(&name, Why::Due));
+            let thread = std::thread::Builder::new().name("keys".to_owned());
+            if let Err(error) = thread.spawn(fetch) {
+                tracing::error!(realm, %error, "no thread to refresh keys with");
+            }
+        }
+    }
+
+    /// Puts in force what a fetch has found, and says so.
+    pub(super) fn keys_refreshed(&self, realm: &str, outcome: &Outcome) {
+        let recorded = match outcome {
+            Outcome::Cooldown(_) => return,
+            Outcome::Failed(why) => {
+                tracing::warn!(
+                    realm,
+                    why,
+                    "keys could not be refreshed; the pinned ones stay"
+                );
+                return;
+            }
+            Outcome::Held => {
+                tracing::warn!(realm, "an unknown key set is held; compare and pin it");
+                self.state.record("keys_held", json!({"realm": realm}))
+            }
+            Outcome::Replaced => {
+                tracing::info!(realm, "keys refreshed");
+                self.state.record("keys_refreshed", json!({"realm": realm}))
+            }
+            Outcome::Confirmed => Ok(()),
+        };
+        if let Err(error) = recorded {
+            tracing::error!(realm, %error, "a key refresh could not be recorded");
+        }
+        if *outcome != Outcome::Held {
+            self.replace_snapshot();
+        }
+    }
+
+    fn replace_snapshot(&self) {
+        match self.state.snapshot(&self.config.load()) {
+            Ok(snapshot) => self.admission.replace_snapshot(snapshot),
+            Err(error) => tracing::error!(%error, "refreshed keys can't be put in force"),
+        }
+    }
+
+    /// How the realm's refreshes go; null where it isn't refreshed.
+    fn refresh_status(&self, realm: &str, now: Timestamp) -> (Value, Value) {
+        let Some(report) = self.state.refresher.report(realm) else {
+            return (Value::Null, Value::Null);
+        };
+        let held = report.held.as_ref().map_or(Value::Null, held_json);
+        let (outcome, at) = report.last.unzip();
+        let why = outcome.as_ref().and_then(|outcome| match outcome {
+            Outcome::Failed(why) => Some(why.clone()),
+            _ => None,
+        });
+        let refresh = json!({
+            "last_outcome": outcome.as_ref().map(Outcome::as_str),
+            "last_at": at.map(|at| at.to_string()),
+            "why": why,
+            "next_at": now.saturating_add(report.next_in).to_string(),
+        });
+        (refresh, held)
     }
 
     /// Reads the file whole, checks it whole, and puts in force what can change while running.
@@ -61,6 +133,8 @@ impl Core {
             .state
             .snapshot(&running)
             .map_err(|e| vec![e.to_string()])?;
+        let followed = self.state.follow_issuers(&running);
+        followed.map_err(|e| vec![e.to_string()])?;
         let detail = json!({"realms": running.realms.len(), "needs_restart": waiting});
         let recorded = self.state.record("configuration_reloaded", detail.clone());
         recorded.map_err(|e| vec![e.to_string()])?;
@@ -77,7 +151,11 @@ impl Core {
         snapshot
             .realms
             .values()
-            .map(|realm| realm_status(realm, now))
+            .map(|realm| {
+                let mut status = realm_status(realm, now);
+                (status["refresh"], status["held"]) = self.refresh_status(&realm.name, now);
+                status
+            })
             .collect()
     }
 }
@@ -144,11 +222,21 @@ fn realm_status(realm: &Realm, now: Timestamp) -> Value {
         "name": realm.name,
         "issuer": realm.issuer,
         "keys": realm.keys.keys().iter().map(key_json).collect::<Vec<_>>(),
+        "fingerprint": realm.keys.fingerprint(),
         "keys_age_seconds": age,
         "keys_confirmed_at": realm.confirmed_at.map(|at| at.to_string()),
         "scope_stops_at": stops,
         "endpoints": realm.endpoints.iter().map(|e| json!({"client_id": e.client_id, "model": e.model})).collect::<Vec<_>>(),
     })
+}
+
+fn not_refreshed(realm: &str) -> String {
+    format!("realm {realm:?} isn't refreshed; configure its [realm.jwks]")
+}
+
+fn held_json(held: &Held) -> Value {
+    let keys: Vec<Value> = held.keys.keys().iter().map(key_json).collect();
+    json!({"fingerprint": held.keys.fingerprint(), "keys": keys})
 }
 
 fn key_json(key: &KeyInfo) -> Value {
@@ -221,6 +309,56 @@ impl http::Control for Core {
         recorded.map_err(|e| e.to_string())?;
         let snapshot = self.state.snapshot(&config).map_err(|e| e.to_string())?;
         self.admission.replace_snapshot(snapshot);
+        Ok(detail)
+    }
+
+    fn fetch_keys(&self, realm: &str) -> Result<Value, String> {
+        let fetched = self.state.refresher.fetch(realm);
+        let held = fetched.ok_or_else(|| not_refreshed(realm))??;
+        let mut answer = held_json(&held);
+        answer["pinned"] = json!(false);
+        Ok(answer)
+    }
+
+    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Value, String> {
+        let pinned = self
+            .state
+            .refresher
+            .pin_held(realm, fingerprint, time::now());
+        let pinned = pinned.ok_or_else(|| {
+            format!(
+                "realm {realm:?} holds no set with this fingerprint; fetch it again and compare"
+            )
+        })?;
+        let keys: Vec<Value> = pinned
+            .map_err(|e| e.to_string())?
+            .iter()
+            .map(key_json)
+            .collect();
+        let detail = json!({"realm": realm, "keys": keys, "fingerprint": fingerprint});
+        let recorded = self.state.record("keys_pinned", detail.clone());
+        recorded.map_err(|e| e.to_string())?;
+        self.replace_snapshot();
+        Ok(detail)
+    }
+
+    fn refresh_keys(&self, realm: &str) -> Result<Value, String> {
+        let outcome = self.state.refresher.refresh(realm, Why::Asked);
+        let outcome = outcome.ok_or_else(|| not_refreshed(realm))?;
+        let (refresh, held) = self.refresh_status(realm, time::now());
+        Ok(
+            json!({"realm": realm, "outcome": outcome.as_str(), "why": refresh["why"], "held": held}),
+        )
+    }
+
+    fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String> {
+        let was = self.state.floor.get();
+        let to = to.unwrap_or_else(time::now);
+        let reset = self.state.floor.reset(to);
+        reset.map_err(|error| format!("the time floor could not be saved: {error}"))?;
+        let detail = json!({"was": was.to_string(), "floor": self.state.floor.get().to_string()});
+        let recorded = self.state.record("time_reset", detail.clone());
+        recorded.map_err(|e| e.to_string())?;
         Ok(detail)
     }
 

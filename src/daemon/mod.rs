@@ -18,9 +18,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::admission::{Admission, Parts};
+use crate::admission::{Admission, Parts, Refresh, Refreshed};
 use crate::config::Config;
 use crate::engine::{Engine, LoadError};
+use crate::keysync::{Outcome, Refresher, Why};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::{Exposition, Registry};
@@ -37,6 +38,8 @@ pub enum RunError {
     State { folder: PathBuf, source: StoreError },
     #[error("audit log: {0}")]
     Audit(String),
+    #[error("device key: {0}")]
+    DeviceKey(String),
     #[error("pinned keys: {0}")]
     Keys(String),
     #[error("model {name:?}: {why}")]
@@ -48,6 +51,9 @@ pub enum RunError {
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
 }
+
+/// When a prompt is to come again whose token's key couldn't be asked for.
+const REFRESH_RETRY: Duration = Duration::from_secs(5);
 
 /// How long answers get to end once they have been interrupted.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -97,13 +103,9 @@ impl Daemon {
         let bundles = models::open(&config, &state.store)?;
         let engine = Engine::start(bundles, config.engine.clone(), &mut registry)?;
         let shutdown = Shutdown::default();
-        let parts = Parts {
-            engine: engine.clone(),
-            log: state.log.clone(),
-            store: state.store.clone(),
-            clock: state.clock(),
-            shutdown: shutdown.clone(),
-        };
+        let parts = parts(state, &engine, &shutdown);
+        let followed = state.follow_issuers(&config);
+        followed.map_err(|e| RunError::Keys(e.to_string()))?;
         let snapshot = state.snapshot(&config)?;
         let admission = Admission::new(parts, config.admission.clone(), snapshot, &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
@@ -133,6 +135,7 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
         });
+        core.follow_refreshes();
         let transports = core.serve(sockets, http_metrics);
         Ok(Daemon {
             core,
@@ -215,6 +218,30 @@ impl Daemon {
     }
 }
 
+fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
+    Parts {
+        engine: engine.clone(),
+        log: state.log.clone(),
+        store: state.store.clone(),
+        clock: state.clock(),
+        shutdown: shutdown.clone(),
+        refresh: refresh(state.refresher.clone()),
+    }
+}
+
+/// A prompt's question for its token's key, as `keysync` answers it.
+fn refresh(refresher: Refresher) -> Refresh {
+    Box::new(
+        move |realm| match refresher.refresh(realm, Why::UnknownKey) {
+            Some(Outcome::Failed(_)) => Refreshed::Later(REFRESH_RETRY),
+            Some(Outcome::Cooldown(wait)) => Refreshed::Later(wait),
+            None | Some(Outcome::Confirmed | Outcome::Replaced | Outcome::Held) => {
+                Refreshed::Settled
+            }
+        },
+    )
+}
+
 /// Waits for all transports to end; `false` when they don't in time.
 async fn within(limit: Duration, transports: &mut JoinSet<()>) -> bool {
     let all = async { while transports.join_next().await.is_some() {} };
@@ -255,6 +282,17 @@ impl Sockets {
 }
 
 impl Core {
+    /// The refresher outlives nobody, so it holds no core.
+    fn follow_refreshes(self: &Arc<Self>) {
+        let core = Arc::downgrade(self);
+        let changed = move |realm: &str, outcome: &Outcome| {
+            if let Some(core) = core.upgrade() {
+                core.keys_refreshed(realm, outcome);
+            }
+        };
+        self.state.refresher.on_change(Box::new(changed));
+    }
+
     fn serve(self: &Arc<Self>, sockets: Sockets, metrics: http::Metrics) -> JoinSet<()> {
         let mut transports = JoinSet::new();
         let settings = Arc::new(self.config.load().http.clone());

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use super::RunError;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Snapshot};
 use crate::config::{Config, RealmConfig};
-use crate::keysync::{Floor, Keyring};
+use crate::https::HttpsError;
+use crate::identity::{Key, Nonces};
+use crate::keysync::{Floor, Keyring, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
 use crate::{audit, time};
@@ -22,6 +24,9 @@ pub struct State {
     pub log: audit::Log,
     pub keyring: Keyring,
     pub floor: Arc<Floor>,
+    /// What transports give out for DPoP proofs.
+    pub nonces: Nonces,
+    pub refresher: Refresher,
 }
 
 impl State {
@@ -37,7 +42,14 @@ impl State {
         let keyring = Keyring::open(&store, folder.join("keys"))
             .map_err(|e| RunError::Keys(e.to_string()))?;
         let floor = Arc::new(Floor::open(&store).map_err(fail)?);
+        let confirmed = Arc::clone(&floor);
+        // Keys confirmed by a clock that restarted in 1970 would be stale at once.
+        let clock = move || (time::now().max(confirmed.get()), time::instant());
+        let refresher = Refresher::new(keyring.clone(), Box::new(clock));
+        let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         let state = State {
+            refresher,
+            nonces: Nonces::new(key, &config.identity.device),
             folder: folder.clone(),
             store,
             log,
@@ -80,6 +92,15 @@ impl State {
             synchronised: time::synchronised(),
             realm_floors: Arc::default(),
         })
+    }
+
+    /// Fetches keys from where the configuration says, from now on.
+    pub fn follow_issuers(&self, config: &Config) -> Result<(), HttpsError> {
+        let sources = config.realms.iter().filter_map(|realm| {
+            let source = realm.jwks.clone()?;
+            Some((realm.name.clone(), source))
+        });
+        self.refresher.configure(&sources.collect())
     }
 
     /// The configured realms with their pinned keys.

@@ -1,17 +1,22 @@
-//! The pinned keys of each realm: kept in the store, changed by an explicit pin only. (HTTPS
-//! refresh and the fleet's trust will drive it too.) [`floor`] keeps the time floor.
+//! The pinned keys of each realm: kept in the store, changed by an explicit pin, or by a refresh
+//! ([`refresh`]) with a set that shares a key. [`floor`] keeps the time floor.
 
 mod backup;
 mod floor;
+mod refresh;
+#[cfg(test)]
+mod refresh_tests;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use self::backup::Backup;
 pub use self::floor::Floor;
+pub use self::refresh::{Held, Outcome, Refresher, Report, Source, Why};
 use crate::auth::{KeyInfo, KeySet};
 use crate::identity::is_topic_level;
 use crate::store::{MAX_KEY, Store, StoreError, Tree};
@@ -19,6 +24,10 @@ use crate::time::Timestamp;
 
 /// The largest key set: a realm has a few keys of 1 to 3 KiB each.
 const MAX_JWKS: usize = 60 * 1024;
+
+/// A confirmation is saved when it is this much later than the saved one: seldom, for the flash's
+/// sake.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
@@ -123,6 +132,23 @@ impl Keyring {
         let confirmed_at = now;
         pinned.insert(realm.to_owned(), Pinned { keys, confirmed_at });
         Ok(infos)
+    }
+
+    /// Notes that the realm's keys are still its keys; never goes back. Blocks where it saves.
+    pub fn confirm(&self, realm: &str, now: Timestamp) -> Result<(), KeysError> {
+        let mut pinned = self.pinned();
+        let saved = self.0.tree.get(realm.as_bytes())?;
+        let saved = saved.and_then(|bytes| Stored::from_bytes(&bytes));
+        if let Some(mut saved) = saved
+            && now.since(saved.confirmed_at) >= SAVE_EVERY
+        {
+            saved.confirmed_at = now;
+            self.0.save(realm, &saved)?;
+        }
+        if let Some(entry) = pinned.get_mut(realm) {
+            entry.confirmed_at = entry.confirmed_at.max(now);
+        }
+        Ok(())
     }
 
     fn pinned(&self) -> MutexGuard<'_, BTreeMap<String, Pinned>> {

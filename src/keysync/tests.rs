@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-fn jwks(kid: &str) -> Vec<u8> {
+pub(super) fn jwks(kid: &str) -> Vec<u8> {
     let pair = Ed25519KeyPair::generate().unwrap();
     let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
     let key = json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": kid, "x": x});

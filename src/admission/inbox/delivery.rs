@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::entry::{Entry, State, StoredAnswer};
 use super::shelf::{Busy, Inbox};
 use crate::admission::{Admission, Admitted};
-use crate::auth::{Credential, Decision, Grant, Permitted};
+use crate::auth::{Binding, Credential, Decision, Grant, NonceRule, Permitted};
 use crate::identity::{digest, random};
 use crate::prompt::{Outcome, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
@@ -76,6 +76,8 @@ pub(in crate::admission) struct Begin {
     key: [u8; 32],
     entry: Entry,
     correlation: Option<Vec<u8>>,
+    /// This exact message, with its proof, has been admitted before.
+    recognised: bool,
 }
 
 impl Admission {
@@ -89,9 +91,15 @@ impl Admission {
         let request = self.with_deadline(request);
         let prior = self.prior(&credential, &delivery);
         let prior = prior.map_err(|e| Rejected::unverified(unavailable(&e)))?;
+        let recognised = prior.entry.is_some();
         let first_clock = prior.entry.as_ref().map(|entry| entry.clock.into());
         let clock = first_clock.unwrap_or_else(|| (self.0.clock)());
-        let permitted = match self.decide(&credential, &request, &clock) {
+        let credential = match recognised {
+            true => without_nonce(credential),
+            false => credential,
+        };
+        let decision = self.decide_fresh(&credential, &request, Some(&clock));
+        let permitted = match decision.await {
             Decision::Permit(permitted) => permitted,
             Decision::Deny(denied) => {
                 return Err(Rejected::unverified(self.deny(&request, denied)));
@@ -125,6 +133,7 @@ impl Admission {
             key,
             entry: begin,
             correlation: delivery.correlation,
+            recognised,
         };
         self.run(permitted, begin, busy).await
     }
@@ -215,6 +224,10 @@ impl Begin {
         self.entry.attempts
     }
 
+    pub(in crate::admission) fn is_recognised(&self) -> bool {
+        self.recognised
+    }
+
     pub(in crate::admission) fn into_correlation(self) -> Option<Vec<u8>> {
         self.correlation
     }
@@ -286,7 +299,31 @@ impl Rejected {
     }
 }
 
+/// A redelivery is decided as at its first admission, when its nonce was checked.
+fn without_nonce(credential: Credential) -> Credential {
+    match credential {
+        Credential::Dpop {
+            token,
+            proof,
+            binding,
+        } => Credential::Dpop {
+            token,
+            proof,
+            binding: Binding {
+                nonce: NonceRule::None,
+                ..binding
+            },
+        },
+        other => other,
+    }
+}
+
+/// Of token and proof too: with another of either it is another attempt, which is judged anew.
 fn attempt_key(credential: &Credential, delivery: &Delivery) -> [u8; 32] {
+    let proof = match credential {
+        Credential::Dpop { proof, .. } => proof.expose().as_bytes(),
+        _ => b"",
+    };
     let token = match credential {
         Credential::Bearer(token) | Credential::Dpop { token, .. } => token.expose().as_bytes(),
         Credential::None | Credential::LocalPeer { .. } => b"",
@@ -294,6 +331,7 @@ fn attempt_key(credential: &Credential, delivery: &Delivery) -> [u8; 32] {
     digest(&[
         b"slmd attempt",
         token,
+        proof,
         delivery.reply_to.as_bytes(),
         delivery.correlation.as_deref().unwrap_or_default(),
         &delivery.body_hash,

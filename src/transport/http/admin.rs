@@ -15,9 +15,11 @@ use super::public::{OPENMETRICS, wrong_method};
 use super::reply::{self, Body, JSON, Refused};
 use super::{Control, Settings, request};
 use crate::audit::{AuditError, Log, Record};
+use crate::json;
 use crate::prompt::Origin;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
+use crate::time::Timestamp;
 use crate::wire;
 
 const JSON_LINES: &str = "application/jsonl";
@@ -39,6 +41,10 @@ enum Route {
     Reload,
     Keys,
     PinKeys(String),
+    FetchKeys(String),
+    PinHeld(String),
+    RefreshKeys(String),
+    ResetTime,
     Audit,
 }
 
@@ -88,6 +94,22 @@ impl Admin {
                 Err(errors) => Ok(not_reloaded(&errors)),
             },
             Route::PinKeys(realm) => self.pin_keys(realm, request).await,
+            Route::FetchKeys(realm) => self.json(move |control| control.fetch_keys(&realm)).await,
+            Route::RefreshKeys(realm) => {
+                self.json(move |control| control.refresh_keys(&realm)).await
+            }
+            Route::PinHeld(realm) => {
+                let body = self.object(request).await?;
+                let fingerprint = body["fingerprint"].as_str().map(str::to_owned);
+                let fingerprint =
+                    fingerprint.ok_or_else(|| bad_value("fingerprint", "a string"))?;
+                self.json(move |control| control.pin_held_keys(&realm, &fingerprint))
+                    .await
+            }
+            Route::ResetTime => {
+                let to = reset_to(&self.object(request).await?)?;
+                self.json(move |control| control.reset_time(to)).await
+            }
             Route::Audit => self.audit(&request),
         }
     }
@@ -99,6 +121,18 @@ impl Admin {
             .blocking(move |control| control.record_admin(origin, &what))
             .await?;
         recorded.map_err(Refused::from)
+    }
+
+    /// A small JSON body.
+    async fn object(&self, request: Request<Incoming>) -> Result<Value, Refused> {
+        request::require_json(request.headers())?;
+        let (max, timeout) = (self.settings.max_body, self.settings.body_timeout);
+        let body = request::body(request, max, timeout).await?;
+        let parsed = json::parse(&body);
+        parsed.map_err(|error| {
+            let refusal = Refusal::new(RefuseReason::BadRequest);
+            refusal.detail(format!("no strict JSON: {error}")).into()
+        })
     }
 
     async fn pin_keys(
@@ -119,12 +153,12 @@ impl Admin {
             Some(text) => text
                 .parse::<u64>()
                 .map(Some)
-                .map_err(|_| bad_query(name, "a number")),
+                .map_err(|_| bad_value(name, "a number")),
         };
         let follow = match request::query(request, "follow") {
             None | Some("false") => false,
             Some("" | "true") => true,
-            Some(_) => return Err(bad_query("follow", "true or false").into()),
+            Some(_) => return Err(bad_value("follow", "true or false").into()),
         };
         let log = self.control.audit();
         let reader = Reader {
@@ -238,7 +272,21 @@ impl Route {
             "/reload" => Route::Reload,
             "/keys" => Route::Keys,
             "/audit" => Route::Audit,
-            _ => Route::PinKeys(request::decoded(path.strip_prefix("/keys/")?)?),
+            "/time/reset" => Route::ResetTime,
+            _ => {
+                let (realm, action) = match path.strip_prefix("/keys/")?.split_once('/') {
+                    None => (path.strip_prefix("/keys/")?, ""),
+                    Some(parts) => parts,
+                };
+                let realm = request::decoded(realm)?;
+                match action {
+                    "" if !path.ends_with('/') => Route::PinKeys(realm),
+                    "fetch" => Route::FetchKeys(realm),
+                    "pin-held" => Route::PinHeld(realm),
+                    "refresh" => Route::RefreshKeys(realm),
+                    _ => return None,
+                }
+            }
         })
     }
 
@@ -249,6 +297,10 @@ impl Route {
             Route::Reload => "/reload",
             Route::Keys => "/keys",
             Route::PinKeys(_) => "/keys/{realm}",
+            Route::FetchKeys(_) => "/keys/{realm}/fetch",
+            Route::PinHeld(_) => "/keys/{realm}/pin-held",
+            Route::RefreshKeys(_) => "/keys/{realm}/refresh",
+            Route::ResetTime => "/time/reset",
             Route::Audit => "/audit",
         }
     }
@@ -260,16 +312,22 @@ impl Route {
             Route::Metrics => "metrics".to_owned(),
             Route::Reload => "reload".to_owned(),
             Route::Keys => "keys list".to_owned(),
-            Route::PinKeys(realm) => {
-                format!("keys pin {}", realm.chars().take(64).collect::<String>())
-            }
+            Route::PinKeys(realm) => format!("keys pin {}", short(realm)),
+            Route::FetchKeys(realm) => format!("keys fetch {}", short(realm)),
+            Route::PinHeld(realm) => format!("keys pin held {}", short(realm)),
+            Route::RefreshKeys(realm) => format!("keys refresh {}", short(realm)),
+            Route::ResetTime => "time reset".to_owned(),
             Route::Audit => "audit read".to_owned(),
         }
     }
 
     fn check_method(&self, method: &Method) -> Result<(), Refused> {
         let (allowed, allow) = match self {
-            Route::Reload => (Method::POST, "POST"),
+            Route::Reload
+            | Route::FetchKeys(_)
+            | Route::PinHeld(_)
+            | Route::RefreshKeys(_)
+            | Route::ResetTime => (Method::POST, "POST"),
             Route::PinKeys(_) => (Method::PUT, "PUT"),
             _ => (Method::GET, "GET"),
         };
@@ -277,6 +335,21 @@ impl Route {
             return Ok(());
         }
         Err(wrong_method(allow))
+    }
+}
+
+fn short(realm: &str) -> String {
+    realm.chars().take(64).collect()
+}
+
+/// `None`: the present.
+fn reset_to(body: &Value) -> Result<Option<Timestamp>, Refusal> {
+    match &body["to"] {
+        Value::String(now) if now == "now" => Ok(None),
+        to => match to.as_u64() {
+            Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
+            None => Err(bad_value("to", "\"now\" or seconds since 1970")),
+        },
     }
 }
 
@@ -291,7 +364,7 @@ fn not_reloaded(errors: &[String]) -> Response<Body> {
     reply::full(StatusCode::BAD_REQUEST, JSON, body.to_string())
 }
 
-fn bad_query(name: &str, what: &str) -> Refusal {
+fn bad_value(name: &str, what: &str) -> Refusal {
     Refusal::new(RefuseReason::InvalidParameter)
         .detail(format!("`{name}` must be {what}"))
         .param(name)
@@ -309,6 +382,10 @@ mod tests {
             ("/reload", Method::POST),
             ("/keys", Method::GET),
             ("/keys/dev", Method::PUT),
+            ("/keys/dev/fetch", Method::POST),
+            ("/keys/dev/pin-held", Method::POST),
+            ("/keys/dev/refresh", Method::POST),
+            ("/time/reset", Method::POST),
             ("/audit", Method::GET),
         ] {
             let route = Route::at(path).unwrap();
@@ -319,6 +396,13 @@ mod tests {
             Route::at("/keys/a%2Fb"),
             Some(Route::PinKeys("a/b".to_owned()))
         );
-        assert_eq!(Route::at("/v1/models"), None);
+        for path in [
+            "/v1/models",
+            "/keys/dev/",
+            "/keys/dev/other",
+            "/keys/dev/fetch/x",
+        ] {
+            assert_eq!(Route::at(path), None, "{path}");
+        }
     }
 }

@@ -42,6 +42,22 @@ impl Control for Notes {
         self.note(format!("pinned {} bytes for {realm}", jwks.len()));
         Ok(json!({"pinned": 1}))
     }
+    fn fetch_keys(&self, realm: &str) -> Result<Value, String> {
+        self.note(format!("fetched {realm}"));
+        Ok(json!({"pinned": false}))
+    }
+    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Value, String> {
+        self.note(format!("pinned held {fingerprint} for {realm}"));
+        Ok(json!({}))
+    }
+    fn refresh_keys(&self, realm: &str) -> Result<Value, String> {
+        self.note(format!("refreshed {realm}"));
+        Ok(json!({}))
+    }
+    fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String> {
+        self.note(format!("reset to {to:?}"));
+        Ok(json!({}))
+    }
     fn audit(&self) -> Log {
         panic!("the audit log is tested with the daemon")
     }

@@ -34,6 +34,7 @@ use crate::audit::Log;
 use crate::prompt::Origin;
 use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
+use crate::time::Timestamp;
 
 /// The public socket is for the daemon's group, the admin socket for its user.
 pub const SOCKET_MODE: u32 = 0o660;
@@ -67,6 +68,14 @@ pub trait Control: Send + Sync + 'static {
     fn keys(&self) -> Value;
     /// Blocks (called on the blocking pool).
     fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Value, String>;
+    /// Fetches the realm's keys without pinning them. Blocks (called on the blocking pool).
+    fn fetch_keys(&self, realm: &str) -> Result<Value, String>;
+    /// Pins the fetched keys that `fingerprint` names. Blocks (called on the blocking pool).
+    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Value, String>;
+    /// Refreshes the realm's keys now. Blocks (called on the blocking pool).
+    fn refresh_keys(&self, realm: &str) -> Result<Value, String>;
+    /// Sets the time floor, also back. Blocks (called on the blocking pool).
+    fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String>;
     fn audit(&self) -> Log;
     /// Records a use of the admin socket, before it is carried out. Blocks (called on the blocking
     /// pool).
@@ -92,7 +101,9 @@ pub async fn serve(
 }
 
 /// Serves the admin socket: `GET /status`, `GET /metrics`, `POST /reload`, `GET /keys`,
-/// `PUT /keys/{realm}` (JWKS body), `GET /audit?from=N&limit=M&follow=true` (JSON lines).
+/// `PUT /keys/{realm}` (JWKS body), `POST /keys/{realm}/fetch`, `POST /keys/{realm}/pin-held`
+/// (`{"fingerprint": …}`), `POST /keys/{realm}/refresh`, `POST /time/reset` (`{"to": "now"}` or
+/// seconds since 1970), `GET /audit?from=N&limit=M&follow=true` (JSON lines).
 pub async fn serve_admin(
     listener: UnixListener,
     settings: Arc<Settings>,

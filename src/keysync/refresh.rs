@@ -1,0 +1,335 @@
+//! Fetching the realms' keys over HTTPS: seldom, one at a time, and never at the cost of a good set.
+//!
+//! A fetched set counts only when it shares a key with the pinned one. Any other is *held*: kept in
+//! memory and shown, until a person pins it. Whatever else goes wrong changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Keyring, KeysError, MAX_JWKS};
+use crate::auth::{KeyInfo, KeySet};
+use crate::https::{Https, HttpsError};
+use crate::identity::random;
+use crate::time::Timestamp;
+
+/// Where a realm's keys are fetched from, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub uri: String,
+    /// The CA to trust; without one only this machine can be asked.
+    pub ca_file: Option<PathBuf>,
+    pub refresh_interval: Duration,
+    /// Least time between fetches for unknown keys; also the first pause after a failure.
+    pub min_interval: Duration,
+    pub timeout: Duration,
+}
+
+/// Why a set is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    Due,
+    /// A token names a key that isn't known. Anybody can write one, so the cooldown binds.
+    UnknownKey,
+    /// A person asked.
+    Asked,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The pinned keys, again.
+    Confirmed,
+    /// A set that shares a key with the pinned one has taken its place.
+    Replaced,
+    /// A set that shares none, or nothing is pinned yet: a person must look at it.
+    Held,
+    Failed(String),
+    Cooldown(Duration),
+}
+
+impl Outcome {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Outcome::Confirmed => "confirmed",
+            Outcome::Replaced => "replaced",
+            Outcome::Held => "held",
+            Outcome::Failed(_) => "failed",
+            Outcome::Cooldown(_) => "cooldown",
+        }
+    }
+}
+
+/// A fetched set that isn't pinned.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub keys: KeySet,
+    jwks: Vec<u8>,
+}
+
+/// What is known of a realm's refreshes.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    pub last: Option<(Outcome, Timestamp)>,
+    /// Until the next regular fetch.
+    pub next_in: Duration,
+    pub held: Option<Held>,
+}
+
+/// Called within the flight, so that whoever waited for it sees its effect.
+type Changed = Box<dyn Fn(&str, &Outcome) + Send + Sync>;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Refresher(Arc<Inner>);
+
+struct Inner {
+    keyring: Keyring,
+    /// Time and instant, read when a fetch ends.
+    clock: Box<dyn Fn() -> (Timestamp, Instant) + Send + Sync>,
+    changed: OnceLock<Changed>,
+    realms: Mutex<BTreeMap<String, Arc<Line>>>,
+}
+
+/// One realm's line to its issuer.
+struct Line {
+    source: Source,
+    https: Https,
+    /// Held during a fetch: there is never more than one.
+    flight: Mutex<()>,
+    state: Mutex<State>,
+}
+
+struct State {
+    fetches: u64,
+    failures: u32,
+    last_fetch: Option<Instant>,
+    next: Instant,
+    last: Option<(Outcome, Timestamp)>,
+    held: Option<Held>,
+}
+
+impl std::fmt::Debug for Refresher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Refresher").finish_non_exhaustive()
+    }
+}
+
+impl Refresher {
+    pub fn new(
+        keyring: Keyring,
+        clock: Box<dyn Fn() -> (Timestamp, Instant) + Send + Sync>,
+    ) -> Refresher {
+        Refresher(Arc::new(Inner {
+            keyring,
+            clock,
+            changed: OnceLock::new(),
+            realms: Mutex::default(),
+        }))
+    }
+
+    /// Whom to tell of outcomes; the first call counts.
+    pub fn on_change(&self, changed: Changed) {
+        let _ = self.0.changed.set(changed);
+    }
+
+    /// Follows the configuration. A realm whose source is the same keeps its state.
+    pub fn configure(&self, sources: &BTreeMap<String, Source>) -> Result<(), HttpsError> {
+        let (_, now) = (self.0.clock)();
+        let mut lines = BTreeMap::new();
+        let old = self.realms().clone();
+        for (realm, source) in sources {
+            let same = old.get(realm).filter(|line| line.source == *source);
+            let line = match same {
+                Some(line) => Arc::clone(line),
+                None => Arc::new(Line::new(source.clone(), now)?),
+            };
+            lines.insert(realm.clone(), line);
+        }
+        *self.realms() = lines;
+        Ok(())
+    }
+
+    /// Realms whose regular fetch is due and not under way.
+    pub fn due(&self) -> Vec<String> {
+        let (_, now) = (self.0.clock)();
+        let lines = self.realms();
+        let due = lines
+            .iter()
+            .filter(|(_, line)| line.state().next <= now && line.flight.try_lock().is_ok());
+        due.map(|(realm, _)| realm.clone()).collect()
+    }
+
+    /// `None`: the realm isn't refreshed. Blocks until the fetch, or the one under way, has ended.
+    pub fn refresh(&self, realm: &str, why: Why) -> Option<Outcome> {
+        let line = self.line(realm)?;
+        let before = line.state().fetches;
+        let flight = line.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, now) = (self.0.clock)();
+        {
+            let state = line.state();
+            // Somebody else's fetch, which began later than this question or was under way.
+            if let (true, Some((outcome, _))) = (state.fetches != before, &state.last) {
+                return Some(outcome.clone());
+            }
+            let wait = state.cooldown(line.source.min_interval, now);
+            if let (Why::UnknownKey, Some(wait)) = (why, wait) {
+                return Some(Outcome::Cooldown(wait));
+            }
+        }
+        let outcome = match line.fetch() {
+            Ok((keys, jwks)) => self.judge(realm, &line, keys, jwks),
+            Err(why) => Outcome::Failed(why),
+        };
+        let (wall, now) = (self.0.clock)();
+        line.note(outcome.clone(), wall, now);
+        if let Some(changed) = self.0.changed.get() {
+            changed(realm, &outcome);
+        }
+        drop(flight);
+        Some(outcome)
+    }
+
+    /// Fetches the realm's set and holds it, whatever is pinned.
+    pub fn fetch(&self, realm: &str) -> Option<Result<Held, String>> {
+        let line = self.line(realm)?;
+        let _flight = line.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetched = line.fetch().map(|(keys, jwks)| Held { keys, jwks });
+        if let Ok(held) = &fetched {
+            line.state().held = Some(held.clone());
+        }
+        Some(fetched)
+    }
+
+    /// Pins the held set when it is the one that `fingerprint` names. `None`: there is no such set.
+    pub fn pin_held(
+        &self,
+        realm: &str,
+        fingerprint: &str,
+        now: Timestamp,
+    ) -> Option<Result<Vec<KeyInfo>, KeysError>> {
+        let line = self.line(realm)?;
+        let held = line.state().held.clone();
+        let held = held.filter(|held| held.keys.fingerprint() == fingerprint)?;
+        let pinned = self.0.keyring.pin(realm, &held.jwks, now);
+        if pinned.is_ok() {
+            line.state().held = None;
+        }
+        Some(pinned)
+    }
+
+    pub fn report(&self, realm: &str) -> Option<Report> {
+        let line = self.line(realm)?;
+        let (_, now) = (self.0.clock)();
+        let state = line.state();
+        Some(Report {
+            last: state.last.clone(),
+            next_in: state.next.saturating_duration_since(now),
+            held: state.held.clone(),
+        })
+    }
+
+    /// What becomes of a sound set.
+    fn judge(&self, realm: &str, line: &Line, keys: KeySet, jwks: Vec<u8>) -> Outcome {
+        let (now, _) = (self.0.clock)();
+        let keyring = &self.0.keyring;
+        let pinned = match keyring.get(realm) {
+            Ok(pinned) => pinned,
+            Err(error) => return Outcome::Failed(error.to_string()),
+        };
+        let (done, outcome) = match pinned {
+            Some(pinned) if pinned.keys.same_keys(&keys) => {
+                (keyring.confirm(realm, now), Outcome::Confirmed)
+            }
+            Some(pinned) if pinned.keys.shares_key(&keys) => {
+                (keyring.pin(realm, &jwks, now).map(drop), Outcome::Replaced)
+            }
+            _ => {
+                line.state().held = Some(Held { keys, jwks });
+                return Outcome::Held;
+            }
+        };
+        match done {
+            Ok(()) => {
+                line.state().held = None;
+                outcome
+            }
+            Err(error) => Outcome::Failed(error.to_string()),
+        }
+    }
+
+    fn line(&self, realm: &str) -> Option<Arc<Line>> {
+        self.realms().get(realm).cloned()
+    }
+
+    fn realms(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Line>>> {
+        self.0.realms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line {
+    fn new(source: Source, now: Instant) -> Result<Line, HttpsError> {
+        let https = Https::new(source.ca_file.as_deref(), source.timeout)?;
+        Ok(Line {
+            source,
+            https,
+            flight: Mutex::new(()),
+            state: Mutex::new(State {
+                fetches: 0,
+                failures: 0,
+                last_fetch: None,
+                next: now,
+                last: None,
+                held: None,
+            }),
+        })
+    }
+
+    fn fetch(&self) -> Result<(KeySet, Vec<u8>), String> {
+        let answer = self.https.get(&self.source.uri, MAX_JWKS as u64);
+        let answer = answer.map_err(|error| error.to_string())?;
+        if answer.status != 200 {
+            return Err(format!("the issuer answered with status {}", answer.status));
+        }
+        let keys = KeySet::parse(&answer.body).map_err(|error| error.0)?;
+        Ok((keys, answer.body))
+    }
+
+    /// Plans the next regular fetch: after the interval, or after a pause that doubles up to it.
+    fn note(&self, outcome: Outcome, wall: Timestamp, now: Instant) {
+        let (least, most) = (self.source.min_interval, self.source.refresh_interval);
+        let mut state = self.state();
+        let pause = match &outcome {
+            Outcome::Failed(_) => {
+                let pause = least.saturating_mul(1 << state.failures.min(16)).min(most);
+                state.failures = state.failures.saturating_add(1);
+                pause
+            }
+            _ => {
+                state.failures = 0;
+                most
+            }
+        };
+        state.fetches += 1;
+        state.last_fetch = Some(now);
+        state.next = now + jittered(pause);
+        state.last = Some((outcome, wall));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn cooldown(&self, least: Duration, now: Instant) -> Option<Duration> {
+        let passed = now.saturating_duration_since(self.last_fetch?);
+        least.checked_sub(passed).filter(|wait| !wait.is_zero())
+    }
+}
+
+/// ±10 %, so that a fleet that was started together doesn't ask together.
+fn jittered(pause: Duration) -> Duration {
+    let draw = u32::from(u16::from_be_bytes(random()));
+    pause.mul_f64(0.9 + 0.2 * f64::from(draw) / f64::from(u16::MAX))
+}

@@ -1,0 +1,237 @@
+//! Refreshes against issuers that do what they shouldn't: the last good set is kept.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::tests::jwks;
+use super::*;
+use crate::time;
+
+type Reply = Box<dyn FnMut(&mut TcpStream) + Send>;
+
+/// An issuer on a free port of this machine.
+struct Issuer {
+    uri: String,
+    asked: Arc<AtomicUsize>,
+    reply: Arc<Mutex<Reply>>,
+}
+
+impl Issuer {
+    fn start() -> Issuer {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("http://{}/certs", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let reply: Arc<Mutex<Reply>> = Arc::new(Mutex::new(Box::new(|_| {})));
+        let (count, answer) = (Arc::clone(&asked), Arc::clone(&reply));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                count.fetch_add(1, Ordering::SeqCst);
+                answer.lock().unwrap()(&mut stream);
+            }
+        });
+        Issuer { uri, asked, reply }
+    }
+
+    fn does(&self, reply: impl FnMut(&mut TcpStream) + Send + 'static) {
+        *self.reply.lock().unwrap() = Box::new(reply);
+    }
+
+    fn says(&self, head: &'static str, body: Vec<u8>) {
+        self.does(move |stream| {
+            let length = body.len();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            let _ = stream.write_all(&body);
+        });
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+struct Bench {
+    _folder: TempDir,
+    keyring: Keyring,
+    issuer: Issuer,
+    refresher: Refresher,
+}
+
+impl Bench {
+    fn new(pinned: Option<&[u8]>) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("db")).unwrap();
+        let keyring = Keyring::open(&store, folder.path().join("keys")).unwrap();
+        if let Some(set) = pinned {
+            keyring.pin("dev", set, Timestamp(5)).unwrap();
+        }
+        let clock = || (Timestamp(1_000_000), time::instant());
+        let refresher = Refresher::new(keyring.clone(), Box::new(clock));
+        let issuer = Issuer::start();
+        let source = Source {
+            uri: issuer.uri.clone(),
+            ca_file: None,
+            refresh_interval: Duration::from_secs(900),
+            min_interval: Duration::from_secs(30),
+            timeout: Duration::from_millis(500),
+        };
+        let sources = BTreeMap::from([("dev".to_owned(), source)]);
+        refresher.configure(&sources).unwrap();
+        Bench {
+            _folder: folder,
+            keyring,
+            issuer,
+            refresher,
+        }
+    }
+
+    fn refresh(&self) -> Outcome {
+        self.refresher.refresh("dev", Why::Asked).unwrap()
+    }
+
+    fn pinned(&self) -> Pinned {
+        self.keyring.get("dev").unwrap().unwrap()
+    }
+}
+
+/// One set with the keys of both.
+fn both(a: &[u8], b: &[u8]) -> Vec<u8> {
+    let keys = |set: &[u8]| serde_json::from_slice::<Value>(set).unwrap()["keys"][0].clone();
+    json!({"keys": [keys(a), keys(b)]}).to_string().into_bytes()
+}
+
+#[test]
+fn the_same_set_confirms_and_one_that_shares_a_key_replaces() {
+    let (old, new) = (jwks("old"), jwks("new"));
+    let bench = Bench::new(Some(&old));
+    bench.issuer.says("200 OK", old.clone());
+    assert_eq!(bench.refresh(), Outcome::Confirmed);
+    assert_eq!(bench.pinned().confirmed_at, Timestamp(1_000_000));
+    bench.issuer.says("200 OK", both(&old, &new));
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+    assert_eq!(bench.pinned().keys.keys().len(), 2);
+    bench.issuer.says("200 OK", new);
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+    assert_eq!(bench.pinned().keys.keys()[0].kid, "new");
+}
+
+#[test]
+fn a_foreign_set_is_held_until_its_fingerprint_is_pinned() {
+    for pinned in [None, Some(jwks("old"))] {
+        let bench = Bench::new(pinned.as_deref());
+        bench.issuer.says("200 OK", jwks("foreign"));
+        assert_eq!(bench.refresh(), Outcome::Held);
+        let before = bench.keyring.get("dev").unwrap();
+        assert_eq!(before.is_some(), pinned.is_some());
+        let held = bench.refresher.report("dev").unwrap().held.unwrap();
+        let now = Timestamp(2_000_000);
+        assert!(bench.refresher.pin_held("dev", "other", now).is_none());
+        let fingerprint = held.keys.fingerprint();
+        bench
+            .refresher
+            .pin_held("dev", &fingerprint, now)
+            .unwrap()
+            .unwrap();
+        assert_eq!(bench.pinned().keys.keys()[0].kid, "foreign");
+        assert!(bench.refresher.report("dev").unwrap().held.is_none());
+    }
+}
+
+#[test]
+fn whatever_fails_keeps_the_last_good_set() {
+    let good = jwks("good");
+    let bench = Bench::new(Some(&good));
+    let mut secret: Value = serde_json::from_slice(&good).unwrap();
+    secret["keys"][0]["d"] = "AAAA".into();
+    let elsewhere = "302 Found\r\nLocation: http://127.0.0.1:9/certs";
+    let says: [(&str, Vec<u8>); 6] = [
+        ("500 Internal Server Error", good.clone()),
+        (elsewhere, good.clone()),
+        ("200 OK", b"{\"keys\":".to_vec()),
+        ("200 OK", b"{\"keys\":[]}".to_vec()),
+        ("200 OK", secret.to_string().into_bytes()),
+        ("200 OK", Vec::new()),
+    ];
+    for (head, body) in says {
+        bench.issuer.says(head, body);
+        assert!(matches!(bench.refresh(), Outcome::Failed(_)), "{head}");
+        assert_eq!(bench.pinned().keys.keys()[0].kid, "good");
+        assert_eq!(bench.pinned().confirmed_at, Timestamp(5));
+    }
+    let hang = |_: &mut TcpStream| std::thread::sleep(Duration::from_secs(1));
+    bench.issuer.does(hang);
+    assert!(matches!(bench.refresh(), Outcome::Failed(_)), "hang");
+    assert_eq!(bench.pinned().confirmed_at, Timestamp(5));
+}
+
+#[test]
+fn a_body_of_a_gigabyte_is_left_at_its_beginning() {
+    let bench = Bench::new(Some(&jwks("good")));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    bench.issuer.does(move |stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
+        while stream.write_all(&[b' '; 65536]).is_ok() {
+            if counted.fetch_add(65536, Ordering::SeqCst) >= 1 << 30 {
+                return;
+            }
+        }
+    });
+    assert!(matches!(bench.refresh(), Outcome::Failed(_)));
+    assert!(sent.load(Ordering::SeqCst) < 64 << 20);
+    assert_eq!(bench.pinned().keys.keys()[0].kid, "good");
+}
+
+#[test]
+fn a_thousand_unknown_keys_cause_one_fetch() {
+    let good = jwks("good");
+    let bench = Bench::new(Some(&good));
+    bench.issuer.says("200 OK", good);
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    bench.refresher.refresh("dev", Why::UnknownKey).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(bench.issuer.asked(), 1);
+    let again = bench.refresher.refresh("dev", Why::UnknownKey).unwrap();
+    assert!(matches!(again, Outcome::Cooldown(_)), "{again:?}");
+}
+
+#[test]
+fn failures_are_tried_again_soon_and_success_after_the_interval() {
+    let good = jwks("good");
+    let bench = Bench::new(Some(&good));
+    assert_eq!(bench.refresher.due(), ["dev"], "at the start");
+    let next = || bench.refresher.report("dev").unwrap().next_in.as_secs_f64();
+    bench.issuer.says("500 Oh", Vec::new());
+    for most in [33.0, 66.0, 132.0, 264.0, 528.0, 990.0, 990.0] {
+        bench.refresh();
+        assert!(
+            (most * 0.8..=most).contains(&next()),
+            "{} of {most}",
+            next()
+        );
+    }
+    assert!(bench.refresher.due().is_empty());
+    bench.issuer.says("200 OK", good);
+    bench.refresh();
+    assert!((800.0..=990.0).contains(&next()));
+    bench.issuer.says("500 Oh", Vec::new());
+    bench.refresh();
+    assert!(next() <= 33.0, "success forgets failures");
+}
