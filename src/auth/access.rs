@@ -39,7 +39,13 @@ fn meant<'r>(request: &Request, realm: &'r Realm) -> Result<Vec<&'r Arc<Endpoint
             let default = realm.policy.default_endpoint.as_ref();
             default.ok_or(DenyReason::EndpointMissing)?
         }
-        (None, Action::ListModels | Action::Cancel { .. } | Action::ReadAudit) => {
+        (
+            None,
+            Action::ListModels
+            | Action::Cancel { .. }
+            | Action::ReadAudit
+            | Action::ReadMetrics,
+        ) => {
             return Ok(realm.endpoints.iter().collect());
         }
     };

@@ -17,6 +17,7 @@ mod session;
 mod status;
 mod topics;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -46,6 +47,9 @@ pub struct Settings {
     pub client_id: String,
     pub username: Option<String>,
     pub password: Option<Secret<String>>,
+    /// Where the password is read from at each connect, so that it may be a short-lived token.
+    pub password_file: Option<PathBuf>,
+    pub tls: Option<link::Tls>,
     pub keep_alive: Duration,
     pub session_expiry: Duration,
     pub receive_maximum: u16,
@@ -153,6 +157,8 @@ fn options(settings: Settings, status_topic: String) -> link::Options {
         client_id: settings.client_id,
         username: settings.username,
         password: settings.password,
+        password_file: settings.password_file,
+        tls: settings.tls,
         keep_alive: settings.keep_alive,
         session_expiry: settings.session_expiry,
         receive_maximum: settings.receive_maximum.max(1),

@@ -119,7 +119,10 @@ impl Session {
     }
 
     fn connect(&mut self) {
-        let (link, events) = Link::connect(&self.options);
+        let (link, events) = match Link::connect(&self.options) {
+            Ok(connected) => connected,
+            Err(lost) => return self.lost(&lost),
+        };
         self.state.live = Some(Live {
             link,
             events,
