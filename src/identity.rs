@@ -1,6 +1,27 @@
-//! Who this device is: its name, this boot, and random ids. (Its signing key will live here too.)
+//! Who this device is: its name, this boot, its signing key, the nonces it gives out for DPoP
+//! proofs, and random ids.
 
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::signature::Ed25519KeyPair;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
+
+use crate::time::Timestamp;
+
+/// The device's key in the state folder.
+const KEY_FILE: &str = "device.key";
+
+/// A PKCS #8 Ed25519 key takes less than 100 bytes.
+const MAX_KEY_FILE: u64 = 1024;
+
+/// How long one nonce is the current one, in seconds. It is taken for as long again.
+const NONCE_PERIOD: u64 = 300;
 
 /// The appliance as topics, audit and DPoP names speak of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -14,13 +35,120 @@ pub struct Identity {
 impl Identity {
     /// `None` when `device` can't be a topic level.
     pub fn new(device: &str) -> Option<Identity> {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_or_else(|_| random_hex::<16>(), |id| id.trim().to_owned());
         is_topic_level(device).then(|| Identity {
             device: device.to_owned(),
             boot_id,
         })
     }
+}
+
+/// The device's Ed25519 key. Cheap to clone.
+#[derive(Clone)]
+pub struct Key(Arc<Ed25519KeyPair>);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+impl Key {
+    /// Reads the key, or makes it at the first start; it is durable when this returns. A file that
+    /// is damaged is an error: a new key would silently make this another device.
+    pub fn open(state_folder: &Path) -> io::Result<Key> {
+        let file = state_folder.join(KEY_FILE);
+        match fs::metadata(&file) {
+            Ok(meta) if meta.len() > MAX_KEY_FILE => return Err(unusable("it is too large")),
+            Ok(_) => fs::set_permissions(&file, Permissions::from_mode(0o600))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(state_folder, &file)?,
+            Err(error) => return Err(error),
+        }
+        let pair = Ed25519KeyPair::from_pkcs8(&fs::read(&file)?);
+        let pair = pair.map_err(|_| unusable("it is no PKCS #8 Ed25519 key; restore it"))?;
+        Ok(Key(Arc::new(pair)))
+    }
+}
+
+/// Written beside and renamed, so that a power cut leaves a whole key or none.
+fn make_key(folder: &Path, file: &Path) -> io::Result<()> {
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new());
+    let pkcs8 = pkcs8.map_err(|_| io::Error::other("no key could be made"))?;
+    let new = folder.join("device.key.new");
+    // One that a power cut left may have other rights.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let mut out = options
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&new)?;
+    out.write_all(pkcs8.as_ref())?;
+    out.sync_all()?;
+    fs::rename(&new, file)?;
+    File::open(folder)?.sync_all()
+}
+
+fn unusable(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// DPoP nonces (RFC 9449 section 8) that this device signs, so that it needn't remember them: the
+/// start of a period and a signature over it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Nonces {
+    key: Key,
+    device: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nonce {
+    pub value: String,
+    /// From then on it is refused.
+    pub expires_at: Timestamp,
+}
+
+impl Nonces {
+    pub fn new(key: Key, device: &str) -> Nonces {
+        Nonces {
+            key,
+            device: device.into(),
+        }
+    }
+
+    pub fn current(&self, now: Timestamp) -> Nonce {
+        let start = period(now);
+        Nonce {
+            value: self.of(start),
+            expires_at: Timestamp::from_secs(start.saturating_add(2 * NONCE_PERIOD)),
+        }
+    }
+
+    /// The current nonce and the one before it.
+    pub fn accepted(&self, now: Timestamp) -> Vec<String> {
+        let start = period(now);
+        let before = start.checked_sub(NONCE_PERIOD);
+        std::iter::once(start)
+            .chain(before)
+            .map(|start| self.of(start))
+            .collect()
+    }
+
+    fn of(&self, start: u64) -> String {
+        let start = start.to_be_bytes();
+        let signed = [b"slmd-dpop-nonce\0", self.device.as_bytes(), &start].concat();
+        let signature = self.key.0.sign(&signed);
+        URL_SAFE_NO_PAD.encode([&start, signature.as_ref()].concat())
+    }
+}
+
+/// When the period that holds `now` began, in seconds.
+fn period(now: Timestamp) -> u64 {
+    now.as_secs() / NONCE_PERIOD * NONCE_PERIOD
 }
 
 /// The machine's host name, as a default for the device's.
@@ -68,4 +196,63 @@ pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_key_is_made_once_and_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Timestamp::from_secs(1_800_000_000);
+        let nonce = || Nonces::new(Key::open(folder.path()).unwrap(), "edge-1").current(now);
+        let first = nonce();
+        assert_eq!(nonce(), first, "the key survives");
+        let file = folder.path().join(KEY_FILE);
+        let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        let other = tempfile::tempdir().unwrap();
+        let other = Nonces::new(Key::open(other.path()).unwrap(), "edge-1");
+        assert_ne!(other.current(now), first);
+    }
+
+    #[test]
+    fn a_damaged_device_key_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(KEY_FILE);
+        for damage in [&b""[..], b"no key", &[0; 4096]] {
+            fs::write(&file, damage).unwrap();
+            assert!(Key::open(folder.path()).is_err());
+            assert_eq!(fs::read(&file).unwrap(), damage);
+        }
+    }
+
+    #[test]
+    fn a_nonce_is_taken_for_two_periods_on_one_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Key::open(folder.path()).unwrap();
+        let nonces = Nonces::new(key.clone(), "edge-1");
+        let at = |secs| Timestamp::from_secs(1_800_000_000 + secs);
+        let nonce = nonces.current(at(10));
+        assert_eq!(nonce.expires_at, at(600));
+        for (secs, taken) in [
+            (0, true),
+            (299, true),
+            (300, true),
+            (599, true),
+            (600, false),
+        ] {
+            assert_eq!(
+                nonces.accepted(at(secs)).contains(&nonce.value),
+                taken,
+                "{secs}"
+            );
+        }
+        let before = Timestamp::from_secs(1_799_999_999);
+        assert!(!nonces.accepted(before).contains(&nonce.value));
+        let other = Nonces::new(key, "edge-2");
+        assert_ne!(other.current(at(10)).value, nonce.value);
+        assert_eq!(nonces.accepted(Timestamp(0)).len(), 1);
+    }
 }

@@ -38,6 +38,8 @@ pub enum RunError {
     State { folder: PathBuf, source: StoreError },
     #[error("audit log: {0}")]
     Audit(String),
+    #[error("device key: {0}")]
+    DeviceKey(String),
     #[error("pinned keys: {0}")]
     Keys(String),
     #[error("model {name:?}: {why}")]

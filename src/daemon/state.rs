@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::RunError;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Snapshot};
 use crate::config::{Config, RealmConfig};
+use crate::identity::{Key, Nonces};
 use crate::keysync::{Floor, Keyring};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
@@ -22,6 +23,8 @@ pub struct State {
     pub log: audit::Log,
     pub keyring: Keyring,
     pub floor: Arc<Floor>,
+    /// What transports give out for DPoP proofs.
+    pub nonces: Nonces,
 }
 
 impl State {
@@ -37,7 +40,9 @@ impl State {
         let keyring = Keyring::open(&store, folder.join("keys"))
             .map_err(|e| RunError::Keys(e.to_string()))?;
         let floor = Arc::new(Floor::open(&store).map_err(fail)?);
+        let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         let state = State {
+            nonces: Nonces::new(key, &config.identity.device),
             folder: folder.clone(),
             store,
             log,
