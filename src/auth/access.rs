@@ -41,10 +41,7 @@ fn meant<'r>(request: &Request, realm: &'r Realm) -> Result<Vec<&'r Arc<Endpoint
         }
         (
             None,
-            Action::ListModels
-            | Action::Cancel { .. }
-            | Action::ReadAudit
-            | Action::ReadMetrics,
+            Action::ListModels | Action::Cancel { .. } | Action::ReadAudit | Action::ReadMetrics,
         ) => {
             return Ok(realm.endpoints.iter().collect());
         }

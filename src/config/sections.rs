@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::read::{Problems, Section};
 use super::value::{
-    Broker, address, broker, count, duration, hosts, kernels, log_filter, loopback, origins, required, path, show_size, size, socket_path, text,
-    topic_level,
+    Broker, address, broker, count, duration, hosts, kernels, log_filter, loopback, origins, path,
+    required, show_size, size, socket_path, text, topic_level,
 };
 use super::{Config, realm};
 use crate::identity::{Identity, host_name};
@@ -75,11 +75,16 @@ fn http(section: &mut Section<'_>, device: &str) -> transport::http::Settings {
     let seconds = || duration(SECOND, HOUR);
     let listen = section.optional("listen", loopback);
     let has_tls = section.has("tls");
-    let tls = section.section("tls", |section| has_tls.then(|| http_tls(section)).flatten());
+    let tls = section.section("tls", |section| {
+        has_tls.then(|| http_tls(section)).flatten()
+    });
     let mut names = vec![device.to_owned()];
     names.extend(section.or("hosts", hosts, Vec::new()));
     let mut public_urls = section.or("public_urls", origins, default_urls(device));
-    let ports = [("http", listen), ("https", tls.as_ref().map(|tls| tls.listen))];
+    let ports = [
+        ("http", listen),
+        ("https", tls.as_ref().map(|tls| tls.listen)),
+    ];
     for (scheme, address) in ports {
         public_urls.extend(address.map(|at| format!("{scheme}://{device}:{}", at.port())));
     }
@@ -139,7 +144,10 @@ fn mqtt_tls(section: &mut Section<'_>) -> Option<link::Tls> {
     let cert_file = section.optional("cert_file", path);
     let key_file = section.optional("key_file", path);
     if cert_file.is_some() != key_file.is_some() {
-        section.problem("cert_file", "and `key_file` go together; give both or neither");
+        section.problem(
+            "cert_file",
+            "and `key_file` go together; give both or neither",
+        );
     }
     let own = cert_file.zip(key_file);
     Some(link::Tls {
@@ -217,13 +225,21 @@ fn mqtt_settings(
     let (password, password_file) = password.unzip();
     let queue = u16::try_from(engine.queue).unwrap_or(u16::MAX);
     let has_tls = section.has("tls");
-    let tls = section.section("tls", |section| has_tls.then(|| mqtt_tls(section)).flatten());
+    let tls = section.section("tls", |section| {
+        has_tls.then(|| mqtt_tls(section)).flatten()
+    });
     match url.as_ref().map(|url| url.tls) {
         Some(true) if !has_tls => {
-            section.problem("url", "is an mqtts:// URL; add [mqtt.tls] with the broker's CA in `ca_file`");
+            section.problem(
+                "url",
+                "is an mqtts:// URL; add [mqtt.tls] with the broker's CA in `ca_file`",
+            );
         }
         Some(false) if has_tls => {
-            section.problem("url", "is an mqtt:// URL, and there is [mqtt.tls]; write mqtts://");
+            section.problem(
+                "url",
+                "is an mqtt:// URL, and there is [mqtt.tls]; write mqtts://",
+            );
         }
         _ => {}
     }

@@ -72,7 +72,11 @@ fn mqtt_tls(tls: &link::Tls) -> Value {
 }
 
 fn mqtt(settings: &transport::mqtt::Settings, config: &Config) -> Value {
-    let scheme = if settings.tls.is_some() { "mqtts" } else { "mqtt" };
+    let scheme = if settings.tls.is_some() {
+        "mqtts"
+    } else {
+        "mqtt"
+    };
     let host = &settings.host;
     let host = if host.contains(':') {
         format!("[{host}]")

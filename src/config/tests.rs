@@ -249,7 +249,10 @@ fn public_urls_name_the_device() {
     let config = Config::parse(&text).unwrap();
     let device = &config.identity.device;
     let ours = format!("http://{device}:8080");
-    assert_eq!(config.http.public_urls, ["https://e.example".to_owned(), ours]);
+    assert_eq!(
+        config.http.public_urls,
+        ["https://e.example".to_owned(), ours]
+    );
 }
 
 #[test]

@@ -257,7 +257,8 @@ pub(super) fn loopback(value: &DeValue<'_>) -> Result<SocketAddr, String> {
 
 /// Host names or addresses, as `Host` names them without a port.
 pub(super) fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
-    let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '[' | ']' | ':');
+    let clean =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '[' | ']' | ':');
     texts(value, "[\"edge-1.example\"]", |host| {
         let port = host.ends_with(']') || !host.contains(':');
         host.chars().all(clean) && port
@@ -267,7 +268,9 @@ pub(super) fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
 /// Origins: scheme, host and perhaps a port, and nothing after them.
 pub(super) fn origins(value: &DeValue<'_>) -> Result<Vec<String>, String> {
     texts(value, "[\"https://edge-1.example:8443\"]", |origin| {
-        let host = origin.split_once("://").filter(|(s, _)| matches!(*s, "http" | "https"));
+        let host = origin
+            .split_once("://")
+            .filter(|(s, _)| matches!(*s, "http" | "https"));
         let clean = |c: char| !c.is_whitespace() && !matches!(c, '/' | '?' | '#' | '@');
         host.is_some_and(|(_, host)| !host.is_empty() && host.chars().all(clean))
     })
@@ -394,7 +397,11 @@ mod tests {
     fn broker_urls() {
         let ok = |url: &str, host: &str, port| {
             let (host, tls) = (host.to_owned(), url.starts_with("mqtts"));
-            assert_eq!(broker(&string(url)), Ok(Broker { host, port, tls }), "{url}");
+            assert_eq!(
+                broker(&string(url)),
+                Ok(Broker { host, port, tls }),
+                "{url}"
+            );
         };
         ok("mqtts://broker.local", "broker.local", 8883);
         ok("mqtts://broker.local:1", "broker.local", 1);

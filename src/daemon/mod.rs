@@ -126,6 +126,7 @@ impl Daemon {
             mqtt::start(
                 settings,
                 identity,
+                state.nonces.clone(),
                 admission.clone(),
                 shutdown.clone(),
                 log,
@@ -272,10 +273,7 @@ impl Sockets {
     }
 }
 
-fn listen(
-    key: &'static str,
-    address: Option<SocketAddr>,
-) -> Result<Option<TcpListener>, RunError> {
+fn listen(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, RunError> {
     let Some(address) = address else {
         return Ok(None);
     };

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
 
-use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 use rumqttc::v5::MqttOptions;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Publish, PublishProperties, RetainForwardRule};
+use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 
 use super::{
     Ack, CONNECT, IN_FLIGHT, Lost, Message, Options, Properties, Publication, Subscription, Tls,
@@ -72,10 +72,14 @@ fn password(options: &Options) -> Result<Option<Secret<String>>, Lost> {
     let mut text = String::new();
     let read = File::open(file).and_then(|open| open.take(MAX_PASSWORD).read_to_string(&mut text));
     match read {
-        Ok(_) => Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))),
+        Ok(_) => Ok(Some(Secret::new(
+            text.trim_end_matches(['\r', '\n']).to_owned(),
+        ))),
         Err(error) => {
             let file = file.display();
-            Err(Lost::Network(format!("the password file {file} can't be read: {error}")))
+            Err(Lost::Network(format!(
+                "the password file {file} can't be read: {error}"
+            )))
         }
     }
 }

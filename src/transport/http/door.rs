@@ -150,13 +150,22 @@ impl Door for TlsDoor {
     }
 
     async fn greet(&self, raw: TcpStream) -> io::Result<(TlsStream<TcpStream>, TcpPeer)> {
-        let config = self.certificates.current().ok_or(io::ErrorKind::NotConnected)?;
+        let config = self
+            .certificates
+            .current()
+            .ok_or(io::ErrorKind::NotConnected)?;
         let (stream, peer) = self.tcp.greet(raw).await?;
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         let shown = stream.get_ref().1.peer_certificates();
         let certificate = shown.and_then(|chain| chain.first());
         let certificate = certificate.map(|own| crate::tls::fingerprint(own));
-        Ok((stream, TcpPeer { certificate, ..peer }))
+        Ok((
+            stream,
+            TcpPeer {
+                certificate,
+                ..peer
+            },
+        ))
     }
 
     fn close(&self) {

@@ -29,7 +29,10 @@ pub(super) fn check<B>(
         return refused(RefuseReason::HostRejected);
     }
     for origin in headers.get_all(ORIGIN) {
-        let site = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        let site = origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.split_once("://"));
         if !site.is_some_and(|(_, host)| is_ours(host, local, settings)) {
             return refused(RefuseReason::OriginRejected);
         }
@@ -43,7 +46,11 @@ fn is_ours(authority: &str, local: IpAddr, settings: &Settings) -> bool {
     let is_local = bare
         .parse::<IpAddr>()
         .is_ok_and(|address| address.to_canonical() == local.to_canonical());
-    is_local || settings.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
+    is_local
+        || settings
+            .hosts
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(host))
 }
 
 fn without_port(authority: &str) -> &str {
@@ -73,7 +80,13 @@ mod tests {
         for host in ["edge-1", "EDGE-1:8443", "localhost:80", "127.0.0.1:8080"] {
             assert_eq!(checked(&[("host", host)]), Ok(()), "{host}");
         }
-        for host in ["evil.example", "edge-1.evil.example", "127.0.0.2", "", "edge-1@evil"] {
+        for host in [
+            "evil.example",
+            "edge-1.evil.example",
+            "127.0.0.2",
+            "",
+            "edge-1@evil",
+        ] {
             let refusal = checked(&[("host", host)]).unwrap_err();
             assert_eq!(refusal.status(), 421, "{host}");
         }

@@ -110,7 +110,9 @@ impl Public {
         match route {
             Route::Chat => self.chat(origin, id, request).await,
             Route::Models => {
-                let permitted = self.authorized(Action::ListModels, origin, id, &request).await?;
+                let permitted = self
+                    .authorized(Action::ListModels, origin, id, &request)
+                    .await?;
                 Ok(reply::full(
                     StatusCode::OK,
                     JSON,
@@ -118,7 +120,9 @@ impl Public {
                 ))
             }
             Route::Model(name) => {
-                let permitted = self.authorized(Action::ListModels, origin, id, &request).await?;
+                let permitted = self
+                    .authorized(Action::ListModels, origin, id, &request)
+                    .await?;
                 if !names(&permitted).contains(&name.as_str()) {
                     let refusal = Refusal::new(RefuseReason::NotFound).param("model");
                     return Err(Refused::recorded(refusal, Scope::Read));

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::{Method, Request};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use hyper::{Method, Request};
 
 use crate::auth::{Binding, Credential, NonceRule};
 use crate::prompt::RequestId;
@@ -24,7 +24,10 @@ pub(super) fn id(headers: &HeaderMap) -> RequestId {
 /// no credential: its client doesn't know that a token is needed.
 ///
 /// A proof's `htu` is one of `origins` with the request's path.
-pub(super) fn credential<B>(request: &Request<B>, origins: &[String]) -> Result<Credential, Refusal> {
+pub(super) fn credential<B>(
+    request: &Request<B>,
+    origins: &[String],
+) -> Result<Credential, Refusal> {
     let headers = request.headers();
     let Some(value) = single(headers, AUTHORIZATION.as_str())
         .map_err(|what| Refusal::new(RefuseReason::BadRequest).detail(what))?

@@ -114,7 +114,13 @@ fn start(settings: Settings) -> Server {
     });
     let shutdown = Shutdown::default();
     let (service, until) = (Arc::clone(&echo), shutdown.clone());
-    let run = connections::run(Listening::new(listener), settings, Metrics::default(), service, until);
+    let run = connections::run(
+        Listening::new(listener),
+        settings,
+        Metrics::default(),
+        service,
+        until,
+    );
     Server {
         path,
         echo,

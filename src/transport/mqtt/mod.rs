@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::audit;
-use crate::identity::Identity;
+use crate::identity::{Identity, Nonces};
 use crate::link::{self, Backoff};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
@@ -101,6 +101,7 @@ impl Handle {
 pub fn start(
     settings: Settings,
     identity: Identity,
+    nonces: Nonces,
     admission: Admission,
     shutdown: Shutdown,
     audit: audit::Log,
@@ -119,6 +120,7 @@ pub fn start(
     let context = serve::Context {
         admission,
         topics: Arc::new(topics),
+        nonces,
         outbox,
         metrics: Metrics::register(registry),
         status: status.clone(),
