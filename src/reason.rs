@@ -108,6 +108,8 @@ names! {
         UnsupportedParameter = "unsupported_parameter", "a parameter of the request can't be honoured here; leave it out";
         InvalidParameter = "invalid_parameter", "a parameter of the request has a value that isn't allowed";
         ContextLengthExceeded = "context_length_exceeded", "prompt and answer don't fit the context; shorten the messages or `max_completion_tokens`";
+        HostRejected = "host_rejected", "the `Host` header names none of this appliance's names; add it to `hosts` in [http]";
+        OriginRejected = "origin_rejected", "the request comes from a web page of another site; add its host to `hosts` in [http]";
         NotFound = "not_found", "no such resource";
         MethodNotAllowed = "method_not_allowed", "the resource doesn't take this method";
         BodyTooLarge = "body_too_large", "the request's body is larger than the configured `max_body`";
@@ -244,7 +246,10 @@ impl RefuseReason {
             | RefuseReason::InvalidParameter
             | RefuseReason::ContextLengthExceeded
             | RefuseReason::RetainedRejected => 400,
-            RefuseReason::ReplyTopicRejected | RefuseReason::TopicMismatch => 403,
+            RefuseReason::OriginRejected
+            | RefuseReason::ReplyTopicRejected
+            | RefuseReason::TopicMismatch => 403,
+            RefuseReason::HostRejected => 421,
             RefuseReason::NotFound => 404,
             RefuseReason::MethodNotAllowed => 405,
             RefuseReason::RequestTimeout => 408,

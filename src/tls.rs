@@ -7,7 +7,8 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// A file that can't be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,42 @@ pub fn client(ca_file: &Path, own: Option<&KeyPair>) -> Result<Arc<ClientConfig>
             .map_err(|e| error(&own.cert_file, &e))?,
     };
     Ok(Arc::new(config))
+}
+
+/// For our own server, HTTP/1.1 only. With `client_ca` clients may show a certificate of it, and
+/// must where it is `required`.
+pub fn server(
+    own: &KeyPair,
+    client_ca: Option<&Path>,
+    required: bool,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| error(&own.cert_file, &e))?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(file) => {
+            let roots = Arc::new(roots(file)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let verifier = match required {
+                true => verifier,
+                false => verifier.allow_unauthenticated(),
+            };
+            builder.with_client_cert_verifier(verifier.build().map_err(|e| error(file, &e))?)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(chain(&own.cert_file)?, key(&own.key_file)?)
+        .map_err(|e| error(&own.cert_file, &e))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// `sha256:` and the hash of a certificate, as `openssl x509 -fingerprint -sha256` tells it.
+pub fn fingerprint(certificate: &[u8]) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+    format!("sha256:{}", crate::identity::hex(hash.as_ref()))
 }
 
 fn roots(ca_file: &Path) -> Result<RootCertStore, TlsError> {

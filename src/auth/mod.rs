@@ -169,7 +169,8 @@ pub fn alleged_issuer(credential: &Credential) -> Option<String> {
     let (Credential::Bearer(token) | Credential::Dpop { token, .. }) = credential else {
         return None;
     };
-    let jws = token::Jws::parse(token.expose()).ok()?;
+    let mut room = token::Decoded::default();
+    let jws = token::Jws::parse(token.expose(), &mut room).ok()?;
     jws.alleged.issuer().ok().map(str::to_owned)
 }
 

@@ -1,18 +1,20 @@
 //! The schema of everything but realms, with its defaults and cross checks.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::{Problems, Section};
 use super::value::{
-    broker, count, duration, kernels, log_filter, path, show_size, size, socket_path, text,
-    topic_level,
+    Broker, address, broker, count, duration, hosts, kernels, log_filter, loopback, origins, path,
+    required, show_size, size, socket_path, text, topic_level,
 };
 use super::{Config, login, realm};
 use crate::identity::{Identity, host_name};
 use crate::secret::Secret;
-use crate::{admission, audit, engine, transport};
+use crate::tls::KeyPair;
+use crate::{admission, audit, engine, link, transport};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,7 +31,7 @@ pub(super) fn config(root: &mut Section<'_>, warnings: &Problems<'_>) -> Option<
     let drain_deadline = duration(Duration::ZERO, HOUR);
     let drain_deadline = root.or("drain_deadline", drain_deadline, 20 * SECOND);
     let log = root.or("log", log_filter, "info".to_owned());
-    let http = root.section("http", http);
+    let http = root.section("http", |section| http(section, device));
     let engine = root.section("engine", engine);
     let mqtt = root.has("mqtt");
     let mqtt = root.section("mqtt", |section| {
@@ -70,9 +72,32 @@ fn identity(root: &mut Section<'_>) -> Option<Identity> {
     identity
 }
 
-fn http(section: &mut Section<'_>) -> transport::http::Settings {
+fn http(section: &mut Section<'_>, device: &str) -> transport::http::Settings {
     let seconds = || duration(SECOND, HOUR);
+    let listen = section.optional("listen", loopback);
+    let has_tls = section.has("tls");
+    let tls = section.section("tls", |section| {
+        has_tls.then(|| http_tls(section)).flatten()
+    });
+    let mut names = vec![device.to_owned()];
+    names.extend(section.or("hosts", hosts, Vec::new()));
+    let mut public_urls = section.or("public_urls", origins, default_urls(device));
+    let ports = [
+        ("http", listen),
+        ("https", tls.as_ref().map(|tls| tls.listen)),
+    ];
+    for (scheme, address) in ports {
+        public_urls.extend(address.map(|at| format!("{scheme}://{device}:{}", at.port())));
+    }
+    for list in [&mut names, &mut public_urls] {
+        let mut seen = BTreeSet::new();
+        list.retain(|name| seen.insert(name.clone()));
+    }
     let settings = transport::http::Settings {
+        listen,
+        tls,
+        hosts: names,
+        public_urls,
         socket: section.or("socket", socket_path, "/run/slmd/slmd.sock".into()),
         admin_socket: section.or("admin_socket", socket_path, "/run/slmd/admin.sock".into()),
         max_body: section.or("max_body", bytes(1 << 10, 16 << 20), 256 << 10),
@@ -89,6 +114,50 @@ fn http(section: &mut Section<'_>) -> transport::http::Settings {
         );
     }
     settings
+}
+
+fn default_urls(device: &str) -> Vec<String> {
+    vec![format!("http://{device}"), format!("https://{device}")]
+}
+
+fn http_tls(section: &mut Section<'_>) -> Option<transport::http::TlsSettings> {
+    let listen = section.required("listen", address);
+    let cert_file = section.required("cert_file", path);
+    let key_file = section.required("key_file", path);
+    let client_ca_file = section.optional("client_ca_file", path);
+    let client_certificate_required = section.or("client_certificate", required, false);
+    if client_certificate_required && client_ca_file.is_none() {
+        section.problem("client_certificate", "needs `client_ca_file` too");
+    }
+    Some(transport::http::TlsSettings {
+        listen: listen?,
+        own: KeyPair {
+            cert_file: cert_file?,
+            key_file: key_file?,
+        },
+        client_ca_file,
+        client_certificate_required,
+    })
+}
+
+fn mqtt_tls(section: &mut Section<'_>) -> Option<link::Tls> {
+    let ca_file = section.required("ca_file", path);
+    let cert_file = section.optional("cert_file", path);
+    let key_file = section.optional("key_file", path);
+    if cert_file.is_some() != key_file.is_some() {
+        section.problem(
+            "cert_file",
+            "and `key_file` go together; give both or neither",
+        );
+    }
+    let own = cert_file.zip(key_file);
+    Some(link::Tls {
+        ca_file: ca_file?,
+        own: own.map(|(cert_file, key_file)| KeyPair {
+            cert_file,
+            key_file,
+        }),
+    })
 }
 
 fn bytes(least: u64, most: u64) -> impl FnOnce(&toml::de::DeValue<'_>) -> Result<usize, String> {
@@ -156,7 +225,28 @@ fn mqtt_settings(
     let password = password(section, username.is_some(), warnings);
     let (password, password_file) = password.unzip();
     let queue = u16::try_from(engine.queue).unwrap_or(u16::MAX);
+    let has_tls = section.has("tls");
+    let tls = section.section("tls", |section| {
+        has_tls.then(|| mqtt_tls(section)).flatten()
+    });
+    match url.as_ref().map(|url| url.tls) {
+        Some(true) if !has_tls => {
+            section.problem(
+                "url",
+                "is an mqtts:// URL; add [mqtt.tls] with the broker's CA in `ca_file`",
+            );
+        }
+        Some(false) if has_tls => {
+            section.problem(
+                "url",
+                "is an mqtt:// URL, and there is [mqtt.tls]; write mqtts://",
+            );
+        }
+        _ => {}
+    }
     let settings = transport::mqtt::Settings {
+        tls,
+        password_file: password_file.clone(),
         host: String::new(),
         port: 0,
         client_id: section.or("client_id", topic_level, format!("slmd-{device}")),
@@ -178,7 +268,7 @@ fn mqtt_settings(
     if settings.reconnect_min > settings.reconnect_max {
         section.problem("reconnect_min", "is longer than `reconnect_max`; swap them");
     }
-    let (host, port) = url?;
+    let Broker { host, port, .. } = url?;
     Some((
         transport::mqtt::Settings {
             host,

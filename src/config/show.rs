@@ -10,7 +10,7 @@ use super::{Config, Login, RealmConfig};
 use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::keysync::Source;
 use crate::prompt::Scope;
-use crate::{admission, audit, engine, transport};
+use crate::{admission, audit, engine, link, transport};
 
 pub(super) fn show(config: &Config) -> Value {
     let mut root = object(json!({
@@ -46,7 +46,11 @@ fn login(login: &Login) -> Value {
 }
 
 fn http(settings: &transport::http::Settings) -> Value {
-    json!({
+    sparse(json!({
+        "listen": settings.listen,
+        "hosts": settings.hosts,
+        "public_urls": settings.public_urls,
+        "tls": settings.tls.as_ref().map(http_tls),
         "socket": settings.socket,
         "admin_socket": settings.admin_socket,
         "max_body": show_size(settings.max_body as u64),
@@ -55,10 +59,36 @@ fn http(settings: &transport::http::Settings) -> Value {
         "max_connections": settings.max_connections,
         "max_connections_per_uid": settings.max_connections_per_uid,
         "keep_alive": show_duration(settings.keep_alive),
-    })
+    }))
+}
+
+fn http_tls(tls: &transport::http::TlsSettings) -> Value {
+    let required = tls.client_certificate_required;
+    let clients = if required { "required" } else { "optional" };
+    sparse(json!({
+        "listen": tls.listen,
+        "cert_file": tls.own.cert_file,
+        "key_file": tls.own.key_file,
+        "client_ca_file": tls.client_ca_file,
+        "client_certificate": tls.client_ca_file.as_ref().map(|_| clients),
+    }))
+}
+
+fn mqtt_tls(tls: &link::Tls) -> Value {
+    let own = tls.own.as_ref();
+    sparse(json!({
+        "ca_file": tls.ca_file,
+        "cert_file": own.map(|own| &own.cert_file),
+        "key_file": own.map(|own| &own.key_file),
+    }))
 }
 
 fn mqtt(settings: &transport::mqtt::Settings, config: &Config) -> Value {
+    let scheme = if settings.tls.is_some() {
+        "mqtts"
+    } else {
+        "mqtt"
+    };
     let host = &settings.host;
     let host = if host.contains(':') {
         format!("[{host}]")
@@ -66,7 +96,8 @@ fn mqtt(settings: &transport::mqtt::Settings, config: &Config) -> Value {
         host.clone()
     };
     sparse(json!({
-        "url": format!("mqtt://{host}:{}", settings.port),
+        "url": format!("{scheme}://{host}:{}", settings.port),
+        "tls": settings.tls.as_ref().map(mqtt_tls),
         "client_id": settings.client_id,
         "username": settings.username,
         "password_file": config.password_file,

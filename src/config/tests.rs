@@ -192,15 +192,67 @@ fn what_is_shown_reads_back_the_same() {
 [realm.roles]
 asker = ["read", "audit"]
 [mqtt]
-url = "mqtt://[::1]:1884"
+url = "mqtts://[::1]:1884"
 fragment_interval = "0ms"
+username = "u"
+[mqtt.tls]
+ca_file = "/ca.pem"
+cert_file = "/c.pem"
+key_file = "/k.pem"
 [http]
 max_body = "1500 B"
+listen = "127.0.0.1:8080"
+hosts = ["localhost"]
+public_urls = ["https://edge.example"]
+[http.tls]
+listen = "[::]:8443"
+cert_file = "/c.pem"
+key_file = "/k.pem"
+client_ca_file = "/ca.pem"
+client_certificate = "required"
 "#;
     let shown = Config::parse(&with(extra)).unwrap().show();
     let text = toml::to_string(&shown).unwrap();
     let again = Config::parse(&text).unwrap_or_else(|p| panic!("{p:#?}\n{text}"));
     assert_eq!(again.show(), shown, "{text}");
+}
+
+#[test]
+fn plain_tcp_is_for_this_machine_only() {
+    let listening = |at: &str| with(&format!("[http]\nlisten = \"{at}\"\n"));
+    assert!(Config::parse(&listening("127.0.0.1:8080")).is_ok());
+    assert!(Config::parse(&listening("[::1]:8080")).is_ok());
+    for beyond in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:8080"] {
+        let problem = problems(&listening(beyond)).remove(0);
+        assert!(problem.contains("http.listen"), "{problem}");
+        assert!(problem.contains("[http.tls]"), "{problem}");
+    }
+}
+
+#[test]
+fn tls_needs_its_files() {
+    let mqtts = "[mqtt]\nurl = \"mqtts://h\"\n";
+    assert!(problems(&with(mqtts))[0].contains("[mqtt.tls]"));
+    let plain = "[mqtt]\nurl = \"mqtt://h\"\n[mqtt.tls]\nca_file = \"/ca.pem\"\n";
+    assert!(problems(&with(plain))[0].contains("mqtts://"));
+    let tls = "[http.tls]\nlisten = \"0.0.0.0:8443\"\nclient_certificate = \"required\"\n";
+    let problems = problems(&with(tls)).join("\n");
+    for key in ["cert_file", "key_file", "client_ca_file"] {
+        assert!(problems.contains(key), "{problems}");
+    }
+}
+
+/// What a proof's `htu` may name follows from the device's name and the ports.
+#[test]
+fn public_urls_name_the_device() {
+    let text = with("[http]\nlisten = \"127.0.0.1:8080\"\npublic_urls = [\"https://e.example\"]\n");
+    let config = Config::parse(&text).unwrap();
+    let device = &config.identity.device;
+    let ours = format!("http://{device}:8080");
+    assert_eq!(
+        config.http.public_urls,
+        ["https://e.example".to_owned(), ours]
+    );
 }
 
 #[test]
@@ -239,6 +291,16 @@ fn the_shipped_file_shows_the_defaults() {
         "#[realm.",
         "#device-1",
         "#asker",
+        "#listen",
+        "#hosts",
+        "#public_urls",
+        "#[http.tls]",
+        "#[mqtt.tls]",
+        "#ca_file",
+        "#cert_file",
+        "#key_file",
+        "#client_ca_file",
+        "#client_certificate",
     ];
     let is_optional = |line: &str| optional.iter().any(|key| line.starts_with(key));
     let text: String = settings

@@ -1,6 +1,7 @@
 //! The kinds of values that the configuration knows: each reads one TOML value or says what it
 //! should have been.
 
+use std::net::SocketAddr;
 use std::path::{Component, PathBuf};
 use std::time::Duration;
 
@@ -233,6 +234,72 @@ pub(super) fn scopes(value: &DeValue<'_>) -> Result<Vec<Scope>, String> {
     Ok(scopes)
 }
 
+/// An address to listen on.
+pub(super) fn address(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let text = text(value)?;
+    text.parse().map_err(|_| {
+        format!("is {text:?}; write an address and a port, e.g. \"0.0.0.0:8443\" or \"[::]:8443\"")
+    })
+}
+
+/// Without TLS tokens travel in the clear, so such an address is for this machine only.
+pub(super) fn loopback(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let address = address(value)?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(format!(
+        "is {address}, which others can reach, without TLS; write \"127.0.0.1:{}\", or listen \
+         there in [http.tls]",
+        address.port()
+    ))
+}
+
+/// Host names or addresses, as `Host` names them without a port.
+pub(super) fn hosts(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let clean =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '[' | ']' | ':');
+    texts(value, "[\"edge-1.example\"]", |host| {
+        let port = host.ends_with(']') || !host.contains(':');
+        host.chars().all(clean) && port
+    })
+}
+
+/// Origins: scheme, host and perhaps a port, and nothing after them.
+pub(super) fn origins(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    texts(value, "[\"https://edge-1.example:8443\"]", |origin| {
+        let host = origin
+            .split_once("://")
+            .filter(|(s, _)| matches!(*s, "http" | "https"));
+        let clean = |c: char| !c.is_whitespace() && !matches!(c, '/' | '?' | '#' | '@');
+        host.is_some_and(|(_, host)| !host.is_empty() && host.chars().all(clean))
+    })
+}
+
+fn texts(
+    value: &DeValue<'_>,
+    form: &str,
+    fits: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, String> {
+    let DeValue::Array(items) = value else {
+        return Err(format!("is {}; write a list, {form}", kind(value)));
+    };
+    let read = |item: &DeValue<'_>| match text(item)? {
+        text if fits(&text) => Ok(text),
+        other => Err(format!("holds {other:?}; write e.g. {form}")),
+    };
+    items.iter().map(|item| read(item.get_ref())).collect()
+}
+
+/// Whether `"required"`, otherwise `"optional"`.
+pub(super) fn required(value: &DeValue<'_>) -> Result<bool, String> {
+    match text(value)?.as_str() {
+        "required" => Ok(true),
+        "optional" => Ok(false),
+        other => Err(format!("is {other:?}; write \"optional\" or \"required\"")),
+    }
+}
+
 pub(super) fn log_filter(value: &DeValue<'_>) -> Result<String, String> {
     let filter = text(value)?;
     match tracing_subscriber::EnvFilter::try_new(&filter) {
@@ -243,19 +310,21 @@ pub(super) fn log_filter(value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
-/// Host and port of an `mqtt://` URL.
-pub(super) fn broker(value: &DeValue<'_>) -> Result<(String, u16), String> {
+/// Of an `mqtt://` or `mqtts://` URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Broker {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) tls: bool,
+}
+
+pub(super) fn broker(value: &DeValue<'_>) -> Result<Broker, String> {
     let url = text(value)?;
-    let form = "write mqtt://host:port";
-    if url.starts_with("mqtts://") {
-        return Err(
-            "is an mqtts:// URL; TLS to the broker doesn't exist in this version: use mqtt:// with a \
-             broker on this machine, which can bridge over TLS"
-                .to_owned(),
-        );
-    }
-    let Some(rest) = url.strip_prefix("mqtt://") else {
-        return Err(format!("is {url:?}; {form}"));
+    let form = "write mqtt://host:port or mqtts://host:port";
+    let (rest, tls) = match (url.strip_prefix("mqtt://"), url.strip_prefix("mqtts://")) {
+        (Some(rest), _) => (rest, false),
+        (_, Some(rest)) => (rest, true),
+        (None, None) => return Err(format!("is {url:?}; {form}")),
     };
     if rest.contains('@') {
         return Err("holds credentials; use `username` and `password_file`".to_owned());
@@ -269,9 +338,14 @@ pub(super) fn broker(value: &DeValue<'_>) -> Result<(String, u16), String> {
         .strip_prefix('[')
         .map_or(host, |h| h.trim_end_matches(']'));
     let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    let port = port.map_or(Some(1883), |port| port.parse().ok().filter(|p| *p != 0));
+    let default = if tls { 8883 } else { 1883 };
+    let port = port.map_or(Some(default), |port| port.parse().ok().filter(|p| *p != 0));
     match port {
-        Some(port) if !host.is_empty() && host.chars().all(clean) => Ok((host.to_owned(), port)),
+        Some(port) if !host.is_empty() && host.chars().all(clean) => Ok(Broker {
+            host: host.to_owned(),
+            port,
+            tls,
+        }),
         _ => Err(format!("is {url:?}; {form}")),
     }
 }
@@ -321,9 +395,16 @@ mod tests {
 
     #[test]
     fn broker_urls() {
-        let ok = |url, host: &str, port| {
-            assert_eq!(broker(&string(url)), Ok((host.to_owned(), port)), "{url}");
+        let ok = |url: &str, host: &str, port| {
+            let (host, tls) = (host.to_owned(), url.starts_with("mqtts"));
+            assert_eq!(
+                broker(&string(url)),
+                Ok(Broker { host, port, tls }),
+                "{url}"
+            );
         };
+        ok("mqtts://broker.local", "broker.local", 8883);
+        ok("mqtts://broker.local:1", "broker.local", 1);
         ok("mqtt://127.0.0.1:1884", "127.0.0.1", 1884);
         ok("mqtt://broker.local", "broker.local", 1883);
         ok("mqtt://[::1]:1884", "::1", 1884);
@@ -338,7 +419,6 @@ mod tests {
         ] {
             assert!(broker(&string(bad)).is_err(), "{bad}");
         }
-        assert!(broker(&string("mqtts://h")).unwrap_err().contains("TLS"));
         let secret = broker(&string("mqtt://u:hunter2@h")).unwrap_err();
         assert!(!secret.contains("hunter2"), "{secret}");
     }

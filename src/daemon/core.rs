@@ -1,6 +1,7 @@
 //! What the running daemon offers behind its sockets: status, reload, keys.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -24,6 +25,7 @@ pub(super) struct Core {
     pub(super) admission: Admission,
     pub(super) engine: Engine,
     pub(super) mqtt: Option<mqtt::Handle>,
+    pub(super) certificates: Arc<http::Certificates>,
     pub(super) shutdown: Shutdown,
     pub(super) source: Option<PathBuf>,
     pub(super) state: State,
@@ -126,6 +128,9 @@ impl Core {
         };
         let new = Config::load(source)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        // First, so that a bad file leaves everything as it is.
+        let renewed = self.certificates.reload();
+        renewed.map_err(|e| vec![format!("http.tls: {e}; the old certificate stays in force")])?;
         let old = self.config.load_full();
         let waiting = needs_restart(&old, &new);
         let running = running_config(&old, new);

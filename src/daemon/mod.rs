@@ -9,11 +9,12 @@ mod models;
 mod state;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -48,6 +49,14 @@ pub enum RunError {
     Engine(#[from] LoadError),
     #[error("socket {path}: {why}", path = .path.display())]
     Socket { path: PathBuf, why: String },
+    #[error("http.{key} = {address}: {why}")]
+    Listen {
+        key: &'static str,
+        address: SocketAddr,
+        why: String,
+    },
+    #[error("http.tls: {0}")]
+    Tls(#[from] crate::tls::TlsError),
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
 }
@@ -109,6 +118,7 @@ impl Daemon {
         let snapshot = state.snapshot(&config)?;
         let admission = Admission::new(parts, config.admission.clone(), snapshot, &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
+        let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
         let mqtt = config.mqtt.clone().map(|settings| {
             let identity = config.identity.clone();
@@ -116,6 +126,7 @@ impl Daemon {
             mqtt::start(
                 settings,
                 identity,
+                state.nonces.clone(),
                 admission.clone(),
                 shutdown.clone(),
                 log,
@@ -128,6 +139,7 @@ impl Daemon {
             admission,
             engine,
             mqtt,
+            certificates: Arc::new(certificates),
             shutdown,
             source,
             state: state.clone(),
@@ -255,9 +267,9 @@ async fn stop(term: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-/// The two listeners: systemd's, or our own.
+/// The listeners: systemd's, or our own.
 struct Sockets {
-    public: UnixListener,
+    public: http::Listeners,
     admin: UnixListener,
 }
 
@@ -274,11 +286,32 @@ impl Sockets {
                 why: error.to_string(),
             })
         };
-        Ok(Sockets {
-            public: open("http", &settings.socket, 0o660)?,
-            admin: open("admin", &settings.admin_socket, 0o600)?,
-        })
+        let unix = open("http", &settings.socket, 0o660)?;
+        let admin = open("admin", &settings.admin_socket, 0o600)?;
+        let tls = settings.tls.as_ref().map(|tls| tls.listen);
+        let public = http::Listeners {
+            unix,
+            tcp: listen("listen", settings.listen)?,
+            tls: listen("tls.listen", tls)?,
+        };
+        Ok(Sockets { public, admin })
     }
+}
+
+fn listen(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, RunError> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    // The standard library sets SO_REUSEADDR, so a restart finds its port free.
+    let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    });
+    bound.map(Some).map_err(|error| RunError::Listen {
+        key,
+        address,
+        why: error.to_string(),
+    })
 }
 
 impl Core {
@@ -302,6 +335,7 @@ impl Core {
         };
         spawn(Box::pin(http::serve(
             sockets.public,
+            Arc::clone(&self.certificates),
             Arc::clone(&settings),
             self.admission.clone(),
             Arc::clone(&control),

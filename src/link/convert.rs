@@ -1,18 +1,27 @@
 //! Our plain types to and from rumqttc's.
 
+use std::fs::File;
+use std::io::Read;
 use std::time::Duration;
 
-use rumqttc::NetworkOptions;
 use rumqttc::v5::MqttOptions;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Publish, PublishProperties, RetainForwardRule};
+use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 
-use super::{Ack, CONNECT, IN_FLIGHT, Message, Options, Properties, Publication, Subscription};
+use super::{
+    Ack, CONNECT, IN_FLIGHT, Lost, Message, Options, Properties, Publication, Subscription, Tls,
+};
+use crate::secret::Secret;
+use crate::tls;
 
 /// rumqttc panics below it.
 const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-pub(super) fn options(options: &Options) -> MqttOptions {
+/// What a CONNECT may carry (MQTT 5 section 1.5.6).
+const MAX_PASSWORD: u64 = 65_535;
+
+pub(super) fn options(options: &Options) -> Result<MqttOptions, Lost> {
     // rumqttc joins host and port with a colon.
     let host = match options.host.contains(':') && !options.host.starts_with('[') {
         true => format!("[{}]", options.host),
@@ -44,10 +53,35 @@ pub(super) fn options(options: &Options) -> MqttOptions {
         .set_network_options(network)
         .set_last_will(will);
     if let Some(username) = &options.username {
-        let password = options.password.as_ref().map(|p| p.expose().as_str());
+        let password = password(options)?;
+        let password = password.as_ref().map(|p| p.expose().as_str());
         mqtt.set_credentials(username.as_str(), password.unwrap_or_default());
     }
-    mqtt
+    if let Some(Tls { ca_file, own }) = &options.tls {
+        let tls = tls::client(ca_file, own.as_ref());
+        let tls = tls.map_err(|error| Lost::Network(format!("TLS: {error}")))?;
+        mqtt.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
+    }
+    Ok(mqtt)
+}
+
+fn password(options: &Options) -> Result<Option<Secret<String>>, Lost> {
+    let Some(file) = &options.password_file else {
+        return Ok(options.password.clone());
+    };
+    let mut text = String::new();
+    let read = File::open(file).and_then(|open| open.take(MAX_PASSWORD).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(Some(Secret::new(
+            text.trim_end_matches(['\r', '\n']).to_owned(),
+        ))),
+        Err(error) => {
+            let file = file.display();
+            Err(Lost::Network(format!(
+                "the password file {file} can't be read: {error}"
+            )))
+        }
+    }
 }
 
 pub(super) fn filter(subscription: &Subscription) -> Filter {

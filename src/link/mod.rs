@@ -16,6 +16,7 @@ mod poll;
 mod tests;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::mpsc;
 
 use crate::secret::Secret;
+use crate::tls::KeyPair;
 
 pub use backoff::{Backoff, Failure};
 
@@ -46,6 +48,9 @@ pub struct Options {
     pub client_id: String,
     pub username: Option<String>,
     pub password: Option<Secret<String>>,
+    /// Read at each connect, in place of `password`: it may be a short-lived token.
+    pub password_file: Option<PathBuf>,
+    pub tls: Option<Tls>,
     pub keep_alive: Duration,
     /// How long the broker keeps the session of a client that is away.
     pub session_expiry: Duration,
@@ -54,6 +59,14 @@ pub struct Options {
     /// The broker drops what is larger.
     pub max_packet: u32,
     pub will: Will,
+}
+
+/// TLS to a broker whose CA is pinned. The files are read at each connect, so that they can be
+/// renewed without a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    pub ca_file: PathBuf,
+    pub own: Option<KeyPair>,
 }
 
 /// What the broker publishes, retained, when the connection is lost.
@@ -171,15 +184,17 @@ struct Shared {
 }
 
 impl Link {
-    /// Starts to connect; [`Event::Connected`] or [`Event::Lost`] tells how it went.
-    pub fn connect(options: &Options) -> (Link, Events) {
+    /// Starts to connect; [`Event::Connected`] or [`Event::Lost`] tells how it went. Fails at
+    /// once when a file that the connection needs can't be used.
+    pub fn connect(options: &Options) -> Result<(Link, Events), Lost> {
+        let mqtt = convert::options(options)?;
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let shared = Arc::new(Shared {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             unnumbered: Mutex::default(),
             max_packet: AtomicU32::new(u32::MAX),
         });
-        let (client, event_loop) = AsyncClient::new(convert::options(options), QUEUE);
+        let (client, event_loop) = AsyncClient::new(mqtt, QUEUE);
         let (sender, events) = mpsc::channel(EVENTS);
         let task = tokio::spawn(poll::run(event_loop, Arc::clone(&shared), sender));
         let task = task.abort_handle();
@@ -188,7 +203,7 @@ impl Link {
             shared,
             task,
         };
-        (link, events)
+        Ok((link, events))
     }
 
     /// Queues a publish at QoS 1; [`Event::Acknowledged`] brings the token back. Never blocks.

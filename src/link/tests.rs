@@ -47,6 +47,8 @@ impl Broker {
             client_id: client_id.to_owned(),
             username: None,
             password: None,
+            password_file: None,
+            tls: None,
             keep_alive: Duration::from_secs(5),
             session_expiry: Duration::from_secs(60),
             receive_maximum: 4,
@@ -96,7 +98,7 @@ async fn next(events: &mut Events) -> Event {
 
 /// Connects; tells whether the broker had a session.
 async fn connect(options: &Options) -> (Link, Events, bool) {
-    let (link, mut events) = Link::connect(options);
+    let (link, mut events) = Link::connect(options).unwrap();
     match next(&mut events).await {
         Event::Connected {
             session_present, ..
@@ -267,7 +269,7 @@ async fn takeover_is_told_where_the_broker_tells_it() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut options = Broker::start("").options("a");
     options.port = listener.local_addr().unwrap().port();
-    let (_link, mut events) = Link::connect(&options);
+    let (_link, mut events) = Link::connect(&options).unwrap();
     let (mut socket, _) = listener.accept().await.unwrap();
     let _ = socket.read(&mut [0; 1024]).await.unwrap();
     // CONNACK, then DISCONNECT with 0x8E, session taken over.
@@ -317,7 +319,7 @@ async fn will_is_published_unless_disconnected() {
 async fn nobody_there_is_a_lost_link() {
     let mut options = Broker::start("").options("a");
     options.port = 1;
-    let (_link, mut events) = Link::connect(&options);
+    let (_link, mut events) = Link::connect(&options).unwrap();
     assert!(matches!(
         next(&mut events).await,
         Event::Lost(Lost::Network(_))

@@ -13,8 +13,8 @@ pub enum Origin {
         gid: u32,
         pid: Option<i32>,
     },
-    /// HTTP over TCP, with TLS except on loopback. `certificate`: the subject of the client's, where
-    /// it showed one.
+    /// HTTP over TCP, with TLS except on loopback. `certificate`: `sha256:` and the
+    /// fingerprint of the client's, where it showed one.
     Tcp {
         peer: std::net::SocketAddr,
         #[serde(default, skip_serializing_if = "Option::is_none")]

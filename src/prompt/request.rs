@@ -85,6 +85,8 @@ pub enum Action {
     },
     /// Read the audit log.
     ReadAudit,
+    /// Read the metrics, from beyond this machine.
+    ReadMetrics,
 }
 
 impl Action {
@@ -92,7 +94,7 @@ impl Action {
     pub fn scope(&self) -> Scope {
         match self {
             Action::Chat(_) | Action::ListModels | Action::Cancel { .. } => Scope::Read,
-            Action::ReadAudit => Scope::Audit,
+            Action::ReadAudit | Action::ReadMetrics => Scope::Audit,
         }
     }
 
@@ -103,6 +105,7 @@ impl Action {
             Action::ListModels => "list_models",
             Action::Cancel { .. } => "cancel",
             Action::ReadAudit => "read_audit",
+            Action::ReadMetrics => "read_metrics",
         }
     }
 }

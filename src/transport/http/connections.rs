@@ -1,8 +1,9 @@
-//! Connections: accepted up to a cap in total and per user, served with timeouts, drained in order.
+//! Connections: accepted up to a cap in total and per user or address, served with timeouts, drained in order.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,12 +13,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Settings;
+pub(super) use super::door::Peer;
+use super::door::{Door, Whose};
 use super::metrics::Metrics;
 use super::reply::{self, Body};
 use super::stall::StallGuard;
@@ -35,37 +37,31 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// A failing accept (no file descriptors left) is tried again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who is at the other end of a connection, as the kernel tells it (`SO_PEERCRED`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Peer {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) pid: Option<i32>,
-}
-
 /// What answers the requests of one socket.
-pub(super) trait Service: Send + Sync + 'static {
+pub(super) trait Service<P = Peer>: Send + Sync + 'static {
     fn answer(
         &self,
-        peer: Peer,
+        peer: P,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send;
 
     /// A connection that finds no room; it is told so by the caller.
-    fn turned_away(&self, peer: Peer, refusal: &Refusal) -> impl Future<Output = ()> + Send;
+    fn turned_away(&self, peer: P, refusal: &Refusal) -> impl Future<Output = ()> + Send;
 }
 
 /// Serves until `shutdown` drains, then lets what runs finish until it ends.
-pub(super) async fn run<S: Service>(
-    listener: UnixListener,
+pub(super) async fn run<D: Door, S: Service<D::Peer>>(
+    door: D,
     settings: Arc<Settings>,
     metrics: Metrics,
     service: Arc<S>,
     shutdown: Shutdown,
 ) {
+    let door = Arc::new(door);
     let acceptor = Acceptor {
         room: Arc::new(Room::new(&settings, metrics)),
         farewells: Arc::new(Semaphore::new(FAREWELLS)),
+        door: Arc::clone(&door),
         settings,
         service,
         shutdown: shutdown.clone(),
@@ -74,8 +70,8 @@ pub(super) async fn run<S: Service>(
     loop {
         tokio::select! {
             () = shutdown.draining() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => acceptor.take(stream, &mut tasks),
+            accepted = door.accept() => match accepted {
+                Ok(raw) => acceptor.take(raw, &mut tasks),
                 Err(error) => {
                     tracing::warn!(%error, "can't accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -85,7 +81,7 @@ pub(super) async fn run<S: Service>(
         }
     }
     // Closed before the drain, so that new clients see it at once.
-    drop(listener);
+    door.close();
     let end = async {
         shutdown.ended().await;
         tokio::time::sleep(LAST_WORD).await;
@@ -99,34 +95,34 @@ pub(super) async fn run<S: Service>(
     // What is left is aborted with the set.
 }
 
-struct Acceptor<S> {
+struct Acceptor<D, S> {
     room: Arc<Room>,
     farewells: Arc<Semaphore>,
+    door: Arc<D>,
     settings: Arc<Settings>,
     service: Arc<S>,
     shutdown: Shutdown,
 }
 
-impl<S: Service> Acceptor<S> {
-    fn take(&self, stream: UnixStream, tasks: &mut JoinSet<()>) {
-        let peer = match stream.peer_cred() {
-            Ok(cred) => Peer {
-                uid: cred.uid(),
-                gid: cred.gid(),
-                pid: cred.pid(),
-            },
+impl<D: Door, S: Service<D::Peer>> Acceptor<D, S> {
+    fn take(&self, raw: D::Raw, tasks: &mut JoinSet<()>) {
+        let whose = match self.door.whose(&raw) {
+            Ok(whose) => whose,
             Err(error) => {
                 tracing::warn!(%error, "a connection without credentials is closed");
                 return;
             }
         };
         let service = Arc::clone(&self.service);
-        match Seat::take(&self.room, peer.uid) {
+        let door = Arc::clone(&self.door);
+        match Seat::take(&self.room, whose) {
             Some(seat) => {
                 let shutdown = self.shutdown.clone();
                 let settings = Arc::clone(&self.settings);
                 tasks.spawn(async move {
-                    serve(stream, peer, &settings, &*service, &shutdown).await;
+                    if let Some((stream, peer)) = greeted(&*door, raw, &settings, &shutdown).await {
+                        serve(stream, peer, &settings, &*service, &shutdown).await;
+                    }
                     drop(seat);
                 });
             }
@@ -134,7 +130,9 @@ impl<S: Service> Acceptor<S> {
             None => {
                 if let Ok(permit) = Arc::clone(&self.farewells).try_acquire_owned() {
                     tasks.spawn(async move {
-                        turn_away(stream, peer, &*service).await;
+                        let farewell = turn_away(&*door, raw, &*service);
+                        // A client that is gone or mute needs no answer.
+                        let _ = tokio::time::timeout(FAREWELL, farewell).await;
                         drop(permit);
                     });
                 }
@@ -143,15 +141,41 @@ impl<S: Service> Acceptor<S> {
     }
 }
 
-async fn serve<S: Service>(
-    stream: UnixStream,
-    peer: Peer,
+/// The stream once it may carry requests. A handshake has as long as a request's head.
+async fn greeted<D: Door>(
+    door: &D,
+    raw: D::Raw,
+    settings: &Settings,
+    shutdown: &Shutdown,
+) -> Option<(D::Stream, D::Peer)> {
+    let greeting = tokio::time::timeout(settings.header_timeout, door.greet(raw));
+    let greeted = tokio::select! {
+        greeted = greeting => greeted,
+        () = shutdown.draining() => return None,
+    };
+    match greeted {
+        Ok(Ok(greeted)) => Some(greeted),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection's handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("a connection's handshake took too long");
+            None
+        }
+    }
+}
+
+async fn serve<P: Clone + Send + Sync + 'static, S: Service<P>>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: P,
     settings: &Settings,
     service: &S,
     shutdown: &Shutdown,
 ) {
-    let answer =
-        service_fn(async |request| Ok::<_, Infallible>(service.answer(peer, request).await));
+    let answer = service_fn(async |request| {
+        Ok::<_, Infallible>(service.answer(peer.clone(), request).await)
+    });
     let io = TokioIo::new(StallGuard::new(stream, settings.body_timeout));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -169,23 +193,23 @@ async fn serve<S: Service>(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(uid = peer.uid, %error, "connection ended");
+        tracing::debug!(%error, "connection ended");
     }
 }
 
 /// Reads what is there of the request, so that the client gets to reading, answers and closes.
-async fn turn_away<S: Service>(mut stream: UnixStream, peer: Peer, service: &S) {
+async fn turn_away<D: Door, S: Service<D::Peer>>(
+    door: &D,
+    raw: D::Raw,
+    service: &S,
+) -> io::Result<()> {
+    let (mut stream, peer) = door.greet(raw).await?;
     let refusal =
         Refusal::new(RefuseReason::TooManyConnections).retry_after(Duration::from_secs(1));
     service.turned_away(peer, &refusal).await;
-    let farewell = async {
-        stream.readable().await?;
-        let _ = stream.try_read(&mut [0; 4096]);
-        stream.write_all(&reply::raw(&refusal)).await?;
-        stream.shutdown().await
-    };
-    // A client that is gone or mute needs no answer.
-    let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    let _ = stream.read(&mut [0; 4096]).await?;
+    stream.write_all(&reply::raw(&refusal)).await?;
+    stream.shutdown().await
 }
 
 fn report(joined: Result<(), tokio::task::JoinError>) {
@@ -194,18 +218,18 @@ fn report(joined: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// The open connections, in total and by user.
+/// The open connections, in total and by whose they are.
 struct Room {
-    taken: Mutex<BTreeMap<u32, usize>>,
+    taken: Mutex<BTreeMap<Whose, usize>>,
     total: usize,
-    per_uid: usize,
+    per_peer: usize,
     metrics: Metrics,
 }
 
 /// One open connection's place; given back when dropped.
 struct Seat {
     room: Arc<Room>,
-    uid: u32,
+    whose: Whose,
 }
 
 impl Room {
@@ -213,24 +237,24 @@ impl Room {
         Room {
             taken: Mutex::default(),
             total: settings.max_connections,
-            per_uid: settings.max_connections_per_uid,
+            per_peer: settings.max_connections_per_uid,
             metrics,
         }
     }
 }
 
 impl Seat {
-    fn take(room: &Arc<Room>, uid: u32) -> Option<Seat> {
+    fn take(room: &Arc<Room>, whose: Whose) -> Option<Seat> {
         let mut taken = room.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let total: usize = taken.values().sum();
-        let own = taken.get(&uid).copied().unwrap_or(0);
-        if total >= room.total || own >= room.per_uid {
+        let own = taken.get(&whose).copied().unwrap_or(0);
+        if total >= room.total || own >= room.per_peer {
             return None;
         }
-        taken.insert(uid, own + 1);
+        taken.insert(whose, own + 1);
         room.metrics.connections.inc();
         let room = Arc::clone(room);
-        Some(Seat { room, uid })
+        Some(Seat { room, whose })
     }
 }
 
@@ -241,10 +265,10 @@ impl Drop for Seat {
             .taken
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = taken.get_mut(&self.uid) {
+        if let Some(own) = taken.get_mut(&self.whose) {
             *own -= 1;
             if *own == 0 {
-                taken.remove(&self.uid);
+                taken.remove(&self.whose);
             }
         }
         self.room.metrics.connections.dec();

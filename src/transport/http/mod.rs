@@ -1,6 +1,6 @@
-//! The OpenAI-compatible API on a Unix socket, and the admin socket.
+//! The OpenAI-compatible API on a Unix socket, TCP and TLS, and the admin socket.
 //!
-//! A request's way: `connections` accepts and bounds, `public` routes, `request` reads,
+//! A request's way: `door` greets, `connections` bounds, `public` routes, `request` reads,
 //! `wire` parses, `admission` decides, `chat` brings the answer, `reply` writes what else is
 //! said. `admin` is the other socket. hyper is used directly, because its own builder has the
 //! timers that an idle or slow client needs.
@@ -8,8 +8,11 @@
 mod admin;
 #[cfg(test)]
 mod admin_tests;
+mod certificates;
 mod chat;
 mod connections;
+mod door;
+mod host;
 mod metrics;
 mod public;
 mod reply;
@@ -19,15 +22,19 @@ mod stall;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 
+pub use certificates::{Certificates, TlsSettings};
 pub use metrics::Metrics;
 pub use socket::bind;
+
+use door::{Listening, TlsDoor};
 
 use crate::admission::Admission;
 use crate::audit::Log;
@@ -53,6 +60,20 @@ pub struct Settings {
     pub max_connections_per_uid: usize,
     /// A comment line in a stream that is silent for this long.
     pub keep_alive: Duration,
+    /// Plain TCP, on loopback only.
+    pub listen: Option<SocketAddr>,
+    pub tls: Option<TlsSettings>,
+    /// What `Host` and `Origin` may name over TCP, besides the address that a client came to.
+    pub hosts: Vec<String>,
+    /// The origins that `htu` of a DPoP proof may name.
+    pub public_urls: Vec<String>,
+}
+
+/// The listening sockets of the public API.
+pub struct Listeners {
+    pub unix: UnixListener,
+    pub tcp: Option<TcpListener>,
+    pub tls: Option<TcpListener>,
 }
 
 /// What the daemon offers behind its sockets besides prompts. Implemented by `daemon`.
@@ -82,9 +103,10 @@ pub trait Control: Send + Sync + 'static {
     fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal>;
 }
 
-/// Serves the public socket until `shutdown` drains; running answers may finish until it ends.
+/// Serves the public sockets until `shutdown` drains; running answers may finish until it ends.
 pub async fn serve(
-    listener: UnixListener,
+    listeners: Listeners,
+    certificates: Arc<Certificates>,
     settings: Arc<Settings>,
     admission: Admission,
     control: Arc<dyn Control>,
@@ -97,7 +119,31 @@ pub async fn serve(
         control,
         metrics: metrics.clone(),
     });
-    connections::run(listener, settings, metrics, public, shutdown).await;
+    let Listeners { unix, tcp, tls } = listeners;
+    let unix = connections::run(
+        Listening::new(unix),
+        Arc::clone(&settings),
+        metrics.clone(),
+        Arc::clone(&public),
+        shutdown.clone(),
+    );
+    let tcp = async {
+        if let Some(tcp) = tcp {
+            let (settings, public) = (Arc::clone(&settings), Arc::clone(&public));
+            let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+            connections::run(Listening::new(tcp), settings, metrics, public, shutdown).await;
+        }
+    };
+    let tls = async {
+        if let Some(tls) = tls {
+            let tcp = Listening::new(tls);
+            let door = TlsDoor { tcp, certificates };
+            let (settings, public) = (Arc::clone(&settings), Arc::clone(&public));
+            let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+            connections::run(door, settings, metrics, public, shutdown).await;
+        }
+    };
+    tokio::join!(unix, tcp, tls);
 }
 
 /// Serves the admin socket: `GET /status`, `GET /metrics`, `POST /reload`, `GET /keys`,
@@ -117,5 +163,5 @@ pub async fn serve_admin(
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     });
-    connections::run(listener, settings, metrics, admin, shutdown).await;
+    connections::run(Listening::new(listener), settings, metrics, admin, shutdown).await;
 }

@@ -1,4 +1,4 @@
-//! The public socket: OpenAI's routes and the probes.
+//! The public sockets: OpenAI's routes and the probes.
 
 use std::sync::Arc;
 
@@ -7,12 +7,13 @@ use hyper::header::HeaderName;
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::connections::{Peer, Service};
+use super::door::TcpPeer;
 use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
-use super::{Control, Settings, chat, request};
+use super::{Control, Settings, chat, host, request};
 use crate::admission::Admission;
 use crate::auth::{Credential, Permitted};
-use crate::prompt::{self, Action, Origin, RequestId, Scope};
+use crate::prompt::{self, Action, Origin, RequestId, Scope, Transport};
 use crate::reason::{Refusal, RefuseReason};
 use crate::wire::{self, ChatBody};
 
@@ -38,13 +39,43 @@ enum Route {
 
 impl Service for Public {
     async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+        self.respond(origin(peer), Ok(()), request).await
+    }
+
+    async fn turned_away(&self, peer: Peer, refusal: &Refusal) {
+        self.refuse_connection(origin(peer), refusal);
+    }
+}
+
+impl Service<TcpPeer> for Public {
+    async fn answer(&self, peer: TcpPeer, request: Request<Incoming>) -> Response<Body> {
+        let checked = host::check(&request, peer.local.ip(), &self.settings);
+        self.respond(tcp_origin(peer), checked, request).await
+    }
+
+    async fn turned_away(&self, peer: TcpPeer, refusal: &Refusal) {
+        self.refuse_connection(tcp_origin(peer), refusal);
+    }
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const IGNORED: HeaderName = HeaderName::from_static("slmd-ignored-parameters");
+
+impl Public {
+    /// `checked`: whether the request may be for this appliance at all.
+    async fn respond(
+        &self,
+        origin: Origin,
+        checked: Result<(), Refusal>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         let id = request::id(request.headers());
-        let origin = origin(peer);
         let route = Route::at(request.uri().path());
         let name = route.as_ref().map_or("other", Route::name);
-        let answer = match route {
-            Some(route) => self.handle(&route, origin.clone(), &id, request).await,
-            None => Err(Refusal::new(RefuseReason::NotFound).into()),
+        let answer = match (checked, route) {
+            (Err(refusal), _) => Err(refusal.into()),
+            (Ok(()), Some(route)) => self.handle(&route, origin.clone(), &id, request).await,
+            (Ok(()), None) => Err(Refusal::new(RefuseReason::NotFound).into()),
         };
         let mut response = match answer {
             Ok(response) => response,
@@ -62,17 +93,12 @@ impl Service for Public {
         response
     }
 
-    async fn turned_away(&self, peer: Peer, refusal: &Refusal) {
+    fn refuse_connection(&self, origin: Origin, refusal: &Refusal) {
         let id = RequestId::random();
-        self.admission.refuse_unread(origin(peer), &id, refusal);
+        self.admission.refuse_unread(origin, &id, refusal);
         self.metrics.answered("other", refusal.status());
     }
-}
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const IGNORED: HeaderName = HeaderName::from_static("slmd-ignored-parameters");
-
-impl Public {
     async fn handle(
         &self,
         route: &Route,
@@ -84,7 +110,9 @@ impl Public {
         match route {
             Route::Chat => self.chat(origin, id, request).await,
             Route::Models => {
-                let permitted = self.list_models(origin, id, &request).await?;
+                let permitted = self
+                    .authorized(Action::ListModels, origin, id, &request)
+                    .await?;
                 Ok(reply::full(
                     StatusCode::OK,
                     JSON,
@@ -92,7 +120,9 @@ impl Public {
                 ))
             }
             Route::Model(name) => {
-                let permitted = self.list_models(origin, id, &request).await?;
+                let permitted = self
+                    .authorized(Action::ListModels, origin, id, &request)
+                    .await?;
                 if !names(&permitted).contains(&name.as_str()) {
                     let refusal = Refusal::new(RefuseReason::NotFound).param("model");
                     return Err(Refused::recorded(refusal, Scope::Read));
@@ -100,12 +130,19 @@ impl Public {
                 Ok(reply::full(StatusCode::OK, JSON, wire::model(name)))
             }
             Route::Live => Ok(reply::full(StatusCode::OK, TEXT, "ok\n")),
-            Route::Ready => Ok(self.readiness(request::query(&request, "verbose").is_some())),
-            Route::Metrics => Ok(reply::full(
-                StatusCode::OK,
-                OPENMETRICS,
-                self.control.metrics(),
-            )),
+            Route::Ready => {
+                // What is inside is for this machine only.
+                let verbose = !is_tcp(&origin) && request::query(&request, "verbose").is_some();
+                Ok(self.readiness(verbose))
+            }
+            Route::Metrics => {
+                if is_tcp(&origin) {
+                    let action = Action::ReadMetrics;
+                    self.authorized(action, origin, id, &request).await?;
+                }
+                let text = self.control.metrics();
+                Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
+            }
         }
     }
 
@@ -115,7 +152,7 @@ impl Public {
         id: &RequestId,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
-        let credential = request::credential(request.headers())?;
+        let credential = request::credential(&request, &self.settings.public_urls)?;
         request::require_json(request.headers())?;
         let Settings {
             max_body,
@@ -162,22 +199,25 @@ impl Public {
         Ok(response)
     }
 
-    async fn list_models(
+    /// Admission's leave for what needs no engine.
+    async fn authorized(
         &self,
+        action: Action,
         origin: Origin,
         id: &RequestId,
         request: &Request<Incoming>,
     ) -> Result<Permitted, Refused> {
-        let credential = request::credential(request.headers())?;
+        let credential = request::credential(request, &self.settings.public_urls)?;
+        let scope = action.scope();
         let request = prompt::Request {
             id: id.clone(),
             origin,
             model: None,
-            action: Action::ListModels,
+            action,
             deadline: None,
         };
         let permitted = self.admission.authorize(credential, request).await;
-        permitted.map_err(|refusal| Refused::recorded(refusal, Scope::Read))
+        permitted.map_err(|refusal| Refused::recorded(refusal, scope))
     }
 
     fn readiness(&self, verbose: bool) -> Response<Body> {
@@ -253,6 +293,17 @@ fn origin(peer: Peer) -> Origin {
         gid: peer.gid,
         pid: peer.pid,
     }
+}
+
+fn tcp_origin(peer: TcpPeer) -> Origin {
+    Origin::Tcp {
+        peer: peer.address,
+        certificate: peer.certificate,
+    }
+}
+
+fn is_tcp(origin: &Origin) -> bool {
+    origin.transport_kind() == Some(Transport::Tcp)
 }
 
 #[cfg(test)]

@@ -128,6 +128,9 @@ fn retry_after(refusal: &Refusal) -> Option<u64> {
     }
 }
 
+/// What a proof may be signed with, as the decision takes it.
+const ALGS: &str = "RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA";
+
 /// RFC 6750 section 3, and RFC 9449 section 7.1 where a proof is what fails.
 fn challenge(refusal: &Refusal, scope: Option<Scope>) -> Option<String> {
     let Reason::Denied(reason) = refusal.reason else {
@@ -136,7 +139,12 @@ fn challenge(refusal: &Refusal, scope: Option<Scope>) -> Option<String> {
     let (scheme, error) = match (reason, refusal.status()) {
         // Nothing was sent, so nothing is wrong with it.
         (DenyReason::TokenMissing, _) => return Some(r#"Bearer realm="slmd""#.to_owned()),
-        (DenyReason::ProofMissing | DenyReason::ProofInvalid, _) => ("DPoP", "invalid_dpop_proof"),
+        (DenyReason::ProofMissing | DenyReason::ProofInvalid | DenyReason::ProofReplayed, _) => {
+            ("DPoP", "invalid_dpop_proof")
+        }
+        // A nonce and a bound token are DPoP's own matters (RFC 9449 section 7.1).
+        (DenyReason::UseDpopNonce, _) => ("DPoP", "use_dpop_nonce"),
+        (DenyReason::DpopRequired, _) => ("DPoP", "invalid_token"),
         (_, 401) => ("Bearer", "invalid_token"),
         (_, 403) => ("Bearer", "insufficient_scope"),
         _ => return None,
@@ -147,8 +155,12 @@ fn challenge(refusal: &Refusal, scope: Option<Scope>) -> Option<String> {
             format!(r#", scope="{}""#, scope.as_str())
         });
     let description = quotable(&refusal.message());
+    let algs = match scheme {
+        "DPoP" => format!(r#", algs="{ALGS}""#),
+        _ => String::new(),
+    };
     Some(format!(
-        r#"{scheme} realm="slmd", error="{error}"{scope}, error_description="{description}""#
+        r#"{scheme} realm="slmd"{algs}, error="{error}"{scope}, error_description="{description}""#
     ))
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::Request;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use hyper::{Method, Request};
 
 use crate::auth::{Binding, Credential, NonceRule};
 use crate::prompt::RequestId;
@@ -22,7 +22,13 @@ pub(super) fn id(headers: &HeaderMap) -> RequestId {
 
 /// Reads `Authorization` (RFC 6750 section 2.1, RFC 9449 section 7.1). An unknown scheme counts as
 /// no credential: its client doesn't know that a token is needed.
-pub(super) fn credential(headers: &HeaderMap) -> Result<Credential, Refusal> {
+///
+/// A proof's `htu` is one of `origins` with the request's path.
+pub(super) fn credential<B>(
+    request: &Request<B>,
+    origins: &[String],
+) -> Result<Credential, Refusal> {
+    let headers = request.headers();
     let Some(value) = single(headers, AUTHORIZATION.as_str())
         .map_err(|what| Refusal::new(RefuseReason::BadRequest).detail(what))?
     else {
@@ -41,8 +47,8 @@ pub(super) fn credential(headers: &HeaderMap) -> Result<Credential, Refusal> {
         .ok_or(DenyReason::ProofMissing)?;
     let proof = Secret::new(proof.to_owned());
     let binding = Binding {
-        method: "POST",
-        targets: Vec::new(),
+        method: method(request.method()),
+        targets: targets(request.uri().path(), origins),
         message: None,
         nonce: NonceRule::None,
     };
@@ -51,6 +57,20 @@ pub(super) fn credential(headers: &HeaderMap) -> Result<Credential, Refusal> {
         proof,
         binding,
     })
+}
+
+/// Routes take no others.
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::POST => "POST",
+        _ => "GET",
+    }
+}
+
+/// Without query and fragment (RFC 9449 section 4.2).
+fn targets(path: &str, origins: &[String]) -> Vec<String> {
+    let whole = origins.iter().map(|origin| format!("{origin}{path}"));
+    whole.collect()
 }
 
 /// Refuses a body that doesn't say that it is JSON.
@@ -162,6 +182,23 @@ mod tests {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         headers
+    }
+
+    fn credential(headers: &HeaderMap) -> Result<Credential, Refusal> {
+        let mut request = Request::get("/v1/models?x=1").body(()).unwrap();
+        *request.headers_mut() = headers.clone();
+        super::credential(&request, &["https://edge-1".to_owned()])
+    }
+
+    #[test]
+    fn a_proof_is_for_this_method_and_path() {
+        let shown = [("authorization", "DPoP t"), ("dpop", "p")];
+        let Ok(Credential::Dpop { binding, .. }) = credential(&headers(&shown)) else {
+            panic!("no proof");
+        };
+        assert_eq!(binding.method, "GET");
+        assert_eq!(binding.targets, ["https://edge-1/v1/models"]);
+        assert_eq!(binding.message, None);
     }
 
     #[test]

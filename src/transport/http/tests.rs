@@ -96,6 +96,10 @@ pub(super) fn settings() -> Settings {
         max_connections: 8,
         max_connections_per_uid: 8,
         keep_alive: PATIENCE,
+        listen: None,
+        tls: None,
+        hosts: Vec::new(),
+        public_urls: Vec::new(),
     }
 }
 
@@ -110,7 +114,13 @@ fn start(settings: Settings) -> Server {
     });
     let shutdown = Shutdown::default();
     let (service, until) = (Arc::clone(&echo), shutdown.clone());
-    let run = connections::run(listener, settings, Metrics::default(), service, until);
+    let run = connections::run(
+        Listening::new(listener),
+        settings,
+        Metrics::default(),
+        service,
+        until,
+    );
     Server {
         path,
         echo,

@@ -19,6 +19,8 @@ pub(super) struct Messages<'a> {
     reply: &'a Reply,
     id: &'a RequestId,
     seq: u32,
+    /// For a client whose proof lacked it.
+    nonce: Option<String>,
 }
 
 /// The body of the 3.1.1 form.
@@ -39,7 +41,13 @@ impl<'a> Messages<'a> {
             reply,
             id,
             seq: 0,
+            nonce: None,
         }
+    }
+
+    /// Tells the nonce that a new DPoP proof must say.
+    pub(super) fn tell_nonce(&mut self, nonce: String) {
+        self.nonce = Some(nonce);
     }
 
     /// Returns when the broker has it.
@@ -70,6 +78,13 @@ impl<'a> Messages<'a> {
 
     fn with_properties(&self, status: u16, last: bool, body: &[u8]) -> Publication {
         let pair = |name: &str, value: String| (name.to_owned(), value);
+        let mut user = vec![
+            pair("status", status.to_string()),
+            pair("request-id", self.id.to_string()),
+            pair("seq", self.seq.to_string()),
+            pair("final", last.to_string()),
+        ];
+        user.extend(self.nonce.clone().map(|nonce| pair("dpop-nonce", nonce)));
         Publication {
             topic: self.reply.topic.clone(),
             payload: Bytes::copy_from_slice(body),
@@ -77,12 +92,7 @@ impl<'a> Messages<'a> {
             properties: Properties {
                 correlation: self.reply.correlation.clone(),
                 content_type: Some("application/json".to_owned()),
-                user: vec![
-                    pair("status", status.to_string()),
-                    pair("request-id", self.id.to_string()),
-                    pair("seq", self.seq.to_string()),
-                    pair("final", last.to_string()),
-                ],
+                user,
                 ..Properties::default()
             },
         }

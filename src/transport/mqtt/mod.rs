@@ -17,13 +17,14 @@ mod session;
 mod status;
 mod topics;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::audit;
-use crate::identity::Identity;
+use crate::identity::{Identity, Nonces};
 use crate::link::{self, Backoff};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
@@ -46,6 +47,9 @@ pub struct Settings {
     pub client_id: String,
     pub username: Option<String>,
     pub password: Option<Secret<String>>,
+    /// Where the password is read from at each connect, so that it may be a short-lived token.
+    pub password_file: Option<PathBuf>,
+    pub tls: Option<link::Tls>,
     pub keep_alive: Duration,
     pub session_expiry: Duration,
     pub receive_maximum: u16,
@@ -97,6 +101,7 @@ impl Handle {
 pub fn start(
     settings: Settings,
     identity: Identity,
+    nonces: Nonces,
     admission: Admission,
     shutdown: Shutdown,
     audit: audit::Log,
@@ -115,6 +120,7 @@ pub fn start(
     let context = serve::Context {
         admission,
         topics: Arc::new(topics),
+        nonces,
         outbox,
         metrics: Metrics::register(registry),
         status: status.clone(),
@@ -153,6 +159,8 @@ fn options(settings: Settings, status_topic: String) -> link::Options {
         client_id: settings.client_id,
         username: settings.username,
         password: settings.password,
+        password_file: settings.password_file,
+        tls: settings.tls,
         keep_alive: settings.keep_alive,
         session_expiry: settings.session_expiry,
         receive_maximum: settings.receive_maximum.max(1),

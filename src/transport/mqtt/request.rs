@@ -2,6 +2,9 @@
 
 use std::time::Instant;
 
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use super::ledger::{Bytes32, Key};
@@ -68,17 +71,21 @@ impl Asked {
     }
 }
 
+/// The nonces that a DPoP proof may say. Asked only where there is a proof: each is a signature.
+pub(super) type Accepted<'a> = &'a dyn Fn() -> Vec<String>;
+
 /// Reads a message that came on `route`.
 pub(super) fn parse(
     topics: &Topics,
     message: &Message,
     route: &Route<'_>,
     max_body: usize,
+    nonces: Accepted<'_>,
     now: Instant,
 ) -> Result<Box<Asked>, Box<Unread>> {
     let id = request_id(&message.properties);
     let reply = reply(topics, message, route);
-    match read(message, &reply, &id, max_body, now) {
+    match read(topics, message, &reply, &id, max_body, nonces, now) {
         Ok(asked) => Ok(Box::new(asked)),
         Err(refusal) => Err(Box::new(Unread {
             id,
@@ -90,10 +97,12 @@ pub(super) fn parse(
 }
 
 fn read(
+    topics: &Topics,
     message: &Message,
     reply: &Option<Reply>,
     id: &RequestId,
     max_body: usize,
+    nonces: Accepted<'_>,
     now: Instant,
 ) -> Result<Asked, Refusal> {
     let Some(reply) = reply else {
@@ -114,9 +123,9 @@ fn read(
     }
     let mut body = wire::parse_chat(&message.payload)?;
     let credential = match (&reply.form, body.authorization.take()) {
-        (Form::Plain { .. }, Some(authorization)) => scheme(authorization.expose(), None)?,
+        (Form::Plain { .. }, Some(authorization)) => plain_credential(authorization.expose())?,
         (Form::Plain { .. }, None) => Credential::None,
-        (Form::Properties, None) => credential(&message.properties)?,
+        (Form::Properties, None) => credential(topics, message, nonces)?,
         // Two places for one token are two truths (RFC 6750 section 2).
         (Form::Properties, Some(_)) => {
             return Err(Refusal::new(RefuseReason::UnsupportedParameter)
@@ -143,7 +152,11 @@ fn read(
 }
 
 /// Reads a message on the cancel topic.
-pub(super) fn parse_cancel(message: &Message) -> Result<Cancel, Refusal> {
+pub(super) fn parse_cancel(
+    topics: &Topics,
+    message: &Message,
+    nonces: Accepted<'_>,
+) -> Result<Cancel, Refusal> {
     if message.retain {
         return Err(RefuseReason::RetainedRejected.into());
     }
@@ -161,7 +174,7 @@ pub(super) fn parse_cancel(message: &Message) -> Result<Cancel, Refusal> {
         deadline: None,
     };
     Ok(Cancel {
-        credential: credential(&message.properties)?,
+        credential: credential(topics, message, nonces)?,
         correlation: correlation.to_vec(),
         request,
     })
@@ -219,33 +232,76 @@ fn request_id(properties: &Properties) -> RequestId {
         .unwrap_or_else(RequestId::random)
 }
 
-fn credential(properties: &Properties) -> Result<Credential, Refusal> {
-    let proof = single(properties, "dpop")?;
-    match single(properties, "authorization")? {
-        Some(value) => scheme(value, proof),
-        None => Ok(Credential::None),
+fn credential(
+    topics: &Topics,
+    message: &Message,
+    nonces: Accepted<'_>,
+) -> Result<Credential, Refusal> {
+    let proof = single(&message.properties, "dpop")?;
+    let Some(value) = single(&message.properties, "authorization")? else {
+        return Ok(Credential::None);
+    };
+    match scheme(value)? {
+        (Scheme::Bearer, token) => Ok(Credential::Bearer(token)),
+        (Scheme::Dpop, token) => Ok(Credential::Dpop {
+            token,
+            proof: Secret::new(proof.ok_or(DenyReason::ProofMissing)?.to_owned()),
+            binding: Binding {
+                method: "PUBLISH",
+                targets: vec![topics.target(&message.topic)],
+                message: Some(message_hash(message)),
+                nonce: NonceRule::OneOf(nonces()),
+            },
+        }),
     }
 }
 
-/// The scheme's name is case-insensitive (RFC 9110 section 11.1). That no proof is taken here is
-/// for the decision to say, which a proof that is missing altogether doesn't change.
-fn scheme(value: &str, proof: Option<&str>) -> Result<Credential, Refusal> {
+/// A 3.1.1 message has no place for a proof.
+fn plain_credential(value: &str) -> Result<Credential, Refusal> {
+    match scheme(value)? {
+        (Scheme::Bearer, token) => Ok(Credential::Bearer(token)),
+        (Scheme::Dpop, _) => Err(DenyReason::ProofUnsupported.into()),
+    }
+}
+
+enum Scheme {
+    Bearer,
+    Dpop,
+}
+
+/// The scheme's name is case-insensitive (RFC 9110 section 11.1).
+fn scheme(value: &str) -> Result<(Scheme, Secret<String>), Refusal> {
     let (scheme, token) = value.split_once(' ').ok_or(DenyReason::TokenMissing)?;
     let token = Secret::new(token.trim().to_owned());
     match scheme.to_ascii_lowercase().as_str() {
-        "bearer" => Ok(Credential::Bearer(token)),
-        "dpop" => Ok(Credential::Dpop {
-            token,
-            proof: Secret::new(proof.unwrap_or_default().to_owned()),
-            binding: Binding {
-                method: "PUBLISH",
-                targets: Vec::new(),
-                message: None,
-                nonce: NonceRule::None,
-            },
-        }),
+        "bearer" => Ok((Scheme::Bearer, token)),
+        "dpop" => Ok((Scheme::Dpop, token)),
         _ => Err(DenyReason::TokenMissing.into()),
     }
+}
+
+/// `msh` of a DPoP proof: the broker and its other clients see the proof, so it holds for this
+/// message only. Each part is preceded by its length, so that no two messages collide.
+fn message_hash(message: &Message) -> String {
+    let properties = &message.properties;
+    let parts: [&[u8]; 4] = [
+        message.topic.as_bytes(),
+        properties
+            .response_topic
+            .as_deref()
+            .unwrap_or("")
+            .as_bytes(),
+        properties.correlation.as_deref().unwrap_or(&[]),
+        &message.payload,
+    ];
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        // An MQTT packet has less than 2^28 bytes.
+        let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
+        context.update(&length.to_be_bytes());
+        context.update(part);
+    }
+    URL_SAFE_NO_PAD.encode(context.finish())
 }
 
 fn single<'a>(properties: &'a Properties, name: &'a str) -> Result<Option<&'a str>, Refusal> {
@@ -288,10 +344,18 @@ mod tests {
         }
     }
 
+    fn nonces() -> Vec<String> {
+        vec!["n".to_owned()]
+    }
+
+    fn edge() -> Topics {
+        Topics::new("edge-1", "#")
+    }
+
     fn refused(message: &Message) -> &'static str {
         let topics = Topics::new("edge-1", "#");
         let now = crate::time::instant();
-        match parse(&topics, message, &Route::Request, 64, now) {
+        match parse(&topics, message, &Route::Request, 64, &nonces, now) {
             Ok(_) => "",
             Err(unread) => unread.refusal.reason.as_str(),
         }
@@ -314,28 +378,69 @@ mod tests {
     #[test]
     fn one_token_or_none() {
         let with = |values: &[&str]| {
-            let mut properties = Properties::default();
+            let mut message = message("");
             let pair = |v: &&str| ("authorization".to_owned(), (*v).to_owned());
-            properties.user = values.iter().map(pair).collect();
-            credential(&properties)
+            message.properties.user = values.iter().map(pair).collect();
+            credential(&edge(), &message, &nonces)
         };
         assert!(matches!(with(&[]), Ok(Credential::None)));
         let Ok(Credential::Bearer(token)) = with(&["bEARER a.b.c"]) else {
             panic!("no token");
         };
         assert_eq!(token.expose(), "a.b.c");
-        assert!(matches!(with(&["dPoP a.b.c"]), Ok(Credential::Dpop { .. })));
+        let proofless = with(&["dPoP a.b.c"]).unwrap_err();
+        assert_eq!(proofless.reason, DenyReason::ProofMissing.into());
         for bad in [&["Basic x"][..], &["a.b.c"], &["Bearer a", "Bearer b"]] {
             assert!(with(bad).is_err());
         }
     }
 
+    fn proven(message: &Message) -> Binding {
+        let mut message = message.clone();
+        for (name, value) in [("authorization", "DPoP a.b.c"), ("dpop", "p")] {
+            let pair = (name.to_owned(), value.to_owned());
+            message.properties.user.push(pair);
+        }
+        match credential(&edge(), &message, &nonces) {
+            Ok(Credential::Dpop { binding, .. }) => binding,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The hash is of Python's hashlib over the parts written out.
+    #[test]
+    fn a_proof_is_for_this_message_only() {
+        let binding = proven(&message("{}"));
+        assert_eq!(binding.method, "PUBLISH");
+        let target = "mqtt://edge-1/slm/edge-1/v1/chat/completions";
+        assert_eq!(binding.targets, [target]);
+        assert_eq!(binding.nonce, NonceRule::OneOf(nonces()));
+        assert_eq!(
+            binding.message.as_deref(),
+            Some("I14ReMAHxUkjn8v9FzQ_xtDGX8o4pAUQLcdekCf4bIA")
+        );
+
+        let mut others = vec![message("{}"); 3];
+        others[0] = message("{ }");
+        others[1].properties.response_topic = None;
+        others[2].properties.correlation = None;
+        for other in others {
+            assert_ne!(proven(&other).message, binding.message);
+        }
+    }
+
+    #[test]
+    fn the_plain_form_has_no_place_for_a_proof() {
+        let refusal = plain_credential("DPoP a.b.c").unwrap_err();
+        assert_eq!(refusal.reason, DenyReason::ProofUnsupported.into());
+    }
+
     #[test]
     fn cancel_needs_correlation() {
         let mut cancel = message("");
-        assert!(parse_cancel(&cancel).is_ok());
+        assert!(parse_cancel(&edge(), &cancel, &nonces).is_ok());
         cancel.properties.correlation = None;
-        assert!(parse_cancel(&cancel).is_err());
+        assert!(parse_cancel(&edge(), &cancel, &nonces).is_err());
     }
 
     #[test]

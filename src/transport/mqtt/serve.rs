@@ -12,14 +12,16 @@ use super::status::Cell;
 use super::topics::Topics;
 use crate::admission::{Admission, Admitted, Delivered, Delivery, Rejected, StoredAnswer, Ticket};
 use crate::auth::Grant;
+use crate::identity::Nonces;
 use crate::prompt::{self, Finish, Origin, Outcome, RequestId};
-use crate::reason::{Reason, Refusal, RefuseReason};
+use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
 use crate::wire::Head;
 
 /// What all requests share.
 pub(super) struct Context {
     pub(super) admission: Admission,
     pub(super) topics: Arc<Topics>,
+    pub(super) nonces: Nonces,
     pub(super) outbox: Outbox,
     pub(super) metrics: Metrics,
     pub(super) status: Cell,
@@ -220,6 +222,9 @@ impl Context {
 
     async fn refuse(&self, refusal: &Refusal, id: &RequestId, reply: &Reply) -> Served {
         let mut messages = Messages::new(&self.outbox, reply, id);
+        if refusal.reason == Reason::Denied(DenyReason::UseDpopNonce) {
+            messages.tell_nonce(self.nonces.current(crate::time::now()).value);
+        }
         match messages.refuse(refusal).await {
             Ok(()) => Served::Done,
             Err(Unsent::Closed) => Served::Interrupted,

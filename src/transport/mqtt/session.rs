@@ -72,6 +72,8 @@ struct Live {
     asked: Option<Instant>,
     subscribed: bool,
     denied: bool,
+    /// The DPoP nonce last published.
+    nonce: Option<String>,
 }
 
 impl State {
@@ -119,7 +121,10 @@ impl Session {
     }
 
     fn connect(&mut self) {
-        let (link, events) = Link::connect(&self.options);
+        let (link, events) = match Link::connect(&self.options) {
+            Ok(connected) => connected,
+            Err(lost) => return self.lost(&lost),
+        };
         self.state.live = Some(Live {
             link,
             events,
@@ -127,6 +132,7 @@ impl Session {
             asked: None,
             subscribed: false,
             denied: false,
+            nonce: None,
         });
     }
 
@@ -187,6 +193,7 @@ impl Session {
         }
         if listens {
             self.publish_status(status::up(time::now()));
+            self.publish_nonce();
         }
         if denied.is_empty() {
             return self.context.status.denied(None);
@@ -203,9 +210,32 @@ impl Session {
 
     /// Its token, where the link took it. Not sent again after a reconnect: that has its own.
     fn publish_status(&mut self, payload: Vec<u8>) -> Option<u64> {
+        self.publish_retained(self.context.topics.status(), payload)
+    }
+
+    /// Tells clients what their DPoP proofs must say, where they haven't heard on this connection.
+    fn publish_nonce(&mut self) {
+        let nonce = self.context.nonces.current(time::now());
+        let told = self
+            .state
+            .live
+            .as_ref()
+            .and_then(|live| live.nonce.as_ref());
+        if told == Some(&nonce.value) {
+            return;
+        }
+        let payload = json!({"nonce": nonce.value, "expires": nonce.expires_at.as_secs()});
+        let topic = self.context.topics.nonce();
+        let sent = self.publish_retained(topic, payload.to_string().into_bytes());
+        if let (Some(_), Some(live)) = (sent, &mut self.state.live) {
+            live.nonce = Some(nonce.value);
+        }
+    }
+
+    fn publish_retained(&mut self, topic: String, payload: Vec<u8>) -> Option<u64> {
         let token = self.state.pending.take_token();
         let publication = Publication {
-            topic: self.context.topics.status(),
+            topic,
             payload: payload.into(),
             retain: true,
             properties: link::Properties::default(),
@@ -251,7 +281,15 @@ impl Session {
             }
         }
         let topics = &self.context.topics;
-        let parsed = request::parse(topics, message, route, self.max_body, time::instant());
+        let accepted = || self.context.nonces.accepted(time::now());
+        let parsed = request::parse(
+            topics,
+            message,
+            route,
+            self.max_body,
+            &accepted,
+            time::instant(),
+        );
         let key = parsed.as_ref().ok().and_then(|asked| asked.key());
         let entry = self.state.ledger.open(print, key, message.ack);
         let task = serve::request(Arc::clone(&self.context), parsed);
@@ -266,7 +304,9 @@ impl Session {
             return;
         }
         let context = Arc::clone(&self.context);
-        let cancel = request::parse_cancel(message);
+        let cancel = request::parse_cancel(&context.topics, message, &|| {
+            context.nonces.accepted(time::now())
+        });
         let origin = request::origin(message);
         let task = serve::cancel(context, origin, cancel);
         self.state.cancels.spawn(task);
@@ -368,6 +408,8 @@ impl Session {
             self.lost(&Lost::Network(why.to_owned()));
         } else if live.denied && waited > SUBSCRIBE_AGAIN && self.state.pending.is_empty() {
             self.subscribe();
+        } else if live.subscribed {
+            self.publish_nonce();
         }
     }
 

@@ -6,6 +6,7 @@
 //! slm/{device}/v1/chat/completions/cancel           cancel (one level more: neither of the above)
 //! slm/{device}/reply/…                              answers
 //! slm/{device}/status                               retained: up or down
+//! slm/{device}/nonce                                retained: what DPoP proofs must say
 //! ```
 
 use crate::link::Subscription;
@@ -59,6 +60,15 @@ impl Topics {
             filter,
             at_least_once,
         })
+    }
+
+    pub(super) fn nonce(&self) -> String {
+        format!("{}nonce", self.root)
+    }
+
+    /// What `htu` of a DPoP proof says for a message on `topic`.
+    pub(super) fn target(&self, topic: &str) -> String {
+        format!("mqtt://{}/{topic}", self.device)
     }
 
     pub(super) fn status(&self) -> String {

@@ -1,0 +1,105 @@
+//! Which names a request over TCP may be for: a page that made its own name resolve to this
+//! machine (DNS rebinding) is refused, and so is a page of another site.
+
+use std::net::IpAddr;
+
+use hyper::Request;
+use hyper::header::{HOST, ORIGIN};
+
+use super::Settings;
+use crate::reason::{Refusal, RefuseReason};
+
+/// Refuses a request whose `Host` or `Origin` names neither this device nor `local`, the address
+/// that it came to.
+pub(super) fn check<B>(
+    request: &Request<B>,
+    local: IpAddr,
+    settings: &Settings,
+) -> Result<(), Refusal> {
+    let refused = |reason| Err(Refusal::new(reason));
+    let headers = request.headers();
+    let mut hosts = headers.get_all(HOST).iter();
+    // The target's own authority is the one that counts (RFC 9112 section 3.2.2).
+    let host = match (request.uri().authority(), hosts.next(), hosts.next()) {
+        (Some(authority), _, None) => Some(authority.as_str()),
+        (None, Some(host), None) => host.to_str().ok(),
+        _ => None,
+    };
+    if !host.is_some_and(|host| is_ours(host, local, settings)) {
+        return refused(RefuseReason::HostRejected);
+    }
+    for origin in headers.get_all(ORIGIN) {
+        let site = origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.split_once("://"));
+        if !site.is_some_and(|(_, host)| is_ours(host, local, settings)) {
+            return refused(RefuseReason::OriginRejected);
+        }
+    }
+    Ok(())
+}
+
+fn is_ours(authority: &str, local: IpAddr, settings: &Settings) -> bool {
+    let host = without_port(authority);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let is_local = bare
+        .parse::<IpAddr>()
+        .is_ok_and(|address| address.to_canonical() == local.to_canonical());
+    is_local
+        || settings
+            .hosts
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(host))
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(headers: &[(&str, &str)]) -> Result<(), Refusal> {
+        let mut settings = super::super::tests::settings();
+        settings.hosts = vec!["edge-1".to_owned(), "localhost".to_owned()];
+        let mut request = Request::builder().uri("/v1/models");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let local = IpAddr::from([127, 0, 0, 1]);
+        check(&request.body(()).unwrap(), local, &settings)
+    }
+
+    #[test]
+    fn only_our_own_names_are_served() {
+        for host in ["edge-1", "EDGE-1:8443", "localhost:80", "127.0.0.1:8080"] {
+            assert_eq!(checked(&[("host", host)]), Ok(()), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "edge-1.evil.example",
+            "127.0.0.2",
+            "",
+            "edge-1@evil",
+        ] {
+            let refusal = checked(&[("host", host)]).unwrap_err();
+            assert_eq!(refusal.status(), 421, "{host}");
+        }
+        assert!(checked(&[]).is_err());
+        assert!(checked(&[("host", "edge-1"), ("host", "evil.example")]).is_err());
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let with = |origin| checked(&[("host", "edge-1"), ("origin", origin)]);
+        assert_eq!(with("https://edge-1:8443"), Ok(()));
+        for origin in ["null", "https://evil.example", "edge-1"] {
+            assert_eq!(with(origin).unwrap_err().status(), 403, "{origin}");
+        }
+    }
+}
