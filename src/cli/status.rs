@@ -65,17 +65,20 @@ fn human(status: &Value) -> Vec<String> {
             text(&clock["now"]),
             text(&clock["floor"])
         ),
-        format!(
-            "engine: {} running, {} waiting",
-            status["engine"]["running"], status["engine"]["waiting"]
-        ),
-        format!("mqtt: {}", mqtt(&status["mqtt"])),
-        format!("audit: next record {}", status["audit"]["next_index"]),
     ];
     for (realm, floor) in clock["realm_floors"].as_object().into_iter().flatten() {
         let realm = output::printable(realm);
         lines.push(format!("  tokens of {realm}: never before {}", text(floor)));
     }
+    lines.push(format!(
+        "engine: {} running, {} waiting",
+        status["engine"]["running"], status["engine"]["waiting"]
+    ));
+    lines.push(format!("mqtt: {}", mqtt(&status["mqtt"])));
+    lines.push(format!(
+        "audit: next record {}",
+        status["audit"]["next_index"]
+    ));
     // Decisions never go back before the floor.
     let now = text(&clock["now"]).max(text(&clock["floor"]));
     let mut actions = Vec::new();
