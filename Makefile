@@ -15,7 +15,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup build model venv demo bench cross dist install clean
+.PHONY: help setup build model keycloak venv demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -23,11 +23,12 @@ unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
 help:
 	@echo 'make demo          builds slmd, fetches the model, asks one prompt over the socket and one over MQTT'
-	@echo 'make test          everything that must pass: units, engine, the daemon with its model and a broker'
+	@echo 'make test          everything that must pass: units, engine, the daemon with its model, a broker and Keycloak'
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
 	@echo 'make bench         side by side with peers; needs a quiet machine'
 	@echo 'make model         fetches the pinned model (98 MB) and imports it into target/models'
+	@echo 'make keycloak      fetches the pinned Keycloak (170 MB) and builds it for the tests'
 	@echo 'make cross         builds for arm64 Linux'
 	@echo 'make test-cross    builds for arm64 and runs the daemon on an emulated CPU'
 	@echo 'make dist          builds the binary that packages hold'
@@ -49,6 +50,10 @@ $(BUNDLE): $(PIN) $(wildcard src/catalog/*.rs src/engine/import*.rs src/engine/t
 	$(SLMD) model import "$$gguf" --name $(MODEL) --models-dir $(dir $(@D))
 	@touch $@
 
+# Cheap where it is there already; the tests ask for it in the same way.
+keycloak: | setup
+	@tests/keycloak/fetch >/dev/null
+
 venv: $(VENV)
 
 $(VENV): tests/clients/requirements.txt | setup
@@ -61,7 +66,7 @@ demo: $(BUNDLE)
 	$(SLMD) demo
 
 # Asks first and tests then: nobody wants to be asked in the middle.
-test: $(BUNDLE) $(VENV)
+test: $(BUNDLE) $(VENV) keycloak
 	@rm -rf target/test-logs
 	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
 	$(AGAIN) --no-print-directory test-host $$arm test-logs
