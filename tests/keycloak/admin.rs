@@ -130,7 +130,10 @@ impl Admin {
 
     #[track_caller]
     fn map_role(&self, method: &str, service: &str, client_id: &str, role: &str) {
-        let path = format!("/clients/{}/service-account-user", id(&self.client(service)));
+        let path = format!(
+            "/clients/{}/service-account-user",
+            id(&self.client(service))
+        );
         let user = self.of_realm("GET", &path, None).json();
         let client = self.client(client_id);
         let path = format!("/clients/{}/roles/{role}", id(&client));

@@ -56,7 +56,15 @@ impl Authority {
         openssl(
             "x509 -req -days 2 -CAcreateserial",
             &[
-                "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-extfile", &extensions, "-out",
+                "-in",
+                &request,
+                "-CA",
+                &ca,
+                "-CAkey",
+                &ca_key,
+                "-extfile",
+                &extensions,
+                "-out",
                 &certificate,
             ],
         );
@@ -97,10 +105,7 @@ impl Pair {
     /// The private key as `jsonwebtoken` takes it (RFC 8017 appendix A.1.2).
     pub fn pkcs1(&self) -> Vec<u8> {
         let key = self.key.display().to_string();
-        openssl(
-            "rsa -traditional -outform DER",
-            &["-in", key.as_str()],
-        )
+        openssl("rsa -traditional -outform DER", &["-in", key.as_str()])
     }
 
     /// A token of the key's own making, with Keycloak's header and any claims.

@@ -43,7 +43,10 @@ impl Directory {
         command.env("PATH", path_with_sbin()).arg("-f").arg(&config);
         // With a debug level, even none, it stays in the foreground.
         command.args(["-h", &url, "-d", "0"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         dies_with_us(&mut command);
         let process = command
             .spawn()

@@ -104,7 +104,9 @@ impl Realm {
         let device = self.server.form(&path, &fields, &[]).success().json();
         let page = device["verification_uri_complete"].as_str();
         self.approve(page.expect("RFC 8628 section 3.2"), username);
-        let code = device["device_code"].as_str().expect("RFC 8628 section 3.2");
+        let code = device["device_code"]
+            .as_str()
+            .expect("RFC 8628 section 3.2");
         let fields = [
             ("grant_type", DEVICE_CODE),
             ("client_id", "slmd-technician"),
@@ -190,7 +192,10 @@ impl Tokens {
             expires_in: body["expires_in"].as_u64().expect("a token answer has one"),
         };
         secrets::token(&tokens.access);
-        tokens.refresh.iter().for_each(|token| secrets::token(token));
+        tokens
+            .refresh
+            .iter()
+            .for_each(|token| secrets::token(token));
         tokens
     }
 }

@@ -109,7 +109,12 @@ impl Judge {
     #[track_caller]
     pub fn refuses(&self, token: &str, reason: DenyReason) {
         let denied = self.denied(token);
-        assert_eq!(denied.reason, reason, "{denied:?}: {}", grants::claims(token));
+        assert_eq!(
+            denied.reason,
+            reason,
+            "{denied:?}: {}",
+            grants::claims(token)
+        );
     }
 
     /// The scopes that a token opens. Each is asked for through a role mapping that lets the role
@@ -127,7 +132,11 @@ impl Judge {
                 Decision::Permit(_)
             )
         };
-        Scope::ALL.iter().filter(|s| opens(s)).map(|s| s.as_str()).collect()
+        Scope::ALL
+            .iter()
+            .filter(|s| opens(s))
+            .map(|s| s.as_str())
+            .collect()
     }
 }
 

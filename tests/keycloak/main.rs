@@ -18,6 +18,7 @@ mod grants;
 mod judge;
 mod ldap;
 mod proof;
+mod readme;
 mod realms;
 mod rotation;
 mod server;

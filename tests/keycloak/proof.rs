@@ -27,7 +27,11 @@ impl ProofKey {
         });
         let members = claims.as_object_mut().expect("an object, just above");
         members.extend(more.as_object().cloned().unwrap_or_default());
-        let input = format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
+        let input = format!(
+            "{}.{}",
+            encode(header.to_string()),
+            encode(claims.to_string())
+        );
         let signature = self.0.sign(&SystemRandom::new(), input.as_bytes());
         format!("{input}.{}", encode(signature.expect("ECDSA signs")))
     }

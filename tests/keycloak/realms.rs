@@ -96,7 +96,8 @@ fn the_usual_mistakes_are_refused_by_name() {
     let admin = realm.admin();
     let judge = Judge::of(&[&realm]);
     let change = |value: &str| {
-        let attribute = json!({"attributes": {"client.use.lightweight.access.token.enabled": value}});
+        let attribute =
+            json!({"attributes": {"client.use.lightweight.access.token.enabled": value}});
         admin.change_client("reports", &attribute);
         realm.service("reports", None).access
     };

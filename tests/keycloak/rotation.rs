@@ -52,10 +52,26 @@ fn every_kind_of_key_is_followed() {
     let realm = fresh_realm("algorithms");
     let admin = realm.admin();
     let kinds = [
-        ("ecdsa", json!({"priority": ["200"], "ecdsaEllipticCurveKey": ["P-256"]}), "ES256"),
-        ("ecdsa", json!({"priority": ["210"], "ecdsaEllipticCurveKey": ["P-384"]}), "ES384"),
-        ("eddsa", json!({"priority": ["220"], "eddsaEllipticCurveKey": ["Ed25519"]}), "EdDSA"),
-        ("rsa", json!({"priority": ["230"], "algorithm": ["PS256"]}), "PS256"),
+        (
+            "ecdsa",
+            json!({"priority": ["200"], "ecdsaEllipticCurveKey": ["P-256"]}),
+            "ES256",
+        ),
+        (
+            "ecdsa",
+            json!({"priority": ["210"], "ecdsaEllipticCurveKey": ["P-384"]}),
+            "ES384",
+        ),
+        (
+            "eddsa",
+            json!({"priority": ["220"], "eddsaEllipticCurveKey": ["Ed25519"]}),
+            "EdDSA",
+        ),
+        (
+            "rsa",
+            json!({"priority": ["230"], "algorithm": ["PS256"]}),
+            "PS256",
+        ),
     ];
     let mut tokens = vec![("RS256", token(&realm))];
     for (kind, config, algorithm) in kinds {

@@ -203,7 +203,9 @@ fn agent(ca: &Path) -> Agent {
 
 fn spawn(command: &mut Command, log: &Path) -> Child {
     let log = File::create(log).expect("the test's folder is writable");
-    let again = log.try_clone().expect("a file has more than one descriptor");
+    let again = log
+        .try_clone()
+        .expect("a file has more than one descriptor");
     command.stdin(Stdio::null()).stdout(again).stderr(log);
     dies_with_us(command);
     command.spawn().expect("kc.sh is there")

@@ -59,10 +59,15 @@ fn a_technician_gets_a_bound_token_for_ten_hours() {
     judge.refuses(&tokens.access, DenyReason::ProofMissing);
     let first = claims(&tokens.access);
     assert_eq!(first["preferred_username"], "ada");
-    assert_eq!(first["resource_access"], json!({"slm-chat": {"roles": ["read"]}}));
+    assert_eq!(
+        first["resource_access"],
+        json!({"slm-chat": {"roles": ["read"]}})
+    );
     assert_eq!(first["cnf"]["jkt"], key.thumbprint());
 
-    let refresh = tokens.refresh.expect("a technician's login can be refreshed");
+    let refresh = tokens
+        .refresh
+        .expect("a technician's login can be refreshed");
     // Neither an access token nor of any use without the key.
     judge.refuses(&refresh, refused_as(&refresh));
     let refreshed = claims(&realm.refresh(&refresh, &key).access);
@@ -119,12 +124,16 @@ fn a_lifetime_is_judged_by_the_client_that_got_it() {
     judge.refuses(&tokens.access, DenyReason::LifetimeTooLong);
     let allowed = judge.policy(|policy| {
         let day = Duration::from_secs(86_400);
-        policy.max_lifetime_by_client.insert("reports".to_owned(), day);
+        policy
+            .max_lifetime_by_client
+            .insert("reports".to_owned(), day);
     });
     allowed.permitted(&tokens.access);
     let shorter = allowed.policy(|policy| {
         let less = Duration::from_secs(86_399);
-        policy.max_lifetime_by_client.insert("reports".to_owned(), less);
+        policy
+            .max_lifetime_by_client
+            .insert("reports".to_owned(), less);
     });
     shorter.refuses(&tokens.access, DenyReason::LifetimeTooLong);
 }
