@@ -4,7 +4,7 @@
 //! checks it):
 //!
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not; [`secret`], [`time`],
-//!    [`json`], [`identity`], [`link`], [`shutdown`], [`systemd`], [`telemetry`] are small tools.
+//!    [`json`], [`identity`], [`link`], [`https`], [`tls`], [`shutdown`], [`systemd`], [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
 //!    [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
@@ -24,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod engine;
+pub mod https;
 pub mod identity;
 pub mod json;
 pub mod keysync;
@@ -37,5 +38,6 @@ pub mod store;
 pub mod systemd;
 pub mod telemetry;
 pub mod time;
+pub mod tls;
 pub mod transport;
 pub mod wire;

@@ -89,8 +89,11 @@ names! {
         ScopeMissing = "scope_missing", "the token's roles don't grant the scope that this request needs";
         ConfirmationUnsupported = "confirmation_unsupported", "the token is bound by a `cnf` method that isn't supported here";
         ProofMissing = "proof_missing", "the token is DPoP-bound (`cnf.jkt`) and no proof was sent";
-        ProofUnsupported = "proof_unsupported", "DPoP proofs aren't accepted on this transport";
+        ProofUnsupported = "proof_unsupported", "an MQTT 3.1.1 message can't carry a DPoP proof; use MQTT 5 or HTTP";
         ProofInvalid = "proof_invalid", "the DPoP proof doesn't fit the token or the request";
+        ProofReplayed = "proof_replayed", "the DPoP proof was used before; make a new one for each request";
+        UseDpopNonce = "use_dpop_nonce", "the DPoP proof has no nonce of this device, or an old one; make a new proof with the current one";
+        DpopRequired = "dpop_required", "the realm takes only DPoP-bound tokens on this transport; switch on the client's DPoP binding in Keycloak";
         Revoked = "revoked", "the deny-list names this token, its subject, client, session or key";
         KeysStale = "keys_stale", "the realm's keys were last confirmed longer ago than `offline_grace` allows for this scope; connect, or pin them again";
         ClockUnsynchronised = "clock_unsynchronised", "the appliance's clock isn't synchronised, and this scope needs it to be";
@@ -115,6 +118,7 @@ names! {
         Overloaded = "overloaded", "the queue is full; try again later";
         Draining = "draining", "the daemon is going down; try again later";
         AuditUnavailable = "audit_unavailable", "the access couldn't be recorded, so nothing was done; free space in the state folder or check its permissions";
+        ReplayStoreFull = "replay_store_full", "too many DPoP proofs were used lately to remember one more; try again later";
         ModelUnavailable = "model_unavailable", "the endpoint's model isn't loaded; see `slmd status`";
         DeadlineExceeded = "deadline_exceeded", "the request's deadline passed before it could be answered";
         Cancelled = "cancelled", "the request was cancelled before its answer was whole";
@@ -255,6 +259,7 @@ impl RefuseReason {
             | RefuseReason::Overloaded
             | RefuseReason::Draining
             | RefuseReason::AuditUnavailable
+            | RefuseReason::ReplayStoreFull
             | RefuseReason::ModelUnavailable => 503,
             RefuseReason::DeadlineExceeded => 504,
         }

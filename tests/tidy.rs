@@ -17,7 +17,9 @@ use source::{Source, blank, is_word, item_end, test_modules, words};
 
 /// From the bottom. A module imports only from the layers before its own.
 const LAYERS: &[&[&str]] = &[
-    &["identity", "json", "reason", "secret", "shutdown", "time"],
+    &[
+        "https", "identity", "json", "reason", "secret", "shutdown", "time", "tls",
+    ],
     &["link", "prompt", "systemd"],
     &["telemetry"],
     &["auth", "store", "wire"],

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use super::access::{opened, opens, stale};
 use super::claims::{ClaimError, Claims, principal};
 use super::token::{Jws, Proven};
-use super::{Clock, Credential, DenyList, Endpoint, Grant, Policy, Principal, Realm, Snapshot};
+use super::{
+    Clock, Credential, DEFAULT_PRIORITY, DenyList, Endpoint, Grant, Policy, Principal, ProofUse,
+    Realm, Snapshot,
+};
 use crate::prompt::Request;
 use crate::reason::DenyReason;
 use crate::time::Timestamp;
@@ -30,6 +33,8 @@ pub struct Denied {
     pub realm: Option<String>,
     pub principal: Option<Principal>,
     pub token_id: Option<String>,
+    /// Of a token whose signature is verified, whatever else is wrong with it.
+    pub issued_at: Option<Timestamp>,
 }
 
 /// Proof that a request was allowed: only [`decide`] makes one.
@@ -40,6 +45,7 @@ pub struct Permitted {
     /// Never empty.
     endpoints: Vec<Arc<Endpoint>>,
     token: Arc<Verified>,
+    proof: Option<ProofUse>,
 }
 
 /// A well-formed access token, signed by a pinned key of its realm. It may have expired, be
@@ -74,6 +80,16 @@ impl Permitted {
     /// All endpoints of the realm that the token opens for this scope (model listing).
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
+    }
+
+    /// The proof that came with the request, to be recorded as used.
+    pub fn proof(&self) -> Option<&ProofUse> {
+        self.proof.as_ref()
+    }
+
+    /// When the token was issued: a time that has passed, as far as the realm's word goes.
+    pub fn issued_at(&self) -> Option<Timestamp> {
+        Some(self.token.claims.issued_at)
     }
 
     pub(super) fn token(&self) -> &Arc<Verified> {
@@ -194,12 +210,16 @@ fn permit(
         expires_at: claims.expires_at,
         // A limit that the token carries will be read in `claims` and bind here: the lower counts.
         tokens_per_minute: realm.policy.tokens_per_minute,
+        max_context: None,
+        priority: DEFAULT_PRIORITY,
+        local_peer: false,
     };
     Ok(Permitted {
         request: Arc::clone(request),
         grant: Arc::new(grant),
         endpoints,
         token: Arc::clone(token),
+        proof: None,
     })
 }
 
@@ -308,6 +328,7 @@ impl Denied {
             realm: Some(realm.name.clone()),
             principal: Some(claims.principal.clone()),
             token_id: claims.token_id.clone(),
+            issued_at: Some(claims.issued_at),
         }
     }
 
@@ -322,6 +343,7 @@ impl Denied {
                 .get("jti")
                 .and_then(|id| id.as_str())
                 .map(str::to_owned),
+            issued_at: None,
         }
     }
 }
@@ -335,6 +357,7 @@ impl From<DenyReason> for Denied {
             realm: None,
             principal: None,
             token_id: None,
+            issued_at: None,
         }
     }
 }

@@ -28,7 +28,7 @@ pub use decide::{Decision, Denied, Permitted, decide, recheck};
 pub use deny::{DenyList, Revocations};
 pub use key::KeyInfo;
 pub use keyset::{KeySet, KeySetError, Skipped};
-pub use policy::{Endpoint, Policy};
+pub use policy::{Endpoint, LimitClaims, Policy};
 
 /// What a client shows.
 #[derive(Debug, Clone)]
@@ -38,6 +38,7 @@ pub enum Credential {
     Dpop {
         token: Secret<String>,
         proof: Secret<String>,
+        binding: Binding,
     },
     LocalPeer {
         uid: u32,
@@ -46,13 +47,54 @@ pub enum Credential {
     },
 }
 
+/// What a DPoP proof must say of the request that it came with (RFC 9449 section 4.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// `htm`.
+    pub method: &'static str,
+    /// `htu` is one of these. They hold the device's name, so that a proof is of no use elsewhere.
+    pub targets: Vec<String>,
+    /// `msh`, where the transport hides no message from a third party (MQTT).
+    pub message: Option<String>,
+    pub nonce: NonceRule,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NonceRule {
+    /// Whatever the proof says.
+    None,
+    OneOf(Vec<String>),
+}
+
+/// The one use of a DPoP proof: whoever admits the request records it, or refuses
+/// `proof_replayed` when it is recorded already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProofUse {
+    /// A hash of the proof's key and `jti`.
+    pub id: [u8; 32],
+    /// From then on the proof is refused for its age.
+    pub expires_at: Timestamp,
+}
+
 /// The time as a decision sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Clock {
     pub now: Timestamp,
     /// A time that has certainly passed.
     pub floor: Timestamp,
     pub synchronised: bool,
+    /// What tokens of single realms, by issuer, have told of the time while it wasn't
+    /// synchronised.
+    pub realm_floors: Arc<BTreeMap<String, RealmFloor>>,
+}
+
+/// A realm's own floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RealmFloor {
+    pub floor: Timestamp,
+    /// By how much one more `iat` may raise it: bounded, so that a far-future token can't stop a
+    /// realm.
+    pub headroom: std::time::Duration,
 }
 
 impl Clock {
@@ -117,5 +159,15 @@ pub struct Grant {
     pub token_id: Option<String>,
     pub scope: Scope,
     pub expires_at: Timestamp,
+    /// The lower of the token's and the realm's.
     pub tokens_per_minute: Option<u32>,
+    /// Tokens of prompt and answer together, as the token limits them.
+    pub max_context: Option<u32>,
+    /// 0 to 9; the higher goes first.
+    pub priority: u8,
+    /// Granted to a local group, without a token.
+    pub local_peer: bool,
 }
+
+/// Where a token says nothing of its priority.
+pub const DEFAULT_PRIORITY: u8 = 5;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::prompt::Scope;
+use crate::prompt::{Scope, Transport};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -21,6 +21,19 @@ pub struct Policy {
     /// Role name → scopes. Empty: roles `read`, `write`, `fine-tune`, `audit` mean themselves.
     pub roles: BTreeMap<String, Vec<Scope>>,
     pub tokens_per_minute: Option<u32>,
+    /// Transports on which only DPoP-bound tokens count.
+    pub require_dpop: Vec<Transport>,
+    pub limit_claims: LimitClaims,
+    /// Break-glass: what local peers may do without a token, by group id. At most one realm has any.
+    pub local_groups: BTreeMap<u32, Vec<Scope>>,
+}
+
+/// Names of the claims that carry limits of the token's own; `None`: not read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LimitClaims {
+    pub tokens_per_minute: Option<String>,
+    pub max_context: Option<String>,
+    pub priority: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +82,9 @@ impl Default for Policy {
             unsynchronised_scopes: vec![Scope::Read],
             roles: BTreeMap::new(),
             tokens_per_minute: None,
+            require_dpop: Vec::new(),
+            limit_claims: LimitClaims::default(),
+            local_groups: BTreeMap::new(),
         }
     }
 }

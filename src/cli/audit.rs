@@ -198,6 +198,7 @@ fn finish_line(finished: &Finished) -> String {
 fn origin_text(origin: &Origin) -> String {
     match origin {
         Origin::Socket { uid, .. } => format!("socket (uid {uid})"),
+        Origin::Tcp { peer, .. } => format!("tcp ({peer})"),
         Origin::Admin { uid, .. } => format!("admin (uid {uid})"),
         Origin::Mqtt { topic } => format!("mqtt ({topic})"),
         Origin::Daemon => "the daemon".to_owned(),

@@ -9,7 +9,7 @@ use super::RealmConfig;
 use super::read::Section;
 use super::sections::DAY;
 use super::value::{count, duration, issuer, kind, plain_name, scope, scopes, text};
-use crate::auth::{Endpoint, Policy};
+use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::prompt::Scope;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -90,6 +90,9 @@ fn policy(section: &mut Section<'_>) -> Policy {
         unsynchronised_scopes: section.or("unsynchronised_scopes", scopes, read_only),
         roles: section.names("roles", scopes),
         tokens_per_minute: section.optional("tokens_per_minute", count(1, 1 << 31)),
+        require_dpop: Vec::new(),
+        limit_claims: LimitClaims::default(),
+        local_groups: BTreeMap::new(),
     }
 }
 

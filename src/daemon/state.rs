@@ -78,6 +78,7 @@ impl State {
             now: time::now(),
             floor: floor.get(),
             synchronised: time::synchronised(),
+            realm_floors: Arc::default(),
         })
     }
 

@@ -117,6 +117,8 @@ fn lost(error: &ConnectionError) -> Lost {
         }
         ConnectionError::Timeout(_) => Lost::Network(silence(CONNECT)),
         ConnectionError::ConnectionRefused(code) => Lost::Refused(words(code)),
+        // A certificate or name that doesn't fit; nothing of the session's is in there.
+        ConnectionError::Tls(error) => Lost::Network(format!("TLS: {error}")),
         ConnectionError::RequestsDone => Lost::Network("the link was dropped".to_owned()),
     }
 }

@@ -199,6 +199,7 @@ pub(crate) fn clock() -> Clock {
         now: Timestamp::from_secs(NOW),
         floor: Timestamp::from_secs(NOW - 86_400),
         synchronised: true,
+        realm_floors: Arc::default(),
     }
 }
 

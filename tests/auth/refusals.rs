@@ -263,11 +263,23 @@ fn with_proof(token: String) -> Credential {
     Credential::Dpop {
         token: Secret::new(token),
         proof: Secret::new("proof".to_owned()),
+        binding: slmd::auth::Binding {
+            method: "POST",
+            targets: Vec::new(),
+            message: None,
+            nonce: slmd::auth::NonceRule::None,
+        },
     }
 }
 
 /// What `decide` can't say today: the first is the door's own, the second comes with DPoP.
-const ELSEWHERE: [DenyReason; 2] = [KeysRefreshing, ProofInvalid];
+const ELSEWHERE: [DenyReason; 5] = [
+    KeysRefreshing,
+    ProofInvalid,
+    ProofReplayed,
+    UseDpopNonce,
+    DpopRequired,
+];
 
 #[test]
 fn each_reason_has_its_case() {

@@ -66,6 +66,7 @@ impl From<FirstClock> for Clock {
             now: clock.now,
             floor: clock.floor,
             synchronised: clock.synchronised,
+            realm_floors: Default::default(),
         }
     }
 }

@@ -193,6 +193,7 @@ mod tests {
             now: touched,
             floor: START,
             synchronised: true,
+            realm_floors: Default::default(),
         };
         Entry {
             state: State::Begun,

@@ -8,7 +8,7 @@ use hyper::Request;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 
-use crate::auth::Credential;
+use crate::auth::{Binding, Credential, NonceRule};
 use crate::prompt::RequestId;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::Secret;
@@ -40,7 +40,17 @@ pub(super) fn credential(headers: &HeaderMap) -> Result<Credential, Refusal> {
         .map_err(|what| Refusal::new(DenyReason::ProofInvalid).detail(what))?
         .ok_or(DenyReason::ProofMissing)?;
     let proof = Secret::new(proof.to_owned());
-    Ok(Credential::Dpop { token, proof })
+    let binding = Binding {
+        method: "POST",
+        targets: Vec::new(),
+        message: None,
+        nonce: NonceRule::None,
+    };
+    Ok(Credential::Dpop {
+        token,
+        proof,
+        binding,
+    })
 }
 
 /// Refuses a body that doesn't say that it is JSON.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::ledger::{Bytes32, Key};
 use super::topics::{Route, Topics};
-use crate::auth::Credential;
+use crate::auth::{Binding, Credential, NonceRule};
 use crate::identity::digest;
 use crate::link::{Message, Properties};
 use crate::prompt::{Action, Origin, Request, RequestId};
@@ -237,6 +237,12 @@ fn scheme(value: &str, proof: Option<&str>) -> Result<Credential, Refusal> {
         "dpop" => Ok(Credential::Dpop {
             token,
             proof: Secret::new(proof.unwrap_or_default().to_owned()),
+            binding: Binding {
+                method: "PUBLISH",
+                targets: Vec::new(),
+                message: None,
+                nonce: NonceRule::None,
+            },
         }),
         _ => Err(DenyReason::TokenMissing.into()),
     }

@@ -1,0 +1,68 @@
+//! TLS by rustls on aws-lc-rs: the one place that reads certificates and keys and makes
+//! configurations of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+/// A file that can't be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {why}", file = .file.display())]
+pub struct TlsError {
+    pub file: PathBuf,
+    pub why: String,
+}
+
+/// A certificate chain and its key, as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPair {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+/// For connections to a server whose CA is pinned, with our own certificate where there is one.
+pub fn client(ca_file: &Path, own: Option<&KeyPair>) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| error(ca_file, &e))?
+        .with_root_certificates(roots(ca_file)?);
+    let config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => builder
+            .with_client_auth_cert(chain(&own.cert_file)?, key(&own.key_file)?)
+            .map_err(|e| error(&own.cert_file, &e))?,
+    };
+    Ok(Arc::new(config))
+}
+
+fn roots(ca_file: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(ca_file)? {
+        roots.add(certificate).map_err(|e| error(ca_file, &e))?;
+    }
+    Ok(roots)
+}
+
+fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_file_iter(file).map_err(|e| error(file, &e))?;
+    let certificates: Result<Vec<_>, _> = certificates.collect();
+    match certificates.map_err(|e| error(file, &e))? {
+        none if none.is_empty() => Err(error(file, &"it holds no PEM certificate")),
+        certificates => Ok(certificates),
+    }
+}
+
+fn key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(file).map_err(|e| error(file, &e))
+}
+
+fn error(file: &Path, why: &dyn std::fmt::Display) -> TlsError {
+    TlsError {
+        file: file.to_owned(),
+        why: why.to_string(),
+    }
+}
