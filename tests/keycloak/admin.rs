@@ -18,12 +18,11 @@ pub struct Admin {
     token: String,
 }
 
-/// Which of a realm's keys sign and which only verify.
+/// Whether a key of a realm signs or only verifies.
 #[derive(Clone, Copy)]
 pub enum State {
     Active,
     Passive,
-    Disabled,
 }
 
 /// A realm of the test's own: the production file under another name, without the directory.
@@ -191,7 +190,6 @@ impl Admin {
         let (active, enabled) = match state {
             State::Active => ("true", "true"),
             State::Passive => ("false", "true"),
-            State::Disabled => ("false", "false"),
         };
         key["config"]["active"] = json!([active]);
         key["config"]["enabled"] = json!([enabled]);
@@ -201,12 +199,6 @@ impl Admin {
     #[track_caller]
     pub fn remove_key(&self, component: &str) {
         self.of_realm("DELETE", &format!("/components/{component}"), None);
-    }
-
-    /// Changes the realm itself.
-    #[track_caller]
-    pub fn change_realm(&self, change: &Value) {
-        self.of_realm("PUT", "", Some(change));
     }
 }
 

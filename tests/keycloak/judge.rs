@@ -7,7 +7,7 @@ use slmd::auth::{
     Clock, Credential, Decision, Denied, DenyList, Endpoint, Grant, KeySet, Policy, Realm,
     Snapshot, decide,
 };
-use slmd::prompt::{Action, Origin, Request, RequestId, Scope};
+use slmd::prompt::{Action, Chat, Message, Origin, Request, RequestId, Role, Sampling, Scope};
 use slmd::reason::DenyReason;
 use slmd::secret::Secret;
 use slmd::time::Timestamp;
@@ -89,10 +89,10 @@ impl Judge {
         decide(&credential, &request, &snapshot, &self.clock)
     }
 
-    /// The grant for seeing models: the scope `read`.
+    /// The grant for a prompt to the realm's default endpoint.
     #[track_caller]
     pub fn permitted(&self, token: &str) -> Grant {
-        match self.decide(token, None, Action::ListModels) {
+        match self.decide(token, None, chat()) {
             Decision::Permit(permitted) => (**permitted.grant()).clone(),
             Decision::Deny(denied) => panic!("{denied:?}: {}", grants::claims(token)),
         }
@@ -100,7 +100,7 @@ impl Judge {
 
     #[track_caller]
     pub fn denied(&self, token: &str) -> Denied {
-        match self.decide(token, None, Action::ListModels) {
+        match self.decide(token, None, chat()) {
             Decision::Permit(permitted) => panic!("permitted: {:?}", permitted.grant()),
             Decision::Deny(denied) => denied,
         }
@@ -127,10 +127,7 @@ impl Judge {
                 clock: self.clock.clone(),
             };
             let judge = judge.policy(|p| p.roles = [(role.clone(), vec![Scope::Read])].into());
-            matches!(
-                judge.decide(token, None, Action::ListModels),
-                Decision::Permit(_)
-            )
+            matches!(judge.decide(token, None, chat()), Decision::Permit(_))
         };
         Scope::ALL
             .iter()
@@ -140,10 +137,24 @@ impl Judge {
     }
 }
 
+fn chat() -> Action {
+    let message = Message {
+        role: Role::User,
+        content: Secret::new("hello".to_owned()),
+    };
+    Action::Chat(Chat {
+        messages: vec![message],
+        sampling: Sampling::default(),
+        max_completion_tokens: None,
+        stop: Vec::new(),
+    })
+}
+
 fn clock(now: Timestamp) -> Clock {
     Clock {
         now,
         floor: Timestamp::from_secs(0),
         synchronised: true,
+        realm_floors: Arc::default(),
     }
 }
