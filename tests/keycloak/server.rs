@@ -1,7 +1,7 @@
 //! One Keycloak for all tests: started when the first one asks, gone with this process.
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -89,6 +89,7 @@ impl Keycloak {
         let gateway = rsa(&folder.join("tls"), "gateway");
         let directory = Directory::start(&folder.join("ldap"));
         lay_out(&folder.join("home"));
+        let java = mortal_java(&folder);
         let (port, management) = (free_port(), free_port());
         let mut command = Command::new(folder.join("home/bin/kc.sh"));
         command.args(["start", "--optimized", "--import-realm", "--cache=local"]);
@@ -101,6 +102,7 @@ impl Keycloak {
         command.arg(path("--https-certificate-key-file", &server.key));
         command.env("KC_BOOTSTRAP_ADMIN_USERNAME", ADMIN);
         command.env("KC_BOOTSTRAP_ADMIN_PASSWORD", ADMIN_PASSWORD);
+        command.env("JAVA_HOME", java);
         // It lives for a minute: compiling well doesn't pay.
         command.env("JAVA_OPTS_APPEND", "-XX:TieredStopAtLevel=1");
         command.env("SLMD_LDAP_ENABLED", "true");
@@ -251,6 +253,17 @@ fn lay_out(home: &Path) {
         let source = root().join("deploy/keycloak").join(realm);
         fs::copy(source, import.join(realm)).expect("the realm files are there");
     }
+}
+
+/// kc.sh runs Java as a child of its own, which would outlive it. This one ends with kc.sh.
+fn mortal_java(folder: &Path) -> PathBuf {
+    let home = folder.join("java");
+    let program = home.join("bin/java");
+    fs::create_dir_all(home.join("bin")).expect("the build folder is writable");
+    let script = "#!/bin/sh\nunset JAVA_HOME\nexec setpriv --pdeathsig KILL java \"$@\"\n";
+    fs::write(&program, script).expect("the build folder is writable");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    home
 }
 
 fn path(option: &str, path: &Path) -> String {
