@@ -16,7 +16,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup build model venv node fuzz demo bench cross dist install clean
+.PHONY: help setup build model keycloak venv node fuzz demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -24,12 +24,13 @@ unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
 help:
 	@echo 'make demo          builds slmd, fetches the model, asks one prompt over the socket and one over MQTT'
-	@echo 'make test          everything that must pass: units, engine, the daemon with its model and a broker'
+	@echo 'make test          everything that must pass: units, engine, the daemon with its model, a broker and Keycloak'
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
 	@echo 'make fuzz          fuzzes token, key set and claims for 30 s each (FUZZ_SECONDS)'
 	@echo 'make bench         side by side with peers; needs a quiet machine'
 	@echo 'make model         fetches the pinned model (98 MB) and imports it into target/models'
+	@echo 'make keycloak      fetches the pinned Keycloak (170 MB) and builds it for the tests'
 	@echo 'make cross         builds for arm64 Linux'
 	@echo 'make test-cross    builds for arm64 and runs the daemon on an emulated CPU'
 	@echo 'make dist          builds the binary that packages hold'
@@ -50,6 +51,10 @@ $(BUNDLE): $(PIN) $(wildcard src/catalog/*.rs src/engine/import*.rs src/engine/t
 	@set -e; gguf=$$(models/fetch $(MODEL)); rm -rf $(@D); \
 	$(SLMD) model import "$$gguf" --name $(MODEL) --models-dir $(dir $(@D))
 	@touch $@
+
+# Cheap where it is there already; the tests ask for it in the same way.
+keycloak: | setup
+	@tests/keycloak/fetch >/dev/null
 
 venv: $(VENV)
 
@@ -76,7 +81,7 @@ demo: $(BUNDLE)
 	$(SLMD) demo
 
 # Asks first and tests then: nobody wants to be asked in the middle.
-test: $(BUNDLE) $(VENV) $(NODE) fuzz
+test: $(BUNDLE) $(VENV) $(NODE) keycloak fuzz
 	@rm -rf target/test-logs
 	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
 	$(AGAIN) --no-print-directory test-host $$arm test-logs

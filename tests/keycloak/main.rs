@@ -1,0 +1,25 @@
+//! The real thing: Keycloak with the realms of `deploy/keycloak`, a real directory behind it, and
+//! every kind of token that people get from there.
+//!
+//! [`server`] and [`directory`] are started once for all tests of this binary; what a test changes
+//! in Keycloak, it changes in a realm or for a user of its own. Run one subject with
+//! `cargo test --test keycloak ldap`.
+
+// A test binary exports nothing: `pub` is between its own modules.
+#![allow(unreachable_pub)]
+
+#[path = "../system/support/mod.rs"]
+mod support;
+
+mod admin;
+mod certificates;
+mod directory;
+mod grants;
+mod judge;
+mod ldap;
+mod proof;
+mod readme;
+mod realms;
+mod rotation;
+mod server;
+mod tokens;

@@ -1,0 +1,124 @@
+//! Two realms, many clients: what belongs to one opens nothing of another.
+
+use serde_json::{Value, json};
+use slmd::auth::Decision;
+use slmd::prompt::Action;
+use slmd::reason::DenyReason;
+
+use crate::admin::fresh_realm;
+use crate::certificates::rsa;
+use crate::grants::{claims, header, realm};
+use crate::judge::{Judge, trusted, trusted_with};
+
+#[test]
+fn a_token_opens_its_own_realm_only() {
+    let (staging, prod) = (realm("staging"), realm("prod"));
+    let of_staging = staging.service("device-1", None).access;
+    let of_prod = prod.service("device-1", None).access;
+    let both = Judge::of(&[&staging, &prod]);
+    assert_eq!(both.permitted(&of_staging).realm, "staging");
+    assert_eq!(both.permitted(&of_prod).realm, "prod");
+
+    Judge::of(&[&prod]).refuses(&of_staging, DenyReason::IssuerUnknown);
+    Judge::of(&[&staging]).refuses(&of_prod, DenyReason::IssuerUnknown);
+    let crossed = Judge::new(vec![
+        trusted_with(&staging, &prod.jwks()),
+        trusted_with(&prod, &staging.jwks()),
+    ]);
+    crossed.refuses(&of_staging, DenyReason::KeyUnknown);
+    crossed.refuses(&of_prod, DenyReason::KeyUnknown);
+}
+
+#[test]
+fn the_same_kid_in_two_realms_never_crosses() {
+    let (staging, prod) = (realm("staging"), realm("prod"));
+    let token = prod.service("device-1", None).access;
+    let kid = header(&token)["kid"].clone();
+    // Staging's keys under production's names: the name fits, the signature must not.
+    let mut jwks: Value = serde_json::from_str(&staging.jwks()).expect("JSON");
+    let keys = jwks["keys"].as_array_mut().expect("a set");
+    for key in keys.iter_mut().filter(|key| key["use"] == "sig") {
+        key["kid"] = kid.clone();
+    }
+    let renamed = jwks.to_string();
+    let sound = Judge::new(vec![trusted_with(&staging, &renamed), trusted(&prod)]);
+    assert_eq!(sound.permitted(&token).realm, "prod");
+    let wrong = Judge::new(vec![trusted(&staging), trusted_with(&prod, &renamed)]);
+    wrong.refuses(&token, DenyReason::SignatureInvalid);
+}
+
+#[test]
+fn one_key_in_two_realms_opens_each_ones_own() {
+    let (left, right) = (fresh_realm("left"), fresh_realm("right"));
+    let pair = rsa(&left.server.folder, "shared");
+    for realm in [&left, &right] {
+        realm.admin().import_key(&pair, 200);
+    }
+    right.admin().revoke("device-1", "slm-chat", "read");
+    right.admin().grant("device-1", "slm-chat", "write");
+    let tokens = [&left, &right].map(|realm| realm.service("device-1", None).access);
+    assert_eq!(header(&tokens[0])["kid"], header(&tokens[1])["kid"]);
+    let judge = Judge::of(&[&left, &right]);
+    assert_eq!(judge.scopes(&tokens[0]), ["read"]);
+    assert_eq!(judge.scopes(&tokens[1]), ["write"]);
+    assert_eq!(judge.permitted(&tokens[0]).realm, "left");
+    judge.refuses(&tokens[1], DenyReason::ScopeMissing);
+}
+
+#[test]
+fn a_role_of_another_client_opens_nothing_here() {
+    let realm = fresh_realm("others");
+    let admin = realm.admin();
+    let other = json!({"clientId": "slm-other", "standardFlowEnabled": false});
+    admin.create_client(&other);
+    admin.create_role("slm-other", "read");
+    admin.grant("reports", "slm-other", "read");
+    admin.revoke("reports", "slm-chat", "read");
+    let token = realm.service("reports", None).access;
+    assert_eq!(claims(&token)["aud"], json!(["slm-chat", "slm-other"]));
+
+    let judge = Judge::of(&[&realm]);
+    // Its role for slm-chat is `audit`.
+    judge.refuses(&token, DenyReason::ScopeMissing);
+    let other = judge.decide(&token, Some("slm-other"), Action::ReadAudit);
+    let Decision::Deny(denied) = other else {
+        panic!("the audit is read with a role of another client");
+    };
+    assert_eq!(denied.reason, DenyReason::ScopeMissing);
+    admin.revoke("reports", "slm-chat", "audit");
+    let token = realm.service("reports", None).access;
+    judge.refuses(&token, DenyReason::AudienceMismatch);
+}
+
+#[test]
+fn the_usual_mistakes_are_refused_by_name() {
+    let realm = fresh_realm("mistakes");
+    let admin = realm.admin();
+    let judge = Judge::of(&[&realm]);
+    let change = |value: &str| {
+        let attribute =
+            json!({"attributes": {"client.use.lightweight.access.token.enabled": value}});
+        admin.change_client("reports", &attribute);
+        realm.service("reports", None).access
+    };
+    judge.permitted(&change("false"));
+    let denied = judge.denied(&change("true"));
+    let reasons = [
+        DenyReason::SubjectMissing,
+        DenyReason::AudienceMismatch,
+        DenyReason::RolesMissing,
+    ];
+    assert!(reasons.contains(&denied.reason), "{denied:?}");
+    change("false");
+
+    let itself = json!({"serviceAccountsEnabled": true});
+    admin.change_client("slm-chat", &itself);
+    admin.grant("slm-chat", "slm-chat", "read");
+    let token = realm.service("slm-chat", None).access;
+    judge.refuses(&token, DenyReason::AudienceMismatch);
+
+    let nobody = json!({"clientId": "newcomer", "serviceAccountsEnabled": true});
+    admin.create_client(&nobody);
+    let token = realm.service("newcomer", None).access;
+    judge.refuses(&token, DenyReason::AudienceMismatch);
+}
