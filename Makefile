@@ -16,7 +16,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup build model keycloak venv node fuzz demo bench cross dist install clean
+.PHONY: help setup setup-tests build model keycloak venv node fuzz demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -35,11 +35,14 @@ help:
 	@echo 'make test-cross    builds for arm64 and runs the daemon on an emulated CPU'
 	@echo 'make dist          builds the binary that packages hold'
 	@echo 'make install       installs it and its systemd units beneath DESTDIR; configuration is never overwritten'
-	@echo 'make setup         installs the Debian packages that all this needs'
+	@echo 'make setup         installs the Debian packages that build and demo need; setup-tests those of the tests too'
 	@echo 'make clean         removes everything that was built'
 
 setup:
 	@tests/setup
+
+setup-tests:
+	@tests/setup tests
 
 build: setup
 	cargo build
@@ -53,7 +56,7 @@ $(BUNDLE): $(PIN) $(wildcard src/catalog/*.rs src/engine/import*.rs src/engine/t
 	@touch $@
 
 # Cheap where it is there already; the tests ask for it in the same way.
-keycloak: | setup
+keycloak: | setup-tests
 	@tests/keycloak/fetch >/dev/null
 
 venv: $(VENV)
@@ -66,7 +69,7 @@ $(VENV): tests/clients/requirements.txt | setup
 
 node: $(NODE)
 
-$(NODE): tests/clients/package.json tests/clients/package-lock.json | setup
+$(NODE): tests/clients/package.json tests/clients/package-lock.json | setup-tests
 	@echo 'installing the JavaScript peers into $(@D)' >&2
 	@mkdir -p $(@D)
 	@cp $^ $(@D)
@@ -74,7 +77,7 @@ $(NODE): tests/clients/package.json tests/clients/package-lock.json | setup
 	@touch $@
 
 # FUZZ_SECONDS for each target; what one run finds the next begins with.
-fuzz: setup
+fuzz: setup-tests
 	tests/fuzz/run
 
 demo: $(BUNDLE)
