@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::finish::{Charge, Finisher};
 use super::inbox::Begin;
 use super::{Admission, records};
-use crate::auth::Permitted;
+use crate::auth::{self, Permitted};
 use crate::engine::{Job, Prompt, Slot};
-use crate::prompt::{self, Action, AnswerReceiver, RequestId};
+use crate::prompt::{self, Action, AnswerReceiver, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::time::{self, Timestamp};
 use crate::{audit, identity};
@@ -94,6 +94,11 @@ impl Admission {
         let (sender, answer) = prompt::channel(self.0.settings.load().answer_buffer);
         let correlation = begin.and_then(Begin::into_correlation);
         let (key, interrupt) = self.0.running.start(permitted.clone(), correlation);
+        // What was revoked since the decision didn't find it among what runs.
+        let (snapshot, clock) = (self.snapshot(), (self.0.clock)());
+        if auth::recheck(&permitted, &snapshot, &clock).is_err() {
+            interrupt.raise(Finish::Revoked);
+        }
         let admitted = Admitted {
             id: permitted.request().id.clone(),
             model: permitted.endpoint().client_id.clone(),

@@ -29,6 +29,7 @@ use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
+use crate::time::Timestamp;
 use crate::{audit, time};
 use inbox::{Begin, Inbox};
 use metrics::Metrics;
@@ -71,10 +72,15 @@ pub struct Parts {
     pub store: Store,
     /// The time as decisions are to see it: wall clock, floor, synchronised.
     pub clock: Box<dyn Fn() -> Clock + Send + Sync>,
+    /// Told of every genuine token's issuer and when it was issued. Doesn't block.
+    pub issued: Issued,
     pub shutdown: Shutdown,
     /// Fetches a realm's keys because a token names one that isn't known. Blocks.
     pub refresh: Refresh,
 }
+
+/// Takes an issuer and a time.
+pub type Issued = Box<dyn Fn(&str, Timestamp) + Send + Sync>;
 
 /// Takes a realm's name.
 pub type Refresh = Box<dyn Fn(&str) -> Refreshed + Send + Sync>;
@@ -103,6 +109,7 @@ struct Inner {
     log: audit::Log,
     store: Store,
     clock: Box<dyn Fn() -> Clock + Send + Sync>,
+    issued: Issued,
     shutdown: Shutdown,
 }
 
@@ -134,6 +141,7 @@ impl Admission {
             log: parts.log,
             store: parts.store,
             clock: parts.clock,
+            issued: parts.issued,
             shutdown: parts.shutdown,
         })))
     }
@@ -228,7 +236,8 @@ impl Admission {
     /// Forgets deliveries that are out of their window. Blocks; called about once a second.
     pub fn tick(&self) -> Result<(), StoreError> {
         let settings = self.0.settings.load();
-        self.0.replay.prune((self.0.clock)().effective())?;
+        let effective = (self.0.clock)().effective();
+        self.0.replay.prune(effective, time::instant())?;
         self.0.inbox.prune(time::now(), &settings)
     }
 
@@ -242,7 +251,29 @@ impl Admission {
 
     fn decide(&self, credential: &Credential, request: &Arc<Request>, clock: &Clock) -> Decision {
         let snapshot = self.0.snapshot.load();
-        self.0.cache.decide(credential, request, &snapshot, clock)
+        let decision = self.0.cache.decide(credential, request, &snapshot, clock);
+        self.note_issue(&decision, &snapshot);
+        decision
+    }
+
+    /// Also of a token that is refused: its realm's signature is on the time.
+    fn note_issue(&self, decision: &Decision, snapshot: &Snapshot) {
+        match decision {
+            Decision::Permit(permitted) => {
+                if let Some(at) = permitted.issued_at() {
+                    (self.0.issued)(&permitted.grant().principal.issuer, at);
+                }
+            }
+            Decision::Deny(denied) => {
+                let (Some(at), Some(name)) = (denied.issued_at, &denied.realm) else {
+                    return;
+                };
+                let realm = snapshot.realms.values().find(|realm| realm.name == *name);
+                if let Some(realm) = realm {
+                    (self.0.issued)(&realm.issuer, at);
+                }
+            }
+        }
     }
 
     /// Decides; where the token's key isn't known, asks the issuer for its keys and decides again.
@@ -301,7 +332,7 @@ impl Admission {
     fn claim_proof(&self, permitted: &Permitted) -> Result<Option<Claimed>, Refusal> {
         let claim = |proof| {
             let now = (self.0.clock)().effective();
-            self.0.replay.claim(proof, now)
+            self.0.replay.claim(proof, now, time::instant())
         };
         permitted.proof().map(claim).transpose()
     }

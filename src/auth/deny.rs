@@ -116,6 +116,11 @@ impl Revocations {
         Ok(list)
     }
 
+    /// Whether the key with this thumbprint is revoked at `now`.
+    pub fn revokes_key(&self, thumbprint: &str, now: Timestamp) -> bool {
+        self.thumbprints.has(thumbprint, now)
+    }
+
     /// Entries, expired or not.
     pub fn len(&self) -> usize {
         let names = [

@@ -3,6 +3,7 @@
 //! [`read`] goes over the parsed file and collects problems, [`value`] knows the kinds of values,
 //! [`sections`] and [`realm`] are the schema with its defaults, [`show`] writes it back.
 
+mod group;
 mod login;
 mod read;
 mod realm;
@@ -12,6 +13,7 @@ mod show;
 mod tests;
 mod value;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +22,7 @@ use toml::de::DeTable;
 
 pub use self::login::Login;
 use self::read::{Problems, Section, place};
+use crate::prompt::Scope;
 use crate::{admission, audit, auth, engine, identity, keysync, transport};
 
 /// Where the configuration lies unless told otherwise.
@@ -59,6 +62,10 @@ pub struct RealmConfig {
     pub endpoints: Vec<auth::Endpoint>,
     /// Where its keys are fetched from, where they are.
     pub jwks: Option<keysync::Source>,
+    /// What is revoked before it expires.
+    pub deny_file: Option<PathBuf>,
+    /// Groups of this machine by name; the policy has their ids.
+    pub local_groups: BTreeMap<String, Vec<Scope>>,
 }
 
 /// One thing that is wrong, `line:column: key: what`. Line 0: the file as a whole.

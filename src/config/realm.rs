@@ -6,6 +6,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::RealmConfig;
+use super::group;
 use super::read::Section;
 use super::sections::DAY;
 use super::value::{count, duration, issuer, kind, path, plain_name, scope, scopes, text};
@@ -28,6 +29,7 @@ const GRACE: [(Scope, Duration); 4] = [
 pub(super) fn realms(root: &mut Section<'_>) -> Vec<RealmConfig> {
     let mut names = BTreeSet::new();
     let mut issuers = BTreeSet::new();
+    let mut with_groups = None;
     let realms = root.sections("realm", |section| {
         let realm = realm(section);
         if let Some(realm) = &realm {
@@ -42,6 +44,15 @@ pub(super) fn realms(root: &mut Section<'_>) -> Vec<RealmConfig> {
                     "issuer",
                     "is another realm's too; a token's `iss` must name one realm",
                 );
+            }
+            if realm.name == "explain" {
+                section.problem("name", "\"explain\" is taken; choose another name");
+            }
+            if !realm.local_groups.is_empty()
+                && let Some(other) = with_groups.replace(realm.name.clone())
+            {
+                let what = format!("realm {other:?} has it already; only one realm may");
+                section.problem("local_groups", what);
             }
         }
         realm
@@ -58,7 +69,9 @@ pub(super) fn realms(root: &mut Section<'_>) -> Vec<RealmConfig> {
 fn realm(section: &mut Section<'_>) -> Option<RealmConfig> {
     let name = section.required("name", plain_name);
     let issuer = section.required("issuer", issuer);
-    let policy = policy(section);
+    let mut policy = policy(section);
+    let local_groups = local_groups(section, &mut policy);
+    let deny_file = section.optional("deny_file", path);
     let endpoints = endpoints(section);
     let jwks = jwks(section, issuer.as_deref());
     if let Some(default) = &policy.default_endpoint
@@ -77,7 +90,22 @@ fn realm(section: &mut Section<'_>) -> Option<RealmConfig> {
         policy,
         endpoints,
         jwks,
+        deny_file,
+        local_groups,
     })
+}
+
+/// Break-glass by the names of groups; the policy gets their ids.
+fn local_groups(section: &mut Section<'_>, policy: &mut Policy) -> BTreeMap<String, Vec<Scope>> {
+    let names = section.names("local_groups", scopes);
+    for (name, scopes) in &names {
+        match group::id(name) {
+            // Two names of one group grant what both do.
+            Ok(id) => policy.local_groups.entry(id).or_default().extend(scopes),
+            Err(what) => section.problem("local_groups", what),
+        }
+    }
+    names
 }
 
 /// Where the realm's keys are fetched from; `None` without the section.

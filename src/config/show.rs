@@ -153,7 +153,9 @@ fn realm(realm: &RealmConfig) -> Value {
         "max_lifetime_by_client": durations(&policy.max_lifetime_by_client),
         "roles": policy.roles,
         "require_dpop": policy.require_dpop.iter().map(|t| t.as_str()).collect::<Value>(),
+        "deny_file": realm.deny_file,
         "jwks": realm.jwks.as_ref().map(jwks),
+        "local_groups": (!realm.local_groups.is_empty()).then_some(&realm.local_groups),
         "claims": claims(&policy.limit_claims),
         "endpoint": realm.endpoints.iter().map(endpoint).collect::<Value>(),
     }))

@@ -1,19 +1,20 @@
 //! What the running daemon offers behind its sockets: status, reload, keys.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::State;
+use super::metrics::{Metrics, stops_at};
+use super::{RunError, State};
 use crate::admission::Admission;
 use crate::audit;
-use crate::auth::{KeyInfo, Realm};
+use crate::auth::{self, ExplainContext, KeyInfo, Realm};
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::keysync::{Held, Outcome, Why};
+use crate::keysync::{Changed, DenyStatus, Held, Outcome, Report, Why};
 use crate::prompt::{Origin, Scope};
 use crate::reason::{Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
@@ -32,6 +33,10 @@ pub(super) struct Core {
     pub(super) exposition: Exposition,
     pub(super) started: Instant,
     pub(super) config: ArcSwap<Config>,
+    pub(super) metrics: Metrics,
+    /// Held while a snapshot is made and put in force, or an older one could take the place of a
+    /// newer.
+    pub(super) replacing: Mutex<()>,
 }
 
 impl Core {
@@ -44,7 +49,11 @@ impl Core {
         if let Err(error) = self.admission.tick() {
             tracing::error!(%error, "delivery housekeeping failed");
         }
-        if let Err(error) = self.state.floor.advance(now, time::synchronised()) {
+        if let Err(error) = self
+            .state
+            .floor
+            .advance(now, time::synchronised(), time::instant())
+        {
             tracing::error!(%error, "the time floor could not be saved");
         }
         self.refresh_due();
@@ -64,7 +73,8 @@ impl Core {
     }
 
     /// Puts in force what a fetch has found, and says so.
-    pub(super) fn keys_refreshed(&self, realm: &str, outcome: &Outcome) {
+    pub(super) fn keys_refreshed(&self, realm: &str, outcome: &Outcome, news: bool) {
+        self.metrics.refreshed(realm, outcome);
         let recorded = match outcome {
             Outcome::Cooldown(_) => return,
             Outcome::Failed(why) => {
@@ -75,9 +85,13 @@ impl Core {
                 );
                 return;
             }
+            Outcome::Held if !news => return,
             Outcome::Held => {
                 tracing::warn!(realm, "an unknown key set is held; compare and pin it");
-                self.state.record("keys_held", json!({"realm": realm}))
+                let held = self.state.refresher.report(realm).and_then(|r| r.held);
+                let fingerprint = held.map(|held| held.keys.fingerprint());
+                let detail = json!({"realm": realm, "fingerprint": fingerprint});
+                self.state.record("keys_held", detail)
             }
             Outcome::Replaced => {
                 tracing::info!(realm, "keys refreshed");
@@ -93,11 +107,53 @@ impl Core {
         }
     }
 
-    fn replace_snapshot(&self) {
-        match self.state.snapshot(&self.config.load()) {
-            Ok(snapshot) => self.admission.replace_snapshot(snapshot),
-            Err(error) => tracing::error!(%error, "refreshed keys can't be put in force"),
+    /// Looks at the deny files, and puts in force what has changed. Twice a second.
+    pub(super) fn look_at_deny_files(&self) {
+        let changed = self.state.deny_files.look();
+        if changed.iter().any(|changed| changed.result.is_ok()) {
+            self.replace_snapshot();
         }
+        for Changed { realm, result } in changed {
+            let recorded = match result {
+                Ok(entries) => {
+                    tracing::info!(realm, entries, "deny-list replaced");
+                    let detail = json!({"realm": realm, "entries": entries});
+                    self.state.record("deny_list_replaced", detail)
+                }
+                Err(why) => {
+                    tracing::error!(realm, why, "deny-list refused; the old one stays in force");
+                    let detail = json!({"realm": realm, "why": why});
+                    self.state.record("deny_list_refused", detail)
+                }
+            };
+            if let Err(error) = recorded {
+                tracing::error!(realm, %error, "a change of a deny-list could not be recorded");
+            }
+        }
+    }
+
+    fn replace_snapshot(&self) {
+        if let Err(error) = self.try_replace_snapshot() {
+            tracing::error!(%error, "changed keys or deny-lists can't be put in force");
+        }
+    }
+
+    fn try_replace_snapshot(&self) -> Result<(), RunError> {
+        let _turn = self.replacing();
+        let snapshot = self.state.snapshot(&self.config.load())?;
+        self.admission.replace_snapshot(snapshot);
+        Ok(())
+    }
+
+    fn replacing(&self) -> MutexGuard<'_, ()> {
+        self.replacing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For keys that a person pins, who sees what time the machine thinks it is.
+    fn pinning_time(&self) -> Timestamp {
+        time::now().max(self.state.floor.get())
     }
 
     /// How the realm's refreshes go; null where it isn't refreshed.
@@ -134,12 +190,11 @@ impl Core {
         let old = self.config.load_full();
         let waiting = needs_restart(&old, &new);
         let running = running_config(&old, new);
-        let snapshot = self
-            .state
-            .snapshot(&running)
-            .map_err(|e| vec![e.to_string()])?;
-        let followed = self.state.follow_issuers(&running);
+        let _turn = self.replacing();
+        let followed = self.state.follow(&running);
         followed.map_err(|e| vec![e.to_string()])?;
+        let snapshot = self.state.snapshot(&running);
+        let snapshot = snapshot.map_err(|e| vec![e.to_string()])?;
         let detail = json!({"realms": running.realms.len(), "needs_restart": waiting});
         let recorded = self.state.record("configuration_reloaded", detail.clone());
         recorded.map_err(|e| vec![e.to_string()])?;
@@ -148,6 +203,40 @@ impl Core {
         self.admission.replace_snapshot(snapshot);
         self.config.store(running.into());
         Ok(detail)
+    }
+
+    fn clock_status(&self) -> Value {
+        let (now, synchronised) = (time::now(), time::synchronised());
+        let floors = match synchronised {
+            true => Arc::default(),
+            false => self.state.floor.realms(now, time::instant()),
+        };
+        let snapshot = self.admission.snapshot();
+        let raised = snapshot.realms.values().filter_map(|realm| {
+            let floor = floors.get(&realm.issuer)?.floor;
+            let raised = floor > self.state.floor.get();
+            raised.then(|| (realm.name.clone(), json!(floor.to_string())))
+        });
+        json!({
+            "now": now.to_string(),
+            "floor": self.state.floor.get().to_string(),
+            "synchronised": synchronised,
+            "realm_floors": raised.collect::<Map<String, Value>>(),
+        })
+    }
+
+    fn set_metrics(&self) {
+        let floor = self.state.floor.get();
+        self.metrics.set_clock(floor, time::synchronised());
+        self.metrics.clear_realms();
+        let now = time::now().max(floor);
+        for realm in self.admission.snapshot().realms.values() {
+            let report = self.state.refresher.report(&realm.name);
+            let held = report.map(|Report { held, .. }| held.is_some());
+            let denied = self.state.deny_files.status(&realm.name);
+            let denied = denied.map(|status| status.entries);
+            self.metrics.set_realm(realm, now, held, denied);
+        }
     }
 
     fn realms(&self) -> Vec<Value> {
@@ -159,6 +248,8 @@ impl Core {
             .map(|realm| {
                 let mut status = realm_status(realm, now);
                 (status["refresh"], status["held"]) = self.refresh_status(&realm.name, now);
+                let denied = self.state.deny_files.status(&realm.name);
+                status["deny_list"] = denied.as_ref().map_or(Value::Null, deny_json);
                 status
             })
             .collect()
@@ -216,10 +307,9 @@ fn running_config(old: &Config, new: Config) -> Config {
 fn realm_status(realm: &Realm, now: Timestamp) -> Value {
     let age = realm.confirmed_at.map(|at| now.since(at).as_secs());
     let stops: Map<String, Value> = Scope::ALL
-        .iter()
+        .into_iter()
         .filter_map(|scope| {
-            let grace = realm.policy.offline_grace.get(scope)?;
-            let stops_at = realm.confirmed_at?.saturating_add(*grace);
+            let stops_at = stops_at(realm, scope)?;
             Some((scope.as_str().to_owned(), json!(stops_at.to_string())))
         })
         .collect();
@@ -233,6 +323,10 @@ fn realm_status(realm: &Realm, now: Timestamp) -> Value {
         "scope_stops_at": stops,
         "endpoints": realm.endpoints.iter().map(|e| json!({"client_id": e.client_id, "model": e.model})).collect::<Vec<_>>(),
     })
+}
+
+fn deny_json(status: &DenyStatus) -> Value {
+    json!({"entries": status.entries, "problem": status.problem})
 }
 
 fn not_refreshed(realm: &str) -> String {
@@ -270,11 +364,7 @@ impl http::Control for Core {
             "ready": ready.is_ok(),
             "not_ready_because": ready.err(),
             "uptime_seconds": time::instant().saturating_duration_since(self.started).as_secs(),
-            "clock": {
-                "now": time::now().to_string(),
-                "floor": self.state.floor.get().to_string(),
-                "synchronised": time::synchronised(),
-            },
+            "clock": self.clock_status(),
             "realms": self.realms(),
             "engine": {"running": running, "waiting": waiting},
             "mqtt": self.mqtt.as_ref().map(mqtt::Handle::status),
@@ -283,6 +373,9 @@ impl http::Control for Core {
     }
 
     fn metrics(&self) -> String {
+        let turn = self.metrics.turn.lock();
+        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+        self.set_metrics();
         self.exposition.text()
     }
 
@@ -306,22 +399,22 @@ impl http::Control for Core {
         let keys = self
             .state
             .keyring
-            .pin(realm, jwks, time::now())
+            .pin(realm, jwks, self.pinning_time())
             .map_err(|e| e.to_string())?;
+        self.state.refresher.settle(realm);
         let keys: Vec<Value> = keys.iter().map(key_json).collect();
         let detail = json!({"realm": realm, "keys": keys});
         let recorded = self.state.record("keys_pinned", detail.clone());
         recorded.map_err(|e| e.to_string())?;
-        let snapshot = self.state.snapshot(&config).map_err(|e| e.to_string())?;
-        self.admission.replace_snapshot(snapshot);
+        self.try_replace_snapshot().map_err(|e| e.to_string())?;
         Ok(detail)
     }
 
     fn fetch_keys(&self, realm: &str) -> Result<Value, String> {
         let fetched = self.state.refresher.fetch(realm);
-        let held = fetched.ok_or_else(|| not_refreshed(realm))??;
-        let mut answer = held_json(&held);
-        answer["pinned"] = json!(false);
+        let fetched = fetched.ok_or_else(|| not_refreshed(realm))??;
+        let mut answer = held_json(&fetched.set);
+        answer["pinned"] = json!(fetched.pinned);
         Ok(answer)
     }
 
@@ -329,7 +422,7 @@ impl http::Control for Core {
         let pinned = self
             .state
             .refresher
-            .pin_held(realm, fingerprint, time::now());
+            .pin_held(realm, fingerprint, self.pinning_time());
         let pinned = pinned.ok_or_else(|| {
             format!(
                 "realm {realm:?} holds no set with this fingerprint; fetch it again and compare"
@@ -356,10 +449,16 @@ impl http::Control for Core {
         )
     }
 
+    fn explain_token(&self, token: &str, context: &ExplainContext) -> Result<Value, String> {
+        let (snapshot, clock) = (self.admission.snapshot(), self.state.clock()());
+        let explanation = auth::explain(token, &snapshot, &clock, context);
+        serde_json::to_value(explanation).map_err(|e| e.to_string())
+    }
+
     fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String> {
         let was = self.state.floor.get();
         let to = to.unwrap_or_else(time::now);
-        let reset = self.state.floor.reset(to);
+        let reset = self.state.floor.reset(to, time::instant());
         reset.map_err(|error| format!("the time floor could not be saved: {error}"))?;
         let detail = json!({"was": was.to_string(), "floor": self.state.floor.get().to_string()});
         let recorded = self.state.record("time_reset", detail.clone());

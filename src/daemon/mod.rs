@@ -5,6 +5,7 @@
 
 mod core;
 mod health;
+mod metrics;
 mod models;
 mod state;
 
@@ -30,6 +31,7 @@ use crate::transport::{http, mqtt};
 use crate::{systemd, time};
 use core::Core;
 use health::Health;
+use metrics::Metrics;
 pub use state::State;
 
 /// Why the daemon didn't start, or stopped.
@@ -43,6 +45,8 @@ pub enum RunError {
     DeviceKey(String),
     #[error("pinned keys: {0}")]
     Keys(String),
+    #[error("deny_file: {0}; mend or remove it, a list that can't be read might revoke anything")]
+    DenyFile(String),
     #[error("model {name:?}: {why}")]
     Model { name: String, why: String },
     #[error("engine: {0}")]
@@ -63,6 +67,9 @@ pub enum RunError {
 
 /// When a prompt is to come again whose token's key couldn't be asked for.
 const REFRESH_RETRY: Duration = Duration::from_secs(5);
+
+/// How often the realms' deny files are looked at.
+const DENY_FILES_LOOK: Duration = Duration::from_millis(500);
 
 /// How long answers get to end once they have been interrupted.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -113,8 +120,7 @@ impl Daemon {
         let engine = Engine::start(bundles, config.engine.clone(), &mut registry)?;
         let shutdown = Shutdown::default();
         let parts = parts(state, &engine, &shutdown);
-        let followed = state.follow_issuers(&config);
-        followed.map_err(|e| RunError::Keys(e.to_string()))?;
+        state.follow(&config)?;
         let snapshot = state.snapshot(&config)?;
         let admission = Admission::new(parts, config.admission.clone(), snapshot, &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
@@ -134,6 +140,7 @@ impl Daemon {
             )
         });
         let http_metrics = http::Metrics::register(&mut registry);
+        let metrics = Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
         let core = Arc::new(Core {
             admission,
@@ -146,8 +153,11 @@ impl Daemon {
             exposition: Exposition::new(registry),
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
+            metrics,
+            replacing: std::sync::Mutex::default(),
         });
         core.follow_refreshes();
+        core.follow_deny_files();
         let transports = core.serve(sockets, http_metrics);
         Ok(Daemon {
             core,
@@ -236,6 +246,7 @@ fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
         log: state.log.clone(),
         store: state.store.clone(),
         clock: state.clock(),
+        issued: state.issued(),
         shutdown: shutdown.clone(),
         refresh: refresh(state.refresher.clone()),
     }
@@ -318,12 +329,31 @@ impl Core {
     /// The refresher outlives nobody, so it holds no core.
     fn follow_refreshes(self: &Arc<Self>) {
         let core = Arc::downgrade(self);
-        let changed = move |realm: &str, outcome: &Outcome| {
+        let changed = move |realm: &str, outcome: &Outcome, news: bool| {
             if let Some(core) = core.upgrade() {
-                core.keys_refreshed(realm, outcome);
+                core.keys_refreshed(realm, outcome, news);
             }
         };
         self.state.refresher.on_change(Box::new(changed));
+    }
+
+    /// Apart from the housekeeping, which may wait for a slow disk; also while draining.
+    fn follow_deny_files(self: &Arc<Self>) {
+        let core = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut look = interval(DENY_FILES_LOOK);
+            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                look.tick().await;
+                let Some(core) = core.upgrade() else {
+                    return;
+                };
+                let looked = tokio::task::spawn_blocking(move || core.look_at_deny_files());
+                if looked.await.is_err() {
+                    tracing::error!("looking at the deny files panicked");
+                }
+            }
+        });
     }
 
     fn serve(self: &Arc<Self>, sockets: Sockets, metrics: http::Metrics) -> JoinSet<()> {

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::RunError;
+use crate::audit;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Snapshot};
 use crate::config::{Config, RealmConfig};
 use crate::https::HttpsError;
 use crate::identity::{Key, Nonces};
-use crate::keysync::{Floor, Keyring, Refresher};
+use crate::keysync::{DenyFiles, Floor, Keyring, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
-use crate::{audit, time};
+use crate::time::{self, Timestamp};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -27,6 +28,7 @@ pub struct State {
     /// What transports give out for DPoP proofs.
     pub nonces: Nonces,
     pub refresher: Refresher,
+    pub deny_files: DenyFiles,
 }
 
 impl State {
@@ -42,10 +44,18 @@ impl State {
         let keyring = Keyring::open(&store, folder.join("keys"))
             .map_err(|e| RunError::Keys(e.to_string()))?;
         let floor = Arc::new(Floor::open(&store).map_err(fail)?);
-        let confirmed = Arc::clone(&floor);
-        // Keys confirmed by a clock that restarted in 1970 would be stale at once.
-        let clock = move || (time::now().max(confirmed.get()), time::instant());
-        let refresher = Refresher::new(keyring.clone(), Box::new(clock));
+        let passed = Arc::clone(&floor);
+        // Only a time that can be trusted confirms keys: by a clock that is ahead they would never
+        // grow old again.
+        let clock = move || {
+            let now = match time::synchronised() {
+                true => time::now(),
+                false => Timestamp(0),
+            };
+            (now.max(passed.get()), time::instant())
+        };
+        let deny_files = DenyFiles::default();
+        let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
         let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         let state = State {
             refresher,
@@ -55,6 +65,7 @@ impl State {
             log,
             keyring,
             floor,
+            deny_files,
         };
         state.record_repairs()?;
         Ok(state)
@@ -86,16 +97,49 @@ impl State {
     /// Time as decisions see it.
     pub fn clock(&self) -> Box<dyn Fn() -> Clock + Send + Sync> {
         let floor = Arc::clone(&self.floor);
-        Box::new(move || Clock {
-            now: time::now(),
-            floor: floor.get(),
-            synchronised: time::synchronised(),
-            realm_floors: Arc::default(),
+        Box::new(move || {
+            let (now, synchronised) = (time::now(), time::synchronised());
+            Clock {
+                now,
+                floor: floor.get(),
+                synchronised,
+                realm_floors: match synchronised {
+                    true => Arc::default(),
+                    false => floor.realms(now, time::instant()),
+                },
+            }
         })
     }
 
+    /// Takes a genuine token's word for the time, while nothing better tells it.
+    pub fn issued(&self) -> Box<dyn Fn(&str, Timestamp) + Send + Sync> {
+        let floor = Arc::clone(&self.floor);
+        Box::new(move |issuer, issued_at| {
+            if !time::synchronised() {
+                floor.issued(issuer, issued_at, time::now(), time::instant());
+            }
+        })
+    }
+
+    /// Follows the configuration's issuers, their keys, floors and deny files; where one of these
+    /// can't be used, nothing changes.
+    pub fn follow(&self, config: &Config) -> Result<(), RunError> {
+        let files = config.realms.iter().filter_map(|realm| {
+            let path = realm.deny_file.clone()?;
+            Some((realm.name.clone(), path))
+        });
+        let followed = self.deny_files.configure(&files.collect());
+        followed.map_err(RunError::DenyFile)?;
+        let followed = self.follow_issuers(config);
+        followed.map_err(|e| RunError::Keys(e.to_string()))?;
+        let issuers = config.realms.iter().map(|realm| realm.issuer.as_str());
+        let issuers: Vec<&str> = issuers.collect();
+        self.floor.follow(&issuers, time::instant());
+        Ok(())
+    }
+
     /// Fetches keys from where the configuration says, from now on.
-    pub fn follow_issuers(&self, config: &Config) -> Result<(), HttpsError> {
+    fn follow_issuers(&self, config: &Config) -> Result<(), HttpsError> {
         let sources = config.realms.iter().filter_map(|realm| {
             let source = realm.jwks.clone()?;
             Some((realm.name.clone(), source))
@@ -112,8 +156,18 @@ impl State {
         Ok(Snapshot {
             epoch: 0,
             realms,
-            deny: DenyList::default(),
+            deny: self.deny_list(config),
         })
+    }
+
+    fn deny_list(&self, config: &Config) -> DenyList {
+        let lists = config.realms.iter().filter_map(|realm| {
+            let list = self.deny_files.list(&realm.name)?;
+            Some((realm.issuer.clone(), list))
+        });
+        DenyList {
+            realms: lists.collect(),
+        }
     }
 
     fn realm(&self, config: &RealmConfig) -> Result<Realm, RunError> {
@@ -146,7 +200,7 @@ impl State {
         if let Err(error) = closed {
             tracing::error!(%error, "the stop could not be recorded");
         }
-        if let Err(error) = self.floor.save() {
+        if let Err(error) = self.floor.save(time::instant()) {
             tracing::error!(%error, "the time floor could not be saved");
         }
         if let Err(error) = self.log.close(time::now()) {

@@ -1,7 +1,9 @@
 //! The pinned keys of each realm: kept in the store, changed by an explicit pin, or by a refresh
-//! ([`refresh`]) with a set that shares a key. [`floor`] keeps the time floor.
+//! ([`refresh`]) with a set that shares a key. [`floor`] keeps the time floors, [`deny`] follows the
+//! realms' deny files.
 
 mod backup;
+mod deny;
 mod floor;
 mod refresh;
 #[cfg(test)]
@@ -15,8 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::backup::Backup;
+pub use self::deny::{Changed, DenyFiles, DenyStatus};
 pub use self::floor::Floor;
-pub use self::refresh::{Held, Outcome, Refresher, Report, Source, Why};
+pub use self::refresh::{Fetched, Held, Outcome, Refresher, Report, Source, Why};
 use crate::auth::{KeyInfo, KeySet};
 use crate::identity::is_topic_level;
 use crate::store::{MAX_KEY, Store, StoreError, Tree};

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Keyring, KeysError, MAX_JWKS};
+use super::{DenyFiles, Keyring, KeysError, MAX_JWKS};
 use crate::auth::{KeyInfo, KeySet};
 use crate::https::{Https, HttpsError};
 use crate::identity::random;
@@ -76,8 +76,20 @@ pub struct Report {
     pub held: Option<Held>,
 }
 
+/// A realm, what came of a fetch, and whether that is news: a set that is held already is none.
 /// Called within the flight, so that whoever waited for it sees its effect.
-type Changed = Box<dyn Fn(&str, &Outcome) + Send + Sync>;
+type Changed = Box<dyn Fn(&str, &Outcome, bool) + Send + Sync>;
+
+/// A time that has passed for certain, which confirms keys, and the instant.
+type Clock = Box<dyn Fn() -> (Timestamp, Instant) + Send + Sync>;
+
+/// What an explicit fetch has found.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    pub set: Held,
+    /// It is the pinned one: there is nothing to hold.
+    pub pinned: bool,
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -85,8 +97,9 @@ pub struct Refresher(Arc<Inner>);
 
 struct Inner {
     keyring: Keyring,
-    /// Time and instant, read when a fetch ends.
-    clock: Box<dyn Fn() -> (Timestamp, Instant) + Send + Sync>,
+    deny_files: DenyFiles,
+    /// Read when a fetch ends.
+    clock: Clock,
     changed: OnceLock<Changed>,
     realms: Mutex<BTreeMap<String, Arc<Line>>>,
 }
@@ -107,6 +120,8 @@ struct State {
     next: Instant,
     last: Option<(Outcome, Timestamp)>,
     held: Option<Held>,
+    /// The fingerprint of the set that was reported as held last.
+    told: Option<String>,
 }
 
 impl std::fmt::Debug for Refresher {
@@ -116,12 +131,10 @@ impl std::fmt::Debug for Refresher {
 }
 
 impl Refresher {
-    pub fn new(
-        keyring: Keyring,
-        clock: Box<dyn Fn() -> (Timestamp, Instant) + Send + Sync>,
-    ) -> Refresher {
+    pub fn new(keyring: Keyring, deny_files: DenyFiles, clock: Clock) -> Refresher {
         Refresher(Arc::new(Inner {
             keyring,
+            deny_files,
             clock,
             changed: OnceLock::new(),
             realms: Mutex::default(),
@@ -183,22 +196,43 @@ impl Refresher {
         };
         let (wall, now) = (self.0.clock)();
         line.note(outcome.clone(), wall, now);
-        if let Some(changed) = self.0.changed.get() {
-            changed(realm, &outcome);
-        }
+        self.tell(realm, &line, &outcome);
         drop(flight);
         Some(outcome)
     }
 
-    /// Fetches the realm's set and holds it, whatever is pinned.
-    pub fn fetch(&self, realm: &str) -> Option<Result<Held, String>> {
+    /// Fetches the realm's set and holds it, unless it is pinned: then it is confirmed.
+    pub fn fetch(&self, realm: &str) -> Option<Result<Fetched, String>> {
         let line = self.line(realm)?;
         let _flight = line.flight.lock().unwrap_or_else(PoisonError::into_inner);
         let fetched = line.fetch().map(|(keys, jwks)| Held { keys, jwks });
-        if let Ok(held) = &fetched {
-            line.state().held = Some(held.clone());
+        Some(fetched.and_then(|set| self.looked_at(realm, &line, set)))
+    }
+
+    fn looked_at(&self, realm: &str, line: &Line, set: Held) -> Result<Fetched, String> {
+        let keyring = &self.0.keyring;
+        let known = keyring.get(realm).map_err(|error| error.to_string())?;
+        let pinned = known.is_some_and(|known| known.keys.same_keys(&set.keys));
+        if pinned {
+            let (now, _) = (self.0.clock)();
+            let confirmed = keyring.confirm(realm, now);
+            confirmed.map_err(|error| error.to_string())?;
+            line.state().forget_held();
+            self.tell(realm, line, &Outcome::Confirmed);
+        } else {
+            // Whoever fetches sees it, so it is no news.
+            let mut state = line.state();
+            state.told = Some(set.keys.fingerprint());
+            state.held = Some(set.clone());
         }
-        Some(fetched)
+        Ok(Fetched { set, pinned })
+    }
+
+    /// The realm's keys have been pinned by hand: what was held is settled.
+    pub fn settle(&self, realm: &str) {
+        if let Some(line) = self.line(realm) {
+            line.state().forget_held();
+        }
     }
 
     /// Pins the held set when it is the one that `fingerprint` names. `None`: there is no such set.
@@ -213,7 +247,7 @@ impl Refresher {
         let held = held.filter(|held| held.keys.fingerprint() == fingerprint)?;
         let pinned = self.0.keyring.pin(realm, &held.jwks, now);
         if pinned.is_ok() {
-            line.state().held = None;
+            line.state().forget_held();
         }
         Some(pinned)
     }
@@ -229,6 +263,23 @@ impl Refresher {
         })
     }
 
+    fn tell(&self, realm: &str, line: &Line, outcome: &Outcome) {
+        let news = *outcome != Outcome::Held || line.state().is_held_news();
+        if let Some(changed) = self.0.changed.get() {
+            changed(realm, outcome, news);
+        }
+    }
+
+    /// Whether a key that is in force vouches for the new set. One that the realm's deny-list
+    /// names doesn't: it may be in the hands of whoever serves the set.
+    fn vouched(&self, realm: &str, old: &KeySet, new: &KeySet, now: Timestamp) -> bool {
+        let denied = self.0.deny_files.list(realm).unwrap_or_default();
+        let thumbprints = |set: &KeySet| set.keys().into_iter().map(|key| key.thumbprint);
+        thumbprints(old)
+            .filter(|old| !denied.revokes_key(old, now))
+            .any(|old| thumbprints(new).any(|new| new == old))
+    }
+
     /// What becomes of a sound set.
     fn judge(&self, realm: &str, line: &Line, keys: KeySet, jwks: Vec<u8>) -> Outcome {
         let (now, _) = (self.0.clock)();
@@ -241,8 +292,9 @@ impl Refresher {
             Some(pinned) if pinned.keys.same_keys(&keys) => {
                 (keyring.confirm(realm, now), Outcome::Confirmed)
             }
-            Some(pinned) if pinned.keys.shares_key(&keys) => {
-                (keyring.pin(realm, &jwks, now).map(drop), Outcome::Replaced)
+            Some(pinned) if self.vouched(realm, &pinned.keys, &keys, now) => {
+                let at = now.max(pinned.confirmed_at);
+                (keyring.pin(realm, &jwks, at).map(drop), Outcome::Replaced)
             }
             _ => {
                 line.state().held = Some(Held { keys, jwks });
@@ -251,7 +303,7 @@ impl Refresher {
         };
         match done {
             Ok(()) => {
-                line.state().held = None;
+                line.state().forget_held();
                 outcome
             }
             Err(error) => Outcome::Failed(error.to_string()),
@@ -281,6 +333,7 @@ impl Line {
                 next: now,
                 last: None,
                 held: None,
+                told: None,
             }),
         })
     }
@@ -322,6 +375,19 @@ impl Line {
 }
 
 impl State {
+    fn forget_held(&mut self) {
+        self.held = None;
+        self.told = None;
+    }
+
+    /// Once for each set.
+    fn is_held_news(&mut self) -> bool {
+        let held = self.held.as_ref().map(|held| held.keys.fingerprint());
+        let news = held != self.told;
+        self.told = held;
+        news
+    }
+
     fn cooldown(&self, least: Duration, now: Instant) -> Option<Duration> {
         let passed = now.saturating_duration_since(self.last_fetch?);
         least.checked_sub(passed).filter(|wait| !wait.is_zero())

@@ -66,6 +66,8 @@ struct Bench {
     keyring: Keyring,
     issuer: Issuer,
     refresher: Refresher,
+    denied: std::path::PathBuf,
+    deny_files: DenyFiles,
 }
 
 impl Bench {
@@ -77,7 +79,12 @@ impl Bench {
             keyring.pin("dev", set, Timestamp(5)).unwrap();
         }
         let clock = || (Timestamp(1_000_000), time::instant());
-        let refresher = Refresher::new(keyring.clone(), Box::new(clock));
+        let denied = folder.path().join("deny.json");
+        std::fs::write(&denied, r#"{"version":1}"#).unwrap();
+        let deny_files = DenyFiles::default();
+        let files = BTreeMap::from([("dev".to_owned(), denied.clone())]);
+        deny_files.configure(&files).unwrap();
+        let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
         let issuer = Issuer::start();
         let source = Source {
             uri: issuer.uri.clone(),
@@ -93,6 +100,8 @@ impl Bench {
             keyring,
             issuer,
             refresher,
+            denied,
+            deny_files,
         }
     }
 
@@ -146,6 +155,53 @@ fn a_foreign_set_is_held_until_its_fingerprint_is_pinned() {
         assert_eq!(bench.pinned().keys.keys()[0].kid, "foreign");
         assert!(bench.refresher.report("dev").unwrap().held.is_none());
     }
+}
+
+#[test]
+fn a_key_that_is_denied_vouches_for_nothing() {
+    let (leaked, new) = (jwks("leaked"), jwks("new"));
+    let bench = Bench::new(Some(&leaked));
+    let thumbprint = bench.pinned().keys.keys()[0].thumbprint.clone();
+    let list = json!({"version": 1, "revoked": [{"jkt": thumbprint}]});
+    std::fs::write(&bench.denied, list.to_string()).unwrap();
+    assert_eq!(bench.deny_files.look().len(), 1);
+    bench.issuer.says("200 OK", both(&leaked, &new));
+    assert_eq!(bench.refresh(), Outcome::Held);
+    assert_eq!(bench.pinned().keys.keys().len(), 1);
+}
+
+#[test]
+fn a_set_is_news_when_it_begins_to_be_held_and_gone_when_keys_are_pinned() {
+    let bench = Bench::new(Some(&jwks("old")));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&told);
+    let note = move |_: &str, outcome: &Outcome, news| {
+        notes.lock().unwrap().push((outcome.as_str(), news));
+    };
+    bench.refresher.on_change(Box::new(note));
+    let (one, other) = (jwks("one"), jwks("other"));
+    for set in [&one, &one, &other, &one] {
+        bench.issuer.says("200 OK", set.clone());
+        bench.refresh();
+    }
+    let news: Vec<bool> = told.lock().unwrap().iter().map(|(_, news)| *news).collect();
+    assert_eq!(news, [true, false, true, true]);
+    bench.refresher.settle("dev");
+    assert!(bench.refresher.report("dev").unwrap().held.is_none());
+}
+
+#[test]
+fn a_fetch_tells_whether_its_set_is_the_pinned_one() {
+    let (old, foreign) = (jwks("old"), jwks("foreign"));
+    let bench = Bench::new(Some(&old));
+    let fetch = || bench.refresher.fetch("dev").unwrap().unwrap().pinned;
+    bench.issuer.says("200 OK", foreign);
+    assert!(!fetch());
+    assert!(bench.refresher.report("dev").unwrap().held.is_some());
+    bench.issuer.says("200 OK", old);
+    assert!(fetch());
+    assert!(bench.refresher.report("dev").unwrap().held.is_none());
+    assert_eq!(bench.pinned().confirmed_at, Timestamp(1_000_000));
 }
 
 #[test]

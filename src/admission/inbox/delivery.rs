@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::entry::{Entry, State, StoredAnswer};
+use super::entry::{Entry, FirstClock, State, StoredAnswer};
 use super::shelf::{Busy, Inbox};
 use crate::admission::{Admission, Admitted};
 use crate::auth::{Binding, Credential, Decision, Grant, NonceRule, Permitted};
@@ -92,7 +92,7 @@ impl Admission {
         let prior = self.prior(&credential, &delivery);
         let prior = prior.map_err(|e| Rejected::unverified(unavailable(&e)))?;
         let recognised = prior.entry.is_some();
-        let first_clock = prior.entry.as_ref().map(|entry| entry.clock.into());
+        let first_clock = prior.entry.as_ref().map(|entry| entry.clock.clone().into());
         let clock = first_clock.unwrap_or_else(|| (self.0.clock)());
         let credential = match recognised {
             true => without_nonce(credential),
@@ -125,8 +125,11 @@ impl Admission {
             Some((State::Begun, attempts, _)) if attempts >= MOST_ATTEMPTS => {
                 return Err(reject(RefuseReason::AttemptsExhausted.into()));
             }
-            Some((State::Begun, attempts, clock)) => prior.begin(attempts + 1, clock.into()),
-            None => prior.begin(1, clock),
+            Some((State::Begun, attempts, clock)) => prior.begin(attempts + 1, clock),
+            None => {
+                let clock = FirstClock::new(&clock, &grant.principal.issuer);
+                prior.begin(1, clock)
+            }
         };
         let begin = Begin {
             inbox: self.0.inbox.clone(),
@@ -208,11 +211,11 @@ impl Prior {
         ])
     }
 
-    fn begin(&self, attempts: u32, clock: crate::auth::Clock) -> Entry {
+    fn begin(&self, attempts: u32, clock: FirstClock) -> Entry {
         Entry {
             state: State::Begun,
             attempts,
-            clock: clock.into(),
+            clock,
             touched: time::now(),
             attempt_key: self.attempt_key,
         }

@@ -198,7 +198,7 @@ mod tests {
         Entry {
             state: State::Begun,
             attempts: 1,
-            clock: clock.into(),
+            clock: super::super::entry::FirstClock::new(&clock, "a"),
             touched,
             attempt_key: [n | 0x80; 32],
         }

@@ -15,9 +15,11 @@ use super::public::{OPENMETRICS, wrong_method};
 use super::reply::{self, Body, JSON, Refused};
 use super::{Control, Settings, request};
 use crate::audit::{AuditError, Log, Record};
+use crate::auth::ExplainContext;
 use crate::json;
-use crate::prompt::Origin;
+use crate::prompt::{Origin, Scope, Transport};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
+use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::time::Timestamp;
 use crate::wire;
@@ -44,6 +46,7 @@ enum Route {
     FetchKeys(String),
     PinHeld(String),
     RefreshKeys(String),
+    Explain,
     ResetTime,
     Audit,
 }
@@ -104,6 +107,11 @@ impl Admin {
                 let fingerprint =
                     fingerprint.ok_or_else(|| bad_value("fingerprint", "a string"))?;
                 self.json(move |control| control.pin_held_keys(&realm, &fingerprint))
+                    .await
+            }
+            Route::Explain => {
+                let (token, context) = to_explain(&self.object(request).await?)?;
+                self.json(move |control| control.explain_token(token.expose(), &context))
                     .await
             }
             Route::ResetTime => {
@@ -272,6 +280,7 @@ impl Route {
             "/reload" => Route::Reload,
             "/keys" => Route::Keys,
             "/audit" => Route::Audit,
+            "/keys/explain" => Route::Explain,
             "/time/reset" => Route::ResetTime,
             _ => {
                 let (realm, action) = match path.strip_prefix("/keys/")?.split_once('/') {
@@ -300,6 +309,7 @@ impl Route {
             Route::FetchKeys(_) => "/keys/{realm}/fetch",
             Route::PinHeld(_) => "/keys/{realm}/pin-held",
             Route::RefreshKeys(_) => "/keys/{realm}/refresh",
+            Route::Explain => "/keys/explain",
             Route::ResetTime => "/time/reset",
             Route::Audit => "/audit",
         }
@@ -316,6 +326,7 @@ impl Route {
             Route::FetchKeys(realm) => format!("keys fetch {}", short(realm)),
             Route::PinHeld(realm) => format!("keys pin held {}", short(realm)),
             Route::RefreshKeys(realm) => format!("keys refresh {}", short(realm)),
+            Route::Explain => "keys explain".to_owned(),
             Route::ResetTime => "time reset".to_owned(),
             Route::Audit => "audit read".to_owned(),
         }
@@ -327,6 +338,7 @@ impl Route {
             | Route::FetchKeys(_)
             | Route::PinHeld(_)
             | Route::RefreshKeys(_)
+            | Route::Explain
             | Route::ResetTime => (Method::POST, "POST"),
             Route::PinKeys(_) => (Method::PUT, "PUT"),
             _ => (Method::GET, "GET"),
@@ -340,6 +352,27 @@ impl Route {
 
 fn short(realm: &str) -> String {
     realm.chars().take(64).collect()
+}
+
+/// A token, and the request that it is tried for: by the socket, to read, unless told otherwise.
+fn to_explain(body: &Value) -> Result<(Secret<String>, ExplainContext), Refusal> {
+    let text = |name: &'static str| match &body[name] {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text.as_str())),
+        _ => Err(bad_value(name, "a string")),
+    };
+    let token = text("token")?.ok_or_else(|| bad_value("token", "a string"))?;
+    let transport = text("transport")?.unwrap_or(Transport::Socket.as_str());
+    let transport = Transport::ALL.into_iter().find(|t| t.as_str() == transport);
+    let transport = transport.ok_or_else(|| bad_value("transport", "socket, tcp or mqtt"))?;
+    let scope = text("scope")?.unwrap_or(Scope::Read.as_str());
+    let scope = Scope::ALL.into_iter().find(|s| s.as_str() == scope);
+    let context = ExplainContext {
+        transport: Some(transport),
+        model: text("model")?.map(str::to_owned),
+        scope: scope.ok_or_else(|| bad_value("scope", "read, write, fine-tune or audit"))?,
+    };
+    Ok((Secret::new(token.to_owned()), context))
 }
 
 /// `None`: the present.
@@ -375,6 +408,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_token_is_explained_for_the_request_that_is_named() {
+        let body = serde_json::json!({"token": "a.b.c", "transport": "mqtt", "scope": "write"});
+        let (token, context) = to_explain(&body).unwrap();
+        assert_eq!(token.expose(), "a.b.c");
+        assert_eq!(context.transport, Some(Transport::Mqtt));
+        assert_eq!((context.scope, context.model), (Scope::Write, None));
+        for bad in [
+            serde_json::json!({}),
+            serde_json::json!({"token": 1}),
+            serde_json::json!({"token": "a", "transport": "pigeon"}),
+            serde_json::json!({"token": "a", "scope": "all"}),
+        ] {
+            assert!(to_explain(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn routes_and_methods() {
         for (path, method) in [
             ("/status", Method::GET),
@@ -385,6 +435,7 @@ mod tests {
             ("/keys/dev/fetch", Method::POST),
             ("/keys/dev/pin-held", Method::POST),
             ("/keys/dev/refresh", Method::POST),
+            ("/keys/explain", Method::POST),
             ("/time/reset", Method::POST),
             ("/audit", Method::GET),
         ] {

@@ -54,6 +54,10 @@ impl Control for Notes {
         self.note(format!("refreshed {realm}"));
         Ok(json!({}))
     }
+    fn explain_token(&self, token: &str, _: &ExplainContext) -> Result<Value, String> {
+        self.note(format!("explained {token}"));
+        Ok(json!({}))
+    }
     fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String> {
         self.note(format!("reset to {to:?}"));
         Ok(json!({}))

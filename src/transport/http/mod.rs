@@ -38,6 +38,7 @@ use door::{Listening, TlsDoor};
 
 use crate::admission::Admission;
 use crate::audit::Log;
+use crate::auth::ExplainContext;
 use crate::prompt::Origin;
 use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
@@ -95,6 +96,8 @@ pub trait Control: Send + Sync + 'static {
     fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Value, String>;
     /// Refreshes the realm's keys now. Blocks (called on the blocking pool).
     fn refresh_keys(&self, realm: &str) -> Result<Value, String>;
+    /// Tells check by check what becomes of the token. Blocks (called on the blocking pool).
+    fn explain_token(&self, token: &str, context: &ExplainContext) -> Result<Value, String>;
     /// Sets the time floor, also back. Blocks (called on the blocking pool).
     fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String>;
     fn audit(&self) -> Log;

@@ -1,0 +1,144 @@
+//! Metrics of keys, deny-lists and clock: set when they are read.
+
+use std::sync::Mutex;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::auth::Realm;
+use crate::keysync::Outcome;
+use crate::prompt::Scope;
+use crate::telemetry::Registry;
+use crate::time::Timestamp;
+
+#[derive(Debug, Default)]
+pub(super) struct Metrics {
+    keys_age: Family<OfRealm, Gauge>,
+    scope_remaining: Family<OfScope, Gauge>,
+    refreshes: Family<OfOutcome, Counter>,
+    held: Family<OfRealm, Gauge>,
+    deny_entries: Family<OfRealm, Gauge>,
+    synchronised: Gauge,
+    floor: Gauge,
+    /// Readers take turns, so that none sees the realms of another half replaced.
+    pub(super) turn: Mutex<()>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRealm {
+    realm: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfScope {
+    realm: String,
+    scope: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    realm: String,
+    outcome: &'static str,
+}
+
+impl Metrics {
+    pub(super) fn register(registry: &mut Registry) -> Metrics {
+        let metrics = Metrics::default();
+        let mut gauges = |name: &str, help: &str, family: &Family<OfRealm, Gauge>| {
+            registry.register(name, help, family.clone());
+        };
+        let age = "Since a realm's keys were confirmed";
+        gauges("slmd_keys_age_seconds", age, &metrics.keys_age);
+        let held = "Whether a fetched key set waits for a person";
+        gauges("slmd_keys_held", held, &metrics.held);
+        let entries = "Entries of a realm's deny-list";
+        gauges("slmd_deny_list_entries", entries, &metrics.deny_entries);
+        registry.register(
+            "slmd_scope_remaining_seconds",
+            "Until a scope stops unless the keys are confirmed",
+            metrics.scope_remaining.clone(),
+        );
+        registry.register(
+            "slmd_keys_refreshes",
+            "Fetches of a realm's keys, by what came of them",
+            metrics.refreshes.clone(),
+        );
+        registry.register(
+            "slmd_clock_synchronised",
+            "Whether the clock is kept in step with a time source",
+            metrics.synchronised.clone(),
+        );
+        registry.register(
+            "slmd_clock_floor_timestamp_seconds",
+            "The time before which it certainly isn't",
+            metrics.floor.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn refreshed(&self, realm: &str, outcome: &Outcome) {
+        let (realm, outcome) = (realm.to_owned(), outcome.as_str());
+        let labels = OfOutcome { realm, outcome };
+        self.refreshes.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn set_clock(&self, floor: Timestamp, synchronised: bool) {
+        self.floor.set(number(floor.as_secs()));
+        self.synchronised.set(synchronised.into());
+    }
+
+    /// Begins anew, so that a realm that is gone leaves nothing behind.
+    pub(super) fn clear_realms(&self) {
+        self.keys_age.clear();
+        self.scope_remaining.clear();
+        self.held.clear();
+        self.deny_entries.clear();
+    }
+
+    pub(super) fn set_realm(
+        &self,
+        realm: &Realm,
+        now: Timestamp,
+        held: Option<bool>,
+        denied: Option<usize>,
+    ) {
+        let name = OfRealm {
+            realm: realm.name.clone(),
+        };
+        if let Some(at) = realm.confirmed_at {
+            let age = self.keys_age.get_or_create(&name);
+            age.set(number(now.since(at).as_secs()));
+        }
+        for scope in Scope::ALL {
+            let Some(stops_at) = stops_at(realm, scope) else {
+                continue;
+            };
+            let labels = OfScope {
+                realm: realm.name.clone(),
+                scope: scope.as_str(),
+            };
+            let remaining = self.scope_remaining.get_or_create(&labels);
+            remaining.set(number(stops_at.since(now).as_secs()));
+        }
+        if let Some(held) = held {
+            self.held.get_or_create(&name).set(held.into());
+        }
+        if let Some(entries) = denied {
+            self.deny_entries
+                .get_or_create(&name)
+                .set(number(entries as u64));
+        }
+    }
+}
+
+/// When the realm's keys will be too old for the scope, if ever.
+pub(super) fn stops_at(realm: &Realm, scope: Scope) -> Option<Timestamp> {
+    let grace = realm.policy.offline_grace.get(&scope)?;
+    Some(realm.confirmed_at?.saturating_add(*grace))
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

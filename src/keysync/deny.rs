@@ -1,0 +1,268 @@
+//! The realms' deny files: looked at while the daemon runs, and never half believed.
+//!
+//! A file counts from when it has been read whole and understood whole. One that can't be keeps
+//! the list before it in force: to forget a revocation would be worse than to miss one.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::auth::Revocations;
+
+/// A little more than `Revocations::parse` takes, so that it is what refuses a larger file.
+const MAX_READ: u64 = 257 * 1024;
+
+/// The deny files by realm. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct DenyFiles(Arc<Mutex<BTreeMap<String, Watched>>>);
+
+#[derive(Debug, Clone)]
+struct Watched {
+    path: PathBuf,
+    /// Of the file that was last looked into; `None`: it wasn't there.
+    seen: Option<Mark>,
+    list: Revocations,
+    problem: Option<String>,
+}
+
+/// Changes with the file's content: a writer either replaces the file or changes its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+/// A file that has changed: how many entries it has, or why the old list stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    pub realm: String,
+    pub result: Result<usize, String>,
+}
+
+/// What is in force of a realm's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DenyStatus {
+    pub entries: usize,
+    pub problem: Option<String>,
+}
+
+impl DenyFiles {
+    /// Follows the configuration: all of it, or, where a new file can't be used, nothing. A file
+    /// that is followed already keeps its list.
+    pub fn configure(&self, files: &BTreeMap<String, PathBuf>) -> Result<(), String> {
+        let mut watched = self.watched();
+        let mut new = BTreeMap::new();
+        for (realm, path) in files {
+            let same = watched.get(realm).filter(|old| old.path == *path);
+            let file = match same {
+                Some(old) => old.clone(),
+                None => Watched::open(path)
+                    .map_err(|why| format!("realm {realm:?}: {}: {why}", path.display()))?,
+            };
+            new.insert(realm.clone(), file);
+        }
+        *watched = new;
+        Ok(())
+    }
+
+    /// Reads what has changed since the last look; each state of a file is reported once. Blocks.
+    pub fn look(&self) -> Vec<Changed> {
+        let mut watched = self.watched();
+        let changed = watched.iter_mut().filter_map(|(realm, file)| {
+            let result = file.look()?;
+            let realm = realm.clone();
+            Some(Changed { realm, result })
+        });
+        changed.collect()
+    }
+
+    pub fn list(&self, realm: &str) -> Option<Revocations> {
+        self.watched().get(realm).map(|file| file.list.clone())
+    }
+
+    pub fn status(&self, realm: &str) -> Option<DenyStatus> {
+        self.watched().get(realm).map(|file| DenyStatus {
+            entries: file.list.len(),
+            problem: file.problem.clone(),
+        })
+    }
+
+    fn watched(&self) -> MutexGuard<'_, BTreeMap<String, Watched>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched {
+    fn open(path: &Path) -> Result<Watched, String> {
+        let (seen, list) = read(path).map_err(unreadable)?;
+        Ok(Watched {
+            path: path.to_owned(),
+            seen: Some(seen),
+            list: list?,
+            problem: None,
+        })
+    }
+
+    /// `None`: as it was.
+    fn look(&mut self) -> Option<Result<usize, String>> {
+        let now = std::fs::metadata(&self.path).map(|meta| Mark::of(&meta));
+        // A file that can't be read now may be later, without a change that shows.
+        if now.is_ok() && now.as_ref().ok() == self.seen.as_ref() {
+            return None;
+        }
+        let (seen, list) = match read(&self.path) {
+            Ok((seen, list)) => (Some(seen), list),
+            Err(error) => (None, Err(unreadable(error))),
+        };
+        let again = seen == self.seen && list.as_ref().err() == self.problem.as_ref();
+        self.seen = seen;
+        match list {
+            Ok(list) => {
+                self.problem = None;
+                // Touched, or put back: nothing new is in force.
+                if self.list == list {
+                    return None;
+                }
+                self.list = list;
+                Some(Ok(self.list.len()))
+            }
+            Err(why) => {
+                self.problem = Some(why.clone());
+                (!again).then_some(Err(why))
+            }
+        }
+    }
+}
+
+impl Mark {
+    fn of(meta: &std::fs::Metadata) -> Mark {
+        Mark {
+            device: meta.dev(),
+            inode: meta.ino(),
+            length: meta.size(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        }
+    }
+}
+
+/// The mark is taken first, so that what is written while this reads is seen at the next look.
+fn read(path: &Path) -> io::Result<(Mark, Result<Revocations, String>)> {
+    let file = File::open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_READ).read_to_end(&mut text)?;
+    Ok((Mark::of(&meta), Revocations::parse(&text)))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form of `map_err`")]
+fn unreadable(error: io::Error) -> String {
+    format!("it can't be read: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const ONE: &str = r#"{"version":1,"revoked":[{"sub":"a"}]}"#;
+    const TWO: &str = r#"{"version":1,"revoked":[{"sub":"a"},{"jti":"b"}]}"#;
+
+    struct Bench {
+        _folder: tempfile::TempDir,
+        path: PathBuf,
+        files: DenyFiles,
+    }
+
+    impl Bench {
+        fn new(text: &str) -> Bench {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("deny.json");
+            fs::write(&path, text).unwrap();
+            let (files, _folder) = (DenyFiles::default(), folder);
+            Bench {
+                _folder,
+                path,
+                files,
+            }
+        }
+
+        fn configure(&self) -> Result<(), String> {
+            let files = BTreeMap::from([("dev".to_owned(), self.path.clone())]);
+            self.files.configure(&files)
+        }
+
+        fn replace(&self, text: &str) {
+            let new = self.path.with_extension("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(new, &self.path).unwrap();
+        }
+
+        /// Entries, whether there is a problem, and what the look reported.
+        fn look(&self) -> (usize, bool, Vec<Result<usize, String>>) {
+            let reports = self.files.look().into_iter().map(|changed| changed.result);
+            let reports = reports.collect();
+            let status = self.files.status("dev").unwrap();
+            (status.entries, status.problem.is_some(), reports)
+        }
+    }
+
+    #[test]
+    fn a_changed_file_is_read_once_and_an_unchanged_one_never() {
+        let bench = Bench::new(ONE);
+        bench.configure().unwrap();
+        assert_eq!(bench.look(), (1, false, vec![]));
+        bench.replace(TWO);
+        assert_eq!(bench.look(), (2, false, vec![Ok(2)]));
+        assert_eq!(bench.look(), (2, false, vec![]));
+        // Written in place.
+        fs::write(&bench.path, ONE).unwrap();
+        assert_eq!(bench.look(), (1, false, vec![Ok(1)]));
+        // The same words in another file are nothing new.
+        bench.replace(ONE);
+        assert_eq!(bench.look(), (1, false, vec![]));
+    }
+
+    #[test]
+    fn a_bad_file_keeps_the_old_list_and_is_reported_once_per_state() {
+        let bench = Bench::new(TWO);
+        bench.configure().unwrap();
+        for bad in ["{", "", r#"{"version":2}"#, &" ".repeat(300 * 1024)] {
+            bench.replace(bad);
+            let (entries, problem, reports) = bench.look();
+            assert!(entries == 2 && problem && reports.len() == 1, "{reports:?}");
+            assert_eq!(bench.look(), (2, true, vec![]));
+        }
+        fs::remove_file(&bench.path).unwrap();
+        let (entries, _, reports) = bench.look();
+        assert!(entries == 2 && reports[0].is_err());
+        assert_eq!(bench.look(), (2, true, vec![]));
+        bench.replace(TWO);
+        assert_eq!(bench.look(), (2, false, vec![]));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_from_the_start_is_refused() {
+        let bench = Bench::new("{");
+        assert!(bench.configure().unwrap_err().contains("strict JSON"));
+        fs::remove_file(&bench.path).unwrap();
+        assert!(bench.configure().unwrap_err().contains("can't be read"));
+        assert_eq!(bench.files.status("dev"), None);
+        bench.replace(ONE);
+        bench.configure().unwrap();
+        // Once it is followed, a reload doesn't mind what has become of it.
+        bench.replace("{");
+        bench.configure().unwrap();
+        assert_eq!(bench.look().0, 1);
+        bench.files.configure(&BTreeMap::new()).unwrap();
+        assert_eq!(bench.files.list("dev"), None);
+    }
+}
