@@ -75,7 +75,10 @@ fn a_proof_for_anything_else_is_refused() {
     let cases = [
         ("htm", with("htm", json!("GET"))),
         ("htu", with("htu", json!("http://edge-1/v1/models"))),
-        ("htu", with("htu", json!(TARGET.replace("edge-1", "edge-2")))),
+        (
+            "htu",
+            with("htu", json!(TARGET.replace("edge-1", "edge-2"))),
+        ),
         (
             "ath",
             holder.sign(&holder.claims("POST", TARGET, &other_token)),

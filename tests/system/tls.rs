@@ -168,7 +168,8 @@ fn a_client_certificate_that_is_required_is_on_record() {
         exchange(stream, "GET", "/livez", &[], "").map(|answer| answer.status)
     });
     assert!(refused.is_err(), "{refused:?}");
-    let stranger = Ca::new("strangers").issue("stranger");
+    let strangers = Ca::new("strangers");
+    let stranger = strangers.issue("stranger");
     let refused = scene
         .connect(scene.client(Some(&stranger)))
         .and_then(|stream| exchange(stream, "GET", "/livez", &[], "").map(|a| a.status));
@@ -220,10 +221,7 @@ fn plain_tcp_is_for_loopback_only() {
         );
         std::fs::write(&file, text).expect("a temporary file");
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_slmd"));
-        command
-            .arg("--config")
-            .arg(&file)
-            .args(["config", "check"]);
+        command.arg("--config").arg(&file).args(["config", "check"]);
         run(&mut command, b"", PATIENCE)
     };
     succeeded(&check("127.0.0.1:8080"));
@@ -342,10 +340,7 @@ fn the_password_file_is_read_again_at_each_connect() {
     };
     set("first-password-0123456789");
     std::fs::write(&own, "first-password-0123456789\n").expect("a temporary file");
-    let more = format!(
-        "allow_anonymous false\npassword_file {}",
-        users.display()
-    );
+    let more = format!("allow_anonymous false\npassword_file {}", users.display());
     let mut broker = broker(&ca, &ca.issue("broker"), port, &more);
     let issuer = Issuer::new("ES256", "mqtts-3");
     let more = format!("username = \"edge-1\"\npassword_file = {own:?}");
@@ -355,7 +350,7 @@ fn the_password_file_is_read_again_at_each_connect() {
 
     set("second-password-0123456789");
     broker.restart();
-    until_problem(&daemon, "password");
+    until_problem(&daemon, "not authorized");
     std::fs::write(&own, "second-password-0123456789\n").expect("a temporary file");
     until_connected(&daemon);
     asks(&broker, &issuer, "with-the-new-one");

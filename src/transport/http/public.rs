@@ -89,7 +89,8 @@ impl Public {
             Ok(response) => response,
             Err(refused) => {
                 if !refused.recorded {
-                    self.admission.refuse_unread(caller.origin, &id, &refused.refusal);
+                    self.admission
+                        .refuse_unread(caller.origin, &id, &refused.refusal);
                 }
                 refused.into_response()
             }
@@ -140,7 +141,8 @@ impl Public {
             Route::Live => Ok(reply::full(StatusCode::OK, TEXT, "ok\n")),
             Route::Ready => {
                 // What is inside is for this machine only.
-                let verbose = !is_tcp(&caller.origin) && request::query(&request, "verbose").is_some();
+                let verbose =
+                    !is_tcp(&caller.origin) && request::query(&request, "verbose").is_some();
                 Ok(self.readiness(verbose))
             }
             Route::Metrics => {

@@ -43,8 +43,9 @@ impl Holder {
     }
 }
 
-/// These claims of a token, bound to the key with this thumbprint.
+/// These claims of a token, bound to the key with this thumbprint as Keycloak binds it.
 pub fn bound(mut claims: Value, thumbprint: &str) -> Value {
+    claims["typ"] = "DPoP".into();
     claims["cnf"] = json!({"jkt": thumbprint});
     claims
 }
