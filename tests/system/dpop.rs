@@ -15,7 +15,7 @@ const TARGET: &str = "http://edge-1/v1/chat/completions";
 const REQUESTS: &str = "slm/edge-1/v1/chat/completions";
 const CANCELS: &str = "slm/edge-1/v1/chat/completions/cancel";
 const REPLY: &str = "slm/edge-1/reply/device-1/dpop";
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 const LONG: &str = "Write a very long story about the sea, the lighthouse and the old fishermen.";
 
 fn start() -> (Daemon, Issuer, Holder) {
@@ -231,6 +231,14 @@ impl Scene {
         answer
     }
 
+    /// How many the daemon remembers.
+    fn proofs_used(&self) -> u64 {
+        let metrics = self.daemon.admin_http("GET", "/metrics", "").body;
+        let mut lines = metrics.lines();
+        let entries = lines.find_map(|line| line.strip_prefix("slmd_dpop_replay_entries "));
+        entries.expect("the metric").parse().expect("a number")
+    }
+
     fn accesses(&self, of: impl Fn(&Value) -> bool) -> Vec<Value> {
         let parse = |line: &String| serde_json::from_str(line).expect("a record is JSON");
         let records = self.daemon.audit(0);
@@ -256,11 +264,16 @@ fn a_message_with_its_proof_is_answered_once() {
     // the model isn't asked.
     let sent = scene.request("once", &short(), |_| {});
     let first = scene.assert_answered(&sent);
-    let again = scene.assert_answered(&sent);
+    // Until the first run's end is on record, a repeat counts as that one.
+    let again = within(PATIENCE, "the answer to a repeat", || {
+        scene.send(&sent);
+        scene.answers.next(Duration::from_secs(2))
+    });
+    assert_eq!(again.user("status"), Some("200"), "{again:?}");
     assert_eq!(again.topic, REPLY);
     assert_eq!(again.user("request-id"), first.user("request-id"));
     assert_eq!(scene.accesses(|r| r["decision"] == "permit").len(), 2);
-    assert!(scene.accesses(|r| r["dpop"] == true).len() >= 2);
+    assert_eq!(scene.proofs_used(), 2);
 }
 
 #[test]
@@ -399,7 +412,7 @@ fn paho_proves_its_key() {
         .token(crate::support::bound(claims(), thumbprint.trim()));
     let env = [("SLMD_TOKEN", token.as_str())];
     succeeded(&python("mqtt_v5.py", &[&port, "--dpop-key", &path], &env));
-    assert_eq!(scene.accesses(|r| r["dpop"] == true).len(), 1);
+    assert_eq!(scene.proofs_used(), 1);
 }
 
 #[track_caller]

@@ -162,7 +162,7 @@ impl Public {
         id: &RequestId,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
-        let credential = self.credential(&caller, &request)?;
+        let credential = credential(&caller, &request, &self.settings.public_urls)?;
         request::require_json(request.headers())?;
         let Settings {
             max_body,
@@ -209,22 +209,6 @@ impl Public {
         Ok(response)
     }
 
-    /// What a request shows; who shows nothing on the Unix socket is who the kernel says.
-    fn credential(
-        &self,
-        caller: &Caller,
-        request: &Request<Incoming>,
-    ) -> Result<Credential, Refusal> {
-        match (&caller.local, request.headers().contains_key(AUTHORIZATION)) {
-            (Some(local), false) => Ok(Credential::LocalPeer {
-                uid: local.uid,
-                gid: local.gid,
-                groups: local.groups.to_vec(),
-            }),
-            _ => request::credential(request, &self.settings.public_urls),
-        }
-    }
-
     /// Admission's leave for what needs no engine.
     async fn authorized(
         &self,
@@ -233,7 +217,7 @@ impl Public {
         id: &RequestId,
         request: &Request<Incoming>,
     ) -> Result<Permitted, Refused> {
-        let credential = self.credential(&caller, request)?;
+        let credential = credential(&caller, request, &self.settings.public_urls)?;
         let scope = action.scope();
         let request = prompt::Request {
             id: id.clone(),
@@ -340,6 +324,24 @@ impl From<TcpPeer> for Caller {
     }
 }
 
+/// What a request shows; who shows nothing on the Unix socket is who the kernel says.
+fn credential<B>(
+    caller: &Caller,
+    request: &Request<B>,
+    origins: &[String],
+) -> Result<Credential, Refusal> {
+    match &caller.local {
+        Some(local) if !request.headers().contains_key(AUTHORIZATION) => {
+            Ok(Credential::LocalPeer {
+                uid: local.uid,
+                gid: local.gid,
+                groups: local.groups.to_vec(),
+            })
+        }
+        _ => request::credential(request, origins),
+    }
+}
+
 fn is_tcp(origin: &Origin) -> bool {
     origin.transport_kind() == Some(Transport::Tcp)
 }
@@ -347,6 +349,37 @@ fn is_tcp(origin: &Origin) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_who_shows_nothing_on_the_unix_socket_is_a_local_peer() {
+        let local = || {
+            Caller::from(Peer {
+                uid: 1000,
+                gid: 100,
+                pid: None,
+                groups: [7, 8].into(),
+            })
+        };
+        let address = || std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let remote = Caller::from(TcpPeer {
+            address: address(),
+            local: address(),
+            certificate: None,
+        });
+        let bare = Request::get("/v1/models").body(()).unwrap();
+        let of = |caller: &Caller, request| credential(caller, request, &[]).unwrap();
+        let Credential::LocalPeer { uid, gid, groups } = of(&local(), &bare) else {
+            panic!("no local peer");
+        };
+        assert_eq!((uid, gid, groups), (1000, 100, vec![7, 8]));
+        assert!(matches!(of(&remote, &bare), Credential::None));
+        for (value, is_bearer) in [("Bearer t", true), ("Basic t", false)] {
+            let shown = Request::get("/v1/models").header("authorization", value);
+            let found = of(&local(), &shown.body(()).unwrap());
+            assert_eq!(matches!(found, Credential::Bearer(_)), is_bearer, "{value}");
+            assert!(!matches!(found, Credential::LocalPeer { .. }), "{value}");
+        }
+    }
 
     #[test]
     fn routes() {
