@@ -1,11 +1,12 @@
 //! Who this device is: its name, this boot, its signing key, the nonces it gives out for DPoP
 //! proofs, and random ids.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
@@ -103,7 +104,12 @@ fn unusable(why: &str) -> io::Error {
 pub struct Nonces {
     key: Key,
     device: Arc<str>,
+    /// Those last asked for, so that not every message costs signatures.
+    recent: Arc<Mutex<VecDeque<(u64, String)>>>,
 }
+
+/// Periods that are asked for in turn: the current one and the one before.
+const RECENT: usize = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nonce {
@@ -117,6 +123,7 @@ impl Nonces {
         Nonces {
             key,
             device: device.into(),
+            recent: Arc::default(),
         }
     }
 
@@ -139,6 +146,17 @@ impl Nonces {
     }
 
     fn of(&self, start: u64) -> String {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, nonce)) = recent.iter().find(|(of, _)| *of == start) {
+            return nonce.clone();
+        }
+        let nonce = self.signed(start);
+        recent.truncate(RECENT - 1);
+        recent.push_front((start, nonce.clone()));
+        nonce
+    }
+
+    fn signed(&self, start: u64) -> String {
         let start = start.to_be_bytes();
         let signed = [b"slmd-dpop-nonce\0", self.device.as_bytes(), &start].concat();
         let signature = self.key.0.sign(&signed);

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rumqttc::Outgoing;
+use rumqttc::v5::mqttbytes::Error as MqttError;
 use rumqttc::v5::mqttbytes::v5::{DisconnectReasonCode, Packet, PubAckReason, SubscribeReasonCode};
 use rumqttc::v5::{ConnectionError, Event as Raw, EventLoop, StateError};
 use tokio::sync::mpsc;
@@ -106,9 +107,11 @@ fn lost(error: &ConnectionError) -> Lost {
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
             Lost::Network("the connection was closed".to_owned())
         }
-        ConnectionError::MqttState(StateError::Io(error)) | ConnectionError::Io(error) => {
-            Lost::Network(error.to_string())
-        }
+        // Of the network or of TLS: a broker that wants a certificate says so after the handshake.
+        ConnectionError::MqttState(
+            StateError::Io(error) | StateError::Deserialization(MqttError::Io(error)),
+        )
+        | ConnectionError::Io(error) => Lost::Network(error.to_string()),
         ConnectionError::MqttState(StateError::AwaitPingResp) => {
             Lost::Network("the broker didn't answer a ping".to_owned())
         }

@@ -10,38 +10,46 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Issuer, Setup, claims, exit, run, secrets, signal, within};
+use crate::support::{
+    Daemon, Issuer, Setup, bound, claims, exit, run, secrets, signal, thumbprint, within,
+};
 
 const INTERRUPTED: i32 = 130;
 const REFUSED: i32 = 3;
 const UNREACHABLE: i32 = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A realm that answers the token endpoint with `tokens`, or says that it waits.
+/// A realm that answers the token endpoint with [`Tokens`].
 struct Realm {
     issuer: String,
-    tokens: Arc<Mutex<Option<Value>>>,
     paths: Arc<Mutex<Vec<String>>>,
 }
 
+/// What the token endpoint says to who shows this DPoP proof; nothing: it waits.
+type Tokens = Box<dyn Fn(&str) -> Option<Value> + Send>;
+
 impl Realm {
     fn start(tokens: Option<Value>) -> Realm {
+        Realm::with(Box::new(move |_| tokens.clone()))
+    }
+
+    fn with(tokens: Tokens) -> Realm {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let realm = Realm {
             issuer: format!("http://{address}/realms/dev"),
-            tokens: Arc::new(Mutex::new(tokens)),
             paths: Arc::default(),
         };
-        let (issuer, tokens) = (realm.issuer.clone(), Arc::clone(&realm.tokens));
-        let paths = Arc::clone(&realm.paths);
+        let (issuer, paths) = (realm.issuer.clone(), Arc::clone(&realm.paths));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let mut reader = BufReader::new(stream);
-                let path = request(&mut reader);
-                let (status, body) = answer(&issuer, &path, tokens.lock().unwrap().clone());
+                let (path, proof) = request(&mut reader);
+                let (status, body) = answer(&issuer, &path, tokens(&proof));
                 paths.lock().unwrap().push(path);
                 let body = body.to_string();
                 let _ = write!(
@@ -85,22 +93,35 @@ fn answer(issuer: &str, path: &str, tokens: Option<Value>) -> (u16, Value) {
     }
 }
 
-/// Reads a whole request; its path.
-fn request(reader: &mut impl BufRead) -> String {
+/// Reads a whole request; its path and its DPoP proof.
+fn request(reader: &mut impl BufRead) -> (String, String) {
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut length = 0;
+    let (mut length, mut proof) = (0, String::new());
     while !line.trim().is_empty() {
         line.clear();
         reader.read_line(&mut line).unwrap();
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("dpop")
+        {
+            proof = value.trim().to_owned();
+        }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
-    path
+    (path, proof)
+}
+
+/// A token that is bound to the key of this proof, as Keycloak binds it.
+fn bound_to(issuer: &Issuer, proof: &str) -> Option<Value> {
+    let header = URL_SAFE_NO_PAD.decode(proof.split('.').next()?).ok()?;
+    let header: Value = serde_json::from_slice(&header).ok()?;
+    let token = issuer.token(bound(claims(), &thumbprint(&header["jwk"])));
+    Some(tokens(&token, "DPoP"))
 }
 
 fn tokens(access: &str, kind: &str) -> Value {
@@ -195,27 +216,30 @@ fn a_login_answers_prompts_until_it_is_ended() {
 fn a_bound_token_goes_with_a_proof_and_never_as_a_bearer_token() {
     let issuer = Issuer::new("ES256", "key-1");
     let daemon = Daemon::start(Setup::new().issuer(&issuer));
-    let realm = Realm::start(Some(tokens(&issuer.token(claims()), "DPoP")));
+    let realm = Realm::with(Box::new(move |proof| bound_to(&issuer, proof)));
     let home = tempfile::tempdir().unwrap();
     assert!(done(login(home.path(), &realm)).status.success());
     let prompt = "What is the capital of Iceland?";
     secrets::prompt(prompt);
-    let mut ask = person(daemon.binary(), home.path());
-    ask.args(["ask", "--max-tokens", "4", "--socket"]);
-    ask.arg(daemon.socket()).arg(prompt);
-    // The token itself is an unbound one, which no proof makes good (RFC 9449 section 7.1).
-    let refused = done(ask);
-    assert_eq!(
-        refused.status.code(),
-        Some(REFUSED),
-        "{}",
-        text(&refused.stderr)
-    );
-    assert!(
-        text(&refused.stderr).contains("proof"),
-        "{}",
-        text(&refused.stderr)
-    );
+    let ask = || {
+        let mut ask = person(daemon.binary(), home.path());
+        ask.args(["ask", "--max-tokens", "4", "--socket"]);
+        ask.arg(daemon.socket()).arg(prompt);
+        ask
+    };
+    // Each with a proof of its own.
+    for _ in 0..2 {
+        let answered = done(ask());
+        assert!(answered.status.success(), "{}", text(&answered.stderr));
+    }
+    let saved: Value = serde_json::from_slice(&fs::read(file(home.path())).unwrap()).unwrap();
+    let token = saved["access_token"].as_str().unwrap();
+    let mut bearer = ask();
+    bearer.env("SLMD_TOKEN", token);
+    let refused = done(bearer);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(REFUSED), "{said}");
+    assert!(said.contains("proof_missing"), "{said}");
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl Admin {
     }
 
     async fn record(&self, peer: Peer, what: String) -> Result<(), Refused> {
-        let Peer { uid, gid, pid } = peer;
+        let Peer { uid, gid, pid, .. } = peer;
         let origin = Origin::Admin { uid, gid, pid };
         let recorded = self
             .blocking(move |control| control.record_admin(origin, &what))

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -12,12 +13,15 @@ use tokio_rustls::server::TlsStream;
 
 use super::certificates::Certificates;
 
-/// Who is at the other end of a Unix socket, as the kernel tells it (`SO_PEERCRED`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who is at the other end of a Unix socket, as the kernel tells it (`SO_PEERCRED`,
+/// `SO_PEERGROUPS`).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) pid: Option<i32>,
+    /// Besides `gid`.
+    pub(super) groups: Arc<[u32]>,
 }
 
 /// Who is at the other end of a TCP connection, and which of our addresses it came to.
@@ -92,6 +96,7 @@ impl Door for Listening<UnixListener> {
             uid: cred.uid(),
             gid: cred.gid(),
             pid: cred.pid(),
+            groups: groups(raw.as_fd()),
         };
         Ok((raw, peer))
     }
@@ -173,6 +178,31 @@ impl Door for TlsDoor {
     }
 }
 
+/// A peer in more groups than these is taken to be in none of them.
+const MAX_GROUPS: usize = 1024;
+
+/// The supplementary groups of a Unix socket's peer; none where the kernel doesn't tell them.
+fn groups(socket: BorrowedFd<'_>) -> Arc<[u32]> {
+    let mut groups = [0; MAX_GROUPS];
+    let mut bytes = size_of_val(&groups) as libc::socklen_t;
+    // SAFETY: the pointers are to a buffer and its size in bytes, both ours and alive for the call,
+    // which writes at most that many bytes; any bytes make a gid_t.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    let count = match result {
+        0 => bytes as usize / size_of::<libc::gid_t>(),
+        _ => 0,
+    };
+    groups.iter().take(count).copied().collect()
+}
+
 /// An IPv6 host has a /64 of addresses to itself (RFC 4291 section 2.5.1), so it has one share.
 fn share(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -187,6 +217,19 @@ fn share(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_is_in_the_groups_of_its_process() {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let own: Vec<u32> = rustix::process::getgroups()
+            .unwrap()
+            .iter()
+            .map(|group| group.as_raw())
+            .collect();
+        assert_eq!(*groups(ours.as_fd()), own);
+        let file = tempfile::tempfile().unwrap();
+        assert!(groups(file.as_fd()).is_empty(), "no socket, no groups");
+    }
 
     #[test]
     fn an_ipv6_network_has_one_share() {

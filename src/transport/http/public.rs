@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::HeaderName;
+use hyper::header::{AUTHORIZATION, HeaderName};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::connections::{Peer, Service};
@@ -27,6 +27,14 @@ pub(super) struct Public {
     pub(super) metrics: Metrics,
 }
 
+/// Who asks.
+#[derive(Debug, Clone)]
+struct Caller {
+    origin: Origin,
+    /// On the Unix socket only.
+    local: Option<Peer>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Route {
     Chat,
@@ -39,22 +47,22 @@ enum Route {
 
 impl Service for Public {
     async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
-        self.respond(origin(peer), Ok(()), request).await
+        self.respond(peer.into(), Ok(()), request).await
     }
 
     async fn turned_away(&self, peer: Peer, refusal: &Refusal) {
-        self.refuse_connection(origin(peer), refusal);
+        self.refuse_connection(peer.into(), refusal);
     }
 }
 
 impl Service<TcpPeer> for Public {
     async fn answer(&self, peer: TcpPeer, request: Request<Incoming>) -> Response<Body> {
         let checked = host::check(&request, peer.local.ip(), &self.settings);
-        self.respond(tcp_origin(peer), checked, request).await
+        self.respond(peer.into(), checked, request).await
     }
 
     async fn turned_away(&self, peer: TcpPeer, refusal: &Refusal) {
-        self.refuse_connection(tcp_origin(peer), refusal);
+        self.refuse_connection(peer.into(), refusal);
     }
 }
 
@@ -65,7 +73,7 @@ impl Public {
     /// `checked`: whether the request may be for this appliance at all.
     async fn respond(
         &self,
-        origin: Origin,
+        caller: Caller,
         checked: Result<(), Refusal>,
         request: Request<Incoming>,
     ) -> Response<Body> {
@@ -74,14 +82,15 @@ impl Public {
         let name = route.as_ref().map_or("other", Route::name);
         let answer = match (checked, route) {
             (Err(refusal), _) => Err(refusal.into()),
-            (Ok(()), Some(route)) => self.handle(&route, origin.clone(), &id, request).await,
+            (Ok(()), Some(route)) => self.handle(&route, caller.clone(), &id, request).await,
             (Ok(()), None) => Err(Refusal::new(RefuseReason::NotFound).into()),
         };
         let mut response = match answer {
             Ok(response) => response,
             Err(refused) => {
                 if !refused.recorded {
-                    self.admission.refuse_unread(origin, &id, &refused.refusal);
+                    self.admission
+                        .refuse_unread(caller.origin, &id, &refused.refusal);
                 }
                 refused.into_response()
             }
@@ -93,25 +102,25 @@ impl Public {
         response
     }
 
-    fn refuse_connection(&self, origin: Origin, refusal: &Refusal) {
+    fn refuse_connection(&self, caller: Caller, refusal: &Refusal) {
         let id = RequestId::random();
-        self.admission.refuse_unread(origin, &id, refusal);
+        self.admission.refuse_unread(caller.origin, &id, refusal);
         self.metrics.answered("other", refusal.status());
     }
 
     async fn handle(
         &self,
         route: &Route,
-        origin: Origin,
+        caller: Caller,
         id: &RequestId,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
         route.check_method(request.method())?;
         match route {
-            Route::Chat => self.chat(origin, id, request).await,
+            Route::Chat => self.chat(caller, id, request).await,
             Route::Models => {
                 let permitted = self
-                    .authorized(Action::ListModels, origin, id, &request)
+                    .authorized(Action::ListModels, caller, id, &request)
                     .await?;
                 Ok(reply::full(
                     StatusCode::OK,
@@ -121,7 +130,7 @@ impl Public {
             }
             Route::Model(name) => {
                 let permitted = self
-                    .authorized(Action::ListModels, origin, id, &request)
+                    .authorized(Action::ListModels, caller, id, &request)
                     .await?;
                 if !names(&permitted).contains(&name.as_str()) {
                     let refusal = Refusal::new(RefuseReason::NotFound).param("model");
@@ -132,13 +141,14 @@ impl Public {
             Route::Live => Ok(reply::full(StatusCode::OK, TEXT, "ok\n")),
             Route::Ready => {
                 // What is inside is for this machine only.
-                let verbose = !is_tcp(&origin) && request::query(&request, "verbose").is_some();
+                let verbose =
+                    !is_tcp(&caller.origin) && request::query(&request, "verbose").is_some();
                 Ok(self.readiness(verbose))
             }
             Route::Metrics => {
-                if is_tcp(&origin) {
+                if is_tcp(&caller.origin) {
                     let action = Action::ReadMetrics;
-                    self.authorized(action, origin, id, &request).await?;
+                    self.authorized(action, caller, id, &request).await?;
                 }
                 let text = self.control.metrics();
                 Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
@@ -148,11 +158,11 @@ impl Public {
 
     async fn chat(
         &self,
-        origin: Origin,
+        caller: Caller,
         id: &RequestId,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
-        let credential = request::credential(&request, &self.settings.public_urls)?;
+        let credential = credential(&caller, &request, &self.settings.public_urls)?;
         request::require_json(request.headers())?;
         let Settings {
             max_body,
@@ -166,7 +176,7 @@ impl Public {
                 .param("authorization");
             return Err(refusal.into());
         }
-        self.admitted(credential, origin, id, body).await
+        self.admitted(credential, caller.origin, id, body).await
     }
 
     async fn admitted(
@@ -203,15 +213,15 @@ impl Public {
     async fn authorized(
         &self,
         action: Action,
-        origin: Origin,
+        caller: Caller,
         id: &RequestId,
         request: &Request<Incoming>,
     ) -> Result<Permitted, Refused> {
-        let credential = request::credential(request, &self.settings.public_urls)?;
+        let credential = credential(&caller, request, &self.settings.public_urls)?;
         let scope = action.scope();
         let request = prompt::Request {
             id: id.clone(),
-            origin,
+            origin: caller.origin,
             model: None,
             action,
             deadline: None,
@@ -287,18 +297,48 @@ fn names(permitted: &Permitted) -> Vec<&str> {
         .collect()
 }
 
-fn origin(peer: Peer) -> Origin {
-    Origin::Socket {
-        uid: peer.uid,
-        gid: peer.gid,
-        pid: peer.pid,
+impl From<Peer> for Caller {
+    fn from(peer: Peer) -> Caller {
+        let origin = Origin::Socket {
+            uid: peer.uid,
+            gid: peer.gid,
+            pid: peer.pid,
+        };
+        Caller {
+            origin,
+            local: Some(peer),
+        }
     }
 }
 
-fn tcp_origin(peer: TcpPeer) -> Origin {
-    Origin::Tcp {
-        peer: peer.address,
-        certificate: peer.certificate,
+impl From<TcpPeer> for Caller {
+    fn from(peer: TcpPeer) -> Caller {
+        let origin = Origin::Tcp {
+            peer: peer.address,
+            certificate: peer.certificate,
+        };
+        Caller {
+            origin,
+            local: None,
+        }
+    }
+}
+
+/// What a request shows; who shows nothing on the Unix socket is who the kernel says.
+fn credential<B>(
+    caller: &Caller,
+    request: &Request<B>,
+    origins: &[String],
+) -> Result<Credential, Refusal> {
+    match &caller.local {
+        Some(local) if !request.headers().contains_key(AUTHORIZATION) => {
+            Ok(Credential::LocalPeer {
+                uid: local.uid,
+                gid: local.gid,
+                groups: local.groups.to_vec(),
+            })
+        }
+        _ => request::credential(request, origins),
     }
 }
 
@@ -309,6 +349,37 @@ fn is_tcp(origin: &Origin) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_who_shows_nothing_on_the_unix_socket_is_a_local_peer() {
+        let local = || {
+            Caller::from(Peer {
+                uid: 1000,
+                gid: 100,
+                pid: None,
+                groups: [7, 8].into(),
+            })
+        };
+        let address = || std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let remote = Caller::from(TcpPeer {
+            address: address(),
+            local: address(),
+            certificate: None,
+        });
+        let bare = Request::get("/v1/models").body(()).unwrap();
+        let of = |caller: &Caller, request| credential(caller, request, &[]).unwrap();
+        let Credential::LocalPeer { uid, gid, groups } = of(&local(), &bare) else {
+            panic!("no local peer");
+        };
+        assert_eq!((uid, gid, groups), (1000, 100, vec![7, 8]));
+        assert!(matches!(of(&remote, &bare), Credential::None));
+        for (value, is_bearer) in [("Bearer t", true), ("Basic t", false)] {
+            let shown = Request::get("/v1/models").header("authorization", value);
+            let found = of(&local(), &shown.body(()).unwrap());
+            assert_eq!(matches!(found, Credential::Bearer(_)), is_bearer, "{value}");
+            assert!(!matches!(found, Credential::LocalPeer { .. }), "{value}");
+        }
+    }
 
     #[test]
     fn routes() {

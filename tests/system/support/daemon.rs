@@ -88,6 +88,13 @@ impl Setup {
         self
     }
 
+    /// Merges TOML into the first realm.
+    pub fn realm(mut self, toml: &str) -> Setup {
+        let realm = self.config["realm"][0].as_table_mut();
+        merge(realm.expect("a realm is a table"), parse(toml));
+        self
+    }
+
     /// Another binary than this build's, with what it is run by before it.
     pub fn program(mut self, program: &[&Path]) -> Setup {
         self.program = program.iter().map(|part| part.to_path_buf()).collect();

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client over a Unix socket, strict enough to notice a wrong server.
+//! A small HTTP/1.1 client over a Unix socket or any other stream, strict enough to notice a wrong server.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -20,11 +20,16 @@ pub struct Response {
     pub body: String,
 }
 
+/// What a request can be sent over.
+pub trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
+
 /// An answer whose body is still coming.
 pub struct Exchange {
     pub status: u16,
     pub headers: Vec<(String, String)>,
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Box<dyn Stream>>,
     framing: Framing,
     /// Bytes of an event that isn't whole yet.
     partial: String,
@@ -60,11 +65,23 @@ pub fn send(
     headers: &[(&str, &str)],
     body: &str,
 ) -> io::Result<Exchange> {
-    secrets::body(body.as_bytes());
-    let mut stream = UnixStream::connect(socket)?;
+    let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    exchange(stream, method, path, headers, body)
+}
+
+/// Sends one request over a connection of the caller's and reads the answer's head.
+pub fn exchange(
+    stream: impl Stream + 'static,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<Exchange> {
+    secrets::body(body.as_bytes());
+    let mut stream: Box<dyn Stream> = Box::new(stream);
+    let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n");
     for (name, value) in headers {
         if name.eq_ignore_ascii_case("authorization") {
             secrets::authorization(value);
@@ -72,6 +89,9 @@ pub fn send(
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     let names = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+    if !names("host") {
+        head.push_str("host: localhost\r\n");
+    }
     if !body.is_empty() && !names("content-type") {
         head.push_str("content-type: application/json\r\n");
     }
@@ -82,7 +102,7 @@ pub fn send(
 }
 
 impl Exchange {
-    fn read_head(mut stream: BufReader<UnixStream>) -> io::Result<Exchange> {
+    fn read_head(mut stream: BufReader<Box<dyn Stream>>) -> io::Result<Exchange> {
         let status_line = line(&mut stream)?;
         let status = status_line
             .strip_prefix("HTTP/1.1 ")
@@ -217,7 +237,7 @@ fn data(event: &str) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
-fn line(stream: &mut BufReader<UnixStream>) -> io::Result<String> {
+fn line(stream: &mut impl BufRead) -> io::Result<String> {
     let mut text = String::new();
     if stream.read_line(&mut text)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -7,7 +7,9 @@
 // Each subject uses its own part of the toolbox.
 #![allow(dead_code, unused_imports)]
 
+mod certs;
 mod daemon;
+mod dpop;
 mod http;
 mod issuer;
 mod mqtt;
@@ -15,8 +17,10 @@ mod python;
 pub mod secrets;
 mod wait;
 
+pub use certs::{Ca, Certificate};
 pub use daemon::{Daemon, Setup, signal};
-pub use http::{Exchange, Response, http, send};
+pub use dpop::{Holder, bound, message_hash, thumbprint};
+pub use http::{Exchange, Response, exchange, http, send};
 pub use issuer::{Issuer, claims};
 pub use mqtt::{Message, Mosquitto, Publish, Subscriber, free_port};
 pub use python::python;

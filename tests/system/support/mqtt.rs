@@ -135,10 +135,14 @@ impl Mosquitto {
             property("correlation-data", &[data]);
         }
         if let Some(token) = message.token {
+            let scheme = message.proof.map_or("Bearer", |_| "DPoP");
             property(
                 "user-property",
-                &["authorization", &format!("Bearer {token}")],
+                &["authorization", &format!("{scheme} {token}")],
             );
+        }
+        if let Some(proof) = message.proof {
+            property("user-property", &["dpop", proof]);
         }
         if let Some(seconds) = message.expiry {
             property("message-expiry-interval", &[&seconds.to_string()]);
@@ -171,6 +175,8 @@ pub struct Publish<'a> {
     pub response_topic: Option<&'a str>,
     pub correlation: Option<&'a str>,
     pub token: Option<&'a str>,
+    /// A DPoP proof, for a bound token.
+    pub proof: Option<&'a str>,
     /// Message Expiry Interval, in seconds.
     pub expiry: Option<u32>,
     pub retain: bool,
