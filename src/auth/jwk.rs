@@ -6,20 +6,22 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
-    RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, VerificationAlgorithm,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters,
+    RsaPublicKeyComponents, VerificationAlgorithm,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-const RSA: &[Algorithm] = &[
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
+const RSA: [(Algorithm, &RsaParameters); 6] = [
+    (Algorithm::RS256, &RSA_PKCS1_2048_8192_SHA256),
+    (Algorithm::RS384, &RSA_PKCS1_2048_8192_SHA384),
+    (Algorithm::RS512, &RSA_PKCS1_2048_8192_SHA512),
+    (Algorithm::PS256, &RSA_PSS_2048_8192_SHA256),
+    (Algorithm::PS384, &RSA_PSS_2048_8192_SHA384),
+    (Algorithm::PS512, &RSA_PSS_2048_8192_SHA512),
 ];
 /// Shorter ones are breakable (NIST SP 800-131A); longer ones only slow every check down.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
@@ -28,11 +30,10 @@ const RSA_EXPONENT: std::ops::Range<u64> = 65_537..1 << 33;
 
 /// A public key that passed, ready for use.
 pub(super) struct Material {
-    /// What it can verify, where its `alg` doesn't narrow it.
-    pub(super) algorithms: &'static [Algorithm],
+    /// For each algorithm that it can verify, where its `alg` doesn't narrow it.
+    pub(super) verifiers: Vec<(Algorithm, ParsedPublicKey)>,
     /// RFC 7638, base64url.
     pub(super) thumbprint: String,
-    pub(super) decoding: DecodingKey,
 }
 
 impl Material {
@@ -43,11 +44,11 @@ impl Material {
             (Some("RSA"), _) => rsa(jwk),
             (Some("EC"), Some("P-256")) => {
                 let curve = &ECDSA_P256_SHA256_FIXED;
-                elliptic(jwk, "P-256", 32, curve, &[Algorithm::ES256])
+                elliptic(jwk, "P-256", 32, curve, Algorithm::ES256)
             }
             (Some("EC"), Some("P-384")) => {
                 let curve = &ECDSA_P384_SHA384_FIXED;
-                elliptic(jwk, "P-384", 48, curve, &[Algorithm::ES384])
+                elliptic(jwk, "P-384", 48, curve, Algorithm::ES384)
             }
             (Some("OKP"), Some("Ed25519")) => edwards(jwk),
             (Some("EC" | "OKP"), _) => Err("its `crv` isn't P-256, P-384 or Ed25519".into()),
@@ -71,17 +72,19 @@ fn rsa(jwk: &Map<String, Value>) -> Result<Material, String> {
         return Err("its exponent is below 65537, above 33 bits or even".into());
     }
     let components = RsaPublicKeyComponents { n: &n, e: &e };
-    let parsed = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256);
-    parsed.map_err(|_| "its modulus and exponent make no RSA key")?;
+    let prepare = |(alg, parameters)| match components.to_parsed_public_key(parameters) {
+        Ok(key) => Ok((alg, key)),
+        Err(_) => Err("its modulus and exponent make no RSA key"),
+    };
+    let verifiers = RSA.into_iter().map(prepare).collect::<Result<_, _>>()?;
     let canonical = format!(
         r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
         member(jwk, "e")?,
         member(jwk, "n")?
     );
     Ok(Material {
-        algorithms: RSA,
+        verifiers,
         thumbprint: thumbprint(&canonical),
-        decoding: DecodingKey::from_rsa_raw_components(&n, &e),
     })
 }
 
@@ -90,7 +93,7 @@ fn elliptic(
     crv: &str,
     len: usize,
     curve: &'static dyn VerificationAlgorithm,
-    algorithms: &'static [Algorithm],
+    alg: Algorithm,
 ) -> Result<Material, String> {
     let mut point = vec![4]; // SEC 1 section 2.3.3: uncompressed
     for name in ["x", "y"] {
@@ -100,16 +103,15 @@ fn elliptic(
         }
         point.extend(coordinate);
     }
-    ParsedPublicKey::new(curve, &point).map_err(|_| "its point isn't on the curve")?;
+    let key = ParsedPublicKey::new(curve, &point).map_err(|_| "its point isn't on the curve")?;
     let canonical = format!(
         r#"{{"crv":"{crv}","kty":"EC","x":"{}","y":"{}"}}"#,
         member(jwk, "x")?,
         member(jwk, "y")?
     );
     Ok(Material {
-        algorithms,
+        verifiers: vec![(alg, key)],
         thumbprint: thumbprint(&canonical),
-        decoding: DecodingKey::from_ec_der(&point),
     })
 }
 
@@ -118,13 +120,12 @@ fn edwards(jwk: &Map<String, Value>) -> Result<Material, String> {
     if x.len() != 32 {
         return Err("its `x` isn't of 32 bytes".into());
     }
-    ParsedPublicKey::new(&ED25519, &x).map_err(|_| "its `x` is no Ed25519 key")?;
+    let key = ParsedPublicKey::new(&ED25519, &x).map_err(|_| "its `x` is no Ed25519 key")?;
     let x_text = member(jwk, "x")?;
     let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x_text}"}}"#);
     Ok(Material {
-        algorithms: &[Algorithm::EdDSA],
+        verifiers: vec![(Algorithm::EdDSA, key)],
         thumbprint: thumbprint(&canonical),
-        decoding: DecodingKey::from_ed_der(&x),
     })
 }
 

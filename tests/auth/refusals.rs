@@ -185,10 +185,10 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     (ClaimInvalid, |c| c.claims["aud"] = json!(["slm", 1])),
     (ClaimInvalid, |c| c.claims["resource_access"] = json!([])),
     (ClaimInvalid, |c| {
-        c.claims["resource_access"]["slm"] = json!(["read"])
+        c.claims["resource_access"] = json!({"slm": ["read"]})
     }),
     (ClaimInvalid, |c| {
-        c.claims["resource_access"]["slm"]["roles"] = json!("read")
+        c.claims["resource_access"] = json!({"slm": {"roles": "read"}})
     }),
     (Expired, |c| c.claims["exp"] = json!(NOW - 30)),
     (Expired, |c| c.clock.now = Timestamp::from_secs(NOW + 3330)),
@@ -260,7 +260,7 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     }),
     (ScopeMissing, |c| c.action = Action::ReadAudit),
     (ScopeMissing, |c| {
-        c.claims["resource_access"]["slm"]["roles"] = json!(["Read"])
+        c.claims["resource_access"] = json!({"slm": {"roles": ["Read"]}})
     }),
     (ScopeMissing, |c| {
         c.realm.policy.roles = [("asker".to_owned(), vec![Scope::Read])].into();
@@ -272,7 +272,7 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     (ClockUnsynchronised, |c| {
         c.clock.synchronised = false;
         c.action = Action::ReadAudit;
-        c.claims["resource_access"]["slm"]["roles"] = json!(["audit"]);
+        c.claims["resource_access"] = json!({"slm": {"roles": ["audit"]}});
     }),
 ];
 
@@ -349,7 +349,7 @@ fn the_edge_of_what_is_allowed() {
             c.realm.policy.default_endpoint = None;
         },
         |c| {
-            c.claims["resource_access"]["slm"]["roles"] = json!(["asker"]);
+            c.claims["resource_access"] = json!({"slm": {"roles": ["asker"]}});
             c.realm.policy.roles = [("asker".to_owned(), vec![Scope::Read])].into();
         },
         |c| {
