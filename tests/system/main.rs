@@ -12,6 +12,7 @@ mod crash;
 mod demo;
 mod http;
 mod install;
+mod keys;
 mod login;
 mod mqtt;
 mod readme;
