@@ -62,8 +62,7 @@ impl Admission {
             false => self.claim_proof(permitted)?,
         };
         self.record(access, salt, begin.clone(), proof).await?;
-        let transport = permitted.request().origin.transport();
-        self.0.metrics.decided(transport, Ok(()));
+        self.0.metrics.permitted(permitted);
         Ok(self.queue(slot, permitted.clone(), prompt, charge, begin))
     }
 
@@ -72,9 +71,11 @@ impl Admission {
         let engine = self.0.engine.clone();
         let request = Arc::clone(permitted.request());
         let endpoint = Arc::clone(permitted.endpoint());
+        let allowed = permitted.grant().max_context;
         let prepared = tokio::task::spawn_blocking(move || match &request.action {
             Action::Chat(chat) => {
-                engine.prepare(&endpoint.model, chat, endpoint.max_completion_tokens)
+                let limit = endpoint.max_completion_tokens;
+                engine.prepare(&endpoint.model, chat, limit, allowed)
             }
             _ => Err(RefuseReason::Internal.into()),
         });

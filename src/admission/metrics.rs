@@ -4,6 +4,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
+use crate::auth::Permitted;
 use crate::prompt::Finish;
 use crate::reason::Reason;
 use crate::telemetry::Registry;
@@ -12,6 +13,7 @@ use crate::telemetry::Registry;
 pub(super) struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
     finishes: Family<FinishLabels, Counter>,
+    local_peers: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +42,11 @@ impl Metrics {
             "Answers ended, by transport and how",
             metrics.finishes.clone(),
         );
+        registry.register(
+            "slmd_local_peer_permits",
+            "Requests permitted to local groups without a token",
+            metrics.local_peers.clone(),
+        );
         metrics
     }
 
@@ -54,6 +61,18 @@ impl Metrics {
             reason,
         };
         self.decisions.get_or_create(&labels).inc();
+    }
+
+    /// Loud, because it is for emergencies.
+    pub(super) fn permitted(&self, permitted: &Permitted) {
+        let request = permitted.request();
+        self.decided(request.origin.transport(), Ok(()));
+        let grant = permitted.grant();
+        if grant.local_peer {
+            self.local_peers.inc();
+            let (peer, scope) = (&grant.principal.subject, grant.scope.as_str());
+            tracing::warn!(peer, scope, request = %request.id, "a local peer was let in without a token");
+        }
     }
 
     pub(super) fn finished(&self, transport: &'static str, finish: Finish) {

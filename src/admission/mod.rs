@@ -173,7 +173,10 @@ impl Admission {
                 let claimed = self.claim_proof(&permitted);
                 let claimed = claimed.map_err(|refusal| self.refuse(&permitted, refusal))?;
                 match self.record(access, [0; 16], None, claimed).await {
-                    Ok(()) => Ok(permitted),
+                    Ok(()) => {
+                        self.0.metrics.permitted(&permitted);
+                        Ok(permitted)
+                    }
                     Err(refusal) => Err(self.refuse(&permitted, refusal)),
                 }
             }

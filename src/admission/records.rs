@@ -38,6 +38,8 @@ pub(super) fn permitted(permitted: &Permitted) -> Access {
     access.subject = Some(grant.principal.subject.clone());
     access.client = Some(grant.principal.client.clone());
     access.token_id.clone_from(&grant.token_id);
+    access.dpop = permitted.proof().is_some();
+    access.local_peer = grant.local_peer;
     access
 }
 
@@ -85,6 +87,8 @@ fn blank(request_id: RequestId, origin: Origin, action: &str) -> Access {
         subject: None,
         client: None,
         token_id: None,
+        dpop: false,
+        local_peer: false,
         scope: None,
         prompt_hash: None,
         model_digest: None,

@@ -63,6 +63,12 @@ pub struct Access {
     pub client: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
+    /// The token came with a proof of possession, which is used by that.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub dpop: bool,
+    /// Granted to a local group, without a token.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub local_peer: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
     /// A commitment to the prompt: SHA-256 over a random salt and the token ids' bytes. The salt
@@ -78,6 +84,14 @@ pub struct Access {
     /// 2 for a second attempt after a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form of `skip_serializing_if`"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -42,6 +42,8 @@ fn access(decision: Verdict) -> Access {
         subject: text("6b5e4a9c-3f43-4a5c-8a2f-0d5e6f7a8b9c"),
         client: text("device-1"),
         token_id: text("trrtcc:6f0c9f6e-6f0e-4a7e-9b0f-0c4f0e6f0c9f"),
+        dpop: false,
+        local_peer: false,
         scope: text("read"),
         prompt_hash: Some(prompt_commitment(&SALT, &[1, 2, 3])),
         model_digest: Some("0".repeat(64)),

@@ -311,3 +311,37 @@ fn the_shipped_file_shows_the_defaults() {
     shown.as_object_mut().unwrap().shift_remove("mqtt");
     assert_eq!(shown, plain.show());
 }
+
+#[test]
+fn local_groups_are_those_of_this_machine_and_of_one_realm() {
+    let realm = |name: &str, groups: &str| {
+        format!(
+            "[[realm]]\nname = \"{name}\"\nissuer = \"https://k.test/realms/{name}\"\n\
+             deny_file = \"/etc/slmd/deny/{name}.json\"\n\
+             [[realm.endpoint]]\nclient_id = \"slm\"\nmodel = \"m\"\n{groups}\n"
+        )
+    };
+    let root = "[realm.local_groups]\nroot = [\"read\"]\n";
+    let text = realm("a", root) + &realm("b", "");
+    let config = Config::parse(&text).unwrap();
+    let (a, b) = (&config.realms[0], &config.realms[1]);
+    assert_eq!(a.policy.local_groups[&0], [Scope::Read]);
+    assert!(b.policy.local_groups.is_empty());
+    let denied = Path::new("/etc/slmd/deny/b.json");
+    assert_eq!(b.deny_file.as_deref(), Some(denied));
+    let shown = toml::to_string(&config.show()).unwrap();
+    assert_eq!(Config::parse(&shown).unwrap().show(), config.show());
+
+    for (text, what) in [
+        (realm("a", root) + &realm("b", root), "only one realm may"),
+        (
+            realm("a", "[realm.local_groups]\nno-such-group = [\"read\"]\n"),
+            "no group of this machine",
+        ),
+        (realm("explain", ""), "choose another name"),
+    ] {
+        let problems = Config::parse(&text).unwrap_err();
+        let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(said.iter().any(|said| said.contains(what)), "{said:?}");
+    }
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::RunError;
+use crate::admission::Issued;
 use crate::audit;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Snapshot};
 use crate::config::{Config, RealmConfig};
@@ -112,7 +113,7 @@ impl State {
     }
 
     /// Takes a genuine token's word for the time, while nothing better tells it.
-    pub fn issued(&self) -> Box<dyn Fn(&str, Timestamp) + Send + Sync> {
+    pub fn issued(&self) -> Issued {
         let floor = Arc::clone(&self.floor);
         Box::new(move |issuer, issued_at| {
             if !time::synchronised() {

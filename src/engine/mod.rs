@@ -191,12 +191,24 @@ impl Engine {
     }
 
     /// Renders, tokenises and checks the context. CPU-bound (milliseconds). `limit` is the
-    /// endpoint's bound of the answer.
-    pub fn prepare(&self, model: &str, chat: &Chat, limit: Option<u32>) -> Result<Prompt, Refusal> {
+    /// endpoint's bound of the answer, `allowed` the token's of prompt and answer together.
+    pub fn prepare(
+        &self,
+        model: &str,
+        chat: &Chat,
+        limit: Option<u32>,
+        allowed: Option<u32>,
+    ) -> Result<Prompt, Refusal> {
         let Some(served) = self.shared.models.get(model) else {
             return Err(Refusal::new(RefuseReason::ModelUnavailable).detail(model));
         };
         let tokens = served.text.encode(&chat.messages)?;
+        let limit = match allowed {
+            Some(allowed) => {
+                Some(allowed_answer(tokens.len(), allowed)?.min(limit.unwrap_or(u32::MAX)))
+            }
+            None => limit,
+        };
         let max_completion_tokens = completion_bound(
             tokens.len(),
             served.context,
@@ -245,11 +257,12 @@ impl Drop for Shared {
 }
 
 impl Slot {
-    /// Puts the job at the queue's end. Its end comes by `done` and the answer's channel.
+    /// Puts the job at the end of those of its priority. Its end comes by `done` and the answer's channel.
     pub fn submit(self, job: Job) {
         let queue = Arc::clone(self.place.queue());
         queue.push(Work {
             deadline: job.permitted.request().deadline,
+            priority: job.permitted.grant().priority,
             prompt: job.prompt,
             answer: job.answer,
             interrupt: job.interrupt,
@@ -284,6 +297,22 @@ fn load(bundle: &Bundle, options: &LoadOptions, context: u32) -> Result<Loaded, 
     Ok(Loaded {
         model: Arc::new(served),
         open,
+    })
+}
+
+/// How many tokens the token's own limit leaves for the answer.
+fn allowed_answer(prompt: usize, allowed: u32) -> Result<u32, Refusal> {
+    let room = u32::try_from(prompt)
+        .ok()
+        .and_then(|prompt| allowed.checked_sub(prompt));
+    room.filter(|room| *room > 0).ok_or_else(|| {
+        let detail = format!(
+            "the token allows {allowed} tokens; the prompt has {prompt}, which leaves none for the \
+             answer"
+        );
+        Refusal::new(RefuseReason::ContextLengthExceeded)
+            .detail(detail)
+            .param("messages")
     })
 }
 

@@ -1,4 +1,5 @@
-//! The bounded queue in front of the engine thread, first come, first served.
+//! The bounded queue in front of the engine thread: by priority, and of one priority first come,
+//! first served.
 //!
 //! A [`Place`] is taken before anything is charged or recorded, travels with the request, and is
 //! free again when it is dropped: after the answer, or when the request never comes.
@@ -54,6 +55,8 @@ pub(super) struct Work {
     pub(super) answer: AnswerSender,
     pub(super) interrupt: Interrupt,
     pub(super) deadline: Option<Instant>,
+    /// The higher goes first.
+    pub(super) priority: u8,
     pub(super) done: Box<dyn FnOnce(&Report) + Send>,
     pub(super) submitted: Instant,
     pub(super) place: Place,
@@ -90,7 +93,7 @@ impl Queue {
         Ok(Place(Arc::clone(self)))
     }
 
-    /// Puts work at the queue's end. A closed queue ends it at once, on the caller's thread.
+    /// Puts work behind what has its priority or a higher one. A closed queue ends it at once, on the caller's thread.
     pub(super) fn push(&self, work: Work) {
         let mut state = self.state();
         if state.closed {
@@ -98,7 +101,11 @@ impl Queue {
             work.end_unrun(Finish::Shutdown);
             return;
         }
-        state.waiting.push_back(work);
+        let goes_first = |other: &Work| other.priority >= work.priority;
+        let place = state.waiting.iter().rposition(goes_first);
+        state
+            .waiting
+            .insert(place.map_or(0, |place| place + 1), work);
         self.publish(&state);
         drop(state);
         self.wake.notify_one();

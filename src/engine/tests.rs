@@ -67,6 +67,7 @@ fn submit(
         answer,
         interrupt: interrupt.clone(),
         deadline,
+        priority: 5,
         done: Box::new(move |report| drop(send.send(report.clone()))),
         submitted: time::instant(),
         place: slot.place,
@@ -292,7 +293,7 @@ fn prepare_bounds_the_answer_by_the_context() {
             max_completion_tokens: asked,
             ..chat("hi")
         };
-        engine.prepare("fake", &chat, limit)
+        engine.prepare("fake", &chat, limit, None)
     };
     let prompt = asking(None, None).unwrap();
     assert_eq!(prompt.tokens.len() as u32, length);
@@ -324,17 +325,81 @@ fn prepare_bounds_the_answer_by_the_context() {
     }
     assert!(asking(Some(0), None).is_err());
     let long = engine
-        .prepare("fake", &chat(&"x".repeat(600)), None)
+        .prepare("fake", &chat(&"x".repeat(600)), None, None)
         .unwrap_err();
     assert_eq!(
         long.reason,
         Reason::Refused(RefuseReason::ContextLengthExceeded)
     );
-    let unknown = engine.prepare("other", &chat("hi"), None).unwrap_err();
+    let unknown = engine
+        .prepare("other", &chat("hi"), None, None)
+        .unwrap_err();
     assert_eq!(
         unknown.reason,
         Reason::Refused(RefuseReason::ModelUnavailable)
     );
+}
+
+#[test]
+fn a_higher_priority_goes_first_and_equals_keep_their_order() {
+    let (engine, _) = start(8, fake::loaded(fake::saying(b"x$")));
+    let metrics = Metrics::register(&mut Registry::default());
+    let queue = Arc::new(Queue::new(8, metrics));
+    let prompt = engine.prepare("fake", &chat("hi"), None, None).unwrap();
+    let mut kept = Vec::new();
+    for (seed, priority) in [(0, 5), (1, 2), (2, 9), (3, 5), (4, 9), (5, 2)] {
+        let mut prompt = prompt.clone();
+        prompt.sampling.seed = Some(seed);
+        let (answer, receiver) = channel(1);
+        kept.push(receiver);
+        queue.push(Work {
+            prompt,
+            answer,
+            interrupt: Interrupt::default(),
+            deadline: None,
+            priority,
+            done: Box::new(|_| {}),
+            submitted: time::instant(),
+            place: queue.reserve().unwrap(),
+            permitted: None,
+        });
+    }
+    let next = |_| queue.next().unwrap().prompt.sampling.seed.unwrap();
+    let order: Vec<u64> = (0..6).map(next).collect();
+    assert_eq!(order, [2, 4, 0, 3, 1, 5]);
+}
+
+#[test]
+fn a_tokens_own_context_caps_the_answer_and_refuses_a_prompt_that_fills_it() {
+    let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));
+    let prompt = engine.prepare("fake", &chat("hi"), None, None).unwrap();
+    let length = prompt.tokens.len() as u32;
+    let asking = |asked, limit, allowed| {
+        let chat = Chat {
+            max_completion_tokens: asked,
+            ..chat("hi")
+        };
+        engine.prepare("fake", &chat, limit, Some(allowed))
+    };
+    let bound = |asked, limit| {
+        let prompt = asking(asked, limit, length + 9).unwrap();
+        prompt.max_completion_tokens
+    };
+    assert_eq!(bound(None, None), 9);
+    assert_eq!(bound(Some(5000), None), 9);
+    assert_eq!(bound(Some(8), None), 8);
+    assert_eq!(bound(None, Some(7)), 7);
+    for allowed in [1, length] {
+        let refusal = asking(None, None, allowed).unwrap_err();
+        assert_eq!(refusal.reason, RefuseReason::ContextLengthExceeded.into());
+        let detail = refusal.detail.unwrap();
+        for number in [allowed, length] {
+            assert!(detail.contains(&number.to_string()), "{detail}");
+        }
+    }
+    // It never adds to what the model holds.
+    let most = asking(None, None, u32::MAX).unwrap();
+    assert_eq!(most.max_completion_tokens, fake::CONTEXT - length);
 }
 
 /// The whole way on the real model. Its greedy answer leads by at least 1.1 at every token in
@@ -384,7 +449,7 @@ fn the_real_model_knows_the_capital() {
         max_completion_tokens: Some(32),
         stop: Vec::new(),
     };
-    let prompt = engine.prepare("smollm2", &chat, None).unwrap();
+    let prompt = engine.prepare("smollm2", &chat, None, None).unwrap();
     let submitted = submit(&engine, prompt, None).unwrap();
     let (text, outcome) = read(submitted.receiver);
     assert_eq!(text, "The capital city of France is Paris.");

@@ -66,7 +66,7 @@ struct Bench {
     keyring: Keyring,
     issuer: Issuer,
     refresher: Refresher,
-    denied: std::path::PathBuf,
+    denied: PathBuf,
     deny_files: DenyFiles,
 }
 

@@ -14,6 +14,7 @@ mod demo;
 mod dpop;
 mod http;
 mod install;
+mod keys;
 mod login;
 mod mqtt;
 mod readme;
