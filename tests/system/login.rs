@@ -38,8 +38,8 @@ impl Realm {
     }
 
     fn with(tokens: Tokens) -> Realm {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let address = listener.local_addr().expect("it is bound");
         let realm = Realm {
             issuer: format!("http://{address}/realms/dev"),
             paths: Arc::default(),
@@ -50,7 +50,7 @@ impl Realm {
                 let mut reader = BufReader::new(stream);
                 let (path, proof) = request(&mut reader);
                 let (status, body) = answer(&issuer, &path, tokens(&proof));
-                paths.lock().unwrap().push(path);
+                paths.lock().expect("nothing panics with it").push(path);
                 let body = body.to_string();
                 let _ = write!(
                     reader.get_mut(),
@@ -63,7 +63,7 @@ impl Realm {
     }
 
     fn asked(&self, what: &str) -> bool {
-        let paths = self.paths.lock().unwrap();
+        let paths = self.paths.lock().expect("nothing panics with it");
         paths.iter().any(|path| path.ends_with(what))
     }
 }
@@ -96,14 +96,14 @@ fn answer(issuer: &str, path: &str, tokens: Option<Value>) -> (u16, Value) {
 /// Reads a whole request; its path and its DPoP proof.
 fn request(reader: &mut impl BufRead) -> (String, String) {
     let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
+    reader.read_line(&mut line).expect("a request");
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
     let (mut length, mut proof) = (0, String::new());
     while !line.trim().is_empty() {
         line.clear();
-        reader.read_line(&mut line).unwrap();
+        reader.read_line(&mut line).expect("a header");
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
+            length = value.trim().parse().expect("a number");
         }
         if let Some((name, value)) = line.split_once(':')
             && name.eq_ignore_ascii_case("dpop")
@@ -112,7 +112,7 @@ fn request(reader: &mut impl BufRead) -> (String, String) {
         }
     }
     let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
+    reader.read_exact(&mut body).expect("a body");
     (path, proof)
 }
 

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use slmd::tls::{KeyPair, client, fingerprint};
 
 use crate::support::{
-    Ca, Certificate, Daemon, Issuer, Mosquitto, Publish, Response, Setup, chat, claims, exchange,
-    free_port, python, run, secrets, within,
+    Ca, Certificate, Daemon, Exchange, Issuer, Mosquitto, Publish, Response, Setup, chat, claims,
+    exchange, free_port, python, run, secrets, within,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -80,7 +80,7 @@ impl Scene {
     fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         let stream = self.connect(self.client(None)).expect("a handshake");
         let answer = exchange(stream, "GET", path, headers, "");
-        answer.and_then(|a| a.finish()).expect("an answer")
+        answer.and_then(Exchange::finish).expect("an answer")
     }
 
     /// Of the certificate that a new client is greeted with.

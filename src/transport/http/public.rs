@@ -367,7 +367,7 @@ mod tests {
             certificate: None,
         });
         let bare = Request::get("/v1/models").body(()).unwrap();
-        let of = |caller: &Caller, request| credential(caller, request, &[]).unwrap();
+        let of = |caller: &Caller, request: &Request<()>| credential(caller, request, &[]).unwrap();
         let Credential::LocalPeer { uid, gid, groups } = of(&local(), &bare) else {
             panic!("no local peer");
         };
@@ -375,7 +375,8 @@ mod tests {
         assert!(matches!(of(&remote, &bare), Credential::None));
         for (value, is_bearer) in [("Bearer t", true), ("Basic t", false)] {
             let shown = Request::get("/v1/models").header("authorization", value);
-            let found = of(&local(), &shown.body(()).unwrap());
+            let shown = shown.body(()).unwrap();
+            let found = of(&local(), &shown);
             assert_eq!(matches!(found, Credential::Bearer(_)), is_bearer, "{value}");
             assert!(!matches!(found, Credential::LocalPeer { .. }), "{value}");
         }
