@@ -28,6 +28,8 @@ pub(super) fn mend(reason: DenyReason, facts: &Facts<'_>) -> Option<String> {
         DenyReason::ScopeMissing => return Some(scope(facts)),
         DenyReason::IssuerUnknown => return Some(issuer(facts)),
         DenyReason::TypeRejected => return Some(kind(facts)),
+        // Keycloak signs refresh tokens by HMAC.
+        DenyReason::AlgorithmRejected if refresh(facts) => return Some(kind(facts)),
         DenyReason::SubjectMissing => {
             return Some(format!(
                 "add the client scope `basic` to the client (tab Client scopes, as Default), or {LIGHTWEIGHT}"
@@ -169,6 +171,10 @@ fn kind(facts: &Facts<'_>) -> String {
             "send the `access_token` of the token answer; a lightweight one has no `typ`: {LIGHTWEIGHT}"
         ),
     }
+}
+
+fn refresh(facts: &Facts<'_>) -> bool {
+    matches!(text(facts, "typ"), Some("Refresh" | "Offline"))
 }
 
 /// The client id of the endpoint that the request is for.

@@ -127,13 +127,52 @@ impl Admin {
         self.map_role("DELETE", service, client_id, role);
     }
 
+    /// Gives a client's service account a new role of the realm itself.
+    #[track_caller]
+    pub fn grant_of_realm(&self, service: &str, role: &str) {
+        self.of_realm("POST", "/roles", Some(&json!({"name": role})));
+        let role = self.of_realm("GET", &format!("/roles/{role}"), None).json();
+        let user = self.service_account(service);
+        let path = format!("/users/{}/role-mappings/realm", id(&user));
+        self.of_realm("POST", &path, Some(&json!([role])));
+    }
+
+    /// Has every access token of a client say something more.
+    #[track_caller]
+    pub fn add_mapper(&self, client_id: &str, mapper: &str, config: &Value) {
+        let mut config = config.clone();
+        config["access.token.claim"] = "true".into();
+        let body = json!({
+            "name": format!("mapper-{}", slmd::identity::random_hex::<4>()),
+            "protocol": "openid-connect", "protocolMapper": mapper, "config": config,
+        });
+        let client = self.client(client_id);
+        let path = format!("/clients/{}/protocol-mappers/models", id(&client));
+        self.of_realm("POST", &path, Some(&body));
+    }
+
+    /// Takes one of the default client scopes from a client.
+    #[track_caller]
+    pub fn take_scope(&self, client_id: &str, scope: &str) {
+        let client = self.client(client_id);
+        let path = format!("/clients/{}/default-client-scopes", id(&client));
+        let scopes = self.of_realm("GET", &path, None).json();
+        let mut scopes = scopes.as_array().expect("a list").iter();
+        let found = scopes.find(|found| found["name"] == scope);
+        let scope = id(found.expect("the client has the scope"));
+        self.of_realm("DELETE", &format!("{path}/{scope}"), None);
+    }
+
+    #[track_caller]
+    fn service_account(&self, client_id: &str) -> Value {
+        let client = self.client(client_id);
+        let path = format!("/clients/{}/service-account-user", id(&client));
+        self.of_realm("GET", &path, None).json()
+    }
+
     #[track_caller]
     fn map_role(&self, method: &str, service: &str, client_id: &str, role: &str) {
-        let path = format!(
-            "/clients/{}/service-account-user",
-            id(&self.client(service))
-        );
-        let user = self.of_realm("GET", &path, None).json();
+        let user = self.service_account(service);
         let client = self.client(client_id);
         let path = format!("/clients/{}/roles/{role}", id(&client));
         let role = self.of_realm("GET", &path, None).json();

@@ -20,6 +20,8 @@ pub const PASSWORD: &str = "analytical-engine";
 /// Uid, first and last name, groups. Nobody of them is in any realm file.
 const PEOPLE: &[(&str, &str, &str, &[&str])] = &[
     ("ada", "Ada", "Lovelace", &["slm-readers"]),
+    // Hers is changed by the test of `slmd login` alone.
+    ("emmy", "Emmy", "Noether", &["slm-readers"]),
     ("grace", "Grace", "Hopper", &["slm-writers"]),
     ("joan", "Joan", "Clarke", &["slm-trainers"]),
     ("mary", "Mary", "Keller", &["slm-readers", "slm-trainers"]),

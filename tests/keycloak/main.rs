@@ -12,11 +12,16 @@
 mod support;
 
 mod admin;
+mod appliance;
 mod certificates;
+mod daemon;
 mod directory;
+mod dpop;
+mod explain;
 mod grants;
 mod judge;
 mod ldap;
+mod login;
 mod proof;
 mod readme;
 mod realms;
