@@ -111,9 +111,7 @@ impl Daemon {
         source: Option<PathBuf>,
         state: &State,
     ) -> Result<Daemon, RunError> {
-        let on = |kind| signal(kind).map_err(RunError::Signals);
-        let (term, interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
-        let hangup = on(SignalKind::hangup())?;
+        let [term, interrupt, hangup] = signals()?;
         let mut registry = Registry::default();
         state.log.metrics().register(&mut registry);
         let bundles = models::open(&config, &state.store)?;
@@ -238,6 +236,16 @@ impl Daemon {
         self.core.engine.stop();
         tracing::info!("stopped");
     }
+}
+
+/// To end by, and to reload by.
+fn signals() -> Result<[Signal; 3], RunError> {
+    let on = |kind| signal(kind).map_err(RunError::Signals);
+    Ok([
+        on(SignalKind::terminate())?,
+        on(SignalKind::interrupt())?,
+        on(SignalKind::hangup())?,
+    ])
 }
 
 fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {

@@ -263,7 +263,9 @@ fn a_deny_file_stops_what_runs_within_a_second() {
         let records = records
             .iter()
             .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        records.filter(|record| record["event"] == "finish").last()
+        records
+            .filter(|record| record["event"] == "finish")
+            .fold(None, |_, record| Some(record))
     });
     assert_eq!(finish["finish"], "revoked");
     assert_refused(&daemon.chat(&token, &chat("Hi.", 1, false)), 401, "revoked");
