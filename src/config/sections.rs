@@ -225,25 +225,7 @@ fn mqtt_settings(
     let password = password(section, username.is_some(), warnings);
     let (password, password_file) = password.unzip();
     let queue = u16::try_from(engine.queue).unwrap_or(u16::MAX);
-    let has_tls = section.has("tls");
-    let tls = section.section("tls", |section| {
-        has_tls.then(|| mqtt_tls(section)).flatten()
-    });
-    match url.as_ref().map(|url| url.tls) {
-        Some(true) if !has_tls => {
-            section.problem(
-                "url",
-                "is an mqtts:// URL; add [mqtt.tls] with the broker's CA in `ca_file`",
-            );
-        }
-        Some(false) if has_tls => {
-            section.problem(
-                "url",
-                "is an mqtt:// URL, and there is [mqtt.tls]; write mqtts://",
-            );
-        }
-        _ => {}
-    }
+    let tls = broker_tls(section, url.as_ref());
     let settings = transport::mqtt::Settings {
         tls,
         password_file: password_file.clone(),
@@ -277,6 +259,30 @@ fn mqtt_settings(
         },
         password_file,
     ))
+}
+
+/// `[mqtt.tls]`, which goes with an mqtts:// URL and with no other.
+fn broker_tls(section: &mut Section<'_>, url: Option<&Broker>) -> Option<link::Tls> {
+    let has_tls = section.has("tls");
+    let tls = section.section("tls", |section| {
+        has_tls.then(|| mqtt_tls(section)).flatten()
+    });
+    match url.map(|url| url.tls) {
+        Some(true) if !has_tls => {
+            section.problem(
+                "url",
+                "is an mqtts:// URL; add [mqtt.tls] with the broker's CA in `ca_file`",
+            );
+        }
+        Some(false) if has_tls => {
+            section.problem(
+                "url",
+                "is an mqtt:// URL, and there is [mqtt.tls]; write mqtts://",
+            );
+        }
+        _ => {}
+    }
+    tls
 }
 
 /// Where answers may go: a pattern that can't be another client's or a request topic.
