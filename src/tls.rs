@@ -1,6 +1,7 @@
 //! TLS by rustls on aws-lc-rs: the one place that reads certificates and keys and makes
 //! configurations of them.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,7 +74,11 @@ pub fn server(
 /// `sha256:` and the hash of a certificate, as `openssl x509 -fingerprint -sha256` tells it.
 pub fn fingerprint(certificate: &[u8]) -> String {
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
-    format!("sha256:{}", crate::identity::hex(hash.as_ref()))
+    let mut text = "sha256:".to_owned();
+    for byte in hash.as_ref() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 fn roots(ca_file: &Path) -> Result<RootCertStore, TlsError> {

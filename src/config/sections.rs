@@ -225,7 +225,7 @@ fn mqtt_settings(
     let password = password(section, username.is_some(), warnings);
     let (password, password_file) = password.unzip();
     let queue = u16::try_from(engine.queue).unwrap_or(u16::MAX);
-    let tls = broker_tls(section, url.as_ref().map(|url| url.tls));
+    let tls = broker_tls(section, url.as_ref());
     let settings = transport::mqtt::Settings {
         tls,
         password_file: password_file.clone(),
@@ -262,12 +262,12 @@ fn mqtt_settings(
 }
 
 /// `[mqtt.tls]`, which goes with an mqtts:// URL and with no other.
-fn broker_tls(section: &mut Section<'_>, wanted: Option<bool>) -> Option<link::Tls> {
+fn broker_tls(section: &mut Section<'_>, url: Option<&Broker>) -> Option<link::Tls> {
     let has_tls = section.has("tls");
     let tls = section.section("tls", |section| {
         has_tls.then(|| mqtt_tls(section)).flatten()
     });
-    match wanted {
+    match url.map(|url| url.tls) {
         Some(true) if !has_tls => {
             section.problem(
                 "url",
