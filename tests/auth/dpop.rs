@@ -120,8 +120,10 @@ fn a_proof_of_every_kind_of_key_passes() {
     }
 }
 
+type Spoil = fn(&mut Bound);
+
 /// The check that must refuse, and how the proof is spoiled for it.
-const SPOILT: &[(&str, fn(&mut Bound))] = &[
+const SPOILT: &[(&str, Spoil)] = &[
     ("form", |b| b.spoil = |_| String::new()),
     ("form", |b| b.spoil = |p| format!("{p}.{p}")),
     ("form", |b| b.spoil = |p| format!("{p}=")),

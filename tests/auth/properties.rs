@@ -131,12 +131,12 @@ fn revocations(at: usize) -> Revocations {
     let mut revoked = Revocations::default();
     let own = |name: &str| mint::claims()[name].as_str().unwrap().to_owned();
     match at % 6 {
-        0 => drop(revoked.subjects.insert(own("sub"))),
-        1 => drop(revoked.sessions.insert(own("sid"))),
-        2 => drop(revoked.token_ids.insert(own("jti"))),
-        3 => drop(revoked.clients.insert("another".to_owned())),
+        0 => revoked.subjects.insert(own("sub")),
+        1 => revoked.sessions.insert(own("sid")),
+        2 => revoked.token_ids.insert(own("jti")),
+        3 => revoked.clients.insert("another".to_owned()),
         4 => revoked.not_before = Timestamp::from_secs(NOW - at as u64),
-        _ => drop(revoked.thumbprints.insert(world_thumbprint(at))),
+        _ => revoked.thumbprints.insert(world_thumbprint(at)),
     }
     revoked
 }
