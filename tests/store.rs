@@ -157,6 +157,8 @@ fn permit(id: &RequestId) -> Access {
         sampling: None,
         prompt_tokens: Some(31),
         attempt: None,
+        dpop: false,
+        local_peer: false,
     }
 }
 

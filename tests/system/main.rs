@@ -5,7 +5,6 @@
 
 // A test binary exports nothing: `pub` is between its own modules.
 #![allow(unreachable_pub)]
-#![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
 mod badinput;
 mod cli;
