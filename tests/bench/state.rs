@@ -94,5 +94,7 @@ fn permit() -> Access {
         sampling: None,
         prompt_tokens: Some(31),
         attempt: None,
+        dpop: false,
+        local_peer: false,
     }
 }
