@@ -149,11 +149,6 @@ fn a_client_that_is_set_wrong_is_told_the_switch() {
         &lifespan,
     );
 
-    admin.take_scope("reports", "basic");
-    let token = scene.token("reports");
-    let basic = ["client scope `basic`"];
-    fails(daemon, &token, &[], "principal", "subject_missing", &basic);
-
     let key = ProofKey::new();
     let bound = scene.realm.service("device-2", Some(&key)).access;
     let proof = ["Authorization: DPoP", "dpop.bound.access.tokens"];
