@@ -102,6 +102,19 @@ fn audience(facts: &Facts<'_>) -> String {
              mapper (client scope, Add mapper, Audience, included client audience `{endpoint}`)"
         );
     }
+    let absent = |name: &str| {
+        facts
+            .claims
+            .is_some_and(|claims| !claims.contains_key(name))
+    };
+    // Keycloak leaves audience and roles out of a lightweight token together.
+    if absent("aud") && absent("resource_access") && absent("realm_access") {
+        return format!(
+            "the token names no client and no role: where it is a lightweight one, {LIGHTWEIGHT}; \
+             else give the caller a client role of `{endpoint}` (Clients, {endpoint}, Roles), and \
+             with full scope off map the role in the client's dedicated scope (tab Scope)"
+        );
+    }
     format!(
         "give the caller a client role of `{endpoint}` (Clients, {endpoint}, Roles; then the user's \
          or service account's Role mapping: `kcadm.sh add-roles --cclientid {endpoint} --rolename \

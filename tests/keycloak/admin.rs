@@ -151,18 +151,6 @@ impl Admin {
         self.of_realm("POST", &path, Some(&body));
     }
 
-    /// Takes one of the default client scopes from a client.
-    #[track_caller]
-    pub fn take_scope(&self, client_id: &str, scope: &str) {
-        let client = self.client(client_id);
-        let path = format!("/clients/{}/default-client-scopes", id(&client));
-        let scopes = self.of_realm("GET", &path, None).json();
-        let mut scopes = scopes.as_array().expect("a list").iter();
-        let found = scopes.find(|found| found["name"] == scope);
-        let scope = id(found.expect("the client has the scope"));
-        self.of_realm("DELETE", &format!("{path}/{scope}"), None);
-    }
-
     #[track_caller]
     fn service_account(&self, client_id: &str) -> Value {
         let client = self.client(client_id);

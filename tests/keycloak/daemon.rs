@@ -115,7 +115,11 @@ fn a_rotation_is_followed_without_a_refusal() {
     std::thread::sleep(Duration::from_millis(1100));
     answered(&ask(&daemon, &second, words));
     answered(&ask(&daemon, &first, words));
-    assert!(daemon.log().contains("replaced"), "the set was replaced");
+    let known = keys(&daemon, "followed").to_string();
+    assert!(
+        known.contains(header(&second)["kid"].as_str().expect("a kid")),
+        "{known}"
+    );
 
     admin.set_key(&old, State::Passive);
     for token in [&first, &second, &token()] {

@@ -16,7 +16,7 @@ const REQUESTS: &str = "slm/edge-1/v1/chat/completions";
 
 /// One request over MQTT with a bound token.
 #[derive(Clone)]
-struct Sent<'s> {
+pub struct Sent<'s> {
     token: &'s str,
     proof: String,
     reply: &'s str,
@@ -25,14 +25,14 @@ struct Sent<'s> {
 }
 
 /// A device with a key, a token and the daemon's nonce.
-struct Device {
-    key: ProofKey,
-    token: String,
-    nonce: String,
+pub struct Device {
+    pub key: ProofKey,
+    pub token: String,
+    pub nonce: String,
 }
 
 impl Device {
-    fn sent<'s>(&'s self, reply: &'s str, correlation: &'s str, words: &str) -> Sent<'s> {
+    pub fn sent<'s>(&'s self, reply: &'s str, correlation: &'s str, words: &str) -> Sent<'s> {
         let body = body(words);
         let parts = [REQUESTS, reply, correlation, &body];
         let length = |part: &str| u32::try_from(part.len()).expect("it is short");
@@ -53,7 +53,7 @@ impl Device {
     }
 }
 
-fn publish(broker: &Mosquitto, sent: &Sent<'_>) {
+pub fn publish(broker: &Mosquitto, sent: &Sent<'_>) {
     secrets::body(sent.body.as_bytes());
     let authorization = format!("DPoP {}", sent.token);
     let port = broker.port().to_string();
@@ -73,10 +73,18 @@ fn publish(broker: &Mosquitto, sent: &Sent<'_>) {
 }
 
 #[track_caller]
-fn answer(replies: &Subscriber, correlation: &str) -> Message {
+pub fn answer(replies: &Subscriber, correlation: &str) -> Message {
     let message = replies.next(PATIENCE).expect("every request is answered");
     assert_eq!(message.correlation.as_deref(), Some(correlation));
     message
+}
+
+/// What the daemon has published last.
+pub fn nonce(broker: &Mosquitto) -> String {
+    let nonces = broker.subscribe("slm/edge-1/nonce");
+    let message = nonces.next(PATIENCE).expect("a nonce is published");
+    let nonce = message.json()["nonce"].as_str().map(str::to_owned);
+    nonce.expect("a nonce")
 }
 
 #[track_caller]
@@ -153,13 +161,11 @@ fn a_proof_over_mqtt_is_for_one_message_of_one_device() {
     let strict = section(&realm, "require_dpop = [\"mqtt\"]");
     let setup = Setup::new().with(&strict).keys("prod", &realm.jwks());
     let daemon = Daemon::start(setup.broker(&broker));
-    let nonces = broker.subscribe("slm/edge-1/nonce");
-    let nonce = nonces.next(PATIENCE).expect("a nonce is published").json();
     let key = ProofKey::new();
     let device = Device {
         token: realm.service("device-2", Some(&key)).access,
         key,
-        nonce: nonce["nonce"].as_str().expect("a nonce").to_owned(),
+        nonce: nonce(&broker),
     };
     let replies = broker.subscribe("slm/edge-1/reply/#");
     let own = "slm/edge-1/reply/device-2/1";

@@ -22,6 +22,7 @@ mod grants;
 mod judge;
 mod ldap;
 mod login;
+mod offline;
 mod proof;
 mod readme;
 mod realms;

@@ -1,0 +1,309 @@
+//! Without Keycloak, and with clocks that are wrong: what is decided still, until when, and that no
+//! expired token comes back.
+//!
+//! The daemon's wall clock is moved by libfaketime for its process only. Whether the kernel calls
+//! its clock synchronised is told by a library of the test, because a container can't set it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::admin::fresh_realm;
+use crate::appliance::{answered, ask, explained, jwks, refused, said, section, succeeded};
+use crate::certificates::{Pair, rsa};
+use crate::dpop::{Device, answer, nonce, publish};
+use crate::grants::{Realm, claims, header};
+use crate::proof::ProofKey;
+use crate::support::{Daemon, Mosquitto, Setup, free_port, within};
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+const TICK: Duration = Duration::from_secs(60);
+const REPLY: &str = "slm/edge-1/reply/device-2/1";
+
+/// When this release was made: the floor that no clock goes below.
+const RELEASED: u64 = 1_795_478_400;
+
+/// TIME_ERROR (adjtimex(2)) where the file is there.
+const SHIM: &str = "#include <stdlib.h>\n#include <string.h>\n#include <sys/timex.h>\n\
+    #include <unistd.h>\n\
+    int adjtimex(struct timex *t) {\n\
+      memset(t, 0, sizeof *t);\n\
+      return access(getenv(\"SLMD_TEST_UNSYNCHRONISED\"), F_OK) == 0 ? TIME_ERROR : TIME_OK;\n\
+    }\n";
+
+/// The clock of one daemon.
+struct Clock(tempfile::TempDir);
+
+impl Clock {
+    fn new() -> Clock {
+        let clock = Clock(tempfile::tempdir().expect("a temporary folder"));
+        fs::write(clock.path("shim.c"), SHIM).expect("a temporary file");
+        let mut command = Command::new("cc");
+        command
+            .args(["-shared", "-fPIC", "-o"])
+            .arg(clock.path("shim.so"));
+        command.arg(clock.path("shim.c"));
+        succeeded(command);
+        clock.set("+0");
+        clock
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// In libfaketime's words; takes effect at once.
+    fn set(&self, time: &str) {
+        let new = self.path("new");
+        fs::write(&new, time).expect("a temporary file");
+        fs::rename(new, self.path("time")).expect("a temporary file");
+    }
+
+    fn synchronised(&self, yes: bool) {
+        let file = self.path("unsynchronised");
+        match yes {
+            true => drop(fs::remove_file(file)),
+            false => fs::write(file, "").expect("a temporary file"),
+        }
+    }
+
+    fn of(&self, setup: Setup) -> Setup {
+        let text = |path: PathBuf| path.display().to_string();
+        let preload = format!(
+            "{} {}",
+            faketime().display(),
+            self.path("shim.so").display()
+        );
+        setup
+            .env("LD_PRELOAD", &preload)
+            .env("FAKETIME_TIMESTAMP_FILE", &text(self.path("time")))
+            .env("FAKETIME_NO_CACHE", "1")
+            // Waits are by the monotonic clock.
+            .env("DONT_FAKE_MONOTONIC", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .env(
+                "SLMD_TEST_UNSYNCHRONISED",
+                &text(self.path("unsynchronised")),
+            )
+    }
+}
+
+fn faketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").expect("a system has it").flatten();
+    let libraries = folders.map(|f| f.path().join("faketime/libfaketime.so.1"));
+    let found = libraries.into_iter().find(|path| path.exists());
+    found.expect("libfaketime is installed; run `make setup-tests`")
+}
+
+/// A realm whose key the test has too, so that it can say what Keycloak would have said later.
+struct Issuing {
+    realm: Realm,
+    pair: Pair,
+    token: String,
+}
+
+impl Issuing {
+    fn new(name: &str) -> Issuing {
+        let realm = fresh_realm(name);
+        let pair = rsa(&realm.server.folder, name);
+        realm.admin().import_key(&pair, 300);
+        let token = realm.service("device-1", None).access;
+        Issuing { realm, pair, token }
+    }
+
+    /// Keycloak's token, as issued at `iat` for five minutes, with every role.
+    fn at(&self, iat: u64) -> String {
+        let mut claims = claims(&self.token);
+        claims["iat"] = iat.into();
+        claims["exp"] = (iat + 300).into();
+        claims["jti"] = slmd::identity::random_hex::<16>().into();
+        let roles = json!(["read", "write", "fine-tune", "audit"]);
+        claims["resource_access"]["slm-chat"]["roles"] = roles;
+        self.pair.sign(&header(&self.token), &claims)
+    }
+}
+
+fn now() -> u64 {
+    slmd::time::now().as_secs()
+}
+
+/// Keycloak's address in the configuration becomes one where nobody is.
+fn cut_off(daemon: &Daemon, realm: &Realm) {
+    let file = daemon.config_path();
+    let text = fs::read_to_string(&file).expect("the test wrote it");
+    let there = format!("uri = \"{}/", realm.server.url());
+    assert!(text.contains(&there), "{text}");
+    let nowhere = format!("uri = \"https://localhost:{}/", free_port());
+    fs::write(file, text.replace(&there, &nowhere)).expect("it is the test's");
+}
+
+#[test]
+fn an_outage_is_outlived_until_each_scopes_grace_ends() {
+    let (left, right) = (Issuing::new("outage-left"), Issuing::new("outage-right"));
+    let (clock, broker) = (Clock::new(), Mosquitto::start());
+    let sections = [&left, &right].map(|i| section(&i.realm, "") + &jwks(&i.realm, "1s"));
+    let setup = Setup::new().with(&sections.concat()).broker(&broker);
+    let mut daemon = Daemon::start(clock.of(setup));
+    for issuing in [&left, &right] {
+        let text = said(&daemon.slmd(&["keys", "pin", &issuing.realm.name, "--fetch", "--yes"]));
+        assert!(text.contains("pinned for realm"), "{text}");
+    }
+    daemon.until_ready();
+    let key = ProofKey::new();
+    let mut device = Device {
+        token: left.realm.service("device-2", Some(&key)).access,
+        key,
+        nonce: String::new(),
+    };
+    daemon.terminate();
+    cut_off(&daemon, &left.realm);
+    graces(&daemon, &clock, &left);
+    let replies = broker.subscribe("slm/edge-1/reply/#");
+    for (time, hours, status) in [("+0", 0, "200"), ("+23h", 23, "200"), ("+25h", 25, "401")] {
+        clock.set(time);
+        daemon.restart();
+        for issuing in [&left, &right] {
+            let token = issuing.at(now() + hours * HOUR);
+            answered(&ask(&daemon, &token, "Name something that works offline."));
+        }
+        refused(
+            &ask(
+                &daemon,
+                &left.at(now() + hours * HOUR - HOUR),
+                "Name an old token.",
+            ),
+            401,
+            "expired",
+        );
+        device.nonce = nonce(&broker);
+        publish(
+            &broker,
+            &device.sent(REPLY, time, "Name a device without a network."),
+        );
+        let message = answer(&replies, time);
+        assert_eq!(message.user("status"), Some(status), "{time}: {message:?}");
+        daemon.terminate();
+    }
+    clock.set("+31d");
+    daemon.restart();
+    let late = ask(
+        &daemon,
+        &right.at(now() + 31 * DAY),
+        "Name keys that are too old.",
+    );
+    assert_eq!(late.json()["error"]["code"], "keys_stale", "{}", late.body);
+}
+
+/// Each scope by itself, before its grace's end and after it.
+fn graces(daemon: &Daemon, clock: &Clock, issuing: &Issuing) {
+    for (time, seconds, scope, good) in [
+        ("+50m", 50 * 60, "fine-tune", true),
+        ("+65m", 65 * 60, "fine-tune", false),
+        ("+23h", 23 * HOUR, "write", true),
+        ("+25h", 25 * HOUR, "write", false),
+        ("+29d", 29 * DAY, "read", true),
+        ("+29d", 29 * DAY, "audit", true),
+        ("+31d", 31 * DAY, "read", false),
+        ("+31d", 31 * DAY, "audit", false),
+    ] {
+        clock.set(time);
+        let token = issuing.at(now() + seconds);
+        let (said, _) = explained(daemon, &token, &["--scope", scope]);
+        let expected = if good {
+            Value::Null
+        } else {
+            "keys_stale".into()
+        };
+        assert_eq!(said["verdict"], expected, "{scope} at {time}: {said:#}");
+    }
+}
+
+fn floor(daemon: &Daemon) -> String {
+    let status = daemon.status();
+    let floor = status["clock"]["floor"].as_str();
+    floor.expect("a status has it").to_owned()
+}
+
+/// Until the floor has followed the clock past a moment.
+fn until_floor(daemon: &Daemon, seconds: u64) {
+    let past = slmd::time::Timestamp::from_secs(seconds).to_string();
+    within(TICK, "the floor", || (floor(daemon) >= past).then_some(()));
+}
+
+#[test]
+fn no_wrong_clock_brings_an_expired_token_back() {
+    let issuing = Issuing::new("clocks");
+    let clock = Clock::new();
+    let name = &issuing.realm.name;
+    let setup = Setup::new().with(&section(&issuing.realm, "offline_grace = \"none\""));
+    let mut daemon = Daemon::start(clock.of(setup).keys(name, &issuing.realm.jwks()));
+    let words = "Name a clock that is wrong.";
+    let expired = |daemon: &Daemon, at: u64| {
+        refused(&ask(daemon, &issuing.at(at), words), 401, "expired");
+    };
+    let good = |daemon: &Daemon, at: u64| answered(&ask(daemon, &issuing.at(at), words));
+    until_floor(&daemon, now() - 30);
+    good(&daemon, now());
+    // Stepped back while it runs.
+    clock.set("-3h");
+    expired(&daemon, now() - HOUR);
+    expired(&daemon, now() - 3 * HOUR);
+    good(&daemon, now());
+    daemon.terminate();
+
+    // A box without a battery starts in 1970 and is told the time by nobody.
+    clock.set("@1970-01-01 00:01:00");
+    clock.synchronised(false);
+    daemon.restart();
+    expired(&daemon, now() - HOUR);
+    expired(&daemon, RELEASED - HOUR);
+    expired(&daemon, 60);
+    good(&daemon, now() - 60);
+    daemon.terminate();
+
+    // Ten years ahead, and believed.
+    clock.set("+10y");
+    clock.synchronised(true);
+    daemon.restart();
+    let decade = now() + 3650 * DAY;
+    until_floor(&daemon, decade - DAY);
+    expired(&daemon, now());
+    good(&daemon, decade);
+    daemon.terminate();
+    clock.set("+0");
+    daemon.restart();
+    expired(&daemon, now());
+    let text = said(&daemon.slmd(&["keys", "reset-time"]));
+    good(&daemon, now());
+    expired(&daemon, now() - HOUR);
+    assert!(
+        daemon.audit(0).iter().any(|r| r.contains("time_reset")),
+        "{text}"
+    );
+}
+
+/// The release of a first start counts, whatever its clock says.
+#[test]
+fn a_first_start_in_1970_accepts_nothing_from_before_its_release() {
+    let issuing = Issuing::new("first-start");
+    let clock = Clock::new();
+    clock.set("@1970-01-01 00:01:00");
+    clock.synchronised(false);
+    let name = &issuing.realm.name;
+    let setup = Setup::new().with(&section(&issuing.realm, "offline_grace = \"none\""));
+    let daemon = Daemon::start(clock.of(setup).keys(name, &issuing.realm.jwks()));
+    for at in [60, RELEASED - 10 * DAY, RELEASED - HOUR] {
+        let response = ask(&daemon, &issuing.at(at), "Name a token of another age.");
+        refused(&response, 401, "expired");
+    }
+    let response = ask(
+        &daemon,
+        &issuing.at(RELEASED),
+        "Name the oldest good token.",
+    );
+    answered(&response);
+}
