@@ -18,7 +18,7 @@ use crate::properties::{ISSUERS, world};
 
 const TOKENS: u64 = 100_000;
 /// With `SLMD_TEST_MORE`, which also writes the report.
-const MORE_TOKENS: u64 = 10_000_000;
+const MORE_TOKENS: u64 = 10_300_000;
 const THREADS: u64 = 2;
 const REPORT: &str = "tests/reports/mutations.txt";
 const COMMAND: &str = "SLMD_TEST_MORE=1 cargo test --test auth no_mutated_token_passes";

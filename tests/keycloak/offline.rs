@@ -294,7 +294,7 @@ fn a_first_start_in_1970_accepts_nothing_from_before_its_release() {
     clock.set("@1970-01-01 00:01:00");
     clock.synchronised(false);
     let name = &issuing.realm.name;
-    let setup = Setup::new().with(&section(&issuing.realm, "offline_grace = \"none\""));
+    let setup = Setup::new().with(&section(&issuing.realm, ""));
     let daemon = Daemon::start(clock.of(setup).keys(name, &issuing.realm.jwks()));
     for at in [60, RELEASED - 10 * DAY, RELEASED - HOUR] {
         let response = ask(&daemon, &issuing.at(at), "Name a token of another age.");
