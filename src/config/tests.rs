@@ -282,6 +282,7 @@ fn the_shipped_file_shows_the_defaults() {
         "password_file",
         "max_age",
         "device",
+        "deny_file",
         "client_id = \"slmd",
     ];
     let is_own = |line: &str| own.iter().any(|key| line.starts_with(&format!("#{key}")));
@@ -293,7 +294,7 @@ fn the_shipped_file_shows_the_defaults() {
         "#public_urls",
     ];
     // Sections that are off unless they are there.
-    let optional_sections = ["#[realm.", "#[http.tls]", "#[mqtt.tls]"];
+    let optional_sections = ["#[realm.", "#[http.tls]", "#[mqtt.tls]", "#[login]"];
     let mut skipped = false;
     let settings = settings.filter(|line| {
         if line.trim_start_matches('#').starts_with('[') {
