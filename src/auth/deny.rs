@@ -93,6 +93,16 @@ impl Revocations {
             return Err(format!("it is larger than {} KiB", MAX_LEN / 1024));
         }
         let value = json::parse(text).map_err(|error| format!("no strict JSON: {error}"))?;
+        // serde reads a struct from a list of its values too.
+        let entries = value.get("revoked").and_then(serde_json::Value::as_array);
+        if !value.is_object()
+            || !entries
+                .into_iter()
+                .flatten()
+                .all(serde_json::Value::is_object)
+        {
+            return Err("not of the form of a deny file: it and its entries are objects".into());
+        }
         let file: File = serde_json::from_value(value)
             .map_err(|error| format!("not of the form of a deny file: {error}"))?;
         if file.version != 1 {

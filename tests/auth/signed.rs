@@ -43,6 +43,9 @@ fn a_deny_file_is_read_whole() {
 fn a_deny_file_that_is_half_understood_is_refused() {
     for bad in [
         json!([]),
+        json!([1]),
+        json!([1, [["x", null, null, null, null, null]]]),
+        json!({"version": 1, "revoked": [["x", null, null, null, null, null]]}),
         json!({}),
         json!({"version": 2}),
         json!({"version": 1, "more": 1}),
