@@ -18,6 +18,8 @@ const KEPT: u32 = 3;
 /// An old handle of ours closes in the background; its lock is waited for this often and long.
 const LOCK_TRIES: u32 = 40;
 const LOCK_WAIT: Duration = Duration::from_millis(50);
+/// A program that is just being started holds its parent's locks until it runs: not for long.
+const START_TRIES: u32 = 10;
 
 /// What was left of a damaged database. sled drops everything after the first damage that it
 /// meets, and once it has used segments again it can't always do without its snapshot: records
@@ -166,11 +168,14 @@ fn take_lock(folder: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(folder.join("lock"))
         .map_err(|e| StoreError::from_io(&e))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked),
-        Err(TryLockError::Error(e)) => Err(StoreError::from_io(&e)),
+    for _ in 0..START_TRIES {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_WAIT),
+            Err(TryLockError::Error(e)) => return Err(StoreError::from_io(&e)),
+        }
     }
+    Err(StoreError::Locked)
 }
 
 fn remove_files(folder: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
