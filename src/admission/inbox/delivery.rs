@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::entry::{Entry, FirstClock, State, StoredAnswer};
 use super::shelf::{Busy, Inbox};
 use crate::admission::{Admission, Admitted};
-use crate::auth::{Binding, Credential, Decision, Grant, NonceRule, Permitted};
+use crate::auth::{Credential, Decision, Grant, NonceRule, Permitted};
 use crate::identity::{digest, random};
 use crate::prompt::{Outcome, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
@@ -84,7 +84,7 @@ impl Admission {
     /// Admits a chat that came by an at-least-once transport.
     pub async fn deliver(
         &self,
-        credential: Credential,
+        mut credential: Credential,
         request: Request,
         delivery: Delivery,
     ) -> Result<Delivered, Rejected> {
@@ -94,10 +94,9 @@ impl Admission {
         let recognised = prior.entry.is_some();
         let first_clock = prior.entry.as_ref().map(|entry| entry.clock.clone().into());
         let clock = first_clock.unwrap_or_else(|| (self.0.clock)());
-        let credential = match recognised {
-            true => without_nonce(credential),
-            false => credential,
-        };
+        if recognised {
+            waive_nonce(&mut credential);
+        }
         let decision = self.decide_fresh(&credential, &request, Some(&clock));
         let permitted = match decision.await {
             Decision::Permit(permitted) => permitted,
@@ -303,21 +302,9 @@ impl Rejected {
 }
 
 /// A redelivery is decided as at its first admission, when its nonce was checked.
-fn without_nonce(credential: Credential) -> Credential {
-    match credential {
-        Credential::Dpop {
-            token,
-            proof,
-            binding,
-        } => Credential::Dpop {
-            token,
-            proof,
-            binding: Binding {
-                nonce: NonceRule::None,
-                ..binding
-            },
-        },
-        other => other,
+fn waive_nonce(credential: &mut Credential) {
+    if let Credential::Dpop { binding, .. } = credential {
+        binding.nonce = NonceRule::None;
     }
 }
 

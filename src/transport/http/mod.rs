@@ -151,7 +151,7 @@ pub async fn serve(
 
 /// Serves the admin socket: `GET /status`, `GET /metrics`, `POST /reload`, `GET /keys`,
 /// `PUT /keys/{realm}` (JWKS body), `POST /keys/{realm}/fetch`, `POST /keys/{realm}/pin-held`
-/// (`{"fingerprint": …}`), `POST /keys/{realm}/refresh`, `POST /time/reset` (`{"to": "now"}` or
+/// (`{"fingerprint": …}`), `POST /keys/{realm}/refresh`, `POST /keys/explain` (`{"token": …}`), `POST /time/reset` (`{"to": "now"}` or
 /// seconds since 1970), `GET /audit?from=N&limit=M&follow=true` (JSON lines).
 pub async fn serve_admin(
     listener: UnixListener,
