@@ -3,9 +3,10 @@
 //! What needs it, and the rule that keeps each sound:
 //! - [`map`] shows a file as bytes: bundles' files are replaced by rename, never changed.
 //! - [`pool`] lends a closure to other threads: it returns only when none of them runs it.
-//! - `avx2` uses instructions that not every CPU has: only a [`Kernels`] value reaches them, and
-//!   it is made after asking the CPU. Its loops use raw pointers; the lengths that they rely on
-//!   are asserted once per call, in the safe functions here.
+//! - `avx2` and `neon_dot` use instructions that not every CPU has: only a [`Kernels`] value
+//!   reaches them, and it is made after asking the CPU. The loops of all vector families use raw
+//!   pointers; the lengths that they rely on are asserted once per call, in the safe functions
+//!   here.
 //!
 //! A row's arithmetic is the same whatever the batch, the chunk and the number of threads.
 
@@ -17,8 +18,18 @@ mod avx2_attention;
 mod float;
 pub(crate) mod layout;
 pub(crate) mod map;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_attention;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm;
 pub(crate) mod pool;
 mod scalar;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -33,32 +44,77 @@ pub enum Family {
     Scalar,
     /// `x86_64` with AVX2, FMA and F16C.
     Avx2,
+    /// Every `aarch64`.
+    Neon,
+    /// `aarch64` with the dot product instructions.
+    NeonDotprod,
+    /// `aarch64` with the matrix instructions.
+    NeonI8mm,
 }
 
 impl Family {
+    /// From the slowest.
+    pub const ALL: [Family; 5] = [
+        Family::Scalar,
+        Family::Avx2,
+        Family::Neon,
+        Family::NeonDotprod,
+        Family::NeonI8mm,
+    ];
+
     /// The fastest family that this CPU has.
     #[must_use]
     pub fn detect() -> Family {
-        if Family::Avx2.available() {
-            Family::Avx2
-        } else {
-            Family::Scalar
-        }
+        let mut fastest_first = Family::ALL.into_iter().rev();
+        let available = fastest_first.find(|family| family.available());
+        available.unwrap_or(Family::Scalar)
     }
 
     #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Family::Scalar => "scalar",
+            Family::Avx2 => "avx2",
+            Family::Neon => "neon",
+            Family::NeonDotprod => "neon-dotprod",
+            Family::NeonI8mm => "neon-i8mm",
+        }
+    }
+
+    /// Whether this CPU has the family's instructions.
+    #[must_use]
+    #[cfg(target_arch = "x86_64")]
     pub fn available(self) -> bool {
         match self {
             Family::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
             Family::Avx2 => {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
-            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// Whether this CPU has the family's instructions.
+    #[must_use]
+    #[cfg(target_arch = "aarch64")]
+    pub fn available(self) -> bool {
+        use std::arch::is_aarch64_feature_detected;
+        let dotprod = is_aarch64_feature_detected!("dotprod");
+        match self {
+            Family::Scalar | Family::Neon => true,
+            Family::NeonDotprod => dotprod,
+            Family::NeonI8mm => dotprod && is_aarch64_feature_detected!("i8mm"),
             Family::Avx2 => false,
         }
+    }
+
+    /// Whether this CPU has the family's instructions.
+    #[must_use]
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    pub fn available(self) -> bool {
+        self == Family::Scalar
     }
 }
 
@@ -71,17 +127,29 @@ pub(crate) const TILE_ROWS: usize = 4;
 /// Most queries that one call of [`Kernels::attend`] takes.
 pub(crate) const TILE_QUERIES: usize = 4;
 
-/// Runs the family's version of a function; the AVX2 arm is reachable only when it is available.
+/// Runs the family's version of a function: scalar, AVX2, and NEON's three. A family of another
+/// architecture is never available, so its arm is never reached.
 macro_rules! dispatch {
-    ($self:ident, $scalar:expr, $avx2:expr) => {
+    ($self:ident, $scalar:expr, $avx2:expr, $neon:expr) => {
+        dispatch!($self, $scalar, $avx2, $neon, $neon, $neon)
+    };
+    ($self:ident, $scalar:expr, $avx2:expr, $neon:expr, $dotprod:expr, $i8mm:expr) => {
         match $self.0 {
-            Family::Scalar => $scalar,
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a `Kernels` of this family is made only when the CPU has AVX2, FMA and
             // F16C; each caller asserts the lengths that the function names.
             Family::Avx2 => unsafe { $avx2 },
-            #[cfg(not(target_arch = "x86_64"))]
-            Family::Avx2 => $scalar,
+            #[cfg(target_arch = "aarch64")]
+            Family::Neon => $neon,
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above, with `dotprod`.
+            #[allow(unused_unsafe)]
+            Family::NeonDotprod => unsafe { $dotprod },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above, with `dotprod` and `i8mm`.
+            #[allow(unused_unsafe)]
+            Family::NeonI8mm => unsafe { $i8mm },
+            _ => $scalar,
         }
     };
 }
@@ -95,7 +163,12 @@ impl Kernels {
     /// One row to int8 in groups of 32, each with its scale.
     pub(crate) fn quantise(self, row: &[f32], out: &mut [Block]) {
         assert_eq!(row.len(), out.len() * BLOCK);
-        dispatch!(self, scalar::quantise(row, out), avx2::quantise(row, out));
+        dispatch!(
+            self,
+            scalar::quantise(row, out),
+            avx2::quantise(row, out),
+            neon::quantise(row, out)
+        );
     }
 
     /// Root mean square normalisation of one row (Zhang and Sennrich 2019).
@@ -104,7 +177,8 @@ impl Kernels {
         dispatch!(
             self,
             float::norm(row, weights, epsilon, out),
-            avx2::norm(row, weights, epsilon, out)
+            avx2::norm(row, weights, epsilon, out),
+            float::norm(row, weights, epsilon, out)
         );
     }
 
@@ -125,20 +199,33 @@ impl Kernels {
         dispatch!(
             self,
             scalar::linear(matrix.format(), weights, rows, blocks, out),
-            avx2::linear(matrix.format(), weights, rows, blocks, out)
+            avx2::linear(matrix.format(), weights, rows, blocks, out),
+            neon::linear(matrix.format(), weights, rows, blocks, out),
+            neon_dot::linear(matrix.format(), weights, rows, blocks, out),
+            neon_i8mm::linear(matrix.format(), weights, rows, blocks, out)
         );
     }
 
     /// `gate = silu(gate) × up` (Shazeer 2020).
     pub(crate) fn swiglu(self, gate: &mut [f32], up: &[f32]) {
         assert_eq!(gate.len(), up.len());
-        dispatch!(self, float::swiglu(gate, up), avx2::swiglu(gate, up));
+        dispatch!(
+            self,
+            float::swiglu(gate, up),
+            avx2::swiglu(gate, up),
+            float::swiglu(gate, up)
+        );
     }
 
     /// To half precision, saturating, so that one huge value can't turn other rows into NaN.
     pub(crate) fn to_half(self, from: &[f32], to: &mut [u16]) {
         assert_eq!(from.len(), to.len());
-        dispatch!(self, scalar::to_half(from, to), avx2::to_half(from, to));
+        dispatch!(
+            self,
+            scalar::to_half(from, to),
+            avx2::to_half(from, to),
+            neon::to_half(from, to)
+        );
     }
 
     /// One chunk of at most [`CHUNK`] positions of one cached head, for as many queries as
@@ -163,7 +250,8 @@ impl Kernels {
         dispatch!(
             self,
             attention::attend(dimension, queries, keys, values, visible, out),
-            avx2_attention::attend(dimension, queries, keys, values, visible, out)
+            avx2_attention::attend(dimension, queries, keys, values, visible, out),
+            neon_attention::attend(dimension, queries, keys, values, visible, out)
         );
     }
 }
