@@ -130,20 +130,25 @@ fn largest_unit(value: u64, units: &[(&str, u64)], space: &str) -> String {
     }
 }
 
-/// `"auto"` or a family of kernels that every CPU has.
+/// `"auto"` or a family of kernels, which this CPU must have.
 pub(super) fn kernels(value: &DeValue<'_>) -> Result<Option<Family>, String> {
-    match text(value)?.as_str() {
-        "auto" => Ok(None),
-        "scalar" => Ok(Some(Family::Scalar)),
-        other => Err(format!("is {other:?}; write \"auto\" or \"scalar\"")),
+    let name = text(value)?;
+    if name == "auto" {
+        return Ok(None);
+    }
+    let usable = || Family::ALL.into_iter().filter(|family| family.available());
+    match usable().find(|family| family.as_str() == name) {
+        Some(family) => Ok(Some(family)),
+        None => {
+            let names: Vec<_> = usable().map(|f| format!("{:?}", f.as_str())).collect();
+            let names = names.join(", ");
+            Err(format!("is {name:?}; this CPU has \"auto\", {names}"))
+        }
     }
 }
 
 pub(super) fn show_kernels(kernels: Option<Family>) -> &'static str {
-    match kernels {
-        Some(Family::Scalar) => "scalar",
-        _ => "auto",
-    }
+    kernels.map_or("auto", Family::as_str)
 }
 
 pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
@@ -424,12 +429,16 @@ mod tests {
     }
 
     #[test]
-    fn kernels_are_the_best_or_the_portable_ones() {
-        for name in ["auto", "scalar"] {
+    fn kernels_are_those_of_this_cpu() {
+        for name in ["auto", "scalar", Family::detect().as_str()] {
             let read = kernels(&string(name)).unwrap();
             assert_eq!(show_kernels(read), name);
         }
-        assert!(kernels(&string("avx2")).is_err());
+        let missing = Family::ALL.into_iter().find(|family| !family.available());
+        for name in ["fast", missing.unwrap().as_str()] {
+            let wrong = kernels(&string(name)).unwrap_err();
+            assert!(wrong.contains("\"scalar\""), "{wrong}");
+        }
     }
 
     #[test]
