@@ -168,8 +168,12 @@ fn bytes(least: u64, most: u64) -> impl FnOnce(&toml::de::DeValue<'_>) -> Result
 }
 
 fn engine(section: &mut Section<'_>) -> engine::Settings {
+    let spare: usize = section.or("spare_cores", count(0, 255), 0);
     let threads = match section.or("threads", count(0, 256), 0) {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            cores.saturating_sub(spare).max(1)
+        }
         threads => threads,
     };
     engine::Settings {

@@ -346,3 +346,15 @@ fn local_groups_are_those_of_this_machine_and_of_one_realm() {
         assert!(said.iter().any(|said| said.contains(what)), "{said:?}");
     }
 }
+
+#[test]
+fn spared_cores_are_left_alone_but_one_always_works() {
+    let threads = |text: &str| {
+        let config = Config::parse(&with(&format!("[engine]\n{text}\n"))).unwrap();
+        config.engine.threads
+    };
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(threads("spare_cores = 1"), (cores - 1).max(1));
+    assert_eq!(threads("spare_cores = 255"), 1);
+    assert_eq!(threads("threads = 3\nspare_cores = 1"), 3);
+}

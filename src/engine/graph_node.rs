@@ -11,7 +11,9 @@ use tract_onnx::pb::{AttributeProto, NodeProto};
 
 use super::kernels::HEAD_DIMENSIONS;
 use super::kernels::layout::Format;
-use super::ops::{AttentionSpec, EmbedSpec, Extent, GateUpSpec, LinearSpec, MatrixSpec, NormSpec};
+use super::ops::{
+    AttentionSpec, EmbedSpec, Extent, GateUpSpec, LinearSpec, MAX_PLANES, MatrixSpec, NormSpec,
+};
 
 /// The domain of our operators.
 pub(super) const DOMAIN: &str = "slmd";
@@ -52,6 +54,7 @@ impl Node {
                     .has("norm")
                     .then(|| attributes.norm())
                     .transpose()?,
+                planes: attributes.planes()?,
                 last: attributes.has("last") && attributes.integer("last", 1)? == 1,
             }),
             "GateUp" => {
@@ -63,6 +66,7 @@ impl Node {
                         ..gate
                     },
                     norm: attributes.norm()?,
+                    planes: attributes.planes()?,
                 })
             }
             "Attention" => Node::Attention(attributes.attention()?),
@@ -78,6 +82,7 @@ impl Node {
             Node::Linear(spec) => {
                 let mut list = matrix("weights", &spec.matrix);
                 list.extend(spec.norm.iter().flat_map(norm));
+                list.extend(planes(spec.planes));
                 if spec.last {
                     list.push(integer("last", 1));
                 }
@@ -87,6 +92,7 @@ impl Node {
                 let mut list = matrix("gate", &spec.gate);
                 list.push(extent("up", spec.up.extent));
                 list.extend(norm(&spec.norm));
+                list.extend(planes(spec.planes));
                 ("GateUp", list)
             }
             Node::Attention(spec) => {
@@ -146,6 +152,14 @@ impl<'a> Attributes<'a> {
             .ok()
             .filter(|_| (1..=most).contains(&value))
             .ok_or_else(|| format!("attribute {name:?} is {value}, not from 1 to {most}"))
+    }
+
+    /// Planes of the activations; one where nothing is said.
+    fn planes(&mut self) -> Result<usize, String> {
+        match self.has("planes") {
+            true => self.integer("planes", MAX_PLANES as i64),
+            false => Ok(1),
+        }
     }
 
     /// A positive, finite number.
@@ -252,6 +266,10 @@ fn matrix(name: &str, spec: &MatrixSpec) -> Vec<AttributeProto> {
 
 fn norm(spec: &NormSpec) -> [AttributeProto; 2] {
     [extent("norm", spec.weights), float("epsilon", spec.epsilon)]
+}
+
+fn planes(planes: usize) -> Option<AttributeProto> {
+    (planes > 1).then(|| integer("planes", planes))
 }
 
 fn extent(name: &str, extent: Extent) -> AttributeProto {

@@ -18,6 +18,10 @@ const END_TEXTS: [&str; 5] = [
     "</s>",
 ];
 const MAX_LAYERS: u64 = 1024;
+/// Where int8 activations cost the most precision, they get a second plane
+/// (tests/bench/README.md has the divergence with and without).
+const HEAD_PLANES: usize = 2;
+const QKV_PLANES: usize = 2;
 const MAX_DIMENSION: u64 = 1 << 24;
 
 /// The numbers of a llama model.
@@ -160,6 +164,7 @@ pub(super) fn nodes(
             false => weights.matrix(&[("output.weight", Order::AsIs)], llama.hidden)?,
         },
         norm: Some(llama.norm(weights, "output_norm.weight")?),
+        planes: HEAD_PLANES,
         last: true,
     });
     list.push(node(head, &[&stream], OUTPUT));
@@ -183,6 +188,7 @@ fn block(
     let qkv = LinearSpec {
         matrix: weights.matrix(&parts, llama.hidden)?,
         norm: Some(llama.norm(weights, &tensor("attn_norm"))?),
+        planes: QKV_PLANES,
         last: false,
     };
     let attention = AttentionSpec {
@@ -197,6 +203,7 @@ fn block(
         Ok::<_, ImportError>(LinearSpec {
             matrix,
             norm: None,
+            planes: 1,
             last: false,
         })
     };
@@ -211,6 +218,7 @@ fn block(
         gate,
         up,
         norm: llama.norm(weights, &tensor("ffn_norm"))?,
+        planes: 1,
     };
     let (a, b, c, d, e) = (
         value("qkv"),

@@ -5,10 +5,10 @@
 //! `wrapping_add`, which costs nothing in builds with debug assertions.
 
 use core::arch::x86_64::{
-    __m128i, __m256, __m256i, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_add_epi32,
-    _mm_cvtsi128_si32, _mm_cvtss_f32, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps,
-    _mm_movehl_ps, _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128, _mm256_abs_epi8,
-    _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_ps, _mm256_castps256_ps128,
+    __m256, __m256i, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi128_si32,
+    _mm_cvtss_f32, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps, _mm_movehl_ps,
+    _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128, _mm256_abs_epi8, _mm256_add_epi16,
+    _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_ps, _mm256_castps256_ps128,
     _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_cvtps_epi32,
     _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps,
     _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps,
@@ -28,6 +28,11 @@ const AHEAD: usize = 10;
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn norm(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
     float::norm(row, weights, epsilon, out);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn rest(row: &[f32], blocks: &[Block], out: &mut [f32]) {
+    float::rest(row, blocks, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -105,20 +110,15 @@ pub(super) fn linear(
     let width = weights.len() / panel * LANES;
     for (index, weights) in weights.chunks_exact(panel).enumerate() {
         let out = &mut out[index * LANES..];
-        // SAFETY: `rows` has as many rows of `blocks` blocks as the arm says, `weights` is one
-        // panel of as many blocks, and `out` has as many rows of `width` floats, of which the
-        // first one's part before this panel has been cut off.
-        unsafe {
-            match (format, rows.len() / blocks) {
-                (Format::Q4_1, 1) => q4_1::<1>(weights, rows, blocks, out, width),
-                (Format::Q4_1, 2) => q4_1::<2>(weights, rows, blocks, out, width),
-                (Format::Q4_1, 3) => q4_1::<3>(weights, rows, blocks, out, width),
-                (Format::Q4_1, _) => q4_1::<4>(weights, rows, blocks, out, width),
-                (Format::Q8_0, 1) => q8_0::<1>(weights, rows, blocks, out, width),
-                (Format::Q8_0, 2) => q8_0::<2>(weights, rows, blocks, out, width),
-                (Format::Q8_0, 3) => q8_0::<3>(weights, rows, blocks, out, width),
-                (Format::Q8_0, _) => q8_0::<4>(weights, rows, blocks, out, width),
-            }
+        match (format, rows.len() / blocks) {
+            (Format::Q4_1, 1) => q4_1::<1>(weights, rows, blocks, out, width),
+            (Format::Q4_1, 2) => q4_1::<2>(weights, rows, blocks, out, width),
+            (Format::Q4_1, 3) => q4_1::<3>(weights, rows, blocks, out, width),
+            (Format::Q4_1, _) => q4_1::<4>(weights, rows, blocks, out, width),
+            (Format::Q8_0, 1) => q8_0::<1>(weights, rows, blocks, out, width),
+            (Format::Q8_0, 2) => q8_0::<2>(weights, rows, blocks, out, width),
+            (Format::Q8_0, 3) => q8_0::<3>(weights, rows, blocks, out, width),
+            (Format::Q8_0, _) => q8_0::<4>(weights, rows, blocks, out, width),
         }
     }
 }
@@ -127,105 +127,90 @@ pub(super) fn linear(
 /// 2^15: 8 × 2 × 15 × 127 = 30,480.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn q4_1<const M: usize>(
+fn q4_1<const M: usize>(
     weights: &[u8],
     rows: &[Block],
     blocks: usize,
     out: &mut [f32],
     width: usize,
 ) {
-    let mut sums = [_mm256_setzero_ps(); M];
+    let rows: [&[Block]; M] = std::array::from_fn(|t| &rows[t * blocks..][..blocks]);
     let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
-    let stride = Format::Q4_1.panel_block();
-    let mut w = weights.as_ptr();
-    let mut x = rows.as_ptr();
-    for _ in 0..blocks {
+    let mut sums = [_mm256_setzero_ps(); M];
+    for (index, block) in weights
+        .as_chunks::<{ Format::Q4_1.panel_block() }>()
+        .0
+        .iter()
+        .enumerate()
+    {
         if M == 1 {
-            prefetch::<3>(w.wrapping_add(AHEAD * stride));
+            prefetch::<3>(block.as_ptr().wrapping_add(AHEAD * block.len()));
         }
-        // SAFETY: `w` is at the begin of one of the panel's blocks.
-        let (scale, minimum, low, high) = unsafe {
-            let r: [__m256i; 4] = std::array::from_fn(|i| load(w.wrapping_add(32 + 32 * i)));
-            (
-                halves(w),
-                halves(w.wrapping_add(16)),
-                r.map(|r| _mm256_and_si256(r, mask)),
-                r.map(|r| _mm256_and_si256(_mm256_srli_epi16::<4>(r), mask)),
-            )
-        };
-        for (t, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: row `t` of `M` has a block at the same place.
-            let x = unsafe { &*x.wrapping_add(t * blocks) };
-            let quads = x.quants.as_ptr();
-            let mut pairs = [_mm256_setzero_si256(); 4];
-            for (v, pair) in pairs.iter_mut().enumerate() {
-                // SAFETY: `quants` has eight groups of four bytes.
-                let (a, b) = unsafe { (quad(quads, 2 * v), quad(quads, 2 * v + 1)) };
-                *pair = _mm256_add_epi16(
-                    _mm256_maddubs_epi16(low[v], a),
-                    _mm256_maddubs_epi16(high[v], b),
-                );
+        // SAFETY: each row has as many blocks as the panel.
+        let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
+        let mut totals = [_mm256_setzero_si256(); M];
+        for v in 0..4 {
+            let both = load(block, 32 + 32 * v);
+            let low = _mm256_and_si256(both, mask);
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
+            for (total, x) in totals.iter_mut().zip(x) {
+                let low = _mm256_maddubs_epi16(low, quad(x, 2 * v));
+                let high = _mm256_maddubs_epi16(high, quad(x, 2 * v + 1));
+                *total = _mm256_add_epi16(*total, _mm256_add_epi16(low, high));
             }
-            let total = _mm256_add_epi16(
-                _mm256_add_epi16(pairs[0], pairs[1]),
-                _mm256_add_epi16(pairs[2], pairs[3]),
-            );
+        }
+        let (scale, minimum) = (halves(block, 0), halves(block, 16));
+        for ((sum, total), x) in sums.iter_mut().zip(totals).zip(x) {
             let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(total, ones));
             let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
             *sum = _mm256_fmadd_ps(total, factor, *sum);
             *sum = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sum), *sum);
         }
-        w = w.wrapping_add(stride);
-        x = x.wrapping_add(1);
     }
-    // SAFETY: `out` has room for eight floats in each of `M` rows.
-    unsafe { store(&sums, out, width) };
+    store(&sums, out, width);
 }
 
 /// One Q8_0 panel times `M` rows. A pair's sum is at most 2 × 128 × 127, below 2^15.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn q8_0<const M: usize>(
+fn q8_0<const M: usize>(
     weights: &[u8],
     rows: &[Block],
     blocks: usize,
     out: &mut [f32],
     width: usize,
 ) {
-    let mut sums = [_mm256_setzero_ps(); M];
+    let rows: [&[Block]; M] = std::array::from_fn(|t| &rows[t * blocks..][..blocks]);
     let ones = _mm256_set1_epi16(1);
-    let stride = Format::Q8_0.panel_block();
-    let mut w = weights.as_ptr();
-    let mut x = rows.as_ptr();
-    for _ in 0..blocks {
+    let mut sums = [_mm256_setzero_ps(); M];
+    for (index, block) in weights
+        .as_chunks::<{ Format::Q8_0.panel_block() }>()
+        .0
+        .iter()
+        .enumerate()
+    {
         if M == 1 {
-            prefetch::<5>(w.wrapping_add(AHEAD * stride));
+            prefetch::<5>(block.as_ptr().wrapping_add(AHEAD * block.len()));
         }
+        // SAFETY: each row has as many blocks as the panel.
+        let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
         let mut totals = [_mm256_setzero_si256(); M];
         for v in 0..8 {
-            // SAFETY: `w` is at the begin of one of the panel's blocks.
-            let quants = unsafe { load(w.wrapping_add(16 + 32 * v)) };
+            let quants = load(block, 16 + 32 * v);
             let absolute = _mm256_abs_epi8(quants);
-            for (t, total) in totals.iter_mut().enumerate() {
-                // SAFETY: row `t` of `M` has a block of eight groups at the same place.
-                let a = unsafe { quad((*x.wrapping_add(t * blocks)).quants.as_ptr(), v) };
-                let pairs = _mm256_maddubs_epi16(absolute, _mm256_sign_epi8(a, quants));
+            for (total, x) in totals.iter_mut().zip(x) {
+                let signed = _mm256_sign_epi8(quad(x, v), quants);
+                let pairs = _mm256_maddubs_epi16(absolute, signed);
                 *total = _mm256_add_epi32(*total, _mm256_madd_epi16(pairs, ones));
             }
         }
-        // SAFETY: as above.
-        let scale = unsafe { halves(w) };
-        for (t, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: as above.
-            let x = unsafe { &*x.wrapping_add(t * blocks) };
+        let scale = halves(block, 0);
+        for ((sum, total), x) in sums.iter_mut().zip(totals).zip(x) {
             let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
-            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(totals[t]), factor, *sum);
+            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), factor, *sum);
         }
-        w = w.wrapping_add(stride);
-        x = x.wrapping_add(1);
     }
-    // SAFETY: `out` has room for eight floats in each of `M` rows.
-    unsafe { store(&sums, out, width) };
+    store(&sums, out, width);
 }
 
 /// Brings `N` cache lines near. Any address may be named.
@@ -237,38 +222,39 @@ fn prefetch<const N: usize>(at: *const u8) {
     }
 }
 
-/// 32 bytes.
+/// 32 bytes of a block.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn load(at: *const u8) -> __m256i {
-    // SAFETY: the caller has 32 bytes there.
-    unsafe { _mm256_loadu_si256(at.cast()) }
+fn load(block: &[u8], at: usize) -> __m256i {
+    let bytes = &block[at..at + 32];
+    // SAFETY: the slice has 32 bytes.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
-/// Eight half-precision numbers.
+/// Eight half-precision numbers of a block.
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
-unsafe fn halves(at: *const u8) -> __m256 {
-    // SAFETY: the caller has 16 bytes there.
-    let bytes: __m128i = unsafe { _mm_loadu_si128(at.cast()) };
-    _mm256_cvtph_ps(bytes)
+fn halves(block: &[u8], at: usize) -> __m256 {
+    let bytes = &block[at..at + 16];
+    // SAFETY: the slice has 16 bytes.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
 /// Group `index` of four activations, in all lanes.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn quad(quants: *const i8, index: usize) -> __m256i {
-    // SAFETY: the caller has that group.
-    let bytes: [u8; 4] = unsafe { quants.wrapping_add(4 * index).cast::<[u8; 4]>().read() };
-    _mm256_set1_epi32(i32::from_le_bytes(bytes))
+fn quad(x: &Block, index: usize) -> __m256i {
+    let four: [i8; 4] = std::array::from_fn(|i| x.quants[4 * index + i]);
+    _mm256_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)))
 }
 
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn store<const M: usize>(sums: &[__m256; M], out: &mut [f32], width: usize) {
+fn store<const M: usize>(sums: &[__m256; M], out: &mut [f32], width: usize) {
     for (t, sum) in sums.iter().enumerate() {
-        // SAFETY: the caller has eight floats at the begin of each row.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr().wrapping_add(t * width), *sum) };
+        let out = &mut out[t * width..][..LANES];
+        // SAFETY: the slice has room for eight floats.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
     }
 }
 

@@ -3,6 +3,8 @@
 //! AVX2 builds compile the same bodies with wider instructions; Rust never fuses a multiplication
 //! and an addition by itself, so both give the same bits.
 
+use super::layout::{BLOCK, Block};
+
 /// Lanes of the sums; the order of additions is part of the result.
 const LANES: usize = 32;
 
@@ -22,6 +24,16 @@ pub(super) fn norm(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) 
     let factor = 1.0 / (mean + epsilon).sqrt();
     for ((out, x), weight) in out.iter_mut().zip(row).zip(weights) {
         *out = x * factor * weight;
+    }
+}
+
+#[inline(always)]
+pub(super) fn rest(row: &[f32], blocks: &[Block], out: &mut [f32]) {
+    let chunks = row.chunks_exact(BLOCK).zip(out.chunks_exact_mut(BLOCK));
+    for ((row, out), block) in chunks.zip(blocks) {
+        for ((x, out), quant) in row.iter().zip(out).zip(block.quants) {
+            *out = x - block.scale * f32::from(quant);
+        }
     }
 }
 

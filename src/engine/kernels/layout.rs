@@ -67,12 +67,12 @@ impl Format {
     }
 
     /// Bytes of eight rows' block in this layout.
-    pub(crate) fn panel_block(self) -> usize {
+    pub(crate) const fn panel_block(self) -> usize {
         LANES * self.source_block()
     }
 
     /// Bytes of one row's block in GGUF.
-    pub(crate) fn source_block(self) -> usize {
+    pub(crate) const fn source_block(self) -> usize {
         match self {
             Format::Q4_1 => 20,
             Format::Q8_0 => 34,

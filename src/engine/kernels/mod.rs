@@ -171,6 +171,17 @@ impl Kernels {
         );
     }
 
+    /// What a quantised row leaves out.
+    pub(crate) fn rest(self, row: &[f32], blocks: &[Block], out: &mut [f32]) {
+        assert!(row.len() == blocks.len() * BLOCK && row.len() == out.len());
+        dispatch!(
+            self,
+            float::rest(row, blocks, out),
+            avx2::rest(row, blocks, out),
+            float::rest(row, blocks, out)
+        );
+    }
+
     /// Root mean square normalisation of one row (Zhang and Sennrich 2019).
     pub(crate) fn norm(self, row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
         assert!(row.len() == weights.len() && row.len() == out.len());

@@ -15,6 +15,8 @@ pub(crate) struct GateUpSpec {
     pub(crate) gate: MatrixSpec,
     pub(crate) up: MatrixSpec,
     pub(crate) norm: NormSpec,
+    /// Planes of the activations.
+    pub(crate) planes: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -76,13 +78,13 @@ impl EvalOp for GateUp {
         let (columns, width) = (gate.columns(), gate.rows());
         let x = float_rows(&inputs[0], columns)?;
         let count = x.len() / columns;
-        let quantised = rows::quantise(machine, x, columns, Some(norm));
+        let quantised = rows::quantise(machine, x, columns, Some(norm), self.spec.planes);
         let tile = (count, rows::strip(machine, width));
         output(count, width, |out| {
             machine.pool.tiles(out, width, tile, &|mut tile| {
                 let (mut gates, mut ups) = ([0.0; _], [0.0; _]);
                 let start = tile.columns().start;
-                rows::pieces(&mut tile, |tile, t, columns| {
+                rows::pieces(&mut tile, &quantised, |tile, t, columns| {
                     let (rows, cut) = (t.clone(), columns.clone());
                     let gates = rows::multiply(machine, gate, &quantised, rows, cut, &mut gates);
                     let (rows, cut) = (t.clone(), columns.clone());

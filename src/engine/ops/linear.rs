@@ -14,6 +14,8 @@ use super::{Machine, MatrixSpec, Norm, NormSpec, bound, float_rows, operator, ou
 pub(crate) struct LinearSpec {
     pub(crate) matrix: MatrixSpec,
     pub(crate) norm: Option<NormSpec>,
+    /// Planes of the activations: 1, or 2 where precision matters.
+    pub(crate) planes: usize,
     /// Of all positions only the last.
     pub(crate) last: bool,
 }
@@ -83,13 +85,13 @@ impl EvalOp for Linear {
         if residual.is_some_and(|r| r.len() != count * width) {
             bail!("the residual has another number of rows");
         }
-        let quantised = rows::quantise(machine, x, columns, norm.as_ref());
+        let quantised = rows::quantise(machine, x, columns, norm.as_ref(), self.spec.planes);
         let tile = (count, rows::strip(machine, width));
         output(count, width, |out| {
             machine.pool.tiles(out, width, tile, &|mut tile| {
                 let mut products = [0.0; _];
                 let start = tile.columns().start;
-                rows::pieces(&mut tile, |tile, t, columns| {
+                rows::pieces(&mut tile, &quantised, |tile, t, columns| {
                     let products = rows::multiply(
                         machine,
                         matrix,

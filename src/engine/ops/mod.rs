@@ -23,6 +23,7 @@ pub(crate) use embed::{Embed, EmbedSpec};
 pub(crate) use gate_up::{GateUp, GateUpSpec};
 pub(crate) use linear::{Linear, LinearSpec};
 pub(crate) use rope::Rope;
+pub(crate) use rows::MAX_PLANES;
 
 use super::kernels::Kernels;
 use super::kernels::layout::Format;

@@ -1,6 +1,8 @@
 //! What the linear operators share: rows are normalised and quantised once, then multiplied
 //! strip by strip.
 
+use std::ops::Range;
+
 use super::super::kernels::TILE_ROWS;
 use super::super::kernels::layout::{BLOCK, Block, LANES, Matrix};
 use super::super::kernels::pool::Tile;
@@ -11,8 +13,18 @@ const GROUP: usize = 8;
 /// Strips for each thread, so that one that is late leaves work for others.
 const STRIPS: usize = 4;
 
-/// Products of a group of panels with up to four rows.
+/// Planes that activations may have.
+pub(crate) const MAX_PLANES: usize = 2;
+
+/// Products of a group of panels with up to four rows' planes.
 pub(super) type Products = [f32; TILE_ROWS * GROUP * LANES];
+
+/// Rows as int8. A second plane holds what the first one's rounding left out, quantised alike, so
+/// that together they have twice the bits. To the kernels, a plane is one more row.
+pub(super) struct Quantised {
+    blocks: Vec<Block>,
+    planes: usize,
+}
 
 /// Rows as int8, normalised before when there is a norm.
 pub(super) fn quantise(
@@ -20,26 +32,31 @@ pub(super) fn quantise(
     x: &[f32],
     columns: usize,
     norm: Option<&Norm>,
-) -> Vec<Block> {
-    let blocks = columns / BLOCK;
-    let mut quantised = vec![Block::default(); x.len() / BLOCK];
+    planes: usize,
+) -> Quantised {
+    let width = planes * columns / BLOCK;
+    let mut blocks = vec![Block::default(); x.len() / columns * width];
     let kernels = machine.kernels;
     machine
         .pool
-        .tiles(&mut quantised, blocks, (TILE_ROWS, blocks), &|mut tile| {
+        .tiles(&mut blocks, width, (TILE_ROWS, width), &|mut tile| {
             let mut normal = vec![0.0; if norm.is_some() { columns } else { 0 }];
+            let mut rest = vec![0.0; if planes > 1 { columns } else { 0 }];
             for t in tile.rows() {
-                let row = &x[t * columns..][..columns];
-                match norm {
-                    None => kernels.quantise(row, tile.row(t)),
-                    Some(norm) => {
-                        kernels.norm(row, &norm.weights, norm.epsilon, &mut normal);
-                        kernels.quantise(&normal, tile.row(t));
-                    }
+                let mut row = &x[t * columns..][..columns];
+                if let Some(norm) = norm {
+                    kernels.norm(row, &norm.weights, norm.epsilon, &mut normal);
+                    row = &normal;
+                }
+                let (first, second) = tile.row(t).split_at_mut(columns / BLOCK);
+                kernels.quantise(row, first);
+                if planes > 1 {
+                    kernels.rest(row, first, &mut rest);
+                    kernels.quantise(&rest, second);
                 }
             }
         });
-    quantised
+    Quantised { blocks, planes }
 }
 
 /// A strip's columns for a matrix of this many rows: whole panels.
@@ -55,13 +72,15 @@ pub(super) fn strip(machine: &Machine, rows: usize) -> usize {
 /// are wanted next: few enough for [`Products`].
 pub(super) fn pieces(
     tile: &mut Tile<'_, f32>,
-    mut each: impl FnMut(&mut Tile<'_, f32>, std::ops::Range<usize>, std::ops::Range<usize>),
+    x: &Quantised,
+    mut each: impl FnMut(&mut Tile<'_, f32>, Range<usize>, Range<usize>),
 ) {
     let (rows, columns) = (tile.rows(), tile.columns());
+    let height = TILE_ROWS / x.planes;
     for first in columns.clone().step_by(GROUP * LANES) {
         let group = first..(first + GROUP * LANES).min(columns.end);
-        for t in rows.clone().step_by(TILE_ROWS) {
-            each(tile, t..(t + TILE_ROWS).min(rows.end), group.clone());
+        for t in rows.clone().step_by(height) {
+            each(tile, t..(t + height).min(rows.end), group.clone());
         }
     }
 }
@@ -70,18 +89,27 @@ pub(super) fn pieces(
 pub(super) fn multiply<'a>(
     machine: &Machine,
     matrix: &Matrix,
-    x: &[Block],
-    rows: std::ops::Range<usize>,
-    columns: std::ops::Range<usize>,
+    x: &Quantised,
+    rows: Range<usize>,
+    columns: Range<usize>,
     products: &'a mut Products,
 ) -> &'a mut [f32] {
-    let blocks = matrix.columns() / BLOCK;
-    let out = &mut products[..rows.len() * columns.len()];
+    let blocks = x.planes * matrix.columns() / BLOCK;
+    let width = columns.len();
+    let out = &mut products[..rows.len() * x.planes * width];
     machine.kernels.linear(
         matrix,
         columns.start / LANES..columns.end / LANES,
-        &x[rows.start * blocks..rows.end * blocks],
+        &x.blocks[rows.start * blocks..rows.end * blocks],
         out,
     );
-    out
+    if x.planes > 1 {
+        for t in 0..rows.len() {
+            for column in 0..width {
+                let at = 2 * t * width + column;
+                out[t * width + column] = out[at] + out[at + width];
+            }
+        }
+    }
+    &mut out[..rows.len() * width]
 }
