@@ -47,7 +47,7 @@ pub(crate) fn merge<'a>(partials: impl Iterator<Item = &'a [f32]> + Clone, out: 
 #[inline(always)]
 pub(super) fn softmax(scores: &mut [f32; CHUNK], visible: usize) -> (f32, f32) {
     let (seen, rest) = scores.split_at_mut(visible);
-    let largest = seen.iter().fold(f32::MIN, |m, s| m.max(*s));
+    let largest = largest(seen);
     for score in seen {
         *score = exp(*score - largest);
     }
@@ -60,6 +60,21 @@ pub(super) fn softmax(scores: &mut [f32; CHUNK], visible: usize) -> (f32, f32) {
         }
     }
     (largest, sums.iter().sum())
+}
+
+/// In lanes, because a maximum doesn't depend on the order.
+#[inline(always)]
+fn largest(scores: &[f32]) -> f32 {
+    let greater = |a: f32, b: f32| if a > b { a } else { b };
+    let mut lanes = [f32::MIN; LANES];
+    let (groups, rest) = scores.as_chunks::<LANES>();
+    for group in groups {
+        for (lane, score) in lanes.iter_mut().zip(group) {
+            *lane = greater(*score, *lane);
+        }
+    }
+    let all = lanes.iter().chain(rest);
+    all.fold(f32::MIN, |m, score| greater(*score, m))
 }
 
 pub(super) fn attend(

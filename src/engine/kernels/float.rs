@@ -62,15 +62,17 @@ pub(crate) fn rotate(head: &[f32], cosines_sines: &[f32], factor: f32, out: &mut
 /// its Taylor polynomial of degree 6, and the integer part into the exponent.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    /// Adding and subtracting 1.5 × 2^23 rounds to the nearest integer.
+    /// Adding 1.5 × 2^23 rounds to the nearest integer, which then are the lowest bits;
+    /// subtracting it gives that integer as a float. Casts would keep loops from using vectors.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 87.0);
     let t = x * std::f32::consts::LOG2_E;
-    let whole = (t + ROUND) - ROUND;
-    let f = t - whole;
+    let rounded = t + ROUND;
+    let f = t - (rounded - ROUND);
     let p = 0.001_333_36 + f * 0.000_154_03;
     let p = 0.055_504_11 + f * (0.009_618_13 + f * p);
     let p = 1.0 + f * (std::f32::consts::LN_2 + f * (0.240_226_5 + f * p));
-    // `whole` is from -126 to 126, or NaN, which casts to 0; the product is then NaN as it should.
-    p * f32::from_bits(((whole as i32).wrapping_add(127) as u32) << 23)
+    // The integer is from -126 to 126; or anything for NaN, and then the product is NaN too.
+    let whole = rounded.to_bits().wrapping_sub(ROUND.to_bits());
+    p * f32::from_bits(whole.wrapping_add(127) << 23)
 }
