@@ -193,30 +193,11 @@ fn blocks_of(
     match kind {
         TensorType::Q4_1 => Ok((Format::Q4_1, blocks)),
         TensorType::Q8_0 => Ok((Format::Q8_0, blocks)),
-        TensorType::Q4_0 => q4_1_of_q4_0(&blocks)
-            .map(|blocks| (Format::Q4_1, blocks))
-            .ok_or_else(|| unsupported(format!("{name} has a scale that is too large"))),
+        TensorType::Q4_0 => Ok((Format::Q4_0, blocks)),
         TensorType::F16 | TensorType::F32 => Err(unsupported(format!(
             "{name} is {kind:?}; Q4_0, Q4_1 and Q8_0 are supported, so quantise it first"
         ))),
     }
-}
-
-/// d × (q - 8) = d × q + (-8 d), exactly: eight times a half-precision number is one, unless it
-/// is too large.
-fn q4_1_of_q4_0(blocks: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(blocks.len() / 18 * 20);
-    for block in blocks.chunks_exact(18) {
-        let scale = half::f16::from_le_bytes([block[0], block[1]]);
-        let minimum = half::f16::from_f32(-8.0 * scale.to_f32());
-        if !minimum.is_finite() {
-            return None;
-        }
-        out.extend_from_slice(&block[..2]);
-        out.extend_from_slice(&minimum.to_le_bytes());
-        out.extend_from_slice(&block[2..]);
-    }
-    Some(out)
 }
 
 fn write(

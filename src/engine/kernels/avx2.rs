@@ -18,6 +18,8 @@ use core::arch::x86_64::{
     _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
 };
 
+use std::hint::black_box;
+
 use super::float;
 use super::layout::{BLOCK, Block, Format, LANES};
 use super::scalar;
@@ -111,10 +113,14 @@ pub(super) fn linear(
     for (index, weights) in weights.chunks_exact(panel).enumerate() {
         let out = &mut out[index * LANES..];
         match (format, rows.len() / blocks) {
-            (Format::Q4_1, 1) => q4_1::<1>(weights, rows, blocks, out, width),
-            (Format::Q4_1, 2) => q4_1::<2>(weights, rows, blocks, out, width),
-            (Format::Q4_1, 3) => q4_1::<3>(weights, rows, blocks, out, width),
-            (Format::Q4_1, _) => q4_1::<4>(weights, rows, blocks, out, width),
+            (Format::Q4_0, 1) => q4::<1, false>(weights, rows, blocks, out, width),
+            (Format::Q4_0, 2) => q4::<2, false>(weights, rows, blocks, out, width),
+            (Format::Q4_0, 3) => q4::<3, false>(weights, rows, blocks, out, width),
+            (Format::Q4_0, _) => q4::<4, false>(weights, rows, blocks, out, width),
+            (Format::Q4_1, 1) => q4::<1, true>(weights, rows, blocks, out, width),
+            (Format::Q4_1, 2) => q4::<2, true>(weights, rows, blocks, out, width),
+            (Format::Q4_1, 3) => q4::<3, true>(weights, rows, blocks, out, width),
+            (Format::Q4_1, _) => q4::<4, true>(weights, rows, blocks, out, width),
             (Format::Q8_0, 1) => q8_0::<1>(weights, rows, blocks, out, width),
             (Format::Q8_0, 2) => q8_0::<2>(weights, rows, blocks, out, width),
             (Format::Q8_0, 3) => q8_0::<3>(weights, rows, blocks, out, width),
@@ -123,11 +129,11 @@ pub(super) fn linear(
     }
 }
 
-/// One Q4_1 panel times `M` rows. A sum of eight products of 4 and 8 bits' pairs stays below
+/// One panel of Q4_1 (`MINIMA`) or Q4_0 times `M` rows. A sum of eight products of 4 and 8 bits' pairs stays below
 /// 2^15: 8 × 2 × 15 × 127 = 30,480.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn q4_1<const M: usize>(
+fn q4<const M: usize, const MINIMA: bool>(
     weights: &[u8],
     rows: &[Block],
     blocks: usize,
@@ -137,12 +143,8 @@ fn q4_1<const M: usize>(
     let rows: [&[Block]; M] = std::array::from_fn(|t| &rows[t * blocks..][..blocks]);
     let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
     let mut sums = [_mm256_setzero_ps(); M];
-    for (index, block) in weights
-        .as_chunks::<{ Format::Q4_1.panel_block() }>()
-        .0
-        .iter()
-        .enumerate()
-    {
+    let format = if MINIMA { Format::Q4_1 } else { Format::Q4_0 };
+    for (index, block) in weights.chunks_exact(format.panel_block()).enumerate() {
         if M == 1 {
             prefetch::<3>(block.as_ptr().wrapping_add(AHEAD * block.len()));
         }
@@ -150,7 +152,7 @@ fn q4_1<const M: usize>(
         let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
         let mut totals = [_mm256_setzero_si256(); M];
         for v in 0..4 {
-            let both = load(block, 32 + 32 * v);
+            let both = load(block, format.quants() + 32 * v);
             let low = _mm256_and_si256(both, mask);
             let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
             for (total, x) in totals.iter_mut().zip(x) {
@@ -159,7 +161,11 @@ fn q4_1<const M: usize>(
                 *total = _mm256_add_epi16(*total, _mm256_add_epi16(low, high));
             }
         }
-        let (scale, minimum) = (halves(block, 0), halves(block, 16));
+        let scale = halves(block, 0);
+        let minimum = match MINIMA {
+            true => halves(block, 2 * LANES),
+            false => _mm256_mul_ps(scale, _mm256_set1_ps(-8.0)),
+        };
         for ((sum, total), x) in sums.iter_mut().zip(totals).zip(x) {
             let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(total, ones));
             let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
@@ -183,20 +189,22 @@ fn q8_0<const M: usize>(
     let rows: [&[Block]; M] = std::array::from_fn(|t| &rows[t * blocks..][..blocks]);
     let ones = _mm256_set1_epi16(1);
     let mut sums = [_mm256_setzero_ps(); M];
-    for (index, block) in weights
-        .as_chunks::<{ Format::Q8_0.panel_block() }>()
-        .0
-        .iter()
-        .enumerate()
-    {
+    let stride = Format::Q8_0.panel_block();
+    // Unrolled, several rows would be computed one after the other, each waiting for its last sum.
+    let groups = if M > 1 {
+        black_box(BLOCK / 4)
+    } else {
+        BLOCK / 4
+    };
+    for (index, block) in weights.chunks_exact(stride).enumerate() {
         if M == 1 {
             prefetch::<5>(block.as_ptr().wrapping_add(AHEAD * block.len()));
         }
         // SAFETY: each row has as many blocks as the panel.
         let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
         let mut totals = [_mm256_setzero_si256(); M];
-        for v in 0..8 {
-            let quants = load(block, 16 + 32 * v);
+        for v in 0..groups {
+            let quants = load(block, Format::Q8_0.quants() + 32 * v);
             let absolute = _mm256_abs_epi8(quants);
             for (total, x) in totals.iter_mut().zip(x) {
                 let signed = _mm256_sign_epi8(quad(x, v), quants);

@@ -17,6 +17,8 @@ pub(crate) const LANES: usize = 8;
 /// A format of weight blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
+    /// w = scale × (q − 8), q of 4 bits.
+    Q4_0,
     /// w = scale × q + minimum, q of 4 bits.
     Q4_1,
     /// w = scale × q, q of 8 bits.
@@ -55,13 +57,14 @@ pub(crate) enum LayoutError {
 impl Format {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Format::Q4_0 => "q4_0",
             Format::Q4_1 => "q4_1",
             Format::Q8_0 => "q8_0",
         }
     }
 
     pub(crate) fn parse(name: &str) -> Option<Format> {
-        [Format::Q4_1, Format::Q8_0]
+        [Format::Q4_0, Format::Q4_1, Format::Q8_0]
             .into_iter()
             .find(|format| format.name() == name)
     }
@@ -74,8 +77,18 @@ impl Format {
     /// Bytes of one row's block in GGUF.
     pub(crate) const fn source_block(self) -> usize {
         match self {
+            Format::Q4_0 => 18,
             Format::Q4_1 => 20,
             Format::Q8_0 => 34,
+        }
+    }
+
+    /// Where the quants begin in eight rows' block: after the scales and, where there are any,
+    /// the minima.
+    pub(super) const fn quants(self) -> usize {
+        match self {
+            Format::Q4_0 | Format::Q8_0 => 2 * LANES,
+            Format::Q4_1 => 4 * LANES,
         }
     }
 
@@ -141,18 +154,19 @@ impl Matrix {
         let blocks = panel.chunks_exact(self.format.panel_block());
         for (block, out) in blocks.zip(out.chunks_exact_mut(BLOCK)) {
             let scale = half_at(block, lane);
+            let quants = &block[self.format.quants()..];
             match self.format {
-                Format::Q4_1 => {
-                    let minimum = half_at(block, LANES + lane);
+                Format::Q4_0 | Format::Q4_1 => {
+                    let minimum = minimum(self.format, block, lane);
                     for (column, out) in out.iter_mut().enumerate() {
-                        let byte = block[32 + column / 8 * 32 + lane * 4 + column % 4];
+                        let byte = quants[column / 8 * 32 + lane * 4 + column % 4];
                         let quant = byte >> (column % 8 / 4 * 4) & 15;
                         *out = scale * f32::from(quant) + minimum;
                     }
                 }
                 Format::Q8_0 => {
                     for (column, out) in out.iter_mut().enumerate() {
-                        let byte = block[16 + column / 4 * 32 + lane * 4 + column % 4];
+                        let byte = quants[column / 4 * 32 + lane * 4 + column % 4];
                         *out = scale * f32::from(byte.cast_signed());
                     }
                 }
@@ -194,31 +208,33 @@ pub(crate) fn interleave(
 fn place(format: Format, from: &[u8], lane: usize, to: &mut [u8]) -> bool {
     let half = 2 * lane..2 * lane + 2;
     to[half.clone()].copy_from_slice(&from[..2]);
-    let quants = match format {
-        Format::Q4_1 => {
-            to[16..][half].copy_from_slice(&from[2..4]);
-            if !half_at(from, 1).is_finite() {
-                return false;
-            }
-            4
-        }
-        Format::Q8_0 => 2,
-    };
-    let from_quants = &from[quants..];
+    let mut finite = half_at(from, 0).is_finite();
+    if format == Format::Q4_1 {
+        to[2 * LANES..][half].copy_from_slice(&from[2..4]);
+        finite &= half_at(from, 1).is_finite();
+    }
+    let from = &from[format.quants() / LANES..];
+    let to = &mut to[format.quants()..];
     for column in 0..BLOCK {
         match format {
-            Format::Q4_1 => {
+            Format::Q4_0 | Format::Q4_1 => {
                 // GGUF keeps columns 0..16 in the low halves of the 16 bytes.
-                let quant = from_quants[column % 16] >> (column / 16 * 4) & 15;
-                let at = 32 + column / 8 * 32 + lane * 4 + column % 4;
-                to[at] |= quant << (column % 8 / 4 * 4);
+                let quant = from[column % 16] >> (column / 16 * 4) & 15;
+                to[column / 8 * 32 + lane * 4 + column % 4] |= quant << (column % 8 / 4 * 4);
             }
-            Format::Q8_0 => {
-                to[16 + column / 4 * 32 + lane * 4 + column % 4] = from_quants[column];
-            }
+            Format::Q8_0 => to[column / 4 * 32 + lane * 4 + column % 4] = from[column],
         }
     }
-    half_at(from, 0).is_finite()
+    finite
+}
+
+/// What a 4-bit row's quants are above of.
+pub(super) fn minimum(format: Format, block: &[u8], lane: usize) -> f32 {
+    match format {
+        Format::Q4_0 => -8.0 * half_at(block, lane),
+        Format::Q4_1 => half_at(block, LANES + lane),
+        Format::Q8_0 => 0.0,
+    }
 }
 
 /// The half-precision number at an index of a byte string.

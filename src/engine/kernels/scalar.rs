@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use super::layout::{BLOCK, Block, Format, LANES, half_at};
+use super::layout::{BLOCK, Block, Format, LANES, half_at, minimum};
 
 /// The largest finite half-precision number.
 pub(super) const HALF_MAX: f32 = 65_504.0;
@@ -42,7 +42,7 @@ pub(super) fn linear(
             let mut sums = [0f32; LANES];
             for (block, x) in panel.chunks_exact(format.panel_block()).zip(row) {
                 match format {
-                    Format::Q4_1 => add_q4_1(block, x, &mut sums),
+                    Format::Q4_0 | Format::Q4_1 => add_q4(format, block, x, &mut sums),
                     Format::Q8_0 => add_q8_0(block, x, &mut sums),
                 }
             }
@@ -58,9 +58,11 @@ pub(super) fn to_half(from: &[f32], to: &mut [u16]) {
 }
 
 /// Integer products of eight rows' 32 quants; the sums stay below 2^20.
-fn add_q4_1(block: &[u8], x: &Block, sums: &mut [f32; LANES]) {
+fn add_q4(format: Format, block: &[u8], x: &Block, sums: &mut [f32; LANES]) {
     let mut totals = [0i32; LANES];
-    let groups = block[32..].chunks_exact(32).zip(x.quants.chunks_exact(8));
+    let groups = block[format.quants()..]
+        .chunks_exact(32)
+        .zip(x.quants.chunks_exact(8));
     for (group, x) in groups {
         for (total, bytes) in totals.iter_mut().zip(group.chunks_exact(4)) {
             for j in 0..4 {
@@ -72,13 +74,15 @@ fn add_q4_1(block: &[u8], x: &Block, sums: &mut [f32; LANES]) {
     }
     for (lane, sum) in sums.iter_mut().enumerate() {
         *sum += totals[lane] as f32 * (half_at(block, lane) * x.scale);
-        *sum += half_at(block, LANES + lane) * x.sum;
+        *sum += minimum(format, block, lane) * x.sum;
     }
 }
 
 fn add_q8_0(block: &[u8], x: &Block, sums: &mut [f32; LANES]) {
     let mut totals = [0i32; LANES];
-    let groups = block[16..].chunks_exact(32).zip(x.quants.chunks_exact(4));
+    let groups = block[Format::Q8_0.quants()..]
+        .chunks_exact(32)
+        .zip(x.quants.chunks_exact(4));
     for (group, x) in groups {
         for (total, bytes) in totals.iter_mut().zip(group.chunks_exact(4)) {
             for j in 0..4 {

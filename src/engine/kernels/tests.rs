@@ -65,7 +65,7 @@ struct Case {
 }
 
 fn case(random: &mut Random) -> Case {
-    let format = [Format::Q4_1, Format::Q8_0][below(random, 2)];
+    let format = [Format::Q4_0, Format::Q4_1, Format::Q8_0][below(random, 3)];
     let (panels, blocks_wide) = (1 + below(random, 3), 1 + below(random, 6));
     let columns = blocks_wide * BLOCK;
     let source = blocks(random, format, panels * LANES * blocks_wide);
@@ -105,9 +105,11 @@ fn oracle(case: &Case, rows: &[Block]) -> Vec<f32> {
                 for (lane, sum) in sums.iter_mut().enumerate() {
                     let total = integer(case.format, block, lane, x);
                     *sum = (total as f32).mul_add(half_at(block, lane) * x.scale, *sum);
-                    if case.format == Format::Q4_1 {
-                        *sum = half_at(block, LANES + lane).mul_add(x.sum, *sum);
-                    }
+                    *sum = match case.format {
+                        Format::Q4_0 => (half_at(block, lane) * -8.0).mul_add(x.sum, *sum),
+                        Format::Q4_1 => half_at(block, LANES + lane).mul_add(x.sum, *sum),
+                        Format::Q8_0 => *sum,
+                    };
                 }
             }
             out.extend(sums);
@@ -118,8 +120,9 @@ fn oracle(case: &Case, rows: &[Block]) -> Vec<f32> {
 
 fn integer(format: Format, block: &[u8], lane: usize, x: &Block) -> i32 {
     let weight = |column: usize| match format {
-        Format::Q4_1 => {
-            let byte = block[32 + column / 8 * 32 + lane * 4 + column % 4];
+        Format::Q4_0 | Format::Q4_1 => {
+            let at = if format == Format::Q4_0 { 16 } else { 32 };
+            let byte = block[at + column / 8 * 32 + lane * 4 + column % 4];
             i32::from(byte >> (column % 8 / 4 * 4) & 15)
         }
         Format::Q8_0 => {
