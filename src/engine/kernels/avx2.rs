@@ -68,9 +68,8 @@ pub(super) fn quantise(row: &[f32], out: &mut [Block]) {
     let sign = _mm256_set1_ps(-0.0);
     for (values, block) in row.chunks_exact(BLOCK).zip(out) {
         // SAFETY: a chunk has 32 floats.
-        let x: [__m256; 4] = std::array::from_fn(|i| unsafe {
-            _mm256_loadu_ps(values.as_ptr().wrapping_add(8 * i))
-        });
+        let x: [__m256; 4] =
+            [0, 8, 16, 24].map(|at| unsafe { _mm256_loadu_ps(values.as_ptr().wrapping_add(at)) });
         let a: [__m256; 4] = x.map(|x| _mm256_andnot_ps(sign, x));
         let largest = _mm256_max_ps(_mm256_max_ps(a[0], a[1]), _mm256_max_ps(a[2], a[3]));
         let m = _mm_max_ps(
@@ -140,7 +139,7 @@ fn q4<const M: usize, const MINIMA: bool>(
     out: &mut [f32],
     width: usize,
 ) {
-    let rows: [&[Block]; M] = std::array::from_fn(|t| &rows[t * blocks..][..blocks]);
+    let rows = apart::<M>(rows, blocks);
     let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
     let mut sums = [_mm256_setzero_ps(); M];
     let format = if MINIMA { Format::Q4_1 } else { Format::Q4_0 };
@@ -186,7 +185,7 @@ fn q8_0<const M: usize>(
     out: &mut [f32],
     width: usize,
 ) {
-    let rows: [&[Block]; M] = std::array::from_fn(|t| &rows[t * blocks..][..blocks]);
+    let rows = apart::<M>(rows, blocks);
     let ones = _mm256_set1_epi16(1);
     let mut sums = [_mm256_setzero_ps(); M];
     let stride = Format::Q8_0.panel_block();
@@ -219,6 +218,17 @@ fn q8_0<const M: usize>(
         }
     }
     store(&sums, out, width);
+}
+
+/// The rows one by one. `std::array::from_fn` would be a call each time, because it may not be
+/// inlined into functions with other instructions than its own.
+#[inline]
+fn apart<const M: usize>(rows: &[Block], blocks: usize) -> [&[Block]; M] {
+    let mut list = [&rows[..0]; M];
+    for (slot, row) in list.iter_mut().zip(rows.chunks_exact(blocks)) {
+        *slot = row;
+    }
+    list
 }
 
 /// Brings `N` cache lines near. Any address may be named.
