@@ -135,7 +135,7 @@ fn over_mqtt(broker: &Mosquitto, replies: &Subscriber, site: &mut Site, gone: u6
         (
             "next",
             &next,
-            if good { "200" } else { "503" },
+            if good { "200" } else { "403" },
             "keys_stale",
         ),
     ] {
