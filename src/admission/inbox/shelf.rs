@@ -42,6 +42,7 @@ pub(super) struct Busy {
 }
 
 /// A claim that is in another's way.
+#[derive(Debug)]
 pub(super) struct Claimed(watch::Receiver<bool>);
 
 impl Busy {
