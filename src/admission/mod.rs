@@ -255,27 +255,21 @@ impl Admission {
     fn decide(&self, credential: &Credential, request: &Arc<Request>, clock: &Clock) -> Decision {
         let snapshot = self.0.snapshot.load();
         let decision = self.0.cache.decide(credential, request, &snapshot, clock);
-        self.note_issue(&decision, &snapshot);
+        self.note_issue(&decision);
         decision
     }
 
     /// Also of a token that is refused: its realm's signature is on the time.
-    fn note_issue(&self, decision: &Decision, snapshot: &Snapshot) {
-        match decision {
+    fn note_issue(&self, decision: &Decision) {
+        let (issuer, at) = match decision {
             Decision::Permit(permitted) => {
-                if let Some(at) = permitted.issued_at() {
-                    (self.0.issued)(&permitted.grant().principal.issuer, at);
-                }
+                let issuer = &permitted.grant().principal.issuer;
+                (Some(issuer), permitted.issued_at())
             }
-            Decision::Deny(denied) => {
-                let (Some(at), Some(name)) = (denied.issued_at, &denied.realm) else {
-                    return;
-                };
-                let realm = snapshot.realms.values().find(|realm| realm.name == *name);
-                if let Some(realm) = realm {
-                    (self.0.issued)(&realm.issuer, at);
-                }
-            }
+            Decision::Deny(denied) => (denied.issuer.as_ref(), denied.issued_at),
+        };
+        if let (Some(issuer), Some(at)) = (issuer, at) {
+            (self.0.issued)(issuer, at);
         }
     }
 

@@ -30,7 +30,9 @@ pub struct Denied {
     pub reason: DenyReason,
     /// Nothing that the token says of itself, but times.
     pub detail: Option<String>,
-    /// Known once the signature is verified.
+    /// Of the realm, known once the signature is verified.
+    pub issuer: Option<String>,
+    /// Its name.
     pub realm: Option<String>,
     pub principal: Option<Principal>,
     pub token_id: Option<String>,
@@ -282,6 +284,7 @@ fn admit(
         Err(finding) => {
             return Err(Box::new(Denied {
                 detail: finding.detail,
+                issuer: Some(realm.issuer.clone()),
                 realm: Some(realm.name.clone()),
                 principal: Some(who),
                 ..finding.reason.into()
@@ -313,6 +316,7 @@ impl Denied {
         Denied {
             reason: finding.reason,
             detail: finding.detail,
+            issuer: Some(realm.issuer.clone()),
             realm: Some(realm.name.clone()),
             principal: Some(claims.principal.clone()),
             token_id: claims.token_id.clone(),
@@ -325,6 +329,7 @@ impl Denied {
         Denied {
             reason,
             detail: Some(format!("claim `{claim}`")),
+            issuer: Some(realm.issuer.clone()),
             realm: Some(realm.name.clone()),
             principal: who,
             token_id: token
@@ -342,6 +347,7 @@ impl From<DenyReason> for Denied {
         Denied {
             reason,
             detail: None,
+            issuer: None,
             realm: None,
             principal: None,
             token_id: None,

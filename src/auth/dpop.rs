@@ -90,7 +90,8 @@ fn header(jws: &Compact<'_>) -> Result<(Key, Algorithm), ProofError> {
     if PRIVATE_MEMBERS.iter().any(|name| jwk.contains_key(*name)) {
         return Err(invalid("jwk: a private key; make a new one, it has leaked"));
     }
-    let key = Key::unnamed(jwk).map_err(|_| invalid("jwk: no public key of a supported kind"))?;
+    let key = Key::of_proof(jwk, alg);
+    let key = key.map_err(|_| invalid("jwk: no public key of a supported kind"))?;
     if !key.allows(alg) {
         return Err(invalid("alg: doesn't fit the `jwk`"));
     }

@@ -28,36 +28,39 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 /// aws-lc takes no public exponent of more than 33 bits.
 const RSA_EXPONENT: std::ops::Range<u64> = 65_537..1 << 33;
 
+/// Whether a key shall be made ready for an algorithm: RSA has six, and each takes its time.
+pub(super) type Wanted<'w> = &'w dyn Fn(Algorithm) -> bool;
+
 /// A public key that passed, ready for use.
 pub(super) struct Material {
-    /// For each algorithm that it can verify, where its `alg` doesn't narrow it.
+    /// For each algorithm that it can verify and that is wanted.
     pub(super) verifiers: Vec<(Algorithm, ParsedPublicKey)>,
     /// RFC 7638, base64url.
     pub(super) thumbprint: String,
 }
 
 impl Material {
-    /// The key, or why it isn't one of ours.
-    pub(super) fn import(jwk: &Map<String, Value>) -> Result<Material, String> {
+    /// The key, or why it isn't one of ours; ready for the algorithms that are `wanted`.
+    pub(super) fn import(jwk: &Map<String, Value>, wanted: Wanted<'_>) -> Result<Material, String> {
         let kind = (member(jwk, "kty").ok(), member(jwk, "crv").ok());
         match kind {
-            (Some("RSA"), _) => rsa(jwk),
+            (Some("RSA"), _) => rsa(jwk, wanted),
             (Some("EC"), Some("P-256")) => {
                 let curve = &ECDSA_P256_SHA256_FIXED;
-                elliptic(jwk, "P-256", 32, curve, Algorithm::ES256)
+                elliptic(jwk, "P-256", 32, (Algorithm::ES256, curve), wanted)
             }
             (Some("EC"), Some("P-384")) => {
                 let curve = &ECDSA_P384_SHA384_FIXED;
-                elliptic(jwk, "P-384", 48, curve, Algorithm::ES384)
+                elliptic(jwk, "P-384", 48, (Algorithm::ES384, curve), wanted)
             }
-            (Some("OKP"), Some("Ed25519")) => edwards(jwk),
+            (Some("OKP"), Some("Ed25519")) => edwards(jwk, wanted),
             (Some("EC" | "OKP"), _) => Err("its `crv` isn't P-256, P-384 or Ed25519".into()),
             _ => Err("its `kty` isn't RSA, EC or OKP".into()),
         }
     }
 }
 
-fn rsa(jwk: &Map<String, Value>) -> Result<Material, String> {
+fn rsa(jwk: &Map<String, Value>, wanted: Wanted<'_>) -> Result<Material, String> {
     let (n, e) = (integer(jwk, "n")?, integer(jwk, "e")?);
     let bits = n.len() * 8 - n[0].leading_zeros() as usize;
     if !RSA_BITS.contains(&bits) {
@@ -76,7 +79,8 @@ fn rsa(jwk: &Map<String, Value>) -> Result<Material, String> {
         Ok(key) => Ok((alg, key)),
         Err(_) => Err("its modulus and exponent make no RSA key"),
     };
-    let verifiers = RSA.into_iter().map(prepare).collect::<Result<_, _>>()?;
+    let algorithms = RSA.into_iter().filter(|(alg, _)| wanted(*alg));
+    let verifiers = algorithms.map(prepare).collect::<Result<_, _>>()?;
     let canonical = format!(
         r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#,
         member(jwk, "e")?,
@@ -92,8 +96,8 @@ fn elliptic(
     jwk: &Map<String, Value>,
     crv: &str,
     len: usize,
-    curve: &'static dyn VerificationAlgorithm,
-    alg: Algorithm,
+    (alg, curve): (Algorithm, &'static dyn VerificationAlgorithm),
+    wanted: Wanted<'_>,
 ) -> Result<Material, String> {
     let mut point = vec![4]; // SEC 1 section 2.3.3: uncompressed
     for name in ["x", "y"] {
@@ -110,12 +114,13 @@ fn elliptic(
         member(jwk, "y")?
     );
     Ok(Material {
-        verifiers: vec![(alg, key)],
+        verifiers: wanted(alg).then_some((alg, key)).into_iter().collect(),
         thumbprint: thumbprint(&canonical),
     })
 }
 
-fn edwards(jwk: &Map<String, Value>) -> Result<Material, String> {
+fn edwards(jwk: &Map<String, Value>, wanted: Wanted<'_>) -> Result<Material, String> {
+    let alg = Algorithm::EdDSA;
     let x = bytes(jwk, "x")?;
     if x.len() != 32 {
         return Err("its `x` isn't of 32 bytes".into());
@@ -124,7 +129,7 @@ fn edwards(jwk: &Map<String, Value>) -> Result<Material, String> {
     let x_text = member(jwk, "x")?;
     let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x_text}"}}"#);
     Ok(Material {
-        verifiers: vec![(Algorithm::EdDSA, key)],
+        verifiers: wanted(alg).then_some((alg, key)).into_iter().collect(),
         thumbprint: thumbprint(&canonical),
     })
 }

@@ -4,7 +4,7 @@ use aws_lc_rs::signature::ParsedPublicKey;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::jwk::Material;
+use super::jwk::{Material, Wanted};
 use super::token::{algorithm, algorithm_name};
 
 const MAX_KID_LEN: usize = 256;
@@ -72,24 +72,27 @@ impl Key {
     /// The key, or why it isn't one of ours.
     pub(super) fn import(entry: &Map<String, Value>) -> Result<Key, String> {
         let kid = printable_kid(entry)?.to_owned();
-        let key = Key::unnamed(entry)?;
+        let key = Key::unnamed(entry, &|_| true)?;
+        if key.verifiers.is_empty() {
+            return Err("its `alg` isn't a signature algorithm for its kind".into());
+        }
         Ok(Key { kid, ..key })
     }
 
-    /// A key whose `kid` doesn't count: a DPoP proof brings its own.
-    pub(super) fn unnamed(entry: &Map<String, Value>) -> Result<Key, String> {
+    /// The key that a DPoP proof brings, for the proof's own algorithm: its `kid` doesn't count. One
+    /// that the algorithm doesn't fit allows none.
+    pub(super) fn of_proof(entry: &Map<String, Value>, alg: Algorithm) -> Result<Key, String> {
+        Key::unnamed(entry, &|own| own == alg)
+    }
+
+    fn unnamed(entry: &Map<String, Value>, wanted: Wanted<'_>) -> Result<Key, String> {
         for_signatures(entry)?;
+        let named = text(entry, "alg")?.map(algorithm);
+        let both = |own| wanted(own) && named.is_none_or(|named| named == Some(own));
         let Material {
-            mut verifiers,
+            verifiers,
             thumbprint,
-        } = Material::import(entry)?;
-        if let Some(alg) = text(entry, "alg")? {
-            let alg = algorithm(alg);
-            verifiers.retain(|(own, _)| Some(*own) == alg);
-        }
-        if verifiers.is_empty() {
-            return Err("its `alg` isn't a signature algorithm for its kind".into());
-        }
+        } = Material::import(entry, &both)?;
         Ok(Key {
             kid: String::new(),
             verifiers,
@@ -288,6 +291,25 @@ pub(super) mod tests {
         ];
         for key in foreign {
             assert!(import(&key).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_proofs_key_is_for_the_proofs_algorithm_alone() {
+        let of = |key: &Value, alg| Key::of_proof(key.as_object().unwrap(), alg).unwrap();
+        let rsa_key = of(&rsa(), Algorithm::PS256);
+        assert_eq!(rsa_key.info().algorithms, ["PS256"]);
+        assert_eq!(rsa_key.thumbprint(), import(&rsa()).unwrap().thumbprint());
+        assert_eq!(of(&p256(), Algorithm::ES256).info().algorithms, ["ES256"]);
+        let narrow = with(rsa(), "alg", json!("RS256"));
+        for (key, alg) in [
+            (p256(), Algorithm::ES384),
+            (ed25519(), Algorithm::ES256),
+            (rsa(), Algorithm::EdDSA),
+            (narrow, Algorithm::PS256),
+        ] {
+            let key = of(&key, alg);
+            assert!(key.info().algorithms.is_empty() && !key.allows(alg));
         }
     }
 

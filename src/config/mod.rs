@@ -42,8 +42,6 @@ pub struct Config {
     pub log: String,
     pub http: transport::http::Settings,
     pub mqtt: Option<transport::mqtt::Settings>,
-    /// Where the broker's password was read from.
-    pub password_file: Option<PathBuf>,
     pub engine: engine::Settings,
     pub admission: admission::Settings,
     pub audit: audit::Settings,
@@ -90,7 +88,7 @@ impl fmt::Display for Problem {
 }
 
 impl Config {
-    /// Checks the whole text. Also reads the host name and the broker's password file.
+    /// Checks the whole text. Also reads the host name, and sees that the broker's password file can be read.
     pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {

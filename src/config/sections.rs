@@ -12,7 +12,6 @@ use super::value::{
 };
 use super::{Config, login, realm};
 use crate::identity::{Identity, host_name};
-use crate::secret::Secret;
 use crate::tls::KeyPair;
 use crate::{admission, audit, engine, link, transport};
 
@@ -37,7 +36,6 @@ pub(super) fn config(root: &mut Section<'_>, warnings: &Problems<'_>) -> Option<
     let mqtt = root.section("mqtt", |section| {
         mqtt.then(|| mqtt_settings(section, device, &http, &engine, warnings))
     });
-    let (mqtt, password_file) = mqtt.flatten().unzip();
     let admission = root.section("admission", admission);
     let audit = root.section("audit", audit);
     let realms = realm::realms(root);
@@ -48,8 +46,7 @@ pub(super) fn config(root: &mut Section<'_>, warnings: &Problems<'_>) -> Option<
         drain_deadline,
         log,
         http,
-        mqtt,
-        password_file: password_file.flatten(),
+        mqtt: mqtt.flatten(),
         engine,
         admission,
         audit,
@@ -216,28 +213,26 @@ fn audit_size(value: &toml::de::DeValue<'_>) -> Result<u64, String> {
     ))
 }
 
-/// The broker's settings and where its password came from; `None` without a usable URL.
+/// The broker's settings; `None` without a usable URL.
 fn mqtt_settings(
     section: &mut Section<'_>,
     device: &str,
     http: &transport::http::Settings,
     engine: &engine::Settings,
     warnings: &Problems<'_>,
-) -> Option<(transport::mqtt::Settings, Option<PathBuf>)> {
+) -> Option<transport::mqtt::Settings> {
     let url = section.required("url", broker);
     let username = section.optional("username", text);
-    let password = password(section, username.is_some(), warnings);
-    let (password, password_file) = password.unzip();
+    let password_file = password_file(section, username.is_some(), warnings);
     let queue = u16::try_from(engine.queue).unwrap_or(u16::MAX);
     let tls = broker_tls(section, url.as_ref());
     let settings = transport::mqtt::Settings {
         tls,
-        password_file: password_file.clone(),
+        password_file,
         host: String::new(),
         port: 0,
         client_id: section.or("client_id", topic_level, format!("slmd-{device}")),
         username,
-        password,
         keep_alive: section.or("keep_alive", duration(5 * SECOND, HOUR), 30 * SECOND),
         session_expiry: section.or("session_expiry", duration(MINUTE, 30 * DAY), HOUR),
         receive_maximum: section.or("receive_maximum", count(1, 1024), queue),
@@ -255,14 +250,11 @@ fn mqtt_settings(
         section.problem("reconnect_min", "is longer than `reconnect_max`; swap them");
     }
     let Broker { host, port, .. } = url?;
-    Some((
-        transport::mqtt::Settings {
-            host,
-            port,
-            ..settings
-        },
-        password_file,
-    ))
+    Some(transport::mqtt::Settings {
+        host,
+        port,
+        ..settings
+    })
 }
 
 /// `[mqtt.tls]`, which goes with an mqtts:// URL and with no other.
@@ -322,12 +314,12 @@ fn reply_to(section: &mut Section<'_>, device: &str) -> String {
     pattern
 }
 
-/// The broker's password, and the file that it was read from.
-fn password(
+/// Where the broker's password is. It is read at each connect; here only to see that it can be.
+fn password_file(
     section: &mut Section<'_>,
     has_username: bool,
     warnings: &Problems<'_>,
-) -> Option<(Secret<String>, PathBuf)> {
+) -> Option<PathBuf> {
     if section.has("password") {
         section.optional("password", |_| -> Result<(), String> {
             Err("doesn't belong in this file; put it in a file of mode 0600 and name that in `password_file`".to_owned())
@@ -340,15 +332,13 @@ fn password(
             "needs `username` too (MQTT 3.1.1 section 3.1.2.9)",
         );
     }
-    let read =
-        std::fs::metadata(&file).and_then(|meta| Ok((meta, std::fs::read_to_string(&file)?)));
+    let read = std::fs::read_to_string(&file).and_then(|_| std::fs::metadata(&file));
     match read {
-        Ok((meta, text)) => {
+        Ok(meta) => {
             if meta.permissions().mode() & 0o007 != 0 {
                 section.warn(warnings, "password_file", &open_to_all(&file));
             }
-            let password = text.trim_end_matches(['\r', '\n']).to_owned();
-            Some((Secret::new(password), file))
+            Some(file)
         }
         Err(error) => {
             let message = format!("{} can't be read: {error}", file.display());

@@ -22,7 +22,7 @@ pub(super) fn show(config: &Config) -> Value {
         "http": http(&config.http),
     }));
     if let Some(settings) = &config.mqtt {
-        root.insert("mqtt".to_owned(), mqtt(settings, config));
+        root.insert("mqtt".to_owned(), mqtt(settings));
     }
     root.insert("engine".to_owned(), engine(&config.engine));
     root.insert("admission".to_owned(), admission(&config.admission));
@@ -83,7 +83,7 @@ fn mqtt_tls(tls: &link::Tls) -> Value {
     }))
 }
 
-fn mqtt(settings: &transport::mqtt::Settings, config: &Config) -> Value {
+fn mqtt(settings: &transport::mqtt::Settings) -> Value {
     let scheme = if settings.tls.is_some() {
         "mqtts"
     } else {
@@ -100,7 +100,7 @@ fn mqtt(settings: &transport::mqtt::Settings, config: &Config) -> Value {
         "tls": settings.tls.as_ref().map(mqtt_tls),
         "client_id": settings.client_id,
         "username": settings.username,
-        "password_file": config.password_file,
+        "password_file": settings.password_file,
         "keep_alive": show_duration(settings.keep_alive),
         "session_expiry": show_duration(settings.session_expiry),
         "receive_maximum": settings.receive_maximum,

@@ -163,7 +163,7 @@ fn answers_can_only_go_to_their_client() {
 }
 
 #[test]
-fn the_password_comes_from_its_file() {
+fn a_password_file_can_be_read_and_not_by_all() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
@@ -177,7 +177,7 @@ fn the_password_comes_from_its_file() {
         let config = Config::parse(&text).unwrap();
         assert_eq!(config.warnings.len(), warnings);
         let mqtt = config.mqtt.as_ref().unwrap();
-        assert_eq!(mqtt.password.as_ref().unwrap().expose(), "hunter2");
+        assert_eq!(mqtt.password_file.as_ref(), Some(&file));
         assert!(!format!("{config:?}{}", config.show()).contains("hunter2"));
     }
     std::fs::remove_file(&file).unwrap();

@@ -67,7 +67,7 @@ pub(super) fn options(options: &Options) -> Result<MqttOptions, Lost> {
 
 fn password(options: &Options) -> Result<Option<Secret<String>>, Lost> {
     let Some(file) = &options.password_file else {
-        return Ok(options.password.clone());
+        return Ok(None);
     };
     let mut text = String::new();
     let read = File::open(file).and_then(|open| open.take(MAX_PASSWORD).read_to_string(&mut text));

@@ -27,7 +27,6 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::mpsc;
 
-use crate::secret::Secret;
 use crate::tls::KeyPair;
 
 pub use backoff::{Backoff, Failure};
@@ -47,8 +46,7 @@ pub struct Options {
     pub port: u16,
     pub client_id: String,
     pub username: Option<String>,
-    pub password: Option<Secret<String>>,
-    /// Read at each connect, in place of `password`: it may be a short-lived token.
+    /// Read at each connect: the password may be a short-lived token.
     pub password_file: Option<PathBuf>,
     pub tls: Option<Tls>,
     pub keep_alive: Duration,

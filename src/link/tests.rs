@@ -46,7 +46,6 @@ impl Broker {
             port: self.port,
             client_id: client_id.to_owned(),
             username: None,
-            password: None,
             password_file: None,
             tls: None,
             keep_alive: Duration::from_secs(5),

@@ -11,8 +11,8 @@ use slmd::auth::{Decision, decide};
 use slmd::prompt::Request;
 use slmd::reason::DenyReason::{self, *};
 
-use crate::mint::{self, ISSUER, NOW, chat};
-use crate::samples::{self, ALGORITHMS, Sample};
+use crate::mint::{self, ALGORITHMS, ISSUER, NOW, chat};
+use crate::samples::{self, Sample};
 
 /// Why slmd refuses what jose permits. The other way round there is no class.
 struct Class {

@@ -22,6 +22,11 @@ pub(crate) const ISSUER: &str = "https://keycloak.test/realms/dev";
 /// 2026-11-24, in seconds: when all tests happen.
 pub(crate) const NOW: u64 = 1_795_500_000;
 
+/// All that slmd verifies.
+pub(crate) const ALGORITHMS: [&str; 9] = [
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+];
+
 pub(crate) struct Issuer {
     pub(crate) alg: &'static str,
     pub(crate) kid: String,

@@ -9,9 +9,9 @@ use slmd::auth::{Cache, Decision, DenyList, Policy, Realm, Revocations, Snapshot
 use slmd::prompt::{Action, Scope};
 use slmd::time::Timestamp;
 
-use crate::mint::{self, Issuer, NOW, chat};
+use crate::mint::{self, ALGORITHMS, Issuer, NOW, chat};
 use crate::mutations::Mutator;
-use crate::samples::{self, ALGORITHMS};
+use crate::samples;
 
 /// One issuer of each kind of key.
 pub(crate) static ISSUERS: LazyLock<Vec<Issuer>> = LazyLock::new(|| {

@@ -7,13 +7,10 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 use slmd::auth::Snapshot;
 
-use crate::mint::{self, ISSUER, Issuer, NOW, encode};
+use crate::mint::{self, ALGORITHMS, ISSUER, Issuer, NOW, encode};
 use crate::mutations::Mutator;
 use crate::properties::ISSUERS;
 
-pub(crate) const ALGORITHMS: [&str; 9] = [
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
-];
 const MUTATED: usize = 1200;
 
 pub(crate) struct Sample {

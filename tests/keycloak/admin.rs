@@ -33,20 +33,19 @@ pub fn fresh_realm(name: &str) -> Realm {
     body["realm"] = name.into();
     let members = body.as_object_mut().expect("a realm is an object");
     members.remove("components");
-    let admin = Admin::login(name);
+    let admin = Admin::login(keycloak(), name);
     admin.send("POST", "/admin/realms", Some(&body));
     realm(name)
 }
 
 impl Realm {
     pub fn admin(&self) -> Admin {
-        Admin::login(&self.name)
+        Admin::login(self.server, &self.name)
     }
 }
 
 impl Admin {
-    fn login(realm: &str) -> Admin {
-        let server = keycloak();
+    fn login(server: &'static Keycloak, realm: &str) -> Admin {
         let fields = [
             ("grant_type", "password"),
             ("client_id", "admin-cli"),
@@ -177,13 +176,7 @@ impl Admin {
     /// Adds a key that the test made, so that it can sign tokens by itself.
     #[track_caller]
     pub fn import_key(&self, pair: &Pair, priority: u32) -> String {
-        let config = json!({
-            "priority": [priority.to_string()],
-            "algorithm": ["RS256"],
-            "privateKey": [pair.key_pem()],
-            "certificate": [pair.certificate_pem()],
-        });
-        self.add_key("rsa", &config)
+        self.add_key("rsa", &pair.component(priority))
     }
 
     #[track_caller]

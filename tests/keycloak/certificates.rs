@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::run;
 
@@ -116,11 +116,21 @@ impl Pair {
         jsonwebtoken::encode(&made, claims, &key).expect("RSA signs")
     }
 
-    pub fn key_pem(&self) -> String {
+    /// What Keycloak's key provider `rsa` is configured with, to sign with this key.
+    pub fn component(&self, priority: u32) -> Value {
+        json!({
+            "priority": [priority.to_string()],
+            "algorithm": ["RS256"],
+            "privateKey": [self.key_pem()],
+            "certificate": [self.certificate_pem()],
+        })
+    }
+
+    fn key_pem(&self) -> String {
         fs::read_to_string(&self.key).expect("openssl wrote it")
     }
 
-    pub fn certificate_pem(&self) -> String {
+    fn certificate_pem(&self) -> String {
         fs::read_to_string(&self.certificate).expect("openssl wrote it")
     }
 

@@ -33,13 +33,17 @@ pub struct Tokens {
 }
 
 pub fn realm(name: &str) -> Realm {
-    Realm {
-        server: keycloak(),
-        name: name.to_owned(),
-    }
+    Realm::of(keycloak(), name)
 }
 
 impl Realm {
+    pub fn of(server: &'static Keycloak, name: &str) -> Realm {
+        Realm {
+            server,
+            name: name.to_owned(),
+        }
+    }
+
     pub fn issuer(&self) -> String {
         format!("{}/realms/{}", self.server.url(), self.name)
     }

@@ -1,8 +1,8 @@
 //! The real thing: Keycloak with the realms of `deploy/keycloak`, a real directory behind it, and
 //! every kind of token that people get from there.
 //!
-//! [`server`] and [`directory`] are started once for all tests of this binary; what a test changes
-//! in Keycloak, it changes in a realm or for a user of its own. Run one subject with
+//! [`server`] and [`directory`] are started once for all tests of this binary, and once more for the
+//! test that stops Keycloak; what a test changes, it changes in a realm or for a user of its own. Run one subject with
 //! `cargo test --test keycloak ldap`.
 
 // A test binary exports nothing: `pub` is between its own modules.
@@ -23,6 +23,7 @@ mod judge;
 mod ldap;
 mod login;
 mod offline;
+mod outage;
 mod proof;
 mod readme;
 mod realms;

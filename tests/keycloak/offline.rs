@@ -1,5 +1,4 @@
-//! Without Keycloak, and with clocks that are wrong: what is decided still, until when, and that no
-//! expired token comes back.
+//! Clocks that are wrong: that no expired token comes back.
 //!
 //! The daemon's wall clock is moved by libfaketime for its process only. Whether the kernel calls
 //! its clock synchronised is told by a library of the test, because a container can't set it.
@@ -12,17 +11,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::admin::fresh_realm;
-use crate::appliance::{answered, ask, explained, jwks, refused, said, section, succeeded};
+use crate::appliance::{answered, ask, refused, said, section, succeeded};
 use crate::certificates::{Pair, rsa};
-use crate::dpop::{Device, answer, nonce, publish};
 use crate::grants::{Realm, claims, header};
-use crate::proof::ProofKey;
-use crate::support::{Daemon, Mosquitto, Setup, free_port, within};
+use crate::support::{Daemon, Setup, within};
 
-const HOUR: u64 = 3600;
-const DAY: u64 = 24 * HOUR;
+pub const HOUR: u64 = 3600;
+pub const DAY: u64 = 24 * HOUR;
 const TICK: Duration = Duration::from_secs(60);
-const REPLY: &str = "slm/edge-1/reply/device-2/1";
 
 /// When this release was made: the floor that no clock goes below.
 const RELEASED: u64 = 1_795_478_400;
@@ -36,10 +32,10 @@ const SHIM: &str = "#include <stdlib.h>\n#include <string.h>\n#include <sys/time
     }\n";
 
 /// The clock of one daemon.
-struct Clock(tempfile::TempDir);
+pub struct Clock(tempfile::TempDir);
 
 impl Clock {
-    fn new() -> Clock {
+    pub fn new() -> Clock {
         let clock = Clock(tempfile::tempdir().expect("a temporary folder"));
         fs::write(clock.path("shim.c"), SHIM).expect("a temporary file");
         let mut command = Command::new("cc");
@@ -57,7 +53,7 @@ impl Clock {
     }
 
     /// In libfaketime's words; takes effect at once.
-    fn set(&self, time: &str) {
+    pub fn set(&self, time: &str) {
         let new = self.path("new");
         fs::write(&new, time).expect("a temporary file");
         fs::rename(new, self.path("time")).expect("a temporary file");
@@ -71,7 +67,7 @@ impl Clock {
         }
     }
 
-    fn of(&self, setup: Setup) -> Setup {
+    pub fn of(&self, setup: Setup) -> Setup {
         let text = |path: PathBuf| path.display().to_string();
         let preload = format!(
             "{} {}",
@@ -100,10 +96,11 @@ fn faketime() -> PathBuf {
 }
 
 /// A realm whose key the test has too, so that it can say what Keycloak would have said later.
-struct Issuing {
-    realm: Realm,
+pub struct Issuing {
+    pub realm: Realm,
     pair: Pair,
-    token: String,
+    /// Keycloak's own, of `device-1`.
+    pub token: String,
 }
 
 impl Issuing {
@@ -111,115 +108,42 @@ impl Issuing {
         let realm = fresh_realm(name);
         let pair = rsa(&realm.server.folder, name);
         realm.admin().import_key(&pair, 300);
+        Issuing::with(realm, pair)
+    }
+
+    /// `pair` is the key that the realm signs with.
+    pub fn with(realm: Realm, pair: Pair) -> Issuing {
         let token = realm.service("device-1", None).access;
         Issuing { realm, pair, token }
     }
 
     /// Keycloak's token, as issued at `iat` for five minutes, with every role.
-    fn at(&self, iat: u64) -> String {
-        let mut claims = claims(&self.token);
-        claims["iat"] = iat.into();
-        claims["exp"] = (iat + 300).into();
-        claims["jti"] = slmd::identity::random_hex::<16>().into();
+    pub fn at(&self, iat: u64) -> String {
         let roles = json!(["read", "write", "fine-tune", "audit"]);
-        claims["resource_access"]["slm-chat"]["roles"] = roles;
-        self.pair.sign(&header(&self.token), &claims)
+        self.again(&self.token, iat, 300, |claims| {
+            claims["resource_access"]["slm-chat"]["roles"] = roles;
+        })
+    }
+
+    /// A token of the realm, as issued at `iat` for so many seconds.
+    pub fn again(
+        &self,
+        token: &str,
+        iat: u64,
+        seconds: u64,
+        change: impl FnOnce(&mut Value),
+    ) -> String {
+        let mut claims = claims(token);
+        claims["iat"] = iat.into();
+        claims["exp"] = (iat + seconds).into();
+        claims["jti"] = slmd::identity::random_hex::<16>().into();
+        change(&mut claims);
+        self.pair.sign(&header(token), &claims)
     }
 }
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     slmd::time::now().as_secs()
-}
-
-/// Keycloak's address in the configuration becomes one where nobody is.
-fn cut_off(daemon: &Daemon, realm: &Realm) {
-    let file = daemon.config_path();
-    let text = fs::read_to_string(&file).expect("the test wrote it");
-    let there = format!("uri = \"{}/", realm.server.url());
-    assert!(text.contains(&there), "{text}");
-    let nowhere = format!("uri = \"https://localhost:{}/", free_port());
-    fs::write(file, text.replace(&there, &nowhere)).expect("it is the test's");
-}
-
-#[test]
-fn an_outage_is_outlived_until_each_scopes_grace_ends() {
-    let (left, right) = (Issuing::new("outage-left"), Issuing::new("outage-right"));
-    let (clock, broker) = (Clock::new(), Mosquitto::start());
-    let sections = [&left, &right].map(|i| section(&i.realm, "") + &jwks(&i.realm, "1s"));
-    let setup = Setup::new().with(&sections.concat()).broker(&broker);
-    let mut daemon = Daemon::start(clock.of(setup));
-    for issuing in [&left, &right] {
-        let text = said(&daemon.slmd(&["keys", "pin", &issuing.realm.name, "--fetch", "--yes"]));
-        assert!(text.contains("pinned for realm"), "{text}");
-    }
-    daemon.until_ready();
-    let key = ProofKey::new();
-    let mut device = Device {
-        token: left.realm.service("device-2", Some(&key)).access,
-        key,
-        nonce: String::new(),
-    };
-    daemon.terminate();
-    cut_off(&daemon, &left.realm);
-    graces(&daemon, &clock, &left);
-    let replies = broker.subscribe("slm/edge-1/reply/#");
-    for (time, hours, status) in [("+0", 0, "200"), ("+23h", 23, "200"), ("+25h", 25, "401")] {
-        clock.set(time);
-        daemon.restart();
-        for issuing in [&left, &right] {
-            let token = issuing.at(now() + hours * HOUR);
-            answered(&ask(&daemon, &token, "Name something that works offline."));
-        }
-        refused(
-            &ask(
-                &daemon,
-                &left.at(now() + hours * HOUR - HOUR),
-                "Name an old token.",
-            ),
-            401,
-            "expired",
-        );
-        device.nonce = nonce(&broker);
-        publish(
-            &broker,
-            &device.sent(REPLY, time, "Name a device without a network."),
-        );
-        let message = answer(&replies, time);
-        assert_eq!(message.user("status"), Some(status), "{time}: {message:?}");
-        daemon.terminate();
-    }
-    clock.set("+31d");
-    daemon.restart();
-    let late = ask(
-        &daemon,
-        &right.at(now() + 31 * DAY),
-        "Name keys that are too old.",
-    );
-    assert_eq!(late.json()["error"]["code"], "keys_stale", "{}", late.body);
-}
-
-/// Each scope by itself, before its grace's end and after it.
-fn graces(daemon: &Daemon, clock: &Clock, issuing: &Issuing) {
-    for (time, seconds, scope, good) in [
-        ("+50m", 50 * 60, "fine-tune", true),
-        ("+65m", 65 * 60, "fine-tune", false),
-        ("+23h", 23 * HOUR, "write", true),
-        ("+25h", 25 * HOUR, "write", false),
-        ("+29d", 29 * DAY, "read", true),
-        ("+29d", 29 * DAY, "audit", true),
-        ("+31d", 31 * DAY, "read", false),
-        ("+31d", 31 * DAY, "audit", false),
-    ] {
-        clock.set(time);
-        let token = issuing.at(now() + seconds);
-        let (said, _) = explained(daemon, &token, &["--scope", scope]);
-        let expected = if good {
-            Value::Null
-        } else {
-            "keys_stale".into()
-        };
-        assert_eq!(said["verdict"], expected, "{scope} at {time}: {said:#}");
-    }
 }
 
 fn floor(daemon: &Daemon) -> String {

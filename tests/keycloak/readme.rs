@@ -37,7 +37,7 @@ fn own(server: &Keycloak, realm: &str, text: &str) -> String {
         let common = blocks("What the commands need", "sh");
         assert!(common.contains(needle), "{needle} is gone");
     }
-    text.replace(SERVER, server.url())
+    text.replace(SERVER, &server.url())
         .replace(AUTHORITY, &ca)
         .replace("REALM=prod\n", &format!("REALM={realm}\n"))
         .replace("realms/prod", &format!("realms/{realm}"))

@@ -6,7 +6,7 @@ use serde_json::json;
 use slmd::reason::DenyReason;
 
 use crate::admin::fresh_realm;
-use crate::grants::{claims, header, realm};
+use crate::grants::{Tokens, claims, header, realm};
 use crate::judge::Judge;
 use crate::proof::ProofKey;
 
@@ -35,12 +35,20 @@ fn a_signed_assertion_gets_what_the_service_account_may() {
     }
 }
 
+/// Keycloak takes the time that it needed itself from what it tells.
+#[track_caller]
+fn lasts(tokens: &Tokens, seconds: u64) {
+    let told = tokens.expires_in;
+    assert!((seconds - 60..=seconds).contains(&told), "{told}");
+}
+
 #[test]
 fn a_device_gets_a_bound_token_for_a_day() {
     for realm in BOTH.map(realm) {
         let key = ProofKey::new();
         let tokens = realm.service("device-2", Some(&key));
-        assert_eq!((tokens.kind.as_str(), tokens.expires_in), ("DPoP", 86_400));
+        lasts(&tokens, 86_400);
+        assert_eq!(tokens.kind, "DPoP");
         let claims = claims(&tokens.access);
         assert_eq!(claims["typ"], "DPoP");
         assert_eq!(claims["cnf"]["jkt"], key.thumbprint());
@@ -54,7 +62,8 @@ fn a_technician_gets_a_bound_token_for_ten_hours() {
     let realm = realm("prod");
     let key = ProofKey::new();
     let tokens = realm.technician("ada", &key);
-    assert_eq!((tokens.kind.as_str(), tokens.expires_in), ("DPoP", 36_000));
+    lasts(&tokens, 36_000);
+    assert_eq!(tokens.kind, "DPoP");
     let judge = Judge::of(&[&realm]);
     judge.refuses(&tokens.access, DenyReason::ProofMissing);
     let first = claims(&tokens.access);
@@ -119,7 +128,7 @@ fn a_lifetime_is_judged_by_the_client_that_got_it() {
     let long = json!({"attributes": {"access.token.lifespan": "86400"}});
     realm.admin().change_client("reports", &long);
     let tokens = realm.service("reports", None);
-    assert_eq!(tokens.expires_in, 86_400);
+    lasts(&tokens, 86_400);
     let judge = Judge::of(&[&realm]);
     judge.refuses(&tokens.access, DenyReason::LifetimeTooLong);
     let allowed = judge.policy(|policy| {

@@ -16,6 +16,7 @@ mod install;
 mod keys;
 mod login;
 mod mqtt;
+mod peers;
 mod readme;
 mod secrets;
 mod support;

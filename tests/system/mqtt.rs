@@ -1,10 +1,12 @@
 //! MQTT end to end: a real broker, the real model, and clients that people use.
 //!
 //! Here are the scene that the other files share, and the answers; [`refusals`] is what isn't
-//! answered, [`broker`] a broker that comes and goes, [`stops`] a daemon that does.
+//! answered, [`broker`] a broker that comes and goes, [`stops`] a daemon that does, [`repeats`]
+//! what is asked again.
 
 mod broker;
 mod refusals;
+mod repeats;
 mod stops;
 
 use std::collections::BTreeMap;
@@ -102,40 +104,6 @@ fn cancel_ends_a_running_answer_of_the_same_principal_only() {
     assert_eq!(cancels.len(), 3, "every cancel is on record");
 }
 
-#[test]
-fn a_repeat_is_answered_from_the_first_run() {
-    let scene = Scene::start("");
-    let body = chat("Name a colour, and say why you like it.", 12, false);
-    scene.ask("repeat", &body);
-    let first = scene.answer("repeat");
-    assert_eq!(first.status, 200);
-    // With another token of the same principal.
-    scene.ask("repeat", &body);
-    let second = scene.answer("repeat");
-    assert_eq!(second, first);
-    let mut stranger = claims();
-    stranger["sub"] = "somebody-else".into();
-    scene.publish(&scene.issuer.token(stranger), "repeat", &body, None);
-    let other = scene.answer("repeat");
-    assert_ne!(
-        other.request_id, first.request_id,
-        "answers of others are none of yours"
-    );
-    assert_eq!(scene.accesses("chat").len(), 2);
-}
-
-#[test]
-fn a_repeat_of_what_runs_is_answered_once() {
-    let scene = Scene::start("");
-    let body = chat(LONG, 64, true);
-    scene.ask("twice", &body);
-    scene.until_text("twice");
-    scene.ask("twice", &body);
-    assert_eq!(scene.answer("twice").status, 200);
-    assert!(scene.answers.next(Duration::from_secs(1)).is_none());
-    assert_eq!(scene.accesses("chat").len(), 1);
-}
-
 /// A broker, a daemon that is connected to it, and who listens for its answers.
 struct Scene {
     issuer: Issuer,
@@ -163,9 +131,13 @@ impl Answer {
 impl Scene {
     /// `toml` changes the configuration.
     fn start(toml: &str) -> Scene {
+        Scene::of(Setup::new().with(toml))
+    }
+
+    fn of(setup: Setup) -> Scene {
         let issuer = Issuer::new("ES256", "mqtt-1");
         let broker = Mosquitto::start();
-        let setup = Setup::new().issuer(&issuer).broker(&broker).with(toml);
+        let setup = setup.issuer(&issuer).broker(&broker);
         let daemon = Daemon::start(setup);
         let answers = broker.subscribe("slm/edge-1/reply/#");
         until_up(&broker);

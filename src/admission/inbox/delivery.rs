@@ -16,6 +16,9 @@ use crate::time::{self, Timestamp};
 /// A request that is begun twice and not finished isn't tried again.
 const MOST_ATTEMPTS: u32 = 2;
 
+/// How long a duplicate waits for a first run whose last message is on its way.
+const ENDING: Duration = Duration::from_secs(10);
+
 /// Pauses before what could not be written is tried again: a full disk may have been trimmed.
 const WRITE_AGAIN: [Duration; 3] = [
     Duration::from_millis(100),
@@ -42,8 +45,8 @@ pub struct Delivery {
 
 #[derive(Debug)]
 pub enum Delivered {
-    /// Runs now. When the broker has acknowledged the final answer, call [`Ticket::answered`]
-    /// before acknowledging the request.
+    /// Runs now. Call [`Ticket::ends`] before the final answer is sent and, when the broker has
+    /// acknowledged that, [`Ticket::answered`] before acknowledging the request.
     Run(Admitted, Box<Ticket>),
     /// The same request is running already; its answer goes to the same topic.
     Running,
@@ -66,7 +69,7 @@ pub struct Ticket {
     request_id: RequestId,
     model: String,
     created: Timestamp,
-    _busy: Busy,
+    busy: Busy,
 }
 
 /// What is written when a delivery begins.
@@ -111,7 +114,7 @@ impl Admission {
         };
         let key = prior.key_for(&grant, &delivery);
         (delivery.check)(&grant).map_err(reject)?;
-        let Some(busy) = self.0.inbox.claim(key) else {
+        let Some(busy) = self.claim(key).await else {
             return Ok(Delivered::Running);
         };
         let known = self
@@ -140,6 +143,16 @@ impl Admission {
         self.run(permitted, begin, busy).await
     }
 
+    /// `None`: it is running already, and the last message of its answer is still to come. Where
+    /// that is on its way, whoever asks again may have missed it: the record of it is waited for.
+    async fn claim(&self, key: [u8; 32]) -> Option<Busy> {
+        match self.0.inbox.claim(key) {
+            Ok(busy) => Some(busy),
+            Err(claimed) if claimed.ended(ENDING).await => self.0.inbox.claim(key).ok(),
+            Err(_) => None,
+        }
+    }
+
     async fn run(
         &self,
         permitted: Permitted,
@@ -154,7 +167,7 @@ impl Admission {
                     request_id: admitted.id.clone(),
                     model: admitted.model.clone(),
                     created: admitted.created,
-                    _busy: busy,
+                    busy,
                 };
                 Ok(Delivered::Run(admitted, Box::new(ticket)))
             }
@@ -241,9 +254,15 @@ impl Begin {
 }
 
 impl Ticket {
+    /// The last message of the answer is about to be sent.
+    pub fn ends(&self) {
+        self.busy.ends();
+    }
+
     /// Persists that the request is finished and answered. Durable when this returns; where it
     /// fails, in spite of being tried again, the request must stay unacknowledged.
     pub async fn answered(self, text: String, outcome: Outcome) -> Result<(), StoreError> {
+        self.busy.ends();
         let state = State::Answered(StoredAnswer {
             request_id: self.request_id.clone(),
             model: self.model.clone(),

@@ -1,8 +1,10 @@
 //! The store's part of deliveries, and which of them run in this process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::entry::{Entry, State};
 use crate::admission::Settings;
@@ -27,8 +29,8 @@ pub(in crate::admission) struct Inbox(Arc<Shelf>);
 struct Shelf {
     tree: Tree,
     store: Store,
-    /// Deliveries between their claim and their answer, in this process.
-    busy: Mutex<BTreeSet<Key>>,
+    /// Deliveries between their claim and their answer, in this process; whether they are ending.
+    busy: Mutex<BTreeMap<Key, watch::Receiver<bool>>>,
 }
 
 /// A delivery claimed by this process; dropped, it may be claimed again.
@@ -36,6 +38,32 @@ struct Shelf {
 pub(super) struct Busy {
     shelf: Arc<Shelf>,
     key: Key,
+    ending: watch::Sender<bool>,
+}
+
+/// A claim that is in another's way.
+#[derive(Debug)]
+pub(super) struct Claimed(watch::Receiver<bool>);
+
+impl Busy {
+    /// The last message is about to be sent: who comes from now on may have missed it.
+    pub(super) fn ends(&self) {
+        self.ending.send_replace(true);
+    }
+}
+
+impl Claimed {
+    /// Waits until a claim that is ending has ended, for so long at most; `false` at once where it
+    /// isn't ending.
+    pub(super) async fn ended(&self, limit: Duration) -> bool {
+        if !*self.0.borrow() {
+            return false;
+        }
+        // Its end is the end of its channel.
+        let mut ending = self.0.clone();
+        let ended = ending.wait_for(|ending| !ending);
+        tokio::time::timeout(limit, ended).await.is_ok()
+    }
 }
 
 impl Drop for Busy {
@@ -58,12 +86,18 @@ impl Inbox {
         })))
     }
 
-    /// `None`: it runs already.
-    pub(super) fn claim(&self, key: [u8; 32]) -> Option<Busy> {
+    /// An error says that it runs already.
+    pub(super) fn claim(&self, key: [u8; 32]) -> Result<Busy, Claimed> {
         let mut busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.insert(key).then(|| Busy {
+        if let Some(claimed) = busy.get(&key) {
+            return Err(Claimed(claimed.clone()));
+        }
+        let (ending, is_ending) = watch::channel(false);
+        busy.insert(key, is_ending);
+        Ok(Busy {
             shelf: Arc::clone(&self.0),
             key,
+            ending,
         })
     }
 
@@ -106,12 +140,10 @@ impl Inbox {
         let (attempts, mut entries) = self.all()?;
         entries.sort_by_key(|(_, entry)| entry.touched);
         let mut excess = entries.len().saturating_sub(settings.duplicates);
-        let busy = self
-            .0
-            .busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let busy: BTreeSet<Key> = {
+            let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            busy.keys().copied().collect()
+        };
         let mut batch = Batch::default();
         let mut kept = BTreeSet::new();
         for (key, entry) in entries {
@@ -237,11 +269,29 @@ mod tests {
     fn one_claim_at_a_time() {
         let (_folder, inbox) = open();
         let busy = inbox.claim([1; 32]).unwrap();
-        assert!(inbox.claim([1; 32]).is_none());
-        assert!(inbox.clone().claim([1; 32]).is_none());
-        assert!(inbox.claim([2; 32]).is_some());
+        assert!(inbox.claim([1; 32]).is_err());
+        assert!(inbox.clone().claim([1; 32]).is_err());
+        assert!(inbox.claim([2; 32]).is_ok());
         drop(busy);
-        assert!(inbox.claim([1; 32]).is_some());
+        assert!(inbox.claim([1; 32]).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_is_ending_is_waited_for_and_no_other() {
+        let (_folder, inbox) = open();
+        let busy = inbox.claim([1; 32]).unwrap();
+        let claimed = || inbox.claim([1; 32]).unwrap_err();
+        assert!(!claimed().ended(Duration::MAX).await, "it runs");
+        busy.ends();
+        let short = Duration::from_millis(1);
+        assert!(!claimed().ended(short).await, "it doesn't end for long");
+        let other = claimed();
+        let waits = tokio::spawn(async move { other.ended(Duration::MAX).await });
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        drop(busy);
+        assert!(waits.await.unwrap());
+        assert!(inbox.claim([1; 32]).is_ok());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::outbox::{Outbox, Unsent};
 use super::request::{Form, Reply};
+use crate::admission::Ticket;
 use crate::link::{Properties, Publication};
 use crate::prompt::{AnswerReceiver, Finish, Fragment, Outcome, RequestId};
 use crate::reason::{Refusal, RefuseReason};
@@ -21,6 +22,8 @@ pub(super) struct Messages<'a> {
     seq: u32,
     /// For a client whose proof lacked it.
     nonce: Option<String>,
+    /// Told before the last message is sent.
+    ticket: Option<&'a Ticket>,
 }
 
 /// The body of the 3.1.1 form.
@@ -42,7 +45,14 @@ impl<'a> Messages<'a> {
             id,
             seq: 0,
             nonce: None,
+            ticket: None,
         }
+    }
+
+    /// The messages of a run.
+    pub(super) fn of_run(self, ticket: &'a Ticket) -> Messages<'a> {
+        let ticket = Some(ticket);
+        Messages { ticket, ..self }
     }
 
     /// Tells the nonce that a new DPoP proof must say.
@@ -57,6 +67,9 @@ impl<'a> Messages<'a> {
         last: bool,
         body: &[u8],
     ) -> Result<(), Unsent> {
+        if let Some(ticket) = self.ticket.filter(|_| last) {
+            ticket.ends();
+        }
         let publication = self.frame(status, last, body);
         self.outbox.publish(publication).await?;
         self.seq += 1;

@@ -26,7 +26,6 @@ use crate::admission::Admission;
 use crate::audit;
 use crate::identity::{Identity, Nonces};
 use crate::link::{self, Backoff};
-use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Registry;
 use crate::time;
@@ -46,7 +45,6 @@ pub struct Settings {
     /// Stable; default `slmd-{device}`.
     pub client_id: String,
     pub username: Option<String>,
-    pub password: Option<Secret<String>>,
     /// Where the password is read from at each connect, so that it may be a short-lived token.
     pub password_file: Option<PathBuf>,
     pub tls: Option<link::Tls>,
@@ -158,7 +156,6 @@ fn options(settings: Settings, status_topic: String) -> link::Options {
         port: settings.port,
         client_id: settings.client_id,
         username: settings.username,
-        password: settings.password,
         password_file: settings.password_file,
         tls: settings.tls,
         keep_alive: settings.keep_alive,

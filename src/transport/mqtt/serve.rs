@@ -128,7 +128,8 @@ impl Context {
             stream,
             include_usage,
         };
-        let mut messages = Messages::new(&self.outbox, reply, &admitted.id);
+        let messages = Messages::new(&self.outbox, reply, &admitted.id);
+        let mut messages = messages.of_run(&ticket);
         let (text, outcome) = match answer.send(&mut messages, self.fragment_interval).await {
             Ended::Sent {
                 text,
