@@ -99,6 +99,7 @@ pub(super) fn linear(
 }
 
 /// One Q4_1 panel times a row. A lane sums eight products: 8 × 15 × 127 = 15,240, below 2^15.
+#[inline(never)]
 unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
     let mut w = weights.as_ptr();
     // SAFETY: `w` is at the begin of one of the panel's blocks, of which there is one for each
@@ -131,6 +132,7 @@ unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
 }
 
 /// One Q8_0 panel times a row. A lane sums two products: 2 × 128 × 127, below 2^15.
+#[inline(never)]
 unsafe fn q8_0(weights: &[u8], row: &[Block], out: &mut [f32]) {
     let mut w = weights.as_ptr();
     // SAFETY: as in `q4_1`.

@@ -41,7 +41,7 @@ pub(super) fn linear(
 
 /// One Q4_1 panel times `M` rows.
 #[target_feature(enable = "neon,dotprod")]
-#[inline]
+#[inline(never)]
 unsafe fn q4_1<const M: usize>(
     weights: &[u8],
     rows: &[Block],
@@ -94,7 +94,7 @@ unsafe fn q4_1<const M: usize>(
 
 /// One Q8_0 panel times `M` rows.
 #[target_feature(enable = "neon,dotprod")]
-#[inline]
+#[inline(never)]
 unsafe fn q8_0<const M: usize>(
     weights: &[u8],
     rows: &[Block],

@@ -49,7 +49,7 @@ pub(super) fn linear(
 /// One panel (Q4_1 where `NIBBLES`, else Q8_0) times up to `P` pairs of rows; the last row of an
 /// odd number stands for its missing neighbour too.
 #[target_feature(enable = "neon,dotprod,i8mm")]
-#[inline]
+#[inline(never)]
 unsafe fn product<const NIBBLES: bool, const P: usize>(
     weights: &[u8],
     rows: &[Block],
