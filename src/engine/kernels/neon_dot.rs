@@ -54,7 +54,7 @@ unsafe fn q4_1<const M: usize>(
     let mut x = rows.as_ptr();
     for _ in 0..blocks {
         if M == 1 {
-            prefetch::<3>(w);
+            prefetch(w);
         }
         let mut totals = [[vdupq_n_s32(0); 2]; M];
         // SAFETY: `w` is at the begin of one of the panel's blocks; each of the `M` rows has one
@@ -107,7 +107,7 @@ unsafe fn q8_0<const M: usize>(
     let mut x = rows.as_ptr();
     for _ in 0..blocks {
         if M == 1 {
-            prefetch::<5>(w);
+            prefetch(w);
         }
         let mut totals = [[vdupq_n_s32(0); 2]; M];
         // SAFETY: as in `q4_1`.
