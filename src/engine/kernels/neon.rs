@@ -6,11 +6,12 @@
 //! kernels, with the same fused steps, so that both give the same bits.
 
 use core::arch::aarch64::{
-    float32x4_t, int8x16_t, int16x8_t, int32x4_t, uint8x16_t, vabsq_f32, vaddq_s32,
-    vaddvq_s32, vandq_u8, vbslq_f32, vcgtq_f32, vcltq_f32, vcombine_s16, vcvtnq_s32_f32,
-    vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s32, vdupq_n_u8, vfmaq_f32, vfmaq_n_f32, vget_low_s8, vld1q_f32, vld1q_s8, vld1q_u8, vmaxq_f32, vmaxvq_f32, vmlal_high_s8, vmlal_s8,
-    vmovn_s32, vmull_high_s8, vmull_s8, vmulq_n_f32, vpadalq_s16, vpaddlq_s16, vpaddq_s32, vqmovn_s16,
-    vreinterpretq_s8_u8, vshrq_n_u8, vst1_s8, vst1q_f32,
+    float32x4_t, int8x16_t, int16x8_t, int32x4_t, uint8x16_t, vabsq_f32, vaddq_s32, vaddvq_s32,
+    vandq_u8, vbslq_f32, vcgtq_f32, vcltq_f32, vcombine_s16, vcvtnq_s32_f32, vcvtq_f32_s32,
+    vdupq_n_f32, vdupq_n_s32, vdupq_n_u8, vfmaq_f32, vfmaq_n_f32, vget_low_s8, vld1q_f32, vld1q_s8,
+    vld1q_u8, vmaxq_f32, vmaxvq_f32, vmlal_high_s8, vmlal_s8, vmovn_s32, vmull_high_s8, vmull_s8,
+    vmulq_n_f32, vpadalq_s16, vpaddlq_s16, vpaddq_s32, vqmovn_s16, vreinterpretq_s8_u8, vshrq_n_u8,
+    vst1_s8, vst1q_f32,
 };
 use core::arch::asm;
 
@@ -121,6 +122,7 @@ unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
             let pairs = add_products(pairs, low, four::<2>(second));
             let pairs = add_products(pairs, high, four::<3>(second));
             let totals = fold(pairs.map(|pairs| vpaddlq_s16(pairs)));
+            let totals = totals.map(|total| vcvtq_f32_s32(total));
             add_scaled(&mut sums, totals, scales(w), x.scale);
             add_minima(&mut sums, scales(w.wrapping_add(16)), x.sum);
             w = w.wrapping_add(Format::Q4_1.panel_block());
@@ -151,7 +153,8 @@ unsafe fn q8_0(weights: &[u8], row: &[Block], out: &mut [f32]) {
             let totals = widen(totals, add_products(pairs, weights(5), four::<1>(second)));
             let pairs = products(weights(6), four::<2>(second));
             let totals = widen(totals, add_products(pairs, weights(7), four::<3>(second)));
-            add_scaled(&mut sums, fold(totals), scales(w), x.scale);
+            let totals = fold(totals).map(|total| vcvtq_f32_s32(total));
+            add_scaled(&mut sums, totals, scales(w), x.scale);
             w = w.wrapping_add(Format::Q8_0.panel_block());
         }
         store(&sums, out);
@@ -267,10 +270,10 @@ pub(super) fn wide(halves: uint8x16_t) -> Lanes {
 
 /// `sums += totals × (scales × scale)`.
 #[inline]
-pub(super) fn add_scaled(sums: &mut Lanes, totals: [int32x4_t; 2], scales: Lanes, scale: f32) {
+pub(super) fn add_scaled(sums: &mut Lanes, totals: Lanes, scales: Lanes, scale: f32) {
     for ((sum, total), scales) in sums.iter_mut().zip(totals).zip(scales) {
         // SAFETY: NEON is part of aarch64.
-        *sum = unsafe { vfmaq_f32(*sum, vcvtq_f32_s32(total), vmulq_n_f32(scales, scale)) };
+        *sum = unsafe { vfmaq_f32(*sum, total, vmulq_n_f32(scales, scale)) };
     }
 }
 

@@ -4,14 +4,14 @@
 //! The same rules and the same order of sums as in `neon`; single rows are `neon_dot`'s.
 
 use core::arch::aarch64::{
-    int8x16_t, int32x4_t, vcombine_s8, vdupq_n_f32, vdupq_n_s32, vld1_s8, vreinterpretq_s8_s32,
+    int8x16_t, int32x4_t, vcombine_s8, vdupq_n_f32, vld1_s8, vreinterpretq_s8_s32,
     vreinterpretq_s32_s8, vuzp1q_s32, vuzp2q_s32, vzip1q_s32, vzip2q_s32,
 };
 use core::arch::asm;
 
 use super::layout::{Block, Format, LANES};
 use super::neon::{Lanes, add_minima, add_scaled, load, nibbles, scales, store};
-use super::neon_dot;
+use super::neon_dot::{self, start, unbiased};
 
 /// Eight rows of eight columns, by two rows.
 type Octet = [int8x16_t; 4];
@@ -65,7 +65,7 @@ unsafe fn product<const NIBBLES: bool, const P: usize>(
         let pairs: [[&Block; 2]; P] = std::array::from_fn(|p| {
             [2 * p, (2 * p + 1).min(last)].map(|row| &rows[row * blocks + block])
         });
-        let mut totals = [[vdupq_n_s32(0); 4]; P];
+        let mut totals: [[_; 4]; P] = std::array::from_fn(|_| start());
         for group in 0..4 {
             // SAFETY: `w` is at the begin of one of the panel's blocks.
             let octet = unsafe { octet::<NIBBLES>(w, group) };
@@ -80,7 +80,7 @@ unsafe fn product<const NIBBLES: bool, const P: usize>(
         let (scale, minimum) = unsafe { (scales(w), scales(w.wrapping_add(16))) };
         for ((sums, totals), pair) in sums.iter_mut().zip(totals).zip(&pairs) {
             for ((sum, totals), x) in sums.iter_mut().zip(apart(totals)).zip(pair) {
-                add_scaled(sum, totals, scale, x.scale);
+                add_scaled(sum, unbiased(totals), scale, x.scale);
                 if NIBBLES {
                     add_minima(sum, minimum, x.sum);
                 }
