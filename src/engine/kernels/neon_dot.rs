@@ -3,11 +3,16 @@
 //!
 //! The same rules and the same order of sums as in `neon`.
 
-use core::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_f32, vreinterpretq_f32_s32, vsubq_f32};
+use core::arch::aarch64::{
+    float32x4_t, int8x16_t, int32x4_t, vdupq_n_f32, vreinterpretq_f32_s32, vsubq_f32,
+};
 use core::arch::asm;
 
 use super::layout::{Block, Format, LANES};
 use super::neon::{Lanes, add_minima, add_scaled, load, nibbles, prefetch, scales, store};
+
+/// Rows of activations that are multiplied together: as many as the registers hold.
+pub(super) const ROWS: usize = 4;
 
 #[target_feature(enable = "neon,dotprod")]
 pub(super) fn linear(
@@ -19,21 +24,24 @@ pub(super) fn linear(
 ) {
     let panel = blocks * format.panel_block();
     let width = weights.len() / panel * LANES;
-    for (index, weights) in weights.chunks_exact(panel).enumerate() {
-        let out = &mut out[index * LANES..];
-        // SAFETY: `rows` has as many rows of `blocks` blocks as the arm says, `weights` is one
-        // panel of as many blocks, and `out` has as many rows of `width` floats, of which the
-        // first one's part before this panel has been cut off.
-        unsafe {
-            match (format, rows.len() / blocks) {
-                (Format::Q4_1, 1) => q4_1::<1>(weights, rows, blocks, out, width),
-                (Format::Q4_1, 2) => q4_1::<2>(weights, rows, blocks, out, width),
-                (Format::Q4_1, 3) => q4_1::<3>(weights, rows, blocks, out, width),
-                (Format::Q4_1, _) => q4_1::<4>(weights, rows, blocks, out, width),
-                (Format::Q8_0, 1) => q8_0::<1>(weights, rows, blocks, out, width),
-                (Format::Q8_0, 2) => q8_0::<2>(weights, rows, blocks, out, width),
-                (Format::Q8_0, 3) => q8_0::<3>(weights, rows, blocks, out, width),
-                (Format::Q8_0, _) => q8_0::<4>(weights, rows, blocks, out, width),
+    let tiles = rows.chunks(ROWS * blocks);
+    for (rows, out) in tiles.zip(out.chunks_mut(ROWS * width)) {
+        for (index, weights) in weights.chunks_exact(panel).enumerate() {
+            let out = &mut out[index * LANES..];
+            // SAFETY: `rows` has as many rows of `blocks` blocks as the arm says, `weights` is one
+            // panel of as many blocks, and `out` has as many rows of `width` floats, of which the
+            // first one's part before this panel has been cut off.
+            unsafe {
+                match (format, rows.len() / blocks) {
+                    (Format::Q4_1, 1) => q4_1::<1>(weights, rows, blocks, out, width),
+                    (Format::Q4_1, 2) => q4_1::<2>(weights, rows, blocks, out, width),
+                    (Format::Q4_1, 3) => q4_1::<3>(weights, rows, blocks, out, width),
+                    (Format::Q4_1, _) => q4_1::<4>(weights, rows, blocks, out, width),
+                    (Format::Q8_0, 1) => q8_0::<1>(weights, rows, blocks, out, width),
+                    (Format::Q8_0, 2) => q8_0::<2>(weights, rows, blocks, out, width),
+                    (Format::Q8_0, 3) => q8_0::<3>(weights, rows, blocks, out, width),
+                    (Format::Q8_0, _) => q8_0::<4>(weights, rows, blocks, out, width),
+                }
             }
         }
     }
@@ -187,7 +195,7 @@ pub(super) fn start<const N: usize>() -> [int32x4_t; N] {
 /// Totals without the bias, in float.
 #[target_feature(enable = "neon")]
 #[inline]
-pub(super) fn unbiased(totals: [int32x4_t; 2]) -> Lanes {
+pub(super) fn unbiased<const N: usize>(totals: [int32x4_t; N]) -> [float32x4_t; N] {
     let bias = vdupq_n_f32(BIAS[0]);
     totals.map(|total| vsubq_f32(vreinterpretq_f32_s32(total), bias))
 }
