@@ -99,6 +99,8 @@ pub(super) fn linear(
 }
 
 /// One Q4_1 panel times a row. A lane sums eight products: 8 × 15 × 127 = 15,240, below 2^15.
+///
+/// Out of line, as those of the other families, so that each has the registers for itself.
 #[inline(never)]
 unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
     let mut w = weights.as_ptr();
