@@ -149,6 +149,7 @@ impl Engine {
             .iter()
             .map(|bundle| load(bundle, &options, settings.context));
         let models = models.collect::<Result<Vec<Loaded>, LoadError>>()?;
+        tracing::info!(kernels = options.family.as_str(), "models loaded");
         Engine::serve(models, &settings, registry)
     }
 

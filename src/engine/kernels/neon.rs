@@ -6,12 +6,12 @@
 //! kernels, with the same fused steps, so that both give the same bits.
 
 use core::arch::aarch64::{
-    float32x4_t, int8x8_t, int8x16_t, int16x8_t, int32x4_t, uint8x16_t, vabsq_f32, vaddq_s32,
-    vaddvq_s32, vandq_u8, vbslq_f32, vcgtq_f32, vcltq_f32, vcombine_s16, vcvtnq_s32_f32,
-    vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s32, vdupq_n_u8, vfmaq_f32, vfmaq_n_f32, vget_high_s8,
-    vget_low_s8, vld1q_dup_s32, vld1q_f32, vld1q_s8, vld1q_u8, vmaxq_f32, vmaxvq_f32, vmlal_s8,
-    vmovn_s32, vmull_s8, vmulq_n_f32, vpadalq_s16, vpaddlq_s16, vpaddq_s32, vqmovn_s16,
-    vreinterpretq_s8_s32, vreinterpretq_s8_u8, vshrq_n_u8, vst1_s8, vst1q_f32,
+    float32x4_t, int8x16_t, int16x8_t, int32x4_t, uint8x16_t, vabsq_f32, vaddq_s32, vaddvq_s32,
+    vandq_u8, vbslq_f32, vcgtq_f32, vcltq_f32, vcombine_s16, vcvtnq_s32_f32, vcvtq_f32_s32,
+    vdupq_n_f32, vdupq_n_s32, vdupq_n_u8, vfmaq_f32, vfmaq_n_f32, vget_low_s8, vld1q_f32, vld1q_s8,
+    vld1q_u8, vmaxq_f32, vmaxvq_f32, vmlal_high_s8, vmlal_s8, vmovn_s32, vmull_high_s8, vmull_s8,
+    vmulq_n_f32, vpadalq_s16, vpaddlq_s16, vpaddq_s32, vqmovn_s16, vreinterpretq_s8_u8, vshrq_n_u8,
+    vst1_s8, vst1q_f32,
 };
 use core::arch::asm;
 
@@ -99,6 +99,9 @@ pub(super) fn linear(
 }
 
 /// One Q4_1 panel times a row. A lane sums eight products: 8 × 15 × 127 = 15,240, below 2^15.
+///
+/// Out of line, as those of the other families, so that each has the registers for itself.
+#[inline(never)]
 unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
     let mut w = weights.as_ptr();
     // SAFETY: `w` is at the begin of one of the panel's blocks, of which there is one for each
@@ -106,22 +109,22 @@ unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
     unsafe {
         let mut sums = [vdupq_n_f32(0.0); 2];
         for x in row {
-            prefetch::<3>(w);
-            let mut pairs: Option<[int16x8_t; 4]> = None;
-            for v in 0..4 {
-                let (low, high) = nibbles(w.wrapping_add(32 + 32 * v));
-                for (bytes, quad) in [(low, 2 * v), (high, 2 * v + 1)] {
-                    let a = four(x.quants.as_ptr(), quad);
-                    let halves = halves(bytes);
-                    pairs = Some(match pairs {
-                        None => halves.map(|w| vmull_s8(w, a)),
-                        Some(pairs) => std::array::from_fn(|i| vmlal_s8(pairs[i], halves[i], a)),
-                    });
-                }
-            }
-            let pairs = pairs
-                .unwrap_or([vcombine_s16(vmovn_s32(vdupq_n_s32(0)), vmovn_s32(vdupq_n_s32(0))); 4]);
+            prefetch(w);
+            let [first, second] = activations(x);
+            let (low, high) = nibbles(w.wrapping_add(32));
+            let pairs = products(low, four::<0>(first));
+            let pairs = add_products(pairs, high, four::<1>(first));
+            let (low, high) = nibbles(w.wrapping_add(64));
+            let pairs = add_products(pairs, low, four::<2>(first));
+            let pairs = add_products(pairs, high, four::<3>(first));
+            let (low, high) = nibbles(w.wrapping_add(96));
+            let pairs = add_products(pairs, low, four::<0>(second));
+            let pairs = add_products(pairs, high, four::<1>(second));
+            let (low, high) = nibbles(w.wrapping_add(128));
+            let pairs = add_products(pairs, low, four::<2>(second));
+            let pairs = add_products(pairs, high, four::<3>(second));
             let totals = fold(pairs.map(|pairs| vpaddlq_s16(pairs)));
+            let totals = totals.map(|total| vcvtq_f32_s32(total));
             add_scaled(&mut sums, totals, scales(w), x.scale);
             add_minima(&mut sums, scales(w.wrapping_add(16)), x.sum);
             w = w.wrapping_add(Format::Q4_1.panel_block());
@@ -131,30 +134,48 @@ unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
 }
 
 /// One Q8_0 panel times a row. A lane sums two products: 2 × 128 × 127, below 2^15.
+#[inline(never)]
 unsafe fn q8_0(weights: &[u8], row: &[Block], out: &mut [f32]) {
     let mut w = weights.as_ptr();
     // SAFETY: as in `q4_1`.
     unsafe {
         let mut sums = [vdupq_n_f32(0.0); 2];
         for x in row {
-            prefetch::<5>(w);
-            let mut totals = [vdupq_n_s32(0); 4];
-            for v in 0..4 {
-                let at = w.wrapping_add(16 + 64 * v);
-                let first = halves([load(at), load(at.wrapping_add(16))]);
-                let second = halves([load(at.wrapping_add(32)), load(at.wrapping_add(48))]);
-                let quants = x.quants.as_ptr();
-                let (a, b) = (four(quants, 2 * v), four(quants, 2 * v + 1));
-                for (i, total) in totals.iter_mut().enumerate() {
-                    let pairs = vmlal_s8(vmull_s8(first[i], a), second[i], b);
-                    *total = vpadalq_s16(*total, pairs);
-                }
-            }
-            add_scaled(&mut sums, fold(totals), scales(w), x.scale);
+            prefetch(w);
+            let [first, second] = activations(x);
+            let weights = |v: usize| {
+                let at = w.wrapping_add(16 + 32 * v);
+                [load(at), load(at.wrapping_add(16))]
+            };
+            let pairs = products(weights(0), four::<0>(first));
+            let totals = add_products(pairs, weights(1), four::<1>(first)).map(|p| vpaddlq_s16(p));
+            let pairs = products(weights(2), four::<2>(first));
+            let totals = widen(totals, add_products(pairs, weights(3), four::<3>(first)));
+            let pairs = products(weights(4), four::<0>(second));
+            let totals = widen(totals, add_products(pairs, weights(5), four::<1>(second)));
+            let pairs = products(weights(6), four::<2>(second));
+            let totals = widen(totals, add_products(pairs, weights(7), four::<3>(second)));
+            let totals = fold(totals).map(|total| vcvtq_f32_s32(total));
+            add_scaled(&mut sums, totals, scales(w), x.scale);
             w = w.wrapping_add(Format::Q8_0.panel_block());
         }
         store(&sums, out);
     }
+}
+
+/// The block's quants.
+#[inline]
+fn activations(x: &Block) -> [int8x16_t; 2] {
+    let quants: *const u8 = x.quants.as_ptr().cast();
+    // SAFETY: there are 32 of them.
+    unsafe { [load(quants), load(quants.wrapping_add(16))] }
+}
+
+/// Neighbours' sums, added to wider totals.
+#[inline]
+fn widen(totals: [int32x4_t; 4], pairs: [int16x8_t; 4]) -> [int32x4_t; 4] {
+    // SAFETY: NEON is part of aarch64.
+    std::array::from_fn(|i| unsafe { vpadalq_s16(totals[i], pairs[i]) })
 }
 
 /// Two columns' sums of each of eight rows to one sum of each.
@@ -189,29 +210,44 @@ pub(super) unsafe fn load(at: *const u8) -> int8x16_t {
     unsafe { vld1q_s8(at.cast()) }
 }
 
-/// 32 bytes in parts of eight.
+/// Products of eight rows' four columns with a group of four activations, two rows in each.
 #[inline]
-fn halves(bytes: [int8x16_t; 2]) -> [int8x8_t; 4] {
+fn products(w: [int8x16_t; 2], a: int8x16_t) -> [int16x8_t; 4] {
     // SAFETY: NEON is part of aarch64.
     unsafe {
-        let [a, b] = bytes;
+        let low = |w| vmull_s8(vget_low_s8(w), vget_low_s8(a));
+        let high = |w| vmull_high_s8(w, a);
+        [low(w[0]), high(w[0]), low(w[1]), high(w[1])]
+    }
+}
+
+/// The same, added to others.
+#[inline]
+fn add_products(to: [int16x8_t; 4], w: [int8x16_t; 2], a: int8x16_t) -> [int16x8_t; 4] {
+    // SAFETY: NEON is part of aarch64.
+    unsafe {
+        let low = |to, w| vmlal_s8(to, vget_low_s8(w), vget_low_s8(a));
+        let high = |to, w| vmlal_high_s8(to, w, a);
         [
-            vget_low_s8(a),
-            vget_high_s8(a),
-            vget_low_s8(b),
-            vget_high_s8(b),
+            low(to[0], w[0]),
+            high(to[1], w[0]),
+            low(to[2], w[1]),
+            high(to[3], w[1]),
         ]
     }
 }
 
-/// Group `index` of four activations, twice.
+/// Group `N` of four activations, four times. The compiler may not see that: it would use the lower
+/// half for both and move the upper half of each weight down instead.
 #[inline]
-unsafe fn four(quants: *const i8, index: usize) -> int8x8_t {
-    // SAFETY: the caller has that group.
+fn four<const N: usize>(x: int8x16_t) -> int8x16_t {
+    let group: int8x16_t;
+    // SAFETY: from one register to another; the instruction is part of aarch64.
     unsafe {
-        let quad = vld1q_dup_s32(quants.wrapping_add(4 * index).cast());
-        vget_low_s8(vreinterpretq_s8_s32(quad))
+        asm!("dup {group:v}.4s, {x:v}.s[{n}]", group = lateout(vreg) group, x = in(vreg) x,
+            n = const N, options(pure, nomem, nostack, preserves_flags));
     }
+    group
 }
 
 /// Eight half-precision numbers.
@@ -236,10 +272,10 @@ pub(super) fn wide(halves: uint8x16_t) -> Lanes {
 
 /// `sums += totals × (scales × scale)`.
 #[inline]
-pub(super) fn add_scaled(sums: &mut Lanes, totals: [int32x4_t; 2], scales: Lanes, scale: f32) {
+pub(super) fn add_scaled(sums: &mut Lanes, totals: Lanes, scales: Lanes, scale: f32) {
     for ((sum, total), scales) in sums.iter_mut().zip(totals).zip(scales) {
         // SAFETY: NEON is part of aarch64.
-        *sum = unsafe { vfmaq_f32(*sum, vcvtq_f32_s32(total), vmulq_n_f32(scales, scale)) };
+        *sum = unsafe { vfmaq_f32(*sum, total, vmulq_n_f32(scales, scale)) };
     }
 }
 
@@ -262,15 +298,14 @@ pub(super) fn store(sums: &Lanes, out: &mut [f32]) {
     }
 }
 
-/// Brings `N` cache lines near that come soon after `at`. Any address may be named.
+/// Brings one cache line near that comes soon after `at`; any address may be named. The CPU itself
+/// follows one stream inside of a page; this has the next page's address ready in time. More would
+/// take the place of loads.
 #[inline]
-pub(super) fn prefetch<const N: usize>(at: *const u8) {
-    for i in 0..N {
-        let at = at.wrapping_add(AHEAD + 64 * i);
-        // SAFETY: a prefetch of any address has no effect but on the caches.
-        unsafe {
-            asm!("prfm pldl1strm, [{at}]", at = in(reg) at,
-                options(nostack, preserves_flags, readonly));
-        }
+pub(super) fn prefetch(at: *const u8) {
+    // SAFETY: a prefetch of any address has no effect but on the caches.
+    unsafe {
+        asm!("prfm pldl1strm, [{at}, #{ahead}]", at = in(reg) at, ahead = const AHEAD,
+            options(nostack, preserves_flags, readonly));
     }
 }

@@ -4,17 +4,32 @@
 //! The same rules and the same order of sums as in `neon`; single rows are `neon_dot`'s.
 
 use core::arch::aarch64::{
-    int8x16_t, int32x4_t, vcombine_s8, vdupq_n_f32, vdupq_n_s32, vld1_s8, vreinterpretq_s8_s32,
-    vreinterpretq_s32_s8, vuzp1q_s32, vuzp2q_s32, vzip1q_s32, vzip2q_s32,
+    float32x4_t, int8x16_t, int32x4_t, vcombine_f32, vcombine_s8, vdupq_n_f32, vfmaq_f32, vld1_f32,
+    vld1_s8, vmulq_f32, vreinterpretq_s8_s32, vreinterpretq_s32_s8, vuzp1q_f32, vuzp2q_f32,
+    vzip1q_f32, vzip1q_s32, vzip2q_f32, vzip2q_s32,
 };
 use core::arch::asm;
+use std::mem::MaybeUninit;
 
-use super::layout::{Block, Format, LANES};
-use super::neon::{Lanes, add_minima, add_scaled, load, nibbles, scales, store};
-use super::neon_dot;
+use super::layout::{BLOCK, Block, Format, LANES};
+use super::neon::{Lanes, load, nibbles, scales, store};
+use super::neon_dot::{self, ROWS, start, unbiased};
 
-/// Eight rows of eight columns, by two rows.
-type Octet = [int8x16_t; 4];
+/// Most blocks of a row that are packed, 24 KB of stack for two pairs; longer rows are `neon_dot`'s.
+const PACKED: usize = 128;
+
+/// A block of two rows of activations as the products take it.
+#[derive(Clone, Copy)]
+struct Pair {
+    /// Eight columns of the first row and of the second, four times.
+    quants: [int8x16_t; 4],
+    /// Of the first row, of the second, and both again; so are the sums.
+    scale: float32x4_t,
+    sum: float32x4_t,
+}
+
+/// Four sums for each of two rows of activations, as `smmla` leaves them: two rows of weights each.
+type Squares = [float32x4_t; 4];
 
 #[target_feature(enable = "neon,dotprod,i8mm")]
 pub(super) fn linear(
@@ -24,79 +39,115 @@ pub(super) fn linear(
     blocks: usize,
     out: &mut [f32],
 ) {
-    let panel = blocks * format.panel_block();
-    let width = weights.len() / panel * LANES;
-    let count = rows.len() / blocks;
-    if count == 1 {
+    if rows.len() == blocks || blocks > PACKED {
         return neon_dot::linear(format, weights, rows, blocks, out);
     }
-    for (index, weights) in weights.chunks_exact(panel).enumerate() {
-        let out = &mut out[index * LANES..];
-        // SAFETY: `rows` has two to four rows of `blocks` blocks, `weights` is one panel of as
-        // many blocks, and `out` has as many rows of `width` floats, of which the first one's
-        // part before this panel has been cut off.
-        unsafe {
-            match (format, count) {
-                (Format::Q4_1, 2) => product::<true, 1>(weights, rows, blocks, out, width),
-                (Format::Q4_1, _) => product::<true, 2>(weights, rows, blocks, out, width),
-                (Format::Q8_0, 2) => product::<false, 1>(weights, rows, blocks, out, width),
-                (Format::Q8_0, _) => product::<false, 2>(weights, rows, blocks, out, width),
+    let panel = blocks * format.panel_block();
+    let width = weights.len() / panel * LANES;
+    let tiles = rows.chunks(ROWS * blocks);
+    for (rows, out) in tiles.zip(out.chunks_mut(ROWS * width)) {
+        let mut packed = [const { MaybeUninit::uninit() }; PACKED * ROWS / 2];
+        let packed = pack(rows, blocks, &mut packed);
+        for (index, weights) in weights.chunks_exact(panel).enumerate() {
+            let mut squares = [[vdupq_n_f32(0.0); 4]; ROWS / 2];
+            // SAFETY: there are one or two pairs for each of the panel's blocks.
+            unsafe {
+                match (format, packed.len() / blocks) {
+                    (Format::Q4_1, 1) => product::<true, 1>(weights, packed, &mut squares),
+                    (Format::Q4_1, _) => product::<true, 2>(weights, packed, &mut squares),
+                    (Format::Q8_0, 1) => product::<false, 1>(weights, packed, &mut squares),
+                    (Format::Q8_0, _) => product::<false, 2>(weights, packed, &mut squares),
+                }
+            }
+            let sums = squares.map(|squares| apart(squares));
+            let out = out.chunks_exact_mut(width);
+            for (sums, out) in sums.as_flattened().iter().zip(out) {
+                store(sums, &mut out[index * LANES..]);
             }
         }
     }
 }
 
-/// One panel (Q4_1 where `NIBBLES`, else Q8_0) times up to `P` pairs of rows; the last row of an
-/// odd number stands for its missing neighbour too.
-#[target_feature(enable = "neon,dotprod,i8mm")]
+/// Packs the rows by pairs: all pairs of the first block, then of the next. The last row of an odd
+/// number stands for its missing neighbour too.
+#[target_feature(enable = "neon")]
+fn pack<'a>(rows: &[Block], blocks: usize, to: &'a mut [MaybeUninit<Pair>]) -> &'a [Pair] {
+    let last = rows.len() / blocks - 1;
+    let pairs = last / 2 + 1;
+    let to = &mut to[..blocks * pairs];
+    for (index, to) in to.iter_mut().enumerate() {
+        let (block, pair) = (index / pairs, index % pairs);
+        let [a, b] = [2 * pair, (2 * pair + 1).min(last)].map(|row| &rows[row * blocks + block]);
+        to.write(join(a, b));
+    }
+    // SAFETY: each has been written; `MaybeUninit` has its content's layout.
+    unsafe { &*(&raw const *to as *const [Pair]) }
+}
+
+#[target_feature(enable = "neon")]
 #[inline]
+fn join(a: &Block, b: &Block) -> Pair {
+    let eight = |block: &Block, group: usize| {
+        let quants: &[i8; BLOCK] = &block.quants;
+        // SAFETY: groups are 0 to 3, of eight bytes each.
+        unsafe { vld1_s8(quants.as_ptr().wrapping_add(8 * group)) }
+    };
+    let four = |a: f32, b: f32| {
+        let two = [a, b];
+        // SAFETY: there are two.
+        let two = unsafe { vld1_f32(two.as_ptr()) };
+        vcombine_f32(two, two)
+    };
+    Pair {
+        quants: [0, 1, 2, 3].map(|group| vcombine_s8(eight(a, group), eight(b, group))),
+        scale: four(a.scale, b.scale),
+        sum: four(a.sum, b.sum),
+    }
+}
+
+/// One panel (Q4_1 where `NIBBLES`, else Q8_0) times `P` pairs of rows. Out of line, so that each
+/// has the registers for itself.
+#[target_feature(enable = "neon,dotprod,i8mm")]
+#[inline(never)]
 unsafe fn product<const NIBBLES: bool, const P: usize>(
     weights: &[u8],
-    rows: &[Block],
-    blocks: usize,
-    out: &mut [f32],
-    width: usize,
+    packed: &[Pair],
+    out: &mut [Squares],
 ) {
-    let last = rows.len() / blocks - 1;
     let format = if NIBBLES { Format::Q4_1 } else { Format::Q8_0 };
-    let mut sums: [[Lanes; 2]; P] = [[[vdupq_n_f32(0.0); 2]; 2]; P];
+    let mut sums: [Squares; P] = [[vdupq_n_f32(0.0); 4]; P];
     let mut w = weights.as_ptr();
-    for block in 0..blocks {
-        let pairs: [[&Block; 2]; P] = std::array::from_fn(|p| {
-            [2 * p, (2 * p + 1).min(last)].map(|row| &rows[row * blocks + block])
-        });
-        let mut totals = [[vdupq_n_s32(0); 4]; P];
+    for pairs in packed.as_chunks::<P>().0 {
+        let mut totals: [[int32x4_t; 4]; P] = std::array::from_fn(|_| start());
         for group in 0..4 {
             // SAFETY: `w` is at the begin of one of the panel's blocks.
             let octet = unsafe { octet::<NIBBLES>(w, group) };
-            for (totals, pair) in totals.iter_mut().zip(&pairs) {
-                let x = columns(pair, group);
+            for (totals, pair) in totals.iter_mut().zip(pairs) {
                 for (total, weights) in totals.iter_mut().zip(octet) {
-                    *total = multiply(*total, weights, x);
+                    *total = multiply(*total, weights, pair.quants[group]);
                 }
             }
         }
         // SAFETY: as above; the minima are Q4_1's.
-        let (scale, minimum) = unsafe { (scales(w), scales(w.wrapping_add(16))) };
-        for ((sums, totals), pair) in sums.iter_mut().zip(totals).zip(&pairs) {
-            for ((sum, totals), x) in sums.iter_mut().zip(apart(totals)).zip(pair) {
-                add_scaled(sum, totals, scale, x.scale);
+        let (scales, minima) = unsafe { (twice(w), twice(w.wrapping_add(16))) };
+        for ((sums, totals), pair) in sums.iter_mut().zip(totals).zip(pairs) {
+            let totals = unbiased(totals);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = vfmaq_f32(*sum, totals[i], vmulq_f32(scales[i], pair.scale));
                 if NIBBLES {
-                    add_minima(sum, minimum, x.sum);
+                    *sum = vfmaq_f32(*sum, minima[i], pair.sum);
                 }
             }
         }
         w = w.wrapping_add(format.panel_block());
     }
-    for (row, sum) in sums.as_flattened().iter().take(last + 1).enumerate() {
-        store(sum, &mut out[row * width..]);
-    }
+    out[..P].copy_from_slice(&sums);
 }
 
-/// Columns `8 × group` to `8 × group + 7` of a panel's block.
+/// Columns `8 × group` to `8 × group + 7` of a panel's block, by two rows.
 #[target_feature(enable = "neon")]
 #[inline]
-unsafe fn octet<const NIBBLES: bool>(block: *const u8, group: usize) -> Octet {
+unsafe fn octet<const NIBBLES: bool>(block: *const u8, group: usize) -> [int8x16_t; 4] {
     // SAFETY: the caller has a block there; groups are 0 to 3.
     let (first, second) = unsafe {
         if NIBBLES {
@@ -114,16 +165,18 @@ unsafe fn octet<const NIBBLES: bool>(block: *const u8, group: usize) -> Octet {
     [a, b, c, d]
 }
 
-/// The same columns of two rows of activations.
+/// Eight half-precision numbers, each of them twice.
 #[target_feature(enable = "neon")]
 #[inline]
-fn columns(pair: &[&Block; 2], group: usize) -> int8x16_t {
-    let [a, b] = pair.map(|x| {
-        let quants = &x.quants[8 * group..8 * group + 8];
-        // SAFETY: the slice has eight bytes.
-        unsafe { vld1_s8(quants.as_ptr()) }
-    });
-    vcombine_s8(a, b)
+unsafe fn twice(at: *const u8) -> Squares {
+    // SAFETY: the caller has 16 bytes there.
+    let [a, b] = unsafe { scales(at) };
+    [
+        vzip1q_f32(a, a),
+        vzip2q_f32(a, a),
+        vzip1q_f32(b, b),
+        vzip2q_f32(b, b),
+    ]
 }
 
 /// Products of two rows with two columns, added to each of the four totals.
@@ -140,12 +193,12 @@ fn multiply(mut total: int32x4_t, weights: int8x16_t, x: int8x16_t) -> int32x4_t
     total
 }
 
-/// The totals of a pair of rows, each row's own.
+/// Each row's own sums.
 #[target_feature(enable = "neon")]
 #[inline]
-fn apart(t: [int32x4_t; 4]) -> [[int32x4_t; 2]; 2] {
+fn apart(s: Squares) -> [Lanes; 2] {
     [
-        [vuzp1q_s32(t[0], t[1]), vuzp1q_s32(t[2], t[3])],
-        [vuzp2q_s32(t[0], t[1]), vuzp2q_s32(t[2], t[3])],
+        [vuzp1q_f32(s[0], s[1]), vuzp1q_f32(s[2], s[3])],
+        [vuzp2q_f32(s[0], s[1]), vuzp2q_f32(s[2], s[3])],
     ]
 }
