@@ -142,9 +142,10 @@ class Run:
             with open(path("jwks.json"), "w") as file:
                 json.dump({"keys": [KEY]}, file)
             command = [self.slmd, "--config", path("slmd.toml")]
-            # So that it finds its state as after any other restart.
             quiet(command + ["keys", "pin", "--yes", "dev", path("jwks.json")])
             where = (socket.AF_UNIX, path("slmd.sock"))
+            # The first start hashes the bundle; what is measured is any other one.
+            until_ready(command + ["run"], where, "/readyz")
             return until_ready(command + ["run"], where, "/readyz")
 
     def server(self, threads):
@@ -166,8 +167,7 @@ class Run:
                 found, _ = self.ours(["decode"], count, cores)
                 self.note(who, "busy", threads, found["decode"])
         finally:
-            process.kill()
-            process.wait()
+            end(process)
 
     def divergence(self):
         """Of both from llama.cpp's logits with the same weights in float, on the same positions."""
@@ -269,8 +269,16 @@ def until_ready(command, where, path):
             log.seek(0)
             sys.exit(f"{log.read().decode(errors='replace')[-2000:]}\n{command[0]} didn't get ready")
         finally:
-            process.kill()
-            process.wait()
+            end(process)
+
+
+def end(process):
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def answers(where, request):
