@@ -55,17 +55,23 @@ def engine():
         for threads in THREADS:
             print(f"engine: round {number + 1} of {ROUNDS}, {threads} thread(s)", file=sys.stderr)
             run.round(threads)
+            # So that what was measured isn't lost if a later step fails.
+            keep(run)
     print("engine: divergence", file=sys.stderr)
     run.divergence()
     rows = run.rows()
-    text = report(run, rows)
-    with open(os.path.join(ROOT, "tests/bench/engine.txt"), "w") as file:
-        file.write(text)
-    print(text.split("\nEvery round")[0])
+    print(keep(run).split("\nEvery round")[0])
     return [{"name": row["title"], "ours": row["ours"], "peer": row["peer"], "ratio": row["ratio"],
              "unit": row["unit"], "threads": row["threads"], "against": row["against"],
              "least": row["least"], "most": row["most"], "must": row["must"], "aim": row["aim"],
              "verdict": row["verdict"]} for row in rows]
+
+
+def keep(run):
+    text = report(run, run.rows())
+    with open(os.path.join(ROOT, "tests/bench/engine.txt"), "w") as file:
+        file.write(text)
+    return text
 
 
 class Run:
@@ -79,6 +85,7 @@ class Run:
         self.quantised = {name: self.quantise(name, options) for name, options in {
             "q4_0": ["Q4_0"], "q4_0-pure": ["--pure", "Q4_0"]}.items()}
         self.executable, self.slmd = bench("engine"), binary()
+        self.load = os.getloadavg()[0]
         # (who, figure, threads) → a figure for each round; the samples behind them.
         self.figures, self.samples = {}, []
 
@@ -316,24 +323,29 @@ def row(title, threads, unit, against, ours, peer, must, aim):
             "ratio": middle, "least": least, "most": max(ratios), "verdict": verdict}
 
 
+def name(row):
+    return f"{row['title']}, {row['unit']}"
+
+
 def report(run, rows):
     version = quiet(["git", "-C", ROOT, "log", "-1", "--format=%h %cd", "--date=short"]).strip()
+    width = max(len(name(r)) for r in rows)
     lines = [
         f"slmd beside llama.cpp, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, commit {version}",
-        f"{cpu()}, load {os.getloadavg()[0]:.1f} at the end; profile {PROFILE}; {ROUNDS} round(s)",
+        f"{cpu()}, load {run.load:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; profile {PROFILE}; {ROUNDS} round(s)",
         f"model: {os.path.basename(run.gguf)}; peer: {peer_version()}",
         "",
         "Medians of the rounds, least and most in brackets. Ratios are of the same round; above 1 is better than",
         "the peer. met, aim met: the least ratio is over the gate; median only: the median alone is.",
         "",
-        f"{'figure':<43}{'thr':>3}  {'slmd':<30}{'peer':<30}{'ratio':<22}{'must':>5}{'aim':>6}  verdict",
+        f"{'figure':<{width}}{'threads':>9}  {'slmd':<30}{'peer':<30}{'ratio':<22}{'must':>5}{'aim':>6}  verdict",
     ]
     for r in rows:
         digits = 4 if r["unit"] == "nats" else 1
         ours, peer = (spread(values, digits) for values in r["all"])
         gates = f"{r['must']:>5.2f}{r['aim']:>6.2f}" if r["must"] is not None else " " * 11
         ratio = f"{r['ratio']:.2f} ({r['least']:.2f}-{r['most']:.2f})"
-        lines.append(f"{r['title'] + ', ' + r['unit']:<43}{r['threads']:>3}  {ours:<30}{peer:<30}{ratio:<22}"
+        lines.append(f"{name(r):<{width}}{r['threads']:>9}  {ours:<30}{peer:<30}{ratio:<22}"
                      f"{gates}  {r['verdict']:<12} against {r['against']}")
     lines += ["", "Every round: who, figure, threads, samples in the order of the run."]
     for who, figure, threads, samples in run.samples:
