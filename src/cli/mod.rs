@@ -13,6 +13,7 @@ mod input;
 mod keys;
 mod login;
 mod model;
+mod model_bench;
 mod offline;
 mod output;
 mod run;

@@ -6,11 +6,12 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::exit::{Done, Failure};
+use super::model_bench::Bench;
 use super::{Global, output};
 use crate::catalog::{Bundle, Catalog};
 use crate::engine;
 
-/// Import, list and verify models.
+/// Import, list, verify and measure models.
 #[derive(Debug, Subcommand)]
 pub(super) enum Model {
     /// Turn a GGUF file into a bundle in the models folder.
@@ -27,6 +28,7 @@ Examples:
         #[command(flatten)]
         folder: Folder,
     },
+    Bench(Bench),
     /// List the bundles with their digests.
     #[command(after_help = "Examples:\n  slmd model list --json")]
     List {
@@ -47,11 +49,11 @@ Examples:
 pub(super) struct Folder {
     /// The models folder (default: the configuration's).
     #[arg(long, value_name = "DIR")]
-    models_dir: Option<PathBuf>,
+    pub(super) models_dir: Option<PathBuf>,
 }
 
 impl Folder {
-    fn resolve(&self, global: &Global) -> Result<PathBuf, Failure> {
+    pub(super) fn resolve(&self, global: &Global) -> Result<PathBuf, Failure> {
         match &self.models_dir {
             Some(folder) => Ok(folder.clone()),
             None => Ok(global.load()?.models_dir),
@@ -68,6 +70,7 @@ impl Model {
                     engine::import(file, &models.join(name), name).map_err(Failure::failed)?;
                 output::show(global, &describe(&bundle))
             }
+            Model::Bench(bench) => bench.execute(global),
             Model::List { folder } => list(global, &Catalog::new(&folder.resolve(global)?)),
             Model::Verify { name, folder } => {
                 let catalog = Catalog::new(&folder.resolve(global)?);

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+mod command;
 mod damage;
+mod equal;
+mod growth;
 mod precision;
 mod reference;
 
