@@ -90,7 +90,8 @@ pub(super) fn linear(
             // the eight floats of this panel's rows.
             unsafe {
                 match format {
-                    Format::Q4_1 => q4_1(weights, x, out),
+                    Format::Q4_0 => q4::<false>(weights, x, out),
+                    Format::Q4_1 => q4::<true>(weights, x, out),
                     Format::Q8_0 => q8_0(weights, x, out),
                 }
             }
@@ -98,11 +99,12 @@ pub(super) fn linear(
     }
 }
 
-/// One Q4_1 panel times a row. A lane sums eight products: 8 × 15 × 127 = 15,240, below 2^15.
+/// One panel of Q4_1 (`MINIMA`) or Q4_0 times a row. A lane sums eight products: 8 × 15 × 127 = 15,240, below 2^15.
 ///
 /// Out of line, as those of the other families, so that each has the registers for itself.
 #[inline(never)]
-unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
+unsafe fn q4<const MINIMA: bool>(weights: &[u8], row: &[Block], out: &mut [f32]) {
+    let format = if MINIMA { Format::Q4_1 } else { Format::Q4_0 };
     let mut w = weights.as_ptr();
     // SAFETY: `w` is at the begin of one of the panel's blocks, of which there is one for each
     // block of the row; NEON is part of aarch64.
@@ -111,23 +113,25 @@ unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
         for x in row {
             prefetch(w);
             let [first, second] = activations(x);
-            let (low, high) = nibbles(w.wrapping_add(32));
+            let q = w.wrapping_add(format.quants());
+            let (low, high) = nibbles(q);
             let pairs = products(low, four::<0>(first));
             let pairs = add_products(pairs, high, four::<1>(first));
-            let (low, high) = nibbles(w.wrapping_add(64));
+            let (low, high) = nibbles(q.wrapping_add(32));
             let pairs = add_products(pairs, low, four::<2>(first));
             let pairs = add_products(pairs, high, four::<3>(first));
-            let (low, high) = nibbles(w.wrapping_add(96));
+            let (low, high) = nibbles(q.wrapping_add(64));
             let pairs = add_products(pairs, low, four::<0>(second));
             let pairs = add_products(pairs, high, four::<1>(second));
-            let (low, high) = nibbles(w.wrapping_add(128));
+            let (low, high) = nibbles(q.wrapping_add(96));
             let pairs = add_products(pairs, low, four::<2>(second));
             let pairs = add_products(pairs, high, four::<3>(second));
             let totals = fold(pairs.map(|pairs| vpaddlq_s16(pairs)));
             let totals = totals.map(|total| vcvtq_f32_s32(total));
-            add_scaled(&mut sums, totals, scales(w), x.scale);
-            add_minima(&mut sums, scales(w.wrapping_add(16)), x.sum);
-            w = w.wrapping_add(Format::Q4_1.panel_block());
+            let (scale, minimum) = scales_minima::<MINIMA>(w);
+            add_scaled(&mut sums, totals, scale, x.scale);
+            add_minima(&mut sums, minimum, x.sum);
+            w = w.wrapping_add(format.panel_block());
         }
         store(&sums, out);
     }
@@ -137,14 +141,14 @@ unsafe fn q4_1(weights: &[u8], row: &[Block], out: &mut [f32]) {
 #[inline(never)]
 unsafe fn q8_0(weights: &[u8], row: &[Block], out: &mut [f32]) {
     let mut w = weights.as_ptr();
-    // SAFETY: as in `q4_1`.
+    // SAFETY: as in `q4`.
     unsafe {
         let mut sums = [vdupq_n_f32(0.0); 2];
         for x in row {
             prefetch(w);
             let [first, second] = activations(x);
             let weights = |v: usize| {
-                let at = w.wrapping_add(16 + 32 * v);
+                let at = w.wrapping_add(Format::Q8_0.quants() + 32 * v);
                 [load(at), load(at.wrapping_add(16))]
             };
             let pairs = products(weights(0), four::<0>(first));
@@ -255,6 +259,20 @@ fn four<const N: usize>(x: int8x16_t) -> int8x16_t {
 pub(super) unsafe fn scales(at: *const u8) -> Lanes {
     // SAFETY: the caller has 16 bytes there.
     unsafe { wide(vld1q_u8(at)) }
+}
+
+/// The scales and minima of a block of Q4_1 (`MINIMA`), or of Q4_0, whose quants are above −8.
+#[inline]
+pub(super) unsafe fn scales_minima<const MINIMA: bool>(at: *const u8) -> (Lanes, Lanes) {
+    // SAFETY: the caller has such a block there; NEON is part of aarch64.
+    unsafe {
+        let scale = scales(at);
+        let minimum = match MINIMA {
+            true => scales(at.wrapping_add(2 * LANES)),
+            false => scale.map(|scale| vmulq_n_f32(scale, -8.0)),
+        };
+        (scale, minimum)
+    }
 }
 
 /// Eight half-precision numbers of a register.

@@ -9,7 +9,9 @@ use core::arch::aarch64::{
 use core::arch::asm;
 
 use super::layout::{Block, Format, LANES};
-use super::neon::{Lanes, add_minima, add_scaled, load, nibbles, prefetch, scales, store};
+use super::neon::{
+    Lanes, add_minima, add_scaled, load, nibbles, prefetch, scales, scales_minima, store,
+};
 
 /// Rows of activations that are multiplied together: as many as the registers hold.
 pub(super) const ROWS: usize = 4;
@@ -33,10 +35,14 @@ pub(super) fn linear(
             // first one's part before this panel has been cut off.
             unsafe {
                 match (format, rows.len() / blocks) {
-                    (Format::Q4_1, 1) => q4_1::<1>(weights, rows, blocks, out, width),
-                    (Format::Q4_1, 2) => q4_1::<2>(weights, rows, blocks, out, width),
-                    (Format::Q4_1, 3) => q4_1::<3>(weights, rows, blocks, out, width),
-                    (Format::Q4_1, _) => q4_1::<4>(weights, rows, blocks, out, width),
+                    (Format::Q4_0, 1) => q4::<1, false>(weights, rows, blocks, out, width),
+                    (Format::Q4_0, 2) => q4::<2, false>(weights, rows, blocks, out, width),
+                    (Format::Q4_0, 3) => q4::<3, false>(weights, rows, blocks, out, width),
+                    (Format::Q4_0, _) => q4::<4, false>(weights, rows, blocks, out, width),
+                    (Format::Q4_1, 1) => q4::<1, true>(weights, rows, blocks, out, width),
+                    (Format::Q4_1, 2) => q4::<2, true>(weights, rows, blocks, out, width),
+                    (Format::Q4_1, 3) => q4::<3, true>(weights, rows, blocks, out, width),
+                    (Format::Q4_1, _) => q4::<4, true>(weights, rows, blocks, out, width),
                     (Format::Q8_0, 1) => q8_0::<1>(weights, rows, blocks, out, width),
                     (Format::Q8_0, 2) => q8_0::<2>(weights, rows, blocks, out, width),
                     (Format::Q8_0, 3) => q8_0::<3>(weights, rows, blocks, out, width),
@@ -47,16 +53,17 @@ pub(super) fn linear(
     }
 }
 
-/// One Q4_1 panel times `M` rows.
+/// One panel of Q4_1 (`MINIMA`) or Q4_0 times `M` rows.
 #[target_feature(enable = "neon,dotprod")]
 #[inline(never)]
-unsafe fn q4_1<const M: usize>(
+unsafe fn q4<const M: usize, const MINIMA: bool>(
     weights: &[u8],
     rows: &[Block],
     blocks: usize,
     out: &mut [f32],
     width: usize,
 ) {
+    let format = if MINIMA { Format::Q4_1 } else { Format::Q4_0 };
     let mut sums: [Lanes; M] = [[vdupq_n_f32(0.0); 2]; M];
     let mut w = weights.as_ptr();
     let mut x = rows.as_ptr();
@@ -68,23 +75,24 @@ unsafe fn q4_1<const M: usize>(
         // SAFETY: `w` is at the begin of one of the panel's blocks; each of the `M` rows has one
         // at the same place.
         unsafe {
+            let q = w.wrapping_add(format.quants());
             for half in 0..2 {
                 let x = quants::<M>(x, blocks, half);
-                let (low, high) = nibbles(w.wrapping_add(32 + 64 * half));
+                let (low, high) = nibbles(q.wrapping_add(64 * half));
                 dot::<0, M>(&mut totals, low, x);
                 dot::<1, M>(&mut totals, high, x);
-                let (low, high) = nibbles(w.wrapping_add(64 + 64 * half));
+                let (low, high) = nibbles(q.wrapping_add(64 * half + 32));
                 dot::<2, M>(&mut totals, low, x);
                 dot::<3, M>(&mut totals, high, x);
             }
-            let (scale, minimum) = (scales(w), scales(w.wrapping_add(16)));
+            let (scale, minimum) = scales_minima::<MINIMA>(w);
             for (t, sum) in sums.iter_mut().enumerate() {
                 let x = &*x.wrapping_add(t * blocks);
                 add_scaled(sum, unbiased(totals[t]), scale, x.scale);
                 add_minima(sum, minimum, x.sum);
             }
         }
-        w = w.wrapping_add(Format::Q4_1.panel_block());
+        w = w.wrapping_add(format.panel_block());
         x = x.wrapping_add(1);
     }
     for (t, sum) in sums.iter().enumerate() {
@@ -110,12 +118,12 @@ unsafe fn q8_0<const M: usize>(
             prefetch(w);
         }
         let mut totals: [_; M] = std::array::from_fn(|_| start());
-        // SAFETY: as in `q4_1`.
+        // SAFETY: as in `q4`.
         unsafe {
             for half in 0..2 {
                 let x = quants::<M>(x, blocks, half);
                 let weights = |v: usize| {
-                    let at = w.wrapping_add(16 + 128 * half + 32 * v);
+                    let at = w.wrapping_add(Format::Q8_0.quants() + 128 * half + 32 * v);
                     [load(at), load(at.wrapping_add(16))]
                 };
                 dot::<0, M>(&mut totals, weights(0), x);

@@ -12,7 +12,7 @@ use core::arch::asm;
 use std::mem::MaybeUninit;
 
 use super::layout::{BLOCK, Block, Format, LANES};
-use super::neon::{Lanes, load, nibbles, scales, store};
+use super::neon::{Lanes, load, nibbles, scales, scales_minima, store};
 use super::neon_dot::{self, ROWS, start, unbiased};
 
 /// Most blocks of a row that are packed, 24 KB of stack for two pairs; longer rows are `neon_dot`'s.
@@ -30,6 +30,50 @@ struct Pair {
 
 /// Four sums for each of two rows of activations, as `smmla` leaves them: two rows of weights each.
 type Squares = [float32x4_t; 4];
+
+/// A format of weights, known when it is compiled.
+trait Blocks {
+    const FORMAT: Format;
+
+    /// A block's minima, where the format has any.
+    ///
+    /// # Safety
+    /// There is a block of the format at `at`.
+    unsafe fn minima(at: *const u8) -> Option<Lanes>;
+}
+
+struct Q4_0;
+struct Q4_1;
+struct Q8_0;
+
+impl Blocks for Q4_0 {
+    const FORMAT: Format = Format::Q4_0;
+
+    #[inline]
+    unsafe fn minima(at: *const u8) -> Option<Lanes> {
+        // SAFETY: the caller's promise.
+        Some(unsafe { scales_minima::<false>(at) }.1)
+    }
+}
+
+impl Blocks for Q4_1 {
+    const FORMAT: Format = Format::Q4_1;
+
+    #[inline]
+    unsafe fn minima(at: *const u8) -> Option<Lanes> {
+        // SAFETY: the caller's promise.
+        Some(unsafe { scales_minima::<true>(at) }.1)
+    }
+}
+
+impl Blocks for Q8_0 {
+    const FORMAT: Format = Format::Q8_0;
+
+    #[inline]
+    unsafe fn minima(_: *const u8) -> Option<Lanes> {
+        None
+    }
+}
 
 #[target_feature(enable = "neon,dotprod,i8mm")]
 pub(super) fn linear(
@@ -53,10 +97,12 @@ pub(super) fn linear(
             // SAFETY: there are one or two pairs for each of the panel's blocks.
             unsafe {
                 match (format, packed.len() / blocks) {
-                    (Format::Q4_1, 1) => product::<true, 1>(weights, packed, &mut squares),
-                    (Format::Q4_1, _) => product::<true, 2>(weights, packed, &mut squares),
-                    (Format::Q8_0, 1) => product::<false, 1>(weights, packed, &mut squares),
-                    (Format::Q8_0, _) => product::<false, 2>(weights, packed, &mut squares),
+                    (Format::Q4_0, 1) => product::<Q4_0, 1>(weights, packed, &mut squares),
+                    (Format::Q4_0, _) => product::<Q4_0, 2>(weights, packed, &mut squares),
+                    (Format::Q4_1, 1) => product::<Q4_1, 1>(weights, packed, &mut squares),
+                    (Format::Q4_1, _) => product::<Q4_1, 2>(weights, packed, &mut squares),
+                    (Format::Q8_0, 1) => product::<Q8_0, 1>(weights, packed, &mut squares),
+                    (Format::Q8_0, _) => product::<Q8_0, 2>(weights, packed, &mut squares),
                 }
             }
             let sums = squares.map(|squares| apart(squares));
@@ -105,41 +151,38 @@ fn join(a: &Block, b: &Block) -> Pair {
     }
 }
 
-/// One panel (Q4_1 where `NIBBLES`, else Q8_0) times `P` pairs of rows. Out of line, so that each
+/// One panel of a format times `P` pairs of rows. Out of line, so that each
 /// has the registers for itself.
 #[target_feature(enable = "neon,dotprod,i8mm")]
 #[inline(never)]
-unsafe fn product<const NIBBLES: bool, const P: usize>(
-    weights: &[u8],
-    packed: &[Pair],
-    out: &mut [Squares],
-) {
-    let format = if NIBBLES { Format::Q4_1 } else { Format::Q8_0 };
+unsafe fn product<F: Blocks, const P: usize>(weights: &[u8], packed: &[Pair], out: &mut [Squares]) {
     let mut sums: [Squares; P] = [[vdupq_n_f32(0.0); 4]; P];
     let mut w = weights.as_ptr();
     for pairs in packed.as_chunks::<P>().0 {
         let mut totals: [[int32x4_t; 4]; P] = std::array::from_fn(|_| start());
         for group in 0..4 {
             // SAFETY: `w` is at the begin of one of the panel's blocks.
-            let octet = unsafe { octet::<NIBBLES>(w, group) };
+            let octet = unsafe { octet::<F>(w, group) };
             for (totals, pair) in totals.iter_mut().zip(pairs) {
                 for (total, weights) in totals.iter_mut().zip(octet) {
                     *total = multiply(*total, weights, pair.quants[group]);
                 }
             }
         }
-        // SAFETY: as above; the minima are Q4_1's.
-        let (scales, minima) = unsafe { (twice(w), twice(w.wrapping_add(16))) };
+        // SAFETY: as above.
+        let scales = twice(unsafe { scales(w) });
+        // SAFETY: as above.
+        let minima = unsafe { F::minima(w) }.map(|minima| twice(minima));
         for ((sums, totals), pair) in sums.iter_mut().zip(totals).zip(pairs) {
             let totals = unbiased(totals);
             for (i, sum) in sums.iter_mut().enumerate() {
                 *sum = vfmaq_f32(*sum, totals[i], vmulq_f32(scales[i], pair.scale));
-                if NIBBLES {
+                if let Some(minima) = minima {
                     *sum = vfmaq_f32(*sum, minima[i], pair.sum);
                 }
             }
         }
-        w = w.wrapping_add(format.panel_block());
+        w = w.wrapping_add(F::FORMAT.panel_block());
     }
     out[..P].copy_from_slice(&sums);
 }
@@ -147,14 +190,16 @@ unsafe fn product<const NIBBLES: bool, const P: usize>(
 /// Columns `8 × group` to `8 × group + 7` of a panel's block, by two rows.
 #[target_feature(enable = "neon")]
 #[inline]
-unsafe fn octet<const NIBBLES: bool>(block: *const u8, group: usize) -> [int8x16_t; 4] {
+unsafe fn octet<F: Blocks>(block: *const u8, group: usize) -> [int8x16_t; 4] {
     // SAFETY: the caller has a block there; groups are 0 to 3.
     let (first, second) = unsafe {
-        if NIBBLES {
-            nibbles(block.wrapping_add(32 + 32 * group))
-        } else {
-            let at = |i: usize| block.wrapping_add(16 + 64 * group + 16 * i);
-            ([load(at(0)), load(at(1))], [load(at(2)), load(at(3))])
+        let quants = block.wrapping_add(F::FORMAT.quants());
+        match F::FORMAT {
+            Format::Q4_0 | Format::Q4_1 => nibbles(quants.wrapping_add(32 * group)),
+            Format::Q8_0 => {
+                let at = |i: usize| quants.wrapping_add(64 * group + 16 * i);
+                ([load(at(0)), load(at(1))], [load(at(2)), load(at(3))])
+            }
         }
     };
     let zip = |a, b| {
@@ -165,12 +210,10 @@ unsafe fn octet<const NIBBLES: bool>(block: *const u8, group: usize) -> [int8x16
     [a, b, c, d]
 }
 
-/// Eight half-precision numbers, each of them twice.
+/// Each of eight numbers twice.
 #[target_feature(enable = "neon")]
 #[inline]
-unsafe fn twice(at: *const u8) -> Squares {
-    // SAFETY: the caller has 16 bytes there.
-    let [a, b] = unsafe { scales(at) };
+fn twice([a, b]: Lanes) -> Squares {
     [
         vzip1q_f32(a, a),
         vzip2q_f32(a, a),
