@@ -14,7 +14,7 @@ use super::model::Folder;
 use super::{Global, output};
 use crate::catalog::{Bundle, Catalog, WEIGHTS};
 use crate::engine::text::Text;
-use crate::engine::{EngineError, Family, LoadOptions, Model, PREFILL, Sequence};
+use crate::engine::{EngineError, Family, LoadOptions, Model, Sequence};
 use crate::time::instant;
 
 /// A prompt that is expected to take longer isn't measured.
@@ -25,6 +25,7 @@ const REPEATS: usize = 5;
 /// A long context, as llama.cpp's and our own benchmarks take it.
 const LONG: usize = 1500;
 const ANSWER: usize = 64;
+/// Tokens between two looks at the clock.
 const WARM: usize = 16;
 /// More columns than that tell nothing new.
 const FEW_CORES: usize = 4;
@@ -195,7 +196,7 @@ impl Run {
         self.sequence.reset();
         let most = LONG.min(self.ids.len().saturating_sub(1)).max(1);
         let begin = instant();
-        for part in self.ids[..most].chunks(PREFILL / 4) {
+        for part in self.ids[..most].chunks(WARM) {
             self.sequence.feed(part)?;
             if late(begin) {
                 break;

@@ -4,16 +4,28 @@ mod import;
 
 pub use import::files_from_gguf;
 
-use std::collections::BTreeMap;
-
-use tokenizers::{AddedToken, ModelWrapper};
+use tokenizers::models::bpe::BPE;
+use tokenizers::{
+    AddedToken, DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper,
+    PreTokenizerWrapper, TokenizerImpl,
+};
 
 use super::template::Piece;
+
+/// Of one kind of model: the crate's own type tries all kinds, and keeps the whole vocabulary as
+/// JSON values while it does, which takes most of a daemon's start.
+type Plain = TokenizerImpl<
+    BPE,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
 
 /// A byte-level BPE tokenizer with its control tokens kept apart.
 pub struct Tokenizer {
     /// Without control tokens: all text that goes in is plain.
-    plain: tokenizers::Tokenizer,
+    plain: Plain,
     /// Names of control tokens, the longest first, so that the first that fits is the right one.
     control: Vec<(String, u32)>,
     /// The tokens' bytes, one behind the other; control tokens have none.
@@ -29,15 +41,12 @@ pub struct EncodeError(String);
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn parse(json: &[u8]) -> Result<Tokenizer, String> {
-        let plain = tokenizers::Tokenizer::from_bytes(json);
-        let mut plain = plain.map_err(|error| error.to_string())?;
-        let ModelWrapper::BPE(mut model) = plain.get_model().clone() else {
-            return Err("isn't a BPE tokenizer".to_owned());
-        };
+        let mut plain = Plain::from_bytes(json).map_err(|error| error.to_string())?;
+        let mut model = plain.get_model().clone();
         // Its cache would keep words of prompts in memory, and tell by its speed that somebody
         // else has used a word.
         model.resize_cache(0);
-        plain.with_model(ModelWrapper::BPE(model));
+        plain.with_model(model);
         plain.set_encode_special_tokens(true);
         let mut control = control_tokens(&plain)?;
         control.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
@@ -162,7 +171,7 @@ impl std::fmt::Debug for Tokenizer {
 
 /// Names and ids of the special tokens. Those that take white space around them away, or stand
 /// for whole words only, have rules that aren't kept here, so they are refused.
-fn control_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<Vec<(String, u32)>, String> {
+fn control_tokens(tokenizer: &Plain) -> Result<Vec<(String, u32)>, String> {
     let plain_rules = |token: &AddedToken| {
         !token.content.is_empty() && !token.lstrip && !token.rstrip && !token.single_word
     };
@@ -178,10 +187,15 @@ fn control_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<Vec<(String, u32)
 }
 
 /// The bytes of every token, and where each begins.
-fn token_bytes(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u8>, Vec<u32>), String> {
+fn token_bytes(tokenizer: &Plain) -> Result<(Vec<u8>, Vec<u32>), String> {
     let added = tokenizer.get_added_tokens_decoder();
-    let letters: BTreeMap<char, u8> = alphabet().into_iter().zip(0..=u8::MAX).collect();
-    let count = tokenizer.get_vocab_size(true);
+    let mut letters = [None; 0x144];
+    for (letter, byte) in alphabet().into_iter().zip(0..=u8::MAX) {
+        letters[letter as usize] = Some(byte);
+    }
+    let model = tokenizer.get_model();
+    let is_new = |token: &&AddedToken| model.token_to_id(&token.content).is_none();
+    let count = model.get_vocab_size() + added.values().filter(is_new).count();
     let (mut bytes, mut starts) = (Vec::new(), vec![0]);
     for id in 0..u32::try_from(count).map_err(|_| "too many tokens")? {
         match added.get(&id) {
@@ -191,7 +205,7 @@ fn token_bytes(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u8>, Vec<u32>),
                 let token = tokenizer.id_to_token(id);
                 let token = token.ok_or_else(|| format!("no token has the id {id}"))?;
                 let token: Option<Vec<u8>> =
-                    token.chars().map(|c| letters.get(&c).copied()).collect();
+                    token.chars().map(|c| *letters.get(c as usize)?).collect();
                 bytes.extend(token.ok_or_else(|| format!("token {id} isn't in byte letters"))?);
             }
         }
