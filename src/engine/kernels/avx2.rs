@@ -25,7 +25,7 @@ use super::layout::{BLOCK, Block, Format, LANES};
 use super::scalar;
 
 /// How far ahead of the block in work one-row products fetch, in blocks. Decode waits for memory.
-const AHEAD: usize = 10;
+const AHEAD: usize = 20;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn norm(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
@@ -144,7 +144,7 @@ fn q4<const M: usize, const MINIMA: bool>(
     let mut sums = [_mm256_setzero_ps(); M];
     let format = if MINIMA { Format::Q4_1 } else { Format::Q4_0 };
     for (index, block) in weights.chunks_exact(format.panel_block()).enumerate() {
-        if M == 1 {
+        if M <= 2 {
             prefetch::<3>(block.as_ptr().wrapping_add(AHEAD * block.len()));
         }
         // SAFETY: each row has as many blocks as the panel.
@@ -196,7 +196,7 @@ fn q8_0<const M: usize>(
         BLOCK / 4
     };
     for (index, block) in weights.chunks_exact(stride).enumerate() {
-        if M == 1 {
+        if M <= 2 {
             prefetch::<5>(block.as_ptr().wrapping_add(AHEAD * block.len()));
         }
         // SAFETY: each row has as many blocks as the panel.
