@@ -395,6 +395,7 @@ fn lost_slices() -> i64 {
         libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
         usage
     };
+    #[allow(clippy::useless_conversion, reason = "a 32-bit machine's is shorter")]
     let now = i64::from(usage.ru_nivcsw);
     (now - BEFORE.replace(now).min(now)).min(i64::from(u8::MAX))
 }
