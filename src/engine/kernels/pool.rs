@@ -422,3 +422,66 @@ fn total(ticket: u64) -> usize {
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chunk_is_done_once_whoever_does_it() {
+        let pool = Pool::new(3).unwrap();
+        for chunks in [1, 2, 7, 100] {
+            let done: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+            for job in 1..=200 {
+                pool.run(chunks, &|chunk| {
+                    done[chunk].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(done.iter().all(|n| n.load(Ordering::Relaxed) == job));
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_comes_to_the_caller_and_the_pool_goes_on() {
+        let pool = Pool::new(2).unwrap();
+        let job = |chunk: usize| assert!(chunk != 3, "the fourth");
+        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(8, &job))).is_err());
+        pool.run(3, &job);
+    }
+
+    #[test]
+    fn sharing_that_costs_is_left_for_longer_each_time_and_trusted_again_in_the_end() {
+        let pool = Pool::new(2).unwrap();
+        let shared = &pool.shared;
+        let alone = || (0..).take_while(|_| shared.skips()).count() as u32;
+        // Half of the chunks in 20 µs: a job takes 20 µs where sharing is perfect, 40 µs alone.
+        let gain = || shared.account(20_000, 20_000, 4, 8);
+        let loss = || shared.account(20_000, 4_000_000, 4, 8);
+        for _ in 0..100 {
+            gain();
+        }
+        assert_eq!(alone(), 0);
+        let mut before = ALONE.start() / 2;
+        while before < *ALONE.end() {
+            loss();
+            let now = alone();
+            assert_eq!(now, (2 * before).min(*ALONE.end()));
+            before = now;
+        }
+        for _ in 0..ALONE.end() * TRUST {
+            gain();
+        }
+        loss();
+        assert_eq!(alone(), *ALONE.start());
+    }
+
+    #[test]
+    fn many_small_losses_count_as_much_as_a_large_one() {
+        let pool = Pool::new(2).unwrap();
+        let losses = (0..).take_while(|_| {
+            pool.shared.account(20_000, 70_000, 4, 8);
+            !pool.shared.skips()
+        });
+        assert_eq!(losses.count() as i64, CREDIT / 30_000);
+    }
+}
