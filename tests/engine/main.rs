@@ -17,6 +17,8 @@ use slmd::engine::{self, EngineError, Family, LoadOptions, Model};
 
 /// "The capital of France is" in SmolLM2's tokens.
 const PROMPT: [u32; 5] = [504, 3575, 282, 4649, 314];
+/// Most that a logit differs between the portable kernels and the CPU's own.
+const FAMILIES_APART: f32 = 0.5;
 
 #[test]
 fn batch_and_threads_change_no_bit() {
@@ -46,22 +48,25 @@ fn batch_and_threads_change_no_bit() {
     }
 }
 
+/// A rounding step of difference can move an activation to the next of its 255 values, and layers
+/// after it too, so families that round differently part by more than a last place.
 #[test]
-fn families_agree_on_the_next_tokens() {
-    let greedy = |family| {
-        let model = Model::load(bundle(), &LoadOptions { threads: 2, family }).unwrap();
-        let mut sequence = model.sequence(64).unwrap();
-        let mut next = argmax(sequence.feed(&PROMPT).unwrap());
-        let mut tokens = vec![next];
-        for _ in 1..8 {
-            next = argmax(sequence.feed(&[next]).unwrap());
-            tokens.push(next);
-        }
-        tokens
-    };
-    let tokens = greedy(Family::detect());
-    println!("greedy {tokens:?}");
-    assert_eq!(tokens, greedy(Family::Scalar));
+fn families_agree_within_a_bound() {
+    let model = |family| Model::load(bundle(), &LoadOptions { threads: 2, family }).unwrap();
+    let (scalar, fastest) = (model(Family::Scalar), model(Family::detect()));
+    let mut scalar = scalar.sequence(64).unwrap();
+    let mut fastest = fastest.sequence(64).unwrap();
+    let mut next = PROMPT.to_vec();
+    let mut farthest = 0f32;
+    for _ in 0..8 {
+        let expected = scalar.feed(&next).unwrap();
+        let logits = fastest.feed(&next).unwrap();
+        let differences = logits.iter().zip(expected).map(|(a, b)| (a - b).abs());
+        farthest = differences.fold(farthest, f32::max);
+        next = vec![argmax(expected)];
+    }
+    println!("the farthest logits are {farthest} apart");
+    assert!(farthest <= FAMILIES_APART, "{farthest}");
 }
 
 #[test]
