@@ -7,13 +7,6 @@
 #[path = "../../src/engine/kernels/mod.rs"]
 pub mod kernels;
 
-/// What the pool reads of the daemon's own module.
-mod time {
-    pub(crate) fn instant() -> std::time::Instant {
-        std::time::Instant::now()
-    }
-}
-
 /// Keeps the products in the compiled library, for whoever reads them there.
 #[used]
 static PRODUCTS: fn(

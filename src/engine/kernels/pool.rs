@@ -2,42 +2,20 @@
 //!
 //! The caller works too, takes every chunk that nobody has taken, and then waits only for chunks
 //! that are being worked on. So a worker whose core is busy with something else slows a job but
-//! never stalls it. A worker can lose its core in the middle of a chunk, though, or take the
-//! caller's. So the caller keeps an account of the time that sharing saved or cost, and where it
-//! costs does the next jobs alone, the more of them the more often that happens.
-//! A second caller finds the pool busy and does its chunks alone. Workers spin for a moment after a
-//! job, because the next operator brings one, then sleep: idle costs nothing.
+//! never stalls it. A second caller finds the pool busy and does its chunks alone. Workers spin
+//! for a moment after a job, because the next operator brings one, then sleep: idle costs nothing.
 
 use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use crate::time::instant;
-
-/// Looks for work before sleeping: some tens of microseconds, longer than tract takes between
-/// operators.
-const LOOKS: u32 = 40_000;
-/// Looks for each pause. A hypervisor takes a core that pauses more often for one that waits in
-/// vain, and gives it to another guest.
-const LOOKS_A_PAUSE: u32 = 64;
-/// What sharing may cost in sum before the caller works alone, and what it can save up to that end.
-const CREDIT: i64 = 300_000;
-/// Jobs that the caller then does alone: at first a part of a token, later some fifty tokens, so
-/// that looking whether the core is free again costs about a hundredth.
-const ALONE: std::ops::RangeInclusive<u32> = 64..=8192;
-/// Shared jobs with a gain that it takes to forget one job alone: a worker on a core that is busy
-/// with something else gains for a slice of time, and then costs one.
-const TRUST: u32 = 16;
-/// Shared jobs from one look at the caller's lost slices to the next: a look is a system call.
-const LOOK_EVERY: u64 = 16;
-/// What a lost slice costs in nanoseconds, where the kernel has several threads for a core.
-const SLICE: i64 = 3_000_000;
+/// Spins before sleeping: some tens of microseconds, longer than tract takes between operators.
+const SPINS: u32 = 20_000;
 /// More than the cores of any machine this runs on.
 const MAX_THREADS: usize = 64;
 
@@ -70,12 +48,6 @@ struct Shared {
     sleeping: Box<[AtomicBool]>,
     /// The caller sleeps until `done` is complete.
     waiting: AtomicBool,
-    /// Nanoseconds that sharing has saved of late.
-    saved: AtomicI64,
-    /// Jobs that the caller still does alone.
-    alone: AtomicU32,
-    /// Half of what that will be the next time, times [`TRUST`].
-    caution: AtomicU32,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     lock: Mutex<()>,
     finished: Condvar,
@@ -105,9 +77,6 @@ impl Pool {
             stop: AtomicBool::new(false),
             sleeping: (0..helpers).map(|_| AtomicBool::new(false)).collect(),
             waiting: AtomicBool::new(false),
-            saved: AtomicI64::new(0),
-            alone: AtomicU32::new(0),
-            caution: AtomicU32::new(0),
             panic: Mutex::new(None),
             lock: Mutex::new(()),
             finished: Condvar::new(),
@@ -137,7 +106,7 @@ impl Pool {
         for first in (0..chunks).step_by(MOST) {
             let count = (chunks - first).min(MOST);
             let alone = self.workers.is_empty() || count == 1;
-            if alone || self.shared.skips() || self.shared.busy.swap(true, Ordering::Acquire) {
+            if alone || self.shared.busy.swap(true, Ordering::Acquire) {
                 (first..first + count).for_each(job);
             } else {
                 self.share(count, &|i| job(first + i));
@@ -194,15 +163,8 @@ impl Pool {
                 worker.thread().unpark();
             }
         }
-        let begin = instant();
-        let own = shared.work();
-        let worked = begin.elapsed();
+        shared.work();
         shared.wait(chunks);
-        let lost = match generation.is_multiple_of(LOOK_EVERY) {
-            true => lost_slices() * SLICE,
-            false => 0,
-        };
-        shared.account(nanos(worked), nanos(begin.elapsed()) + lost, own, chunks);
         let panic = hold(&shared.panic).take();
         shared.busy.store(false, Ordering::Release);
         if let Some(panic) = panic {
@@ -262,10 +224,14 @@ impl Shared {
     /// A worker's life.
     fn serve(&self, index: usize) {
         while !self.stop.load(Ordering::SeqCst) {
-            if self.work() > 0 {
+            if self.work() {
                 continue;
             }
-            if !spin(|| self.has_work()) {
+            let awake = (0..SPINS).any(|_| {
+                std::hint::spin_loop();
+                self.has_work()
+            });
+            if !awake {
                 self.sleep(index);
             }
         }
@@ -290,9 +256,9 @@ impl Shared {
         sleeping.store(false, Ordering::SeqCst);
     }
 
-    /// Takes chunks until none is left; says how many.
-    fn work(&self) -> usize {
-        let mut worked = 0;
+    /// Takes chunks until none is left; says whether there was one.
+    fn work(&self) -> bool {
+        let mut worked = false;
         let mut ticket = self.ticket.load(Ordering::Acquire);
         while taken(ticket) < total(ticket) {
             // The generation is in the ticket, so a chunk of another job can't be taken by
@@ -306,7 +272,7 @@ impl Shared {
             match claim {
                 Ok(_) => {
                     self.call(taken(ticket), total(ticket));
-                    worked += 1;
+                    worked = true;
                     ticket = self.ticket.load(Ordering::Acquire);
                 }
                 Err(current) => ticket = current,
@@ -336,7 +302,11 @@ impl Shared {
     /// lost its core can have this one.
     fn wait(&self, chunks: usize) {
         let complete = || self.done.load(Ordering::SeqCst) == chunks;
-        if spin(complete) {
+        let soon = (0..SPINS).any(|_| {
+            std::hint::spin_loop();
+            complete()
+        });
+        if soon {
             return;
         }
         let mut guard = hold(&self.lock);
@@ -349,65 +319,6 @@ impl Shared {
         }
         self.waiting.store(false, Ordering::SeqCst);
     }
-
-    /// Whether the caller does its job alone. Callers that race here may do one more or less.
-    fn skips(&self) -> bool {
-        let alone = self.alone.load(Ordering::Relaxed);
-        self.alone.store(alone.saturating_sub(1), Ordering::Relaxed);
-        alone > 0
-    }
-
-    /// Enters a shared job into the account: the caller worked for `worked` nanoseconds on `own` of
-    /// its chunks, and had all of them after `took`.
-    fn account(&self, worked: i64, took: i64, own: usize, chunks: usize) {
-        let Some(each) = worked.checked_div(own as i64) else {
-            return;
-        };
-        let saving = each.saturating_mul(chunks as i64) - took;
-        let saved = (self.saved.load(Ordering::Relaxed) + saving).min(CREDIT);
-        let caution = self.caution.load(Ordering::Relaxed);
-        if saved < -CREDIT {
-            let alone = (2 * caution / TRUST).clamp(*ALONE.start(), *ALONE.end());
-            self.alone.store(alone, Ordering::Relaxed);
-            self.caution.store(alone * TRUST, Ordering::Relaxed);
-            self.saved.store(0, Ordering::Relaxed);
-        } else {
-            let less = u32::from(saving > 0);
-            self.caution
-                .store(caution.saturating_sub(less), Ordering::Relaxed);
-            self.saved.store(saved, Ordering::Relaxed);
-        }
-    }
-}
-
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// How often this thread has lost its core to another one since it last asked (`ru_nivcsw`).
-fn lost_slices() -> i64 {
-    thread_local! {
-        static BEFORE: Cell<i64> = const { Cell::new(i64::MAX) };
-    }
-    // SAFETY: the struct is plain numbers, and outlives the call that fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
-        usage
-    };
-    #[allow(clippy::useless_conversion, reason = "a 32-bit machine's is shorter")]
-    let now = i64::from(usage.ru_nivcsw);
-    (now - BEFORE.replace(now).min(now)).min(i64::from(u8::MAX))
-}
-
-/// Looks until something is so; gives up after [`LOOKS`].
-fn spin(is_so: impl Fn() -> bool) -> bool {
-    (0..LOOKS).any(|look| {
-        if look % LOOKS_A_PAUSE == 0 {
-            std::hint::spin_loop();
-        }
-        is_so()
-    })
 }
 
 fn taken(ticket: u64) -> usize {
@@ -447,41 +358,5 @@ mod tests {
         let job = |chunk: usize| assert!(chunk != 3, "the fourth");
         assert!(catch_unwind(AssertUnwindSafe(|| pool.run(8, &job))).is_err());
         pool.run(3, &job);
-    }
-
-    #[test]
-    fn sharing_that_costs_is_left_for_longer_each_time_and_trusted_again_in_the_end() {
-        let pool = Pool::new(2).unwrap();
-        let shared = &pool.shared;
-        let alone = || (0..).take_while(|_| shared.skips()).count() as u32;
-        // Half of the chunks in 20 µs: a job takes 20 µs where sharing is perfect, 40 µs alone.
-        let gain = || shared.account(20_000, 20_000, 4, 8);
-        let loss = || shared.account(20_000, 4_000_000, 4, 8);
-        for _ in 0..100 {
-            gain();
-        }
-        assert_eq!(alone(), 0);
-        let mut before = ALONE.start() / 2;
-        while before < *ALONE.end() {
-            loss();
-            let now = alone();
-            assert_eq!(now, (2 * before).min(*ALONE.end()));
-            before = now;
-        }
-        for _ in 0..ALONE.end() * TRUST {
-            gain();
-        }
-        loss();
-        assert_eq!(alone(), *ALONE.start());
-    }
-
-    #[test]
-    fn many_small_losses_count_as_much_as_a_large_one() {
-        let pool = Pool::new(2).unwrap();
-        let losses = (0..).take_while(|_| {
-            pool.shared.account(20_000, 70_000, 4, 8);
-            !pool.shared.skips()
-        });
-        assert_eq!(losses.count() as i64, CREDIT / 30_000);
     }
 }
