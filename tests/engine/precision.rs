@@ -103,7 +103,7 @@ fn margin_error(exact: &[f32], ours: &[f32]) -> f32 {
     (margin(exact) - margin(ours)).abs()
 }
 
-fn kl(exact: &[f32], ours: &[f32]) -> f64 {
+pub(crate) fn kl(exact: &[f32], ours: &[f32]) -> f64 {
     let (p, q) = (log_softmax(exact), log_softmax(ours));
     p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
 }
