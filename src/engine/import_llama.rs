@@ -220,13 +220,7 @@ fn block(
         norm: llama.norm(weights, &tensor("ffn_norm"))?,
         planes: 1,
     };
-    let (a, b, c, d, e) = (
-        value("qkv"),
-        value("attention"),
-        value("attended"),
-        value("gate_up"),
-        value("out"),
-    );
+    let [a, b, c, d, e] = ["qkv", "attention", "attended", "gate_up", "out"].map(value);
     list.push(node(Node::Linear(qkv), &[stream], &a));
     list.push(node(Node::Attention(attention), &[&a], &b));
     list.push(node(Node::Linear(output), &[&b, stream], &c));

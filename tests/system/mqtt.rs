@@ -131,13 +131,13 @@ impl Answer {
 impl Scene {
     /// `toml` changes the configuration.
     fn start(toml: &str) -> Scene {
-        Scene::of(Setup::new().with(toml))
+        Scene::of(Setup::new(), toml)
     }
 
-    fn of(setup: Setup) -> Scene {
+    fn of(setup: Setup, toml: &str) -> Scene {
         let issuer = Issuer::new("ES256", "mqtt-1");
         let broker = Mosquitto::start();
-        let setup = setup.issuer(&issuer).broker(&broker);
+        let setup = setup.issuer(&issuer).broker(&broker).with(toml);
         let daemon = Daemon::start(setup);
         let answers = broker.subscribe("slm/edge-1/reply/#");
         until_up(&broker);

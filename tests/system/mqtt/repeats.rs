@@ -66,7 +66,7 @@ fn a_repeat_while_the_answer_is_being_recorded_is_answered_too() {
     let setup = Setup::new()
         .env("LD_PRELOAD", &shim.display().to_string())
         .env("SLMD_TEST_SLOW", &slow.display().to_string());
-    let scene = Scene::of(setup);
+    let scene = Scene::of(setup, "");
     let body = chat(LONG, 64, true);
     scene.ask("late", &body);
     scene.until_text("late");
