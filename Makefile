@@ -33,7 +33,7 @@ help:
 	@echo 'make model         fetches the pinned model (98 MB) and imports it into target/models'
 	@echo 'make keycloak      fetches the pinned Keycloak (170 MB) and builds it for the tests'
 	@echo 'make cross         builds for arm64 Linux'
-	@echo 'make test-cross    builds for arm64 and runs the kernels' tests and the daemon on emulated CPUs'
+	@echo 'make test-cross    builds for arm64 and runs the tests of the kernels and the daemon on emulated CPUs'
 	@echo 'make dist          builds the binary that packages hold'
 	@echo 'make install       installs it and its systemd units beneath DESTDIR; configuration is never overwritten'
 	@echo 'make setup         installs the Debian packages that build and demo need; setup-tests those of the tests too'
