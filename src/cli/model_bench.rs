@@ -99,9 +99,8 @@ impl Bench {
 }
 
 fn family(name: &str) -> Result<Family, String> {
-    let usable = || Family::ALL.into_iter().filter(|family| family.available());
-    usable().find(|f| f.as_str() == name).ok_or_else(|| {
-        let names: Vec<_> = usable().map(Family::as_str).collect();
+    Family::usable_as(name).ok_or_else(|| {
+        let names: Vec<_> = Family::usable().map(Family::as_str).collect();
         format!("this CPU has {}", names.join(", "))
     })
 }
@@ -229,7 +228,6 @@ fn resident() -> Result<(f64, f64), std::io::Error> {
 
 /// Families that this CPU can run, and instructions of it that would allow faster ones.
 fn offers() -> (Vec<&'static str>, Vec<&'static str>) {
-    let usable = Family::ALL.into_iter().filter(|family| family.available());
     let mut unused = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
@@ -250,7 +248,7 @@ fn offers() -> (Vec<&'static str>, Vec<&'static str>) {
         ];
         unused.extend(has.iter().filter(|(_, has)| *has).map(|(name, _)| *name));
     }
-    (usable.map(Family::as_str).collect(), unused)
+    (Family::usable().map(Family::as_str).collect(), unused)
 }
 
 /// The CPU as the kernel calls it; ARM's has numbers only, which help nobody.

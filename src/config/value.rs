@@ -136,11 +136,12 @@ pub(super) fn kernels(value: &DeValue<'_>) -> Result<Option<Family>, String> {
     if name == "auto" {
         return Ok(None);
     }
-    let usable = || Family::ALL.into_iter().filter(|family| family.available());
-    match usable().find(|family| family.as_str() == name) {
+    match Family::usable_as(&name) {
         Some(family) => Ok(Some(family)),
         None => {
-            let names: Vec<_> = usable().map(|f| format!("{:?}", f.as_str())).collect();
+            let names: Vec<_> = Family::usable()
+                .map(|family| format!("{:?}", family.as_str()))
+                .collect();
             let names = names.join(", ");
             Err(format!("is {name:?}; this CPU has \"auto\", {names}"))
         }

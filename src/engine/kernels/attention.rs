@@ -62,6 +62,25 @@ pub(super) fn softmax(scores: &mut [f32; CHUNK], visible: usize) -> (f32, f32) {
     (largest, sums.iter().sum())
 }
 
+/// The same for several queries of a chunk; scores from `visible` to `positions` become zero.
+#[inline(always)]
+pub(super) fn softmax_each<const G: usize>(
+    scores: &mut [[f32; CHUNK]; G],
+    visible: &[usize],
+    positions: usize,
+    out: &mut [f32],
+    dimension: usize,
+) {
+    let parts = scores
+        .iter_mut()
+        .zip(visible)
+        .zip(out.chunks_exact_mut(partial_len(dimension)));
+    for ((scores, visible), out) in parts {
+        (out[0], out[1]) = softmax(scores, *visible);
+        scores[*visible..positions].fill(0.0);
+    }
+}
+
 /// In lanes, because a maximum doesn't depend on the order.
 #[inline(always)]
 fn largest(scores: &[f32]) -> f32 {

@@ -128,8 +128,8 @@ pub(super) fn linear(
     }
 }
 
-/// One panel of Q4_1 (`MINIMA`) or Q4_0 times `M` rows. A sum of eight products of 4 and 8 bits' pairs stays below
-/// 2^15: 8 × 2 × 15 × 127 = 30,480.
+/// One panel of Q4_1 (`MINIMA`) or Q4_0 times `M` rows. A sum of eight products of 4 and 8 bits'
+/// pairs stays below 2^15: 8 × 2 × 15 × 127 = 30,480.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn q4<const M: usize, const MINIMA: bool>(

@@ -12,7 +12,7 @@ use core::arch::x86_64::{
 
 use std::hint::black_box;
 
-use super::attention::{CHUNK, partial_len, softmax};
+use super::attention::{CHUNK, partial_len, softmax_each};
 
 /// Columns of the output that stay in registers during one pass over the values.
 const STRIP: usize = 16;
@@ -74,14 +74,7 @@ unsafe fn chunk<const G: usize, const D: usize>(
             unsafe { _mm256_storeu_ps(scores.as_mut_ptr(), totals(sums)) };
         }
     }
-    for ((scores, visible), out) in scores
-        .iter_mut()
-        .zip(visible)
-        .zip(out.chunks_exact_mut(partial_len(D)))
-    {
-        (out[0], out[1]) = softmax(scores, *visible);
-        scores[*visible..positions].fill(0.0);
-    }
+    softmax_each(&mut scores, visible, positions, out, D);
     // SAFETY: there are `positions` values of D halves, and room for G partial results.
     unsafe { weigh::<G, D>(&scores, values, positions, out) };
 }

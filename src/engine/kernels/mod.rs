@@ -3,10 +3,10 @@
 //! What needs it, and the rule that keeps each sound:
 //! - [`map`] shows a file as bytes: bundles' files are replaced by rename, never changed.
 //! - [`pool`] lends a closure to other threads: it returns only when none of them runs it.
-//! - `avx2` and `neon_dot` use instructions that not every CPU has: only a [`Kernels`] value
-//!   reaches them, and it is made after asking the CPU. The loops of all vector families use raw
-//!   pointers; the lengths that they rely on are asserted once per call, in the safe functions
-//!   here.
+//! - `avx2`, `neon_dot` and `neon_i8mm` use instructions that not every CPU has: only a [`Kernels`]
+//!   value reaches them, and it is made after asking the CPU. The loops of all vector families leave
+//!   bounds unchecked; the lengths that they rely on are asserted once per call, in the safe
+//!   functions here.
 //!
 //! A row's arithmetic is the same whatever the batch, the chunk and the number of threads.
 
@@ -65,9 +65,18 @@ impl Family {
     /// The fastest family that this CPU has.
     #[must_use]
     pub fn detect() -> Family {
-        let mut fastest_first = Family::ALL.into_iter().rev();
-        let available = fastest_first.find(|family| family.available());
-        available.unwrap_or(Family::Scalar)
+        Family::usable().last().unwrap_or(Family::Scalar)
+    }
+
+    /// The families that this CPU has, from the slowest.
+    pub fn usable() -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(|family| family.available())
+    }
+
+    /// One of them by its name.
+    #[must_use]
+    pub fn usable_as(name: &str) -> Option<Family> {
+        Family::usable().find(|family| family.as_str() == name)
     }
 
     #[must_use]

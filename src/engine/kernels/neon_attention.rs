@@ -8,7 +8,7 @@ use core::arch::aarch64::{
     vget_high_f32, vget_low_f32, vld1q_f32, vld1q_u8, vst1q_f32,
 };
 
-use super::attention::{CHUNK, partial_len, softmax};
+use super::attention::{CHUNK, partial_len, softmax_each};
 use super::neon::{Lanes, wide};
 
 /// Columns of the output that stay in registers during one pass over the values.
@@ -67,14 +67,7 @@ unsafe fn chunk<const G: usize, const D: usize>(
         }
         key = key.wrapping_add(D);
     }
-    let parts = scores
-        .iter_mut()
-        .zip(visible)
-        .zip(out.chunks_exact_mut(partial_len(D)));
-    for ((scores, visible), out) in parts {
-        (out[0], out[1]) = softmax(scores, *visible);
-        scores[*visible..positions].fill(0.0);
-    }
+    softmax_each(&mut scores, visible, positions, out, D);
     // SAFETY: there are `positions` values of D halves, and room for G partial results.
     unsafe { weigh::<G, D>(&scores, values, positions, out) };
 }

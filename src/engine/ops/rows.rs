@@ -8,7 +8,7 @@ use super::super::kernels::layout::{BLOCK, Block, LANES, Matrix};
 use super::super::kernels::pool::Tile;
 use super::{Machine, Norm};
 
-/// Panels whose products are kept on the stack; their weights fit the first-level cache.
+/// Panels whose products are kept on the stack.
 const GROUP: usize = 8;
 /// Strips for each thread, so that one that is late leaves work for others.
 const STRIPS: usize = 4;
