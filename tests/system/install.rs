@@ -22,15 +22,41 @@ const FILES: [(&str, u32); 6] = [
     ("usr/lib/tmpfiles.d/slmd.conf", 0o644),
 ];
 
-fn install(destination: &Path) {
+fn make(arguments: &[&str]) -> Output {
     let mut make = Command::new("make");
-    make.current_dir(root()).arg("--silent").arg("install");
-    make.arg(format!("DESTDIR={}", destination.display()));
-    make.arg(format!("BIN={}", env!("CARGO_BIN_EXE_slmd")));
+    make.current_dir(root()).arg("--silent").args(arguments);
     // The caller's make must not hand on its own variables.
     make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
     let output = run(&mut make, b"", PATIENCE);
     assert!(output.status.success(), "{}", said(&output));
+    output
+}
+
+fn install(destination: &Path) {
+    let destination = format!("DESTDIR={}", destination.display());
+    let binary = concat!("BIN=", env!("CARGO_BIN_EXE_slmd"));
+    make(&["install", &destination, binary]);
+}
+
+/// Plain `make` is the same.
+#[test]
+fn help_tells_of_every_target_that_people_use() {
+    let help = make(&["help"]).stdout;
+    let help = String::from_utf8_lossy(&help);
+    for target in [
+        "demo",
+        "test",
+        "test-more",
+        "bench",
+        "cross",
+        "test-cross",
+        "install",
+    ] {
+        assert!(
+            help.contains(&format!("make {target} ")),
+            "{target}: {help}"
+        );
+    }
 }
 
 fn said(output: &Output) -> String {
