@@ -22,6 +22,7 @@ mod kernels;
 mod metrics;
 mod model;
 mod ops;
+mod pace;
 mod queue;
 mod sample;
 mod stop;

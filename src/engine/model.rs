@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tract_onnx::prelude::{IntoTValue, TValue, Tensor, TypedSimpleState, tvec};
 use tract_onnx::tract_hir::internal::{TractError, TractResult};
@@ -17,8 +17,9 @@ use super::kernels::map::Map;
 use super::kernels::pool::Pool;
 use super::kernels::{Family, Kernels};
 use super::ops::{Cache, Machine};
+use super::pace::Pace;
 use crate::catalog::{Bundle, GRAPH, WEIGHTS};
-use crate::json;
+use crate::{json, time};
 
 /// Tokens of one pass through the graph: bounds the activations' memory, and how long a prompt
 /// keeps others waiting.
@@ -62,12 +63,16 @@ pub struct Info {
 pub struct Model {
     info: Info,
     graph: Graph,
+    machine: Arc<Machine>,
+    pace: Arc<Mutex<Pace>>,
 }
 
 /// One stream of tokens and its cache.
 #[derive(Debug)]
 pub struct Sequence {
     state: TypedSimpleState,
+    machine: Arc<Machine>,
+    pace: Arc<Mutex<Pace>>,
     logits: TValue,
     len: usize,
     context: usize,
@@ -108,6 +113,8 @@ impl Model {
         let plan = &self.graph.plan;
         Ok(Sequence {
             state: plan.spawn().map_err(failed)?,
+            machine: self.machine.clone(),
+            pace: self.pace.clone(),
             logits: Tensor::zero::<f32>(&[0]).map_err(failed)?.into_tvalue(),
             len: 0,
             context,
@@ -139,7 +146,12 @@ impl Model {
             beginning,
             ends,
         };
-        Ok(Model { info, graph })
+        Ok(Model {
+            info,
+            graph,
+            machine,
+            pace: Arc::default(),
+        })
     }
 }
 
@@ -197,10 +209,21 @@ impl Sequence {
     fn pass(&mut self, tokens: &[u32]) -> TractResult<()> {
         let ids: Vec<i64> = tokens.iter().copied().map(i64::from).collect();
         let input = Tensor::from_shape(&[1, ids.len()], &ids)?;
+        let measured = tokens.len() == 1 && self.machine.pool.threads() > 1;
+        let share = !measured || self.pace().share();
+        self.machine.pool.share_jobs(share);
+        let begin = time::instant();
         let mut outputs = self.state.run(tvec!(input.into_tvalue()))?;
+        if measured {
+            self.pace().note(begin.elapsed());
+        }
         self.logits = outputs.swap_remove(0);
         self.len += tokens.len();
         TractResult::Ok(())
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn logits(&self) -> TractResult<&[f32]> {

@@ -24,8 +24,11 @@ use super::float;
 use super::layout::{BLOCK, Block, Format, LANES};
 use super::scalar;
 
-/// How far ahead of the block in work one-row products fetch, in blocks. Decode waits for memory.
-const AHEAD: usize = 20;
+/// Panels that products with one or two rows read at once. Decode waits for memory, and a core
+/// follows several streams faster than one: each stops for a moment at the end of a page.
+const STREAMS: usize = 4;
+/// How far ahead of the block in work those products fetch, in bytes.
+const AHEAD: usize = 512;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn norm(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) {
@@ -108,116 +111,171 @@ pub(super) fn linear(
     out: &mut [f32],
 ) {
     let panel = blocks * format.panel_block();
-    let width = weights.len() / panel * LANES;
-    for (index, weights) in weights.chunks_exact(panel).enumerate() {
-        let out = &mut out[index * LANES..];
+    let count = weights.len() / panel;
+    let panels = |index: usize| &weights[index * panel..][..panel];
+    let mut single = 0..count;
+    if rows.len() <= 2 * blocks {
+        let apart = count / STREAMS;
+        single.start = apart * STREAMS;
+        for index in 0..apart {
+            let panels: [&[u8]; STREAMS] = std::array::from_fn(|s| panels(index + s * apart));
+            let out = Places {
+                out: &mut out[index * LANES..],
+                width: count * LANES,
+                apart: apart * LANES,
+            };
+            match (format, rows.len() / blocks) {
+                (Format::Q4_0, 1) => q4::<_, 1, false>(panels, rows, blocks, out),
+                (Format::Q4_0, _) => q4::<_, 2, false>(panels, rows, blocks, out),
+                (Format::Q4_1, 1) => q4::<_, 1, true>(panels, rows, blocks, out),
+                (Format::Q4_1, _) => q4::<_, 2, true>(panels, rows, blocks, out),
+                (Format::Q8_0, 1) => q8_0::<_, 1>(panels, rows, blocks, out),
+                (Format::Q8_0, _) => q8_0::<_, 2>(panels, rows, blocks, out),
+            }
+        }
+    }
+    for index in single {
+        let panel = [panels(index)];
+        let out = Places {
+            out: &mut out[index * LANES..],
+            width: count * LANES,
+            apart: 0,
+        };
         match (format, rows.len() / blocks) {
-            (Format::Q4_0, 1) => q4::<1, false>(weights, rows, blocks, out, width),
-            (Format::Q4_0, 2) => q4::<2, false>(weights, rows, blocks, out, width),
-            (Format::Q4_0, 3) => q4::<3, false>(weights, rows, blocks, out, width),
-            (Format::Q4_0, _) => q4::<4, false>(weights, rows, blocks, out, width),
-            (Format::Q4_1, 1) => q4::<1, true>(weights, rows, blocks, out, width),
-            (Format::Q4_1, 2) => q4::<2, true>(weights, rows, blocks, out, width),
-            (Format::Q4_1, 3) => q4::<3, true>(weights, rows, blocks, out, width),
-            (Format::Q4_1, _) => q4::<4, true>(weights, rows, blocks, out, width),
-            (Format::Q8_0, 1) => q8_0::<1>(weights, rows, blocks, out, width),
-            (Format::Q8_0, 2) => q8_0::<2>(weights, rows, blocks, out, width),
-            (Format::Q8_0, 3) => q8_0::<3>(weights, rows, blocks, out, width),
-            (Format::Q8_0, _) => q8_0::<4>(weights, rows, blocks, out, width),
+            (Format::Q4_0, 1) => q4::<_, 1, false>(panel, rows, blocks, out),
+            (Format::Q4_0, 2) => q4::<_, 2, false>(panel, rows, blocks, out),
+            (Format::Q4_0, 3) => q4::<_, 3, false>(panel, rows, blocks, out),
+            (Format::Q4_0, _) => q4::<_, 4, false>(panel, rows, blocks, out),
+            (Format::Q4_1, 1) => q4::<_, 1, true>(panel, rows, blocks, out),
+            (Format::Q4_1, 2) => q4::<_, 2, true>(panel, rows, blocks, out),
+            (Format::Q4_1, 3) => q4::<_, 3, true>(panel, rows, blocks, out),
+            (Format::Q4_1, _) => q4::<_, 4, true>(panel, rows, blocks, out),
+            (Format::Q8_0, 1) => q8_0::<_, 1>(panel, rows, blocks, out),
+            (Format::Q8_0, 2) => q8_0::<_, 2>(panel, rows, blocks, out),
+            (Format::Q8_0, 3) => q8_0::<_, 3>(panel, rows, blocks, out),
+            (Format::Q8_0, _) => q8_0::<_, 4>(panel, rows, blocks, out),
         }
     }
 }
 
-/// One panel of Q4_1 (`MINIMA`) or Q4_0 times `M` rows. A sum of eight products of 4 and 8 bits'
+/// Where products go: the first panel's of the first row to the begin of `out`.
+struct Places<'a> {
+    out: &'a mut [f32],
+    /// From a row's products to the next row's.
+    width: usize,
+    /// From a panel's products to the next panel's.
+    apart: usize,
+}
+
+/// `S` panels of Q4_1 (`MINIMA`) or Q4_0 times `M` rows. A sum of eight products of 4 and 8 bits'
 /// pairs stays below 2^15: 8 × 2 × 15 × 127 = 30,480.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn q4<const M: usize, const MINIMA: bool>(
-    weights: &[u8],
+fn q4<const S: usize, const M: usize, const MINIMA: bool>(
+    panels: [&[u8]; S],
     rows: &[Block],
     blocks: usize,
-    out: &mut [f32],
-    width: usize,
+    out: Places<'_>,
 ) {
+    let format = if MINIMA { Format::Q4_1 } else { Format::Q4_0 };
     let rows = apart::<M>(rows, blocks);
     let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
-    let mut sums = [_mm256_setzero_ps(); M];
-    let format = if MINIMA { Format::Q4_1 } else { Format::Q4_0 };
-    for (index, block) in weights.chunks_exact(format.panel_block()).enumerate() {
+    let mut sums = [[_mm256_setzero_ps(); M]; S];
+    let mut at = panels.map(<[u8]>::as_ptr);
+    for index in 0..blocks {
         if M <= 2 {
-            prefetch::<3>(block.as_ptr().wrapping_add(AHEAD * block.len()));
-        }
-        // SAFETY: each row has as many blocks as the panel.
-        let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
-        let mut totals = [_mm256_setzero_si256(); M];
-        for v in 0..4 {
-            let both = load(block, format.quants() + 32 * v);
-            let low = _mm256_and_si256(both, mask);
-            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
-            for (total, x) in totals.iter_mut().zip(x) {
-                let low = _mm256_maddubs_epi16(low, quad(x, 2 * v));
-                let high = _mm256_maddubs_epi16(high, quad(x, 2 * v + 1));
-                *total = _mm256_add_epi16(*total, _mm256_add_epi16(low, high));
+            for at in at {
+                prefetch::<3>(at.wrapping_add(AHEAD));
             }
         }
-        let scale = halves(block, 0);
-        let minimum = match MINIMA {
-            true => halves(block, 2 * LANES),
-            false => _mm256_mul_ps(scale, _mm256_set1_ps(-8.0)),
-        };
-        for ((sum, total), x) in sums.iter_mut().zip(totals).zip(x) {
-            let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(total, ones));
-            let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
-            *sum = _mm256_fmadd_ps(total, factor, *sum);
-            *sum = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sum), *sum);
+        // SAFETY: each row has as many blocks as the panels.
+        let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
+        let mut totals = [[_mm256_setzero_si256(); M]; S];
+        for v in 0..4 {
+            for (totals, at) in totals.iter_mut().zip(at) {
+                // SAFETY: `at` is at one of the panel's blocks.
+                let both = unsafe { load(at.wrapping_add(format.quants() + 32 * v)) };
+                let low = _mm256_and_si256(both, mask);
+                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
+                for (total, x) in totals.iter_mut().zip(x) {
+                    let low = _mm256_maddubs_epi16(low, quad(x, 2 * v));
+                    let high = _mm256_maddubs_epi16(high, quad(x, 2 * v + 1));
+                    *total = _mm256_add_epi16(*total, _mm256_add_epi16(low, high));
+                }
+            }
+        }
+        for ((sums, totals), at) in sums.iter_mut().zip(totals).zip(&mut at) {
+            // SAFETY: as above.
+            let scale = unsafe { halves(*at) };
+            let minimum = match MINIMA {
+                // SAFETY: as above; this format has minima.
+                true => unsafe { halves(at.wrapping_add(2 * LANES)) },
+                false => _mm256_mul_ps(scale, _mm256_set1_ps(-8.0)),
+            };
+            for ((sum, total), x) in sums.iter_mut().zip(totals).zip(x) {
+                let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(total, ones));
+                let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
+                *sum = _mm256_fmadd_ps(total, factor, *sum);
+                *sum = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sum), *sum);
+            }
+            *at = at.wrapping_add(format.panel_block());
         }
     }
-    store(&sums, out, width);
+    store(&sums, out);
 }
 
-/// One Q8_0 panel times `M` rows. A pair's sum is at most 2 × 128 × 127, below 2^15.
+/// `S` Q8_0 panels times `M` rows. A pair's sum is at most 2 × 128 × 127, below 2^15.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn q8_0<const M: usize>(
-    weights: &[u8],
+fn q8_0<const S: usize, const M: usize>(
+    panels: [&[u8]; S],
     rows: &[Block],
     blocks: usize,
-    out: &mut [f32],
-    width: usize,
+    out: Places<'_>,
 ) {
+    let format = Format::Q8_0;
     let rows = apart::<M>(rows, blocks);
     let ones = _mm256_set1_epi16(1);
-    let mut sums = [_mm256_setzero_ps(); M];
-    let stride = Format::Q8_0.panel_block();
+    let mut sums = [[_mm256_setzero_ps(); M]; S];
     // Unrolled, several rows would be computed one after the other, each waiting for its last sum.
     let groups = if M > 1 {
         black_box(BLOCK / 4)
     } else {
         BLOCK / 4
     };
-    for (index, block) in weights.chunks_exact(stride).enumerate() {
+    let mut at = panels.map(<[u8]>::as_ptr);
+    for index in 0..blocks {
         if M <= 2 {
-            prefetch::<5>(block.as_ptr().wrapping_add(AHEAD * block.len()));
-        }
-        // SAFETY: each row has as many blocks as the panel.
-        let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
-        let mut totals = [_mm256_setzero_si256(); M];
-        for v in 0..groups {
-            let quants = load(block, Format::Q8_0.quants() + 32 * v);
-            let absolute = _mm256_abs_epi8(quants);
-            for (total, x) in totals.iter_mut().zip(x) {
-                let signed = _mm256_sign_epi8(quad(x, v), quants);
-                let pairs = _mm256_maddubs_epi16(absolute, signed);
-                *total = _mm256_add_epi32(*total, _mm256_madd_epi16(pairs, ones));
+            for at in at {
+                prefetch::<5>(at.wrapping_add(AHEAD));
             }
         }
-        let scale = halves(block, 0);
-        for ((sum, total), x) in sums.iter_mut().zip(totals).zip(x) {
-            let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
-            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), factor, *sum);
+        // SAFETY: each row has as many blocks as the panels.
+        let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
+        let mut totals = [[_mm256_setzero_si256(); M]; S];
+        for v in 0..groups {
+            for (totals, at) in totals.iter_mut().zip(at) {
+                // SAFETY: `at` is at one of the panel's blocks.
+                let quants = unsafe { load(at.wrapping_add(format.quants() + 32 * v)) };
+                let absolute = _mm256_abs_epi8(quants);
+                for (total, x) in totals.iter_mut().zip(x) {
+                    let signed = _mm256_sign_epi8(quad(x, v), quants);
+                    let pairs = _mm256_maddubs_epi16(absolute, signed);
+                    *total = _mm256_add_epi32(*total, _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        }
+        for ((sums, totals), at) in sums.iter_mut().zip(totals).zip(&mut at) {
+            // SAFETY: as above.
+            let scale = unsafe { halves(*at) };
+            for ((sum, total), x) in sums.iter_mut().zip(totals).zip(x) {
+                let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
+                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), factor, *sum);
+            }
+            *at = at.wrapping_add(format.panel_block());
         }
     }
-    store(&sums, out, width);
+    store(&sums, out);
 }
 
 /// The rows one by one. `std::array::from_fn` would be a call each time, because it may not be
@@ -240,22 +298,20 @@ fn prefetch<const N: usize>(at: *const u8) {
     }
 }
 
-/// 32 bytes of a block.
+/// 32 bytes.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn load(block: &[u8], at: usize) -> __m256i {
-    let bytes = &block[at..at + 32];
-    // SAFETY: the slice has 32 bytes.
-    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+unsafe fn load(at: *const u8) -> __m256i {
+    // SAFETY: the caller has 32 bytes there.
+    unsafe { _mm256_loadu_si256(at.cast()) }
 }
 
-/// Eight half-precision numbers of a block.
+/// Eight half-precision numbers.
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
-fn halves(block: &[u8], at: usize) -> __m256 {
-    let bytes = &block[at..at + 16];
-    // SAFETY: the slice has 16 bytes.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+unsafe fn halves(at: *const u8) -> __m256 {
+    // SAFETY: the caller has 16 bytes there.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
 }
 
 /// Group `index` of four activations, in all lanes.
@@ -268,11 +324,13 @@ fn quad(x: &Block, index: usize) -> __m256i {
 
 #[target_feature(enable = "avx2")]
 #[inline]
-fn store<const M: usize>(sums: &[__m256; M], out: &mut [f32], width: usize) {
-    for (t, sum) in sums.iter().enumerate() {
-        let out = &mut out[t * width..][..LANES];
-        // SAFETY: the slice has room for eight floats.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
+fn store<const S: usize, const M: usize>(sums: &[[__m256; M]; S], to: Places<'_>) {
+    for (s, sums) in sums.iter().enumerate() {
+        for (t, sum) in sums.iter().enumerate() {
+            let out = &mut to.out[s * to.apart + t * to.width..][..LANES];
+            // SAFETY: the slice has room for eight floats.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
+        }
     }
 }
 

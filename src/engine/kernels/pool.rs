@@ -1,21 +1,29 @@
 //! A pool of threads that share one job's chunks with the thread that brings it.
 //!
-//! The caller works too, takes every chunk that nobody has taken, and then waits only for chunks
-//! that are being worked on. So a worker whose core is busy with something else slows a job but
-//! never stalls it. A second caller finds the pool busy and does its chunks alone. Workers spin
-//! for a moment after a job, because the next operator brings one, then sleep: idle costs nothing.
+//! Each thread has a part of the chunks, in a cache line of its own, and takes from the others'
+//! when it is done with them: a line that two cores write costs as much as some chunks do. The
+//! caller works too, takes every chunk that nobody has taken, and then waits only for chunks that
+//! are being worked on. So a worker whose core is busy with something else slows a job but never
+//! stalls it. A second caller finds the pool busy and does its chunks alone. Workers spin for a
+//! moment after a job, because the next operator brings one, then sleep: idle costs nothing.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// Spins before sleeping: some tens of microseconds, longer than tract takes between operators.
-const SPINS: u32 = 20_000;
+/// Looks for work before a worker sleeps: some hundred microseconds, longer than it takes to
+/// choose a token.
+const LOOKS: u32 = 200_000;
+/// Looks for the last chunks' end before a caller sleeps: a worker that has lost its core can
+/// have this one then.
+const CALLER_LOOKS: u32 = 40_000;
+/// Looks between two pauses. Hypervisors take a core from whoever pauses often.
+const PAUSE: u32 = 64;
 /// More than the cores of any machine this runs on.
 const MAX_THREADS: usize = 64;
 
@@ -24,6 +32,8 @@ const MAX_THREADS: usize = 64;
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// Jobs are the caller's alone for now.
+    alone: AtomicBool,
 }
 
 /// A part of a matrix: some rows, some columns.
@@ -37,58 +47,71 @@ pub(crate) struct Tile<'a, T> {
 
 #[derive(Debug)]
 struct Shared {
-    /// Generation (32 bits), chunks taken (16), chunks of the job (16).
-    ticket: AtomicU64,
-    job: UnsafeCell<Option<Job>>,
-    /// Chunks finished.
-    done: AtomicUsize,
+    /// The caller's part, then the workers'.
+    parts: Box<[Part]>,
+    /// Chunks that each of them has finished.
+    finished: Box<[Finished]>,
     /// Held by the caller whose job the pool has.
     busy: AtomicBool,
     stop: AtomicBool,
     sleeping: Box<[AtomicBool]>,
-    /// The caller sleeps until `done` is complete.
+    /// The caller sleeps until the job's chunks are finished.
     waiting: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     lock: Mutex<()>,
-    finished: Condvar,
+    complete: Condvar,
 }
+
+/// Chunks that a thread takes first. Two cache lines, because CPUs fetch them in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Part {
+    /// Generation of the job (32 bits), next chunk (16), end of the chunks (16).
+    ticket: AtomicU64,
+    job: UnsafeCell<Option<Job>>,
+}
+
+/// Generation of the job (32 bits) and how many of its chunks a thread has finished.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Finished(AtomicU64);
 
 /// The closure, with its lifetime forgotten.
 #[derive(Debug, Clone, Copy)]
 struct Job(*const (dyn Fn(usize) + Sync));
 
-// SAFETY: `job` is written only by the caller that holds `busy`, while no chunk can be taken, and
-// read only by threads that have taken a chunk of the job: taking acquires what the caller
-// released with the ticket, and the next write comes after that chunk is done. The closure behind
-// the pointer is `Sync`, so that it may be called from all of them.
-unsafe impl Sync for Shared {}
+// SAFETY: a part's `job` is written only by the caller that holds `busy`, while no chunk can be
+// taken, and read only by threads that have taken a chunk of the part: taking acquires what the
+// caller released with the ticket, and the next write comes after that chunk is finished. The
+// closure behind the pointer is `Sync`, so that it may be called from all of them.
+unsafe impl Sync for Part {}
 // SAFETY: as above; the pointer says nothing about the thread that made it.
-unsafe impl Send for Shared {}
+unsafe impl Send for Part {}
 
 impl Pool {
     /// A pool for jobs on `threads` threads: the caller's and as many workers as are missing.
     pub(crate) fn new(threads: usize) -> std::io::Result<Pool> {
-        let helpers = threads.clamp(1, MAX_THREADS) - 1;
+        let threads = threads.clamp(1, MAX_THREADS);
         let shared = Arc::new(Shared {
-            ticket: AtomicU64::new(0),
-            job: UnsafeCell::new(None),
-            done: AtomicUsize::new(0),
+            parts: (0..threads).map(|_| Part::default()).collect(),
+            finished: (0..threads).map(|_| Finished::default()).collect(),
             busy: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            sleeping: (0..helpers).map(|_| AtomicBool::new(false)).collect(),
+            sleeping: (1..threads).map(|_| AtomicBool::new(false)).collect(),
             waiting: AtomicBool::new(false),
             panic: Mutex::new(None),
             lock: Mutex::new(()),
-            finished: Condvar::new(),
+            complete: Condvar::new(),
         });
         let mut pool = Pool {
             shared,
-            workers: Vec::with_capacity(helpers),
+            workers: Vec::with_capacity(threads - 1),
+            alone: AtomicBool::new(false),
         };
-        for index in 0..helpers {
+        for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let worker = thread::Builder::new()
-                .name(format!("slmd-compute-{}", index + 1))
+                .name(format!("slmd-compute-{index}"))
                 .spawn(move || shared.serve(index))?;
             pool.workers.push(worker);
         }
@@ -99,14 +122,19 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Whether callers share their jobs from now on.
+    pub(crate) fn share_jobs(&self, share: bool) {
+        self.alone.store(!share, Ordering::Relaxed);
+    }
+
     /// Calls `job` once with each number below `chunks`, on any threads; returns when all calls
     /// have returned. A panic in one of them goes on here.
     pub(crate) fn run(&self, chunks: usize, job: &(dyn Fn(usize) + Sync)) {
         const MOST: usize = u16::MAX as usize;
+        let alone = self.workers.is_empty() || self.alone.load(Ordering::Relaxed);
         for first in (0..chunks).step_by(MOST) {
             let count = (chunks - first).min(MOST);
-            let alone = self.workers.is_empty() || count == 1;
-            if alone || self.shared.busy.swap(true, Ordering::Acquire) {
+            if alone || count == 1 || self.shared.busy.swap(true, Ordering::Acquire) {
                 (first..first + count).for_each(job);
             } else {
                 self.share(count, &|i| job(first + i));
@@ -146,25 +174,31 @@ impl Pool {
         let forgotten: *const (dyn Fn(usize) + Sync) = job;
         // SAFETY: only the lifetime changes. Nobody uses the pointer after this function: chunks
         // are taken only of the current generation, all of them are taken when `work` returns,
-        // and `wait` returns when all of them are done. Neither unwinds.
+        // and `wait` returns when all of them are finished. Neither unwinds.
         let forgotten = unsafe {
             std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const (dyn Fn(usize) + Sync)>(
                 forgotten,
             )
         };
-        shared.done.store(0, Ordering::Relaxed);
-        // SAFETY: this caller holds `busy`, and the last job's chunks are all done.
-        unsafe { *shared.job.get() = Some(Job(forgotten)) };
-        let generation = (shared.ticket.load(Ordering::Relaxed) >> 32).wrapping_add(1);
-        let ticket = generation << 32 | chunks as u64;
-        shared.ticket.store(ticket, Ordering::SeqCst);
+        let threads = self.threads();
+        let last = generation(shared.parts[0].ticket.load(Ordering::Relaxed));
+        let generation = (last + 1) & 0xffff_ffff;
+        for (index, part) in shared.parts.iter().enumerate().rev() {
+            let [next, end] = [index, index + 1].map(|i| (chunks * i / threads) as u64);
+            // SAFETY: this caller holds `busy`, and the last job's chunks are all finished.
+            unsafe { *part.job.get() = Some(Job(forgotten)) };
+            let ticket = generation << 32 | next << 16 | end;
+            part.ticket.store(ticket, Ordering::Release);
+        }
+        // Whoever goes to sleep says so before its last look: one of both sees the other.
+        fence(Ordering::SeqCst);
         for (sleeping, worker) in shared.sleeping.iter().zip(&self.workers) {
-            if sleeping.load(Ordering::SeqCst) && sleeping.swap(false, Ordering::SeqCst) {
+            if sleeping.load(Ordering::Relaxed) && sleeping.swap(false, Ordering::SeqCst) {
                 worker.thread().unpark();
             }
         }
-        shared.work();
-        shared.wait(chunks);
+        shared.work(0);
+        shared.wait(generation, chunks as u64);
         let panic = hold(&shared.panic).take();
         shared.busy.store(false, Ordering::Release);
         if let Some(panic) = panic {
@@ -223,31 +257,24 @@ unsafe impl<T: Send> Sync for Shareable<T> {}
 impl Shared {
     /// A worker's life.
     fn serve(&self, index: usize) {
-        while !self.stop.load(Ordering::SeqCst) {
-            if self.work() {
+        while !self.stop.load(Ordering::Relaxed) {
+            if self.work(index) {
                 continue;
             }
-            let awake = (0..SPINS).any(|_| {
-                std::hint::spin_loop();
-                self.has_work()
-            });
-            if !awake {
+            // A job has a chunk for this part, or it is not worth coming.
+            if !look(LOOKS, || {
+                has_chunk(self.parts[index].ticket.load(Ordering::Relaxed))
+            }) {
                 self.sleep(index);
             }
         }
     }
 
-    fn has_work(&self) -> bool {
-        let ticket = self.ticket.load(Ordering::Relaxed);
-        taken(ticket) < total(ticket)
-    }
-
     fn sleep(&self, index: usize) {
-        let sleeping = &self.sleeping[index];
+        let sleeping = &self.sleeping[index - 1];
         sleeping.store(true, Ordering::SeqCst);
-        // Whoever publishes work does so before looking at `sleeping`: one of both sees the other.
-        let ticket = self.ticket.load(Ordering::SeqCst);
-        while taken(ticket) == total(ticket)
+        fence(Ordering::SeqCst);
+        while !has_chunk(self.parts[index].ticket.load(Ordering::SeqCst))
             && sleeping.load(Ordering::SeqCst)
             && !self.stop.load(Ordering::SeqCst)
         {
@@ -256,11 +283,78 @@ impl Shared {
         sleeping.store(false, Ordering::SeqCst);
     }
 
-    /// Takes chunks until none is left; says whether there was one.
-    fn work(&self) -> bool {
-        let mut worked = false;
+    /// Takes chunks, of its own part first, until none is left; says whether there was one.
+    fn work(&self, index: usize) -> bool {
+        let mut finished = self.finished[index].0.load(Ordering::Relaxed);
+        let before = finished;
+        let (others, own) = self.parts.split_at(index);
+        for part in own.iter().chain(others) {
+            while let Some((generation, chunk)) = part.take() {
+                self.call(part, chunk);
+                let count = match finished >> 32 == generation {
+                    true => finished + 1,
+                    false => generation << 32 | 1,
+                };
+                finished = count;
+                self.finished[index].0.store(finished, Ordering::Release);
+            }
+        }
+        if finished == before {
+            return false;
+        }
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) {
+            drop(hold(&self.lock));
+            self.complete.notify_all();
+        }
+        true
+    }
+
+    /// Runs a chunk that this thread has taken.
+    fn call(&self, part: &Part, chunk: usize) {
+        // SAFETY: the chunk is taken and not finished, so the job is this one and stays in place.
+        if let Some(Job(job)) = unsafe { *part.job.get() } {
+            // SAFETY: `share` keeps the closure alive until this chunk is finished.
+            let job = unsafe { &*job };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(chunk))) {
+                hold(&self.panic).get_or_insert(panic);
+            }
+        }
+    }
+
+    /// Waits for chunks that workers have taken: spins, then sleeps.
+    fn wait(&self, generation: u64, chunks: u64) {
+        let complete = || {
+            let finished = self.finished.iter().map(|finished| {
+                let finished = finished.0.load(Ordering::Acquire);
+                match finished >> 32 == generation {
+                    true => finished & 0xffff_ffff,
+                    false => 0,
+                }
+            });
+            finished.sum::<u64>() == chunks
+        };
+        if look(CALLER_LOOKS, complete) {
+            return;
+        }
+        let mut guard = hold(&self.lock);
+        self.waiting.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        while !complete() {
+            guard = self
+                .complete
+                .wait(guard)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.waiting.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Part {
+    /// Takes the next chunk; gives the job's generation and the chunk's number.
+    fn take(&self) -> Option<(u64, usize)> {
         let mut ticket = self.ticket.load(Ordering::Acquire);
-        while taken(ticket) < total(ticket) {
+        while has_chunk(ticket) {
             // The generation is in the ticket, so a chunk of another job can't be taken by
             // mistake: 2^32 jobs would have to pass between these two lines.
             let claim = self.ticket.compare_exchange_weak(
@@ -270,63 +364,34 @@ impl Shared {
                 Ordering::Acquire,
             );
             match claim {
-                Ok(_) => {
-                    self.call(taken(ticket), total(ticket));
-                    worked = true;
-                    ticket = self.ticket.load(Ordering::Acquire);
-                }
+                Ok(_) => return Some((generation(ticket), next(ticket))),
                 Err(current) => ticket = current,
             }
         }
-        worked
-    }
-
-    /// Runs a chunk that this thread has taken.
-    fn call(&self, chunk: usize, total: usize) {
-        // SAFETY: the chunk is taken and not done, so the job is this one and stays in place.
-        if let Some(Job(job)) = unsafe { *self.job.get() } {
-            // SAFETY: `share` keeps the closure alive until this chunk is done.
-            let job = unsafe { &*job };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(chunk))) {
-                hold(&self.panic).get_or_insert(panic);
-            }
-        }
-        let last = self.done.fetch_add(1, Ordering::SeqCst) + 1 == total;
-        if last && self.waiting.load(Ordering::SeqCst) {
-            drop(hold(&self.lock));
-            self.finished.notify_all();
-        }
-    }
-
-    /// Waits for chunks that workers have taken: spins, then sleeps, so that a worker that has
-    /// lost its core can have this one.
-    fn wait(&self, chunks: usize) {
-        let complete = || self.done.load(Ordering::SeqCst) == chunks;
-        let soon = (0..SPINS).any(|_| {
-            std::hint::spin_loop();
-            complete()
-        });
-        if soon {
-            return;
-        }
-        let mut guard = hold(&self.lock);
-        self.waiting.store(true, Ordering::SeqCst);
-        while !complete() {
-            guard = self
-                .finished
-                .wait(guard)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        self.waiting.store(false, Ordering::SeqCst);
+        None
     }
 }
 
-fn taken(ticket: u64) -> usize {
+/// Looks up to so many times whether something has come.
+fn look(times: u32, has_come: impl Fn() -> bool) -> bool {
+    (0..times).any(|time| {
+        if time % PAUSE == PAUSE - 1 {
+            std::hint::spin_loop();
+        }
+        has_come()
+    })
+}
+
+fn generation(ticket: u64) -> u64 {
+    ticket >> 32
+}
+
+fn next(ticket: u64) -> usize {
     (ticket >> 16 & 0xffff) as usize
 }
 
-fn total(ticket: u64) -> usize {
-    (ticket & 0xffff) as usize
+fn has_chunk(ticket: u64) -> bool {
+    next(ticket) < (ticket & 0xffff) as usize
 }
 
 /// The locks guard nothing that a panic could leave half done.
@@ -337,6 +402,7 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn every_chunk_is_done_once_whoever_does_it() {

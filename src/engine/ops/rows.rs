@@ -8,16 +8,22 @@ use super::super::kernels::layout::{BLOCK, Block, LANES, Matrix};
 use super::super::kernels::pool::Tile;
 use super::{Machine, Norm};
 
-/// Panels whose products are kept on the stack.
+/// Panels whose products with several rows are kept on the stack, while their weights stay near.
 const GROUP: usize = 8;
+/// The same for one row, whose weights are used once and come in several streams.
+const LONG_GROUP: usize = 64;
 /// Strips for each thread, so that one that is late leaves work for others.
 const STRIPS: usize = 4;
+
+/// Panels that kernels read at once.
+const STREAMS: usize = 4;
 
 /// Planes that activations may have.
 pub(crate) const MAX_PLANES: usize = 2;
 
-/// Products of a group of panels with up to four rows' planes.
-pub(super) type Products = [f32; TILE_ROWS * GROUP * LANES];
+/// Products of a group of panels with up to four rows' planes, or of a long group with one row's.
+pub(super) type Products = [f32; MAX_PLANES * LONG_GROUP * LANES];
+const _: () = assert!(TILE_ROWS * GROUP <= MAX_PLANES * LONG_GROUP);
 
 /// Rows as int8. A second plane holds what the first one's rounding left out, quantised alike, so
 /// that together they have twice the bits. To the kernels, a plane is one more row.
@@ -64,7 +70,7 @@ pub(super) fn strip(machine: &Machine, rows: usize) -> usize {
     let panels = rows / LANES;
     match machine.pool.threads() {
         1 => rows,
-        threads => panels.div_ceil(threads * STRIPS) * LANES,
+        threads => panels.div_ceil(threads * STRIPS).next_multiple_of(STREAMS) * LANES,
     }
 }
 
@@ -77,8 +83,9 @@ pub(super) fn pieces(
 ) {
     let (rows, columns) = (tile.rows(), tile.columns());
     let height = TILE_ROWS / x.planes;
-    for first in columns.clone().step_by(GROUP * LANES) {
-        let group = first..(first + GROUP * LANES).min(columns.end);
+    let panels = if rows.len() == 1 { LONG_GROUP } else { GROUP };
+    for first in columns.clone().step_by(panels * LANES) {
+        let group = first..(first + panels * LANES).min(columns.end);
         for t in rows.clone().step_by(height) {
             each(tile, t..(t + height).min(rows.end), group.clone());
         }
