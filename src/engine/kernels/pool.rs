@@ -229,14 +229,18 @@ impl<T> Tile<'_, T> {
 
     /// The tile's columns of one of its rows.
     pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
-        assert!(self.rows.contains(&row));
-        let start = self
-            .first
-            .wrapping_add(row * self.width + self.columns.start);
+        self.part(row, self.columns.clone())
+    }
+
+    /// Some of the tile's columns of one of its rows.
+    pub(crate) fn part(&mut self, row: usize, columns: Range<usize>) -> &mut [T] {
+        assert!(self.rows.contains(&row) && self.columns.start <= columns.start);
+        assert!(columns.start <= columns.end && columns.end <= self.columns.end);
+        let start = self.first.wrapping_add(row * self.width + columns.start);
         // SAFETY: row and columns are inside of the matrix that `tiles` borrows until all jobs
         // have returned; no other tile has this row and these columns, and `self` is borrowed as
         // long as the slice.
-        unsafe { std::slice::from_raw_parts_mut(start, self.columns.len()) }
+        unsafe { std::slice::from_raw_parts_mut(start, columns.len()) }
     }
 }
 
@@ -424,5 +428,36 @@ mod tests {
         let job = |chunk: usize| assert!(chunk != 3, "the fourth");
         assert!(catch_unwind(AssertUnwindSafe(|| pool.run(8, &job))).is_err());
         pool.run(3, &job);
+    }
+
+    #[test]
+    fn whoever_is_late_keeps_only_the_chunk_at_hand() {
+        let pool = Pool::new(2).unwrap();
+        let caller = thread::current().id();
+        for _ in 0..20 {
+            let done = AtomicUsize::new(0);
+            pool.run(16, &|_| {
+                let others = || done.load(Ordering::SeqCst) < 15;
+                let begin = crate::time::instant();
+                // Whichever chunk a worker takes first: it ends after all others.
+                while thread::current().id() != caller && others() {
+                    assert!(
+                        begin.elapsed() < Duration::from_secs(20),
+                        "nobody took the rest"
+                    );
+                    thread::yield_now();
+                }
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+            assert_eq!(done.into_inner(), 16);
+        }
+    }
+
+    #[test]
+    fn a_caller_can_be_asked_to_work_alone() {
+        let pool = Pool::new(2).unwrap();
+        pool.share_jobs(false);
+        let caller = thread::current().id();
+        pool.run(100, &|_| assert_eq!(thread::current().id(), caller));
     }
 }

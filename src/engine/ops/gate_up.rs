@@ -82,17 +82,14 @@ impl EvalOp for GateUp {
         let tile = (count, rows::strip(machine, width));
         output(count, width, |out| {
             machine.pool.tiles(out, width, tile, &|mut tile| {
-                let (mut gates, mut ups) = ([0.0; _], [0.0; _]);
-                let start = tile.columns().start;
-                rows::pieces(&mut tile, &quantised, |tile, t, columns| {
+                rows::pieces(&mut tile, &quantised, |tile, t, columns, [gates, ups]| {
                     let (rows, cut) = (t.clone(), columns.clone());
-                    let gates = rows::multiply(machine, gate, &quantised, rows, cut, &mut gates);
+                    let gates = rows::multiply(machine, gate, &quantised, rows, cut, gates);
                     let (rows, cut) = (t.clone(), columns.clone());
-                    let ups = rows::multiply(machine, up, &quantised, rows, cut, &mut ups);
+                    let ups = rows::multiply(machine, up, &quantised, rows, cut, ups);
                     machine.kernels.swiglu(gates, ups);
                     for (t, values) in t.zip(gates.chunks_exact(columns.len())) {
-                        let at = columns.start - start;
-                        tile.row(t)[at..at + columns.len()].copy_from_slice(values);
+                        tile.part(t, columns.clone()).copy_from_slice(values);
                     }
                 });
             });

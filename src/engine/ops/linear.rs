@@ -89,26 +89,17 @@ impl EvalOp for Linear {
         let tile = (count, rows::strip(machine, width));
         output(count, width, |out| {
             machine.pool.tiles(out, width, tile, &|mut tile| {
-                let mut products = [0.0; _];
-                let start = tile.columns().start;
-                rows::pieces(&mut tile, &quantised, |tile, t, columns| {
-                    let products = rows::multiply(
-                        machine,
-                        matrix,
-                        &quantised,
-                        t.clone(),
-                        columns.clone(),
-                        &mut products,
-                    );
+                rows::pieces(&mut tile, &quantised, |tile, t, columns, [products, _]| {
+                    let (rows, cut) = (t.clone(), columns.clone());
+                    let products = rows::multiply(machine, matrix, &quantised, rows, cut, products);
                     for (t, products) in t.zip(products.chunks_exact(columns.len())) {
-                        let out = &mut tile.row(t)[columns.start - start..][..columns.len()];
-                        match residual {
-                            None => out.copy_from_slice(products),
-                            Some(residual) => {
-                                let residual = &residual[t * width + columns.start..];
-                                for ((out, x), r) in out.iter_mut().zip(products).zip(residual) {
-                                    *out = *x + r;
-                                }
+                        let out = tile.part(t, columns.clone());
+                        out.copy_from_slice(products);
+                        if let Some(residual) = residual {
+                            for (out, r) in
+                                out.iter_mut().zip(&residual[t * width + columns.start..])
+                            {
+                                *out += r;
                             }
                         }
                     }

@@ -1,6 +1,7 @@
 //! What the linear operators share: rows are normalised and quantised once, then multiplied
 //! strip by strip.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::kernels::TILE_ROWS;
@@ -75,21 +76,27 @@ pub(super) fn strip(machine: &Machine, rows: usize) -> usize {
 }
 
 /// Goes through a tile of the output and calls `each` with the rows and columns whose products
-/// are wanted next: few enough for [`Products`].
+/// are wanted next, few enough for [`Products`], and with room for two of those.
 pub(super) fn pieces(
     tile: &mut Tile<'_, f32>,
     x: &Quantised,
-    mut each: impl FnMut(&mut Tile<'_, f32>, Range<usize>, Range<usize>),
+    mut each: impl FnMut(&mut Tile<'_, f32>, Range<usize>, Range<usize>, &mut [Products; 2]),
 ) {
+    thread_local! {
+        /// Kept, because clearing them takes as long as some products.
+        static PRODUCTS: RefCell<[Products; 2]> = const { RefCell::new([[0.0; _]; 2]) };
+    }
     let (rows, columns) = (tile.rows(), tile.columns());
     let height = TILE_ROWS / x.planes;
     let panels = if rows.len() == 1 { LONG_GROUP } else { GROUP };
-    for first in columns.clone().step_by(panels * LANES) {
-        let group = first..(first + panels * LANES).min(columns.end);
-        for t in rows.clone().step_by(height) {
-            each(tile, t..(t + height).min(rows.end), group.clone());
+    PRODUCTS.with_borrow_mut(|products| {
+        for first in columns.clone().step_by(panels * LANES) {
+            let group = first..(first + panels * LANES).min(columns.end);
+            for t in rows.clone().step_by(height) {
+                each(tile, t..(t + height).min(rows.end), group.clone(), products);
+            }
         }
-    }
+    });
 }
 
 /// Products of some rows with some of the matrix's rows (whole panels), row after row.
@@ -112,10 +119,11 @@ pub(super) fn multiply<'a>(
     );
     if x.planes > 1 {
         for t in 0..rows.len() {
-            for column in 0..width {
-                let at = 2 * t * width + column;
-                out[t * width + column] = out[at] + out[at + width];
+            let (first, second) = out[2 * t * width..].split_at_mut(width);
+            for (first, second) in first.iter_mut().zip(second) {
+                *first += *second;
             }
+            out.copy_within(2 * t * width..(2 * t + 1) * width, t * width);
         }
     }
     &mut out[..rows.len() * width]
