@@ -6,16 +6,17 @@
 
 use core::arch::x86_64::{
     __m256, __m256i, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi128_si32,
-    _mm_cvtss_f32, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps, _mm_movehl_ps,
-    _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128, _mm256_abs_epi8, _mm256_add_epi16,
-    _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_ps, _mm256_castps256_ps128,
-    _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_cvtps_epi32,
-    _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps,
-    _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi16, _mm256_packs_epi32,
-    _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8,
-    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm_cvtss_f32, _mm_loadu_si32, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps,
+    _mm_movehl_ps, _mm_prefetch, _mm_shuffle_epi32, _mm_storeu_si128, _mm256_abs_epi8,
+    _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_ps,
+    _mm256_broadcastd_epi32, _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_cvtepi32_ps,
+    _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_cvtps_ph, _mm256_extractf128_ps,
+    _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
+    _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_sign_epi8, _mm256_srli_epi16, _mm256_storeu_ps,
+    _mm256_storeu_si256,
 };
 
 use std::hint::black_box;
@@ -178,26 +179,31 @@ fn q4<const S: usize, const M: usize, const MINIMA: bool>(
     out: Places<'_>,
 ) {
     let format = if MINIMA { Format::Q4_1 } else { Format::Q4_0 };
-    let rows = apart::<M>(rows, blocks);
+    let mut x = apart::<M>(rows, blocks);
     let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
     let mut sums = [[_mm256_setzero_ps(); M]; S];
+    // Unrolled, so many sums would not stay in registers.
+    let groups = match S * M {
+        0..=4 => BLOCK / 8,
+        _ => black_box(BLOCK / 8),
+    };
     let mut at = panels.map(<[u8]>::as_ptr);
-    for index in 0..blocks {
+    for _ in 0..blocks {
         if M <= 2 {
             for at in at {
                 prefetch::<3>(at.wrapping_add(AHEAD));
             }
         }
-        // SAFETY: each row has as many blocks as the panels.
-        let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
         let mut totals = [[_mm256_setzero_si256(); M]; S];
-        for v in 0..4 {
+        for v in 0..groups {
             for (totals, at) in totals.iter_mut().zip(at) {
                 // SAFETY: `at` is at one of the panel's blocks.
                 let both = unsafe { load(at.wrapping_add(format.quants() + 32 * v)) };
                 let low = _mm256_and_si256(both, mask);
                 let high = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
                 for (total, x) in totals.iter_mut().zip(x) {
+                    // SAFETY: each row has as many blocks as the panels.
+                    let x = unsafe { &*x };
                     let low = _mm256_maddubs_epi16(low, quad(x, 2 * v));
                     let high = _mm256_maddubs_epi16(high, quad(x, 2 * v + 1));
                     *total = _mm256_add_epi16(*total, _mm256_add_epi16(low, high));
@@ -213,12 +219,17 @@ fn q4<const S: usize, const M: usize, const MINIMA: bool>(
                 false => _mm256_mul_ps(scale, _mm256_set1_ps(-8.0)),
             };
             for ((sum, total), x) in sums.iter_mut().zip(totals).zip(x) {
+                // SAFETY: each row has as many blocks as the panels.
+                let x = unsafe { &*x };
                 let total = _mm256_cvtepi32_ps(_mm256_madd_epi16(total, ones));
                 let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
                 *sum = _mm256_fmadd_ps(total, factor, *sum);
                 *sum = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sum), *sum);
             }
             *at = at.wrapping_add(format.panel_block());
+        }
+        for x in &mut x {
+            *x = x.wrapping_add(1);
         }
     }
     store(&sums, out);
@@ -234,24 +245,21 @@ fn q8_0<const S: usize, const M: usize>(
     out: Places<'_>,
 ) {
     let format = Format::Q8_0;
-    let rows = apart::<M>(rows, blocks);
+    let mut x = apart::<M>(rows, blocks);
     let ones = _mm256_set1_epi16(1);
     let mut sums = [[_mm256_setzero_ps(); M]; S];
     // Unrolled, several rows would be computed one after the other, each waiting for its last sum.
-    let groups = if M > 1 {
-        black_box(BLOCK / 4)
-    } else {
-        BLOCK / 4
+    let groups = match M {
+        1 => BLOCK / 4,
+        _ => black_box(BLOCK / 4),
     };
     let mut at = panels.map(<[u8]>::as_ptr);
-    for index in 0..blocks {
+    for _ in 0..blocks {
         if M <= 2 {
             for at in at {
                 prefetch::<5>(at.wrapping_add(AHEAD));
             }
         }
-        // SAFETY: each row has as many blocks as the panels.
-        let x: [&Block; M] = rows.map(|row| unsafe { row.get_unchecked(index) });
         let mut totals = [[_mm256_setzero_si256(); M]; S];
         for v in 0..groups {
             for (totals, at) in totals.iter_mut().zip(at) {
@@ -259,6 +267,8 @@ fn q8_0<const S: usize, const M: usize>(
                 let quants = unsafe { load(at.wrapping_add(format.quants() + 32 * v)) };
                 let absolute = _mm256_abs_epi8(quants);
                 for (total, x) in totals.iter_mut().zip(x) {
+                    // SAFETY: each row has as many blocks as the panels.
+                    let x = unsafe { &*x };
                     let signed = _mm256_sign_epi8(quad(x, v), quants);
                     let pairs = _mm256_maddubs_epi16(absolute, signed);
                     *total = _mm256_add_epi32(*total, _mm256_madd_epi16(pairs, ones));
@@ -269,22 +279,27 @@ fn q8_0<const S: usize, const M: usize>(
             // SAFETY: as above.
             let scale = unsafe { halves(*at) };
             for ((sum, total), x) in sums.iter_mut().zip(totals).zip(x) {
+                // SAFETY: each row has as many blocks as the panels.
+                let x = unsafe { &*x };
                 let factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
                 *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), factor, *sum);
             }
             *at = at.wrapping_add(format.panel_block());
         }
+        for x in &mut x {
+            *x = x.wrapping_add(1);
+        }
     }
     store(&sums, out);
 }
 
-/// The rows one by one. `std::array::from_fn` would be a call each time, because it may not be
-/// inlined into functions with other instructions than its own.
+/// Where each row begins. Not by `std::array::from_fn`: functions without the instructions of
+/// their callers may not be inlined into those.
 #[inline]
-fn apart<const M: usize>(rows: &[Block], blocks: usize) -> [&[Block]; M] {
-    let mut list = [&rows[..0]; M];
-    for (slot, row) in list.iter_mut().zip(rows.chunks_exact(blocks)) {
-        *slot = row;
+fn apart<const M: usize>(rows: &[Block], blocks: usize) -> [*const Block; M] {
+    let mut list = [rows.as_ptr(); M];
+    for (index, row) in list.iter_mut().enumerate() {
+        *row = row.wrapping_add(index * blocks);
     }
     list
 }
@@ -318,8 +333,9 @@ unsafe fn halves(at: *const u8) -> __m256 {
 #[target_feature(enable = "avx2")]
 #[inline]
 fn quad(x: &Block, index: usize) -> __m256i {
-    let four: [i8; 4] = std::array::from_fn(|i| x.quants[4 * index + i]);
-    _mm256_set1_epi32(i32::from_le_bytes(four.map(i8::cast_unsigned)))
+    // SAFETY: the block has eight such groups.
+    let four = unsafe { _mm_loadu_si32(x.quants.as_ptr().wrapping_add(4 * index).cast()) };
+    _mm256_broadcastd_epi32(four)
 }
 
 #[target_feature(enable = "avx2")]

@@ -106,6 +106,14 @@ impl Format {
     }
 }
 
+impl Block {
+    pub(crate) const ZERO: Block = Block {
+        quants: [0; BLOCK],
+        scale: 0.0,
+        sum: 0.0,
+    };
+}
+
 impl Matrix {
     pub(crate) fn new(
         format: Format,
@@ -138,6 +146,10 @@ impl Matrix {
 
     pub(crate) fn columns(&self) -> usize {
         self.columns
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.bytes()
     }
 
     /// The bytes of some panels.

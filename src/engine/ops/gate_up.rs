@@ -8,7 +8,7 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::super::kernels::layout::Matrix;
-use super::{Machine, MatrixSpec, Norm, NormSpec, bound, float_rows, operator, output, rows};
+use super::{Machine, MatrixSpec, Next, Norm, NormSpec, bound, float_rows, operator, output, rows};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct GateUpSpec {
@@ -31,6 +31,7 @@ struct Parts {
     up: Matrix,
     norm: Norm,
     machine: Arc<Machine>,
+    next: Next,
 }
 
 impl GateUpSpec {
@@ -53,12 +54,20 @@ impl GateUp {
         self.spec
     }
 
-    pub(crate) fn bind(&mut self, gate: Matrix, up: Matrix, norm: Norm, machine: Arc<Machine>) {
+    pub(crate) fn bind(
+        &mut self,
+        gate: Matrix,
+        up: Matrix,
+        norm: Norm,
+        machine: Arc<Machine>,
+        next: Next,
+    ) {
         self.parts = Some(Parts {
             gate,
             up,
             norm,
             machine,
+            next,
         });
     }
 }
@@ -74,11 +83,15 @@ impl EvalOp for GateUp {
             up,
             norm,
             machine,
+            next,
         } = bound(self.parts.as_ref())?;
         let (columns, width) = (gate.columns(), gate.rows());
         let x = float_rows(&inputs[0], columns)?;
         let count = x.len() / columns;
         let quantised = rows::quantise(machine, x, columns, Some(norm), self.spec.planes);
+        if count == 1 {
+            machine.pool.expect(next.iter().map(Matrix::bytes));
+        }
         let tile = (count, rows::strip(machine, width));
         output(count, width, |out| {
             machine.pool.tiles(out, width, tile, &|mut tile| {
