@@ -14,9 +14,8 @@ use core::arch::x86_64::{
     _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
     _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
     _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_sign_epi8, _mm256_srli_epi16, _mm256_storeu_ps,
-    _mm256_storeu_si256,
+    _mm256_set1_epi16, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256,
+    _mm256_sign_epi8, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
 };
 
 use std::hint::black_box;
@@ -340,10 +339,13 @@ fn quad(x: &Block, index: usize) -> __m256i {
 
 #[target_feature(enable = "avx2")]
 #[inline]
-fn store<const S: usize, const M: usize>(sums: &[[__m256; M]; S], to: Places<'_>) {
+fn store<const S: usize, const M: usize>(
+    sums: &[[__m256; M]; S],
+    Places { out, width, apart }: Places<'_>,
+) {
     for (s, sums) in sums.iter().enumerate() {
         for (t, sum) in sums.iter().enumerate() {
-            let out = &mut to.out[s * to.apart + t * to.width..][..LANES];
+            let out = &mut out[s * apart + t * width..][..LANES];
             // SAFETY: the slice has room for eight floats.
             unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
         }

@@ -106,14 +106,6 @@ impl Format {
     }
 }
 
-impl Block {
-    pub(crate) const ZERO: Block = Block {
-        quants: [0; BLOCK],
-        scale: 0.0,
-        sum: 0.0,
-    };
-}
-
 impl Matrix {
     pub(crate) fn new(
         format: Format,
@@ -148,10 +140,6 @@ impl Matrix {
         self.columns
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.bytes()
-    }
-
     /// The bytes of some panels.
     pub(crate) fn panels(&self, panels: std::ops::Range<usize>) -> &[u8] {
         let panel = self.columns / BLOCK * self.format.panel_block();
@@ -184,6 +172,12 @@ impl Matrix {
                 }
             }
         }
+    }
+}
+
+impl AsRef<[u8]> for Matrix {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.bytes()
     }
 }
 

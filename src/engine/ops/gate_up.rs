@@ -90,7 +90,7 @@ impl EvalOp for GateUp {
         let count = x.len() / columns;
         let quantised = rows::quantise(machine, x, columns, Some(norm), self.spec.planes);
         if count == 1 {
-            machine.pool.expect(next.iter().map(Matrix::bytes));
+            machine.pool.expect(next);
         }
         let tile = (count, rows::strip(machine, width));
         output(count, width, |out| {

@@ -96,7 +96,7 @@ impl EvalOp for Linear {
         }
         let quantised = rows::quantise(machine, x, columns, norm.as_ref(), self.spec.planes);
         if count == 1 {
-            machine.pool.expect(next.iter().map(Matrix::bytes));
+            machine.pool.expect(next);
         }
         let tile = (count, rows::strip(machine, width));
         output(count, width, |out| {
