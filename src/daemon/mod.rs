@@ -32,6 +32,7 @@ use crate::{systemd, time};
 use core::Core;
 use health::Health;
 use metrics::Metrics;
+use models::Loading;
 pub use state::State;
 
 /// Why the daemon didn't start, or stopped.
@@ -76,12 +77,13 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. `source` is the file that a reload reads again.
 pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError> {
+    let loading = Loading::begin(&config);
     let state = State::open(&config)?;
     state.record(
         "start",
         serde_json::json!({"version": env!("CARGO_PKG_VERSION")}),
     )?;
-    let result = Daemon::start(config, source, &state).await;
+    let result = Daemon::start(config, source, &state, loading).await;
     match result {
         Ok(daemon) => daemon.serve().await,
         Err(error) => {
@@ -110,12 +112,16 @@ impl Daemon {
         config: Config,
         source: Option<PathBuf>,
         state: &State,
+        loading: Result<Loading, RunError>,
     ) -> Result<Daemon, RunError> {
         let [term, interrupt, hangup] = signals()?;
         let mut registry = Registry::default();
         state.log.metrics().register(&mut registry);
-        let bundles = models::open(&config, &state.store)?;
-        let engine = Engine::start(bundles, config.engine.clone(), &mut registry)?;
+        let engine = Engine::start(
+            loading?.finish(&state.store)?,
+            &config.engine,
+            &mut registry,
+        )?;
         let shutdown = Shutdown::default();
         let parts = parts(state, &engine, &shutdown);
         state.follow(&config)?;

@@ -1,32 +1,64 @@
-//! The bundles that the endpoints name, each whole and verified.
+//! The models that the endpoints name, each whole, verified and loaded.
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread::{Builder, JoinHandle};
 
 use super::RunError;
 use crate::catalog::{Bundle, Catalog};
 use crate::config::Config;
+use crate::engine::{LoadError, Models};
 use crate::store::Store;
 
-/// Opens each model once. Hashes are checked once per file identity: a bundle's files are only
-/// ever replaced by rename, so the same identity means the same bytes.
-pub(super) fn open(config: &Config, store: &Store) -> Result<Vec<Bundle>, RunError> {
-    let catalog = Catalog::new(&config.models_dir);
-    let endpoints = config.realms.iter().flat_map(|realm| &realm.endpoints);
-    let names: BTreeSet<&str> = endpoints.map(|endpoint| endpoint.model.as_str()).collect();
-    let mut bundles = Vec::new();
-    for name in names {
-        let fail = |why: String| RunError::Model {
-            name: name.to_owned(),
-            why,
-        };
-        let bundle = catalog.open(name).map_err(|e| fail(e.to_string()))?;
-        verify_once(&catalog, &bundle, store).map_err(fail)?;
-        bundles.push(bundle);
+/// Models whose loading has begun: most of a start, so it runs beside the opening of the state.
+pub(super) struct Loading {
+    catalog: Catalog,
+    bundles: Vec<Bundle>,
+    models: JoinHandle<Result<Models, LoadError>>,
+}
+
+impl Loading {
+    /// Opens each bundle once, and loads them all on a thread.
+    pub(super) fn begin(config: &Config) -> Result<Loading, RunError> {
+        let catalog = Catalog::new(&config.models_dir);
+        let endpoints = config.realms.iter().flat_map(|realm| &realm.endpoints);
+        let names: BTreeSet<&str> = endpoints.map(|endpoint| endpoint.model.as_str()).collect();
+        let bundles = names.into_iter().map(|name| {
+            let bundle = catalog.open(name);
+            bundle.map_err(|error| failed(name, error.to_string()))
+        });
+        let bundles = bundles.collect::<Result<Vec<Bundle>, RunError>>()?;
+        let (of, settings) = (bundles.clone(), config.engine.clone());
+        let models = Builder::new()
+            .name("load".to_owned())
+            .spawn(move || Models::load(&of, &settings))
+            .map_err(|error| LoadError(format!("can't start a thread: {error}")))?;
+        Ok(Loading {
+            catalog,
+            bundles,
+            models,
+        })
     }
-    Ok(bundles)
+
+    /// The models, once their bundles' hashes are known to be right. Those are checked once per
+    /// file identity: a bundle's files are only ever replaced by rename, so the same identity
+    /// means the same bytes.
+    pub(super) fn finish(self, store: &Store) -> Result<Models, RunError> {
+        for bundle in &self.bundles {
+            verify_once(&self.catalog, bundle, store).map_err(|why| failed(&bundle.name, why))?;
+        }
+        let panicked = |_| Err(LoadError("loading panicked; the log has it".to_owned()));
+        Ok(self.models.join().unwrap_or_else(panicked)?)
+    }
+}
+
+fn failed(name: &str, why: String) -> RunError {
+    RunError::Model {
+        name: name.to_owned(),
+        why,
+    }
 }
 
 fn verify_once(catalog: &Catalog, bundle: &Bundle, store: &Store) -> Result<(), String> {

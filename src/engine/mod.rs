@@ -131,17 +131,11 @@ struct ServedModel {
     context: u32,
 }
 
-impl Engine {
-    /// Loads every bundle and starts the engine thread; returns when it can serve.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "the engine owns what it serves"
-    )]
-    pub fn start(
-        bundles: Vec<Bundle>,
-        settings: Settings,
-        registry: &mut Registry,
-    ) -> Result<Engine, LoadError> {
+/// Models that are loaded, for [`Engine::start`].
+pub struct Models(Vec<Loaded>);
+
+impl Models {
+    pub fn load(bundles: &[Bundle], settings: &Settings) -> Result<Models, LoadError> {
         let options = LoadOptions {
             threads: settings.threads,
             family: settings.kernels.unwrap_or_else(Family::detect),
@@ -151,7 +145,18 @@ impl Engine {
             .map(|bundle| load(bundle, &options, settings.context));
         let models = models.collect::<Result<Vec<Loaded>, LoadError>>()?;
         tracing::info!(kernels = options.family.as_str(), "models loaded");
-        Engine::serve(models, &settings, registry)
+        Ok(Models(models))
+    }
+}
+
+impl Engine {
+    /// Starts the engine thread; returns when it can serve.
+    pub fn start(
+        models: Models,
+        settings: &Settings,
+        registry: &mut Registry,
+    ) -> Result<Engine, LoadError> {
+        Engine::serve(models.0, settings, registry)
     }
 
     /// Starts the thread with models that are loaded, and waits until each has its sequence.
@@ -276,10 +281,13 @@ impl Slot {
     }
 }
 
-/// Loads a bundle: kernels' side and text side, which must agree on the vocabulary.
+/// Loads a bundle: kernels' side and, beside it, text side, which must agree on the vocabulary.
 fn load(bundle: &Bundle, options: &LoadOptions, context: u32) -> Result<Loaded, LoadError> {
-    let text = Text::load(&bundle.folder)?;
-    let model = Model::load(bundle, options)?;
+    let (text, model) = std::thread::scope(|scope| {
+        let model = scope.spawn(|| Model::load(bundle, options));
+        (Text::load(&bundle.folder), model.join())
+    });
+    let (text, model) = (text?, model.unwrap_or_else(|_| Err(panicked()))?);
     let info = model.info();
     let tokens = text.tokenizer().len();
     if tokens > info.vocabulary {
@@ -300,6 +308,10 @@ fn load(bundle: &Bundle, options: &LoadOptions, context: u32) -> Result<Loaded, 
         model: Arc::new(served),
         open,
     })
+}
+
+fn panicked() -> LoadError {
+    LoadError("loading a model panicked; the log has it".to_owned())
 }
 
 /// How many tokens the token's own limit leaves for the answer.

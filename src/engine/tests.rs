@@ -429,7 +429,8 @@ fn the_real_model_knows_the_capital() {
         queue: 1,
         kernels: None,
     };
-    let engine = Engine::start(vec![bundle], settings, &mut Registry::default()).unwrap();
+    let models = Models::load(&[bundle], &settings).unwrap();
+    let engine = Engine::start(models, &settings, &mut Registry::default()).unwrap();
     let message = |role, text: &str| Message {
         role,
         content: Secret::new(text.to_owned()),

@@ -1,21 +1,22 @@
 //! Text to token ids and back, in such a way that only the chat template can write control tokens.
 
+mod bpe;
+mod file;
 mod import;
+mod vocabulary;
 
 pub use import::files_from_gguf;
 
-use tokenizers::models::bpe::BPE;
 use tokenizers::{
-    AddedToken, DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper,
-    PreTokenizerWrapper, TokenizerImpl,
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    TokenizerImpl,
 };
 
+use self::bpe::Bpe;
 use super::template::Piece;
 
-/// Of one kind of model: the crate's own type tries all kinds, and keeps the whole vocabulary as
-/// JSON values while it does, which takes most of a daemon's start.
 type Plain = TokenizerImpl<
-    BPE,
+    Bpe,
     NormalizerWrapper,
     PreTokenizerWrapper,
     PostProcessorWrapper,
@@ -41,12 +42,7 @@ pub struct EncodeError(String);
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn parse(json: &[u8]) -> Result<Tokenizer, String> {
-        let mut plain = Plain::from_bytes(json).map_err(|error| error.to_string())?;
-        let mut model = plain.get_model().clone();
-        // Its cache would keep words of prompts in memory, and tell by its speed that somebody
-        // else has used a word.
-        model.resize_cache(0);
-        plain.with_model(model);
+        let mut plain = file::parse(json)?;
         plain.set_encode_special_tokens(true);
         let mut control = control_tokens(&plain)?;
         control.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
@@ -193,20 +189,21 @@ fn token_bytes(tokenizer: &Plain) -> Result<(Vec<u8>, Vec<u32>), String> {
     for (letter, byte) in alphabet().into_iter().zip(0..=u8::MAX) {
         letters[letter as usize] = Some(byte);
     }
-    let model = tokenizer.get_model();
-    let is_new = |token: &&AddedToken| model.token_to_id(&token.content).is_none();
-    let count = model.get_vocab_size() + added.values().filter(is_new).count();
+    let vocabulary = tokenizer.get_model().vocabulary();
+    let is_new = |token: &&AddedToken| vocabulary.id(&token.content).is_none();
+    let count = vocabulary.len() + added.values().filter(is_new).count();
     let (mut bytes, mut starts) = (Vec::new(), vec![0]);
     for id in 0..u32::try_from(count).map_err(|_| "too many tokens")? {
         match added.get(&id) {
             Some(token) if token.special => {}
             Some(token) => bytes.extend_from_slice(token.content.as_bytes()),
             None => {
-                let token = tokenizer.id_to_token(id);
+                let token = vocabulary.text(id);
                 let token = token.ok_or_else(|| format!("no token has the id {id}"))?;
-                let token: Option<Vec<u8>> =
-                    token.chars().map(|c| *letters.get(c as usize)?).collect();
-                bytes.extend(token.ok_or_else(|| format!("token {id} isn't in byte letters"))?);
+                for letter in token.chars() {
+                    let byte = letters.get(letter as usize).copied().flatten();
+                    bytes.push(byte.ok_or_else(|| format!("token {id} isn't in byte letters"))?);
+                }
             }
         }
         starts.push(u32::try_from(bytes.len()).map_err(|_| "the tokens are too long")?);
