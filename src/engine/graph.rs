@@ -28,8 +28,7 @@ use super::graph_node::{DOMAIN, Node, VERSION};
 use super::kernels::layout::Matrix;
 use super::kernels::map::{ALIGNMENT, Map};
 use super::ops::{
-    Attention, Embed, Extent, GateUp, Linear, Machine, MatrixSpec, Next, Norm, NormSpec, Rope,
-    Unbound,
+    Attention, Embed, Extent, GateUp, Linear, Machine, MatrixSpec, Norm, NormSpec, Rope, Unbound,
 };
 
 /// A graph of 30 layers has 26 KiB.
@@ -273,30 +272,19 @@ fn unbound<O: TypedOp + Clone>(op: O, width: usize, last: bool) -> Built {
 /// Gives every operator its weights.
 fn bind(model: &mut TypedModel, weights: &Map, machine: &Arc<Machine>) -> TractResult<()> {
     let mut ropes: Vec<Arc<Rope>> = Vec::new();
-    // From the last: each is told what its successor reads.
-    let mut next = Next::new();
-    for node in model.nodes_mut().iter_mut().rev() {
+    for node in model.nodes_mut() {
         let op = &mut node.op;
         if let Some(op) = op.downcast_mut::<Linear>() {
             let spec = op.spec();
             let norm = spec.norm.map(|norm| norm_of(&norm, weights)).transpose()?;
-            let matrix = matrix_of(&spec.matrix, weights)?;
-            let after = std::mem::replace(&mut next, vec![matrix.clone()]);
-            op.bind(matrix, norm, machine.clone(), after);
+            op.bind(matrix_of(&spec.matrix, weights)?, norm, machine.clone());
         } else if let Some(op) = op.downcast_mut::<GateUp>() {
             let spec = op.spec();
             let (gate, up) = (
                 matrix_of(&spec.gate, weights)?,
                 matrix_of(&spec.up, weights)?,
             );
-            let after = std::mem::replace(&mut next, vec![gate.clone(), up.clone()]);
-            op.bind(
-                gate,
-                up,
-                norm_of(&spec.norm, weights)?,
-                machine.clone(),
-                after,
-            );
+            op.bind(gate, up, norm_of(&spec.norm, weights)?, machine.clone());
         } else if let Some(op) = op.downcast_mut::<Embed>() {
             op.bind(matrix_of(&op.spec().matrix, weights)?);
         } else if let Some(op) = op.downcast_mut::<Attention>() {

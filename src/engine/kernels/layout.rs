@@ -175,12 +175,6 @@ impl Matrix {
     }
 }
 
-impl AsRef<[u8]> for Matrix {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.bytes()
-    }
-}
-
 /// Lays GGUF's rows out in panels; `order` gives for each new row the old one.
 pub(crate) fn interleave(
     format: Format,

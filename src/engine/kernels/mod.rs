@@ -163,21 +163,6 @@ macro_rules! dispatch {
     };
 }
 
-/// Brings the cache line at an address near, whatever it is.
-fn prefetch(address: usize) {
-    let at = std::ptr::without_provenance::<u8>(address);
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch of any address has no effect but on the caches; every x86_64 has it.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
-    }
-    #[cfg(target_arch = "aarch64")]
-    neon::prefetch_next(at);
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = at;
-}
-
 impl Kernels {
     /// `None` when the CPU lacks the family's instructions.
     pub(crate) fn new(family: Family) -> Option<Kernels> {

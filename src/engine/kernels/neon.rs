@@ -327,12 +327,3 @@ pub(super) fn prefetch(at: *const u8) {
             options(nostack, preserves_flags, readonly));
     }
 }
-
-/// Brings the cache line at any address near, for a later operator.
-#[inline]
-pub(super) fn prefetch_next(at: *const u8) {
-    // SAFETY: a prefetch of any address has no effect but on the caches.
-    unsafe {
-        asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
-    }
-}

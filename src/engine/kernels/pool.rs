@@ -12,11 +12,9 @@ use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-
-use super::prefetch;
 
 /// Looks for work before a worker sleeps: some hundred microseconds, longer than it takes to
 /// choose a token.
@@ -26,12 +24,6 @@ const LOOKS: u32 = 200_000;
 const CALLER_LOOKS: u32 = 40_000;
 /// Looks between two pauses. Hypervisors take a core from whoever pauses often.
 const PAUSE: u32 = 64;
-/// Most pieces of memory that a next job reads.
-const EXPECTED: usize = 2;
-/// Bytes that a thread brings near of each of them at most: together half of a small L2 cache.
-const NEAR: usize = 128 << 10;
-/// Cache lines between two looks for work.
-const LINES: usize = 8;
 /// More than the cores of any machine this runs on.
 const MAX_THREADS: usize = 64;
 
@@ -77,8 +69,6 @@ struct Part {
     /// Generation of the job (32 bits), next chunk (16), end of the chunks (16).
     ticket: AtomicU64,
     job: UnsafeCell<Option<Job>>,
-    /// Address and length of what the thread's chunks of the next job will read.
-    expected: [(AtomicUsize, AtomicUsize); EXPECTED],
 }
 
 /// Generation of the job (32 bits) and how many of its chunks a thread has finished.
@@ -135,20 +125,6 @@ impl Pool {
     /// Whether callers share their jobs from now on.
     pub(crate) fn share_jobs(&self, share: bool) {
         self.alone.store(!share, Ordering::Relaxed);
-    }
-
-    /// What the job after the next one reads: `data`, each from begin to end. Threads that have
-    /// nothing else to do bring their parts of it near, while the caller does what can't be shared.
-    pub(crate) fn expect(&self, data: &[impl AsRef<[u8]>]) {
-        let threads = self.threads();
-        for (index, part) in self.shared.parts.iter().enumerate() {
-            for (slot, (start, len)) in part.expected.iter().enumerate() {
-                let data = data.get(slot).map_or(&[][..], AsRef::as_ref);
-                let [from, to] = [index, index + 1].map(|i| data.len() * i / threads);
-                start.store(data[from..].as_ptr().addr(), Ordering::Relaxed);
-                len.store((to - from).min(NEAR), Ordering::Relaxed);
-            }
-        }
     }
 
     /// Calls `job` once with each number below `chunks`, on any threads; returns when all calls
@@ -362,7 +338,7 @@ impl Shared {
             });
             finished.sum::<u64>() == chunks
         };
-        if self.parts[0].fetch_expected(complete) || look(CALLER_LOOKS, complete) {
+        if look(CALLER_LOOKS, complete) {
             return;
         }
         let mut guard = hold(&self.lock);
@@ -379,25 +355,6 @@ impl Shared {
 }
 
 impl Part {
-    /// Brings near what is expected, until something has come; says whether it has.
-    fn fetch_expected(&self, has_come: impl Fn() -> bool) -> bool {
-        for (start, len) in &self.expected {
-            let (start, len) = (
-                start.load(Ordering::Relaxed),
-                len.swap(0, Ordering::Relaxed),
-            );
-            for offset in (0..len).step_by(64 * LINES) {
-                if has_come() {
-                    return true;
-                }
-                for line in 0..LINES {
-                    prefetch(start + offset + 64 * line);
-                }
-            }
-        }
-        has_come()
-    }
-
     /// Takes the next chunk; gives the job's generation and the chunk's number.
     fn take(&self) -> Option<(u64, usize)> {
         let mut ticket = self.ticket.load(Ordering::Acquire);
@@ -449,6 +406,7 @@ fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn every_chunk_is_done_once_whoever_does_it() {

@@ -8,7 +8,7 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::super::kernels::layout::Matrix;
-use super::{Machine, MatrixSpec, Next, Norm, NormSpec, bound, float_rows, operator, output, rows};
+use super::{Machine, MatrixSpec, Norm, NormSpec, bound, float_rows, operator, output, rows};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct GateUpSpec {
@@ -31,7 +31,6 @@ struct Parts {
     up: Matrix,
     norm: Norm,
     machine: Arc<Machine>,
-    next: Next,
 }
 
 impl GateUpSpec {
@@ -54,20 +53,12 @@ impl GateUp {
         self.spec
     }
 
-    pub(crate) fn bind(
-        &mut self,
-        gate: Matrix,
-        up: Matrix,
-        norm: Norm,
-        machine: Arc<Machine>,
-        next: Next,
-    ) {
+    pub(crate) fn bind(&mut self, gate: Matrix, up: Matrix, norm: Norm, machine: Arc<Machine>) {
         self.parts = Some(Parts {
             gate,
             up,
             norm,
             machine,
-            next,
         });
     }
 }
@@ -83,16 +74,12 @@ impl EvalOp for GateUp {
             up,
             norm,
             machine,
-            next,
         } = bound(self.parts.as_ref())?;
         let (columns, width) = (gate.columns(), gate.rows());
         let x = float_rows(&inputs[0], columns)?;
         let count = x.len() / columns;
         let quantised = rows::quantise(machine, x, columns, Some(norm), self.spec.planes);
-        if count == 1 {
-            machine.pool.expect(next);
-        }
-        let tile = (count, rows::strip(machine, width));
+        let tile = (count, rows::strip(machine, width, count));
         output(count, width, |out| {
             machine.pool.tiles(out, width, tile, &|mut tile| {
                 rows::pieces(&mut tile, &quantised, |tile, t, columns, [gates, ups]| {

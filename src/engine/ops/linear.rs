@@ -8,7 +8,7 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use super::super::kernels::layout::Matrix;
-use super::{Machine, MatrixSpec, Next, Norm, NormSpec, bound, float_rows, operator, output, rows};
+use super::{Machine, MatrixSpec, Norm, NormSpec, bound, float_rows, operator, output, rows};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LinearSpec {
@@ -31,7 +31,6 @@ struct Parts {
     matrix: Matrix,
     norm: Option<Norm>,
     machine: Arc<Machine>,
-    next: Next,
 }
 
 impl LinearSpec {
@@ -53,18 +52,11 @@ impl Linear {
         self.spec
     }
 
-    pub(crate) fn bind(
-        &mut self,
-        matrix: Matrix,
-        norm: Option<Norm>,
-        machine: Arc<Machine>,
-        next: Next,
-    ) {
+    pub(crate) fn bind(&mut self, matrix: Matrix, norm: Option<Norm>, machine: Arc<Machine>) {
         self.parts = Some(Parts {
             matrix,
             norm,
             machine,
-            next,
         });
     }
 }
@@ -79,7 +71,6 @@ impl EvalOp for Linear {
             matrix,
             norm,
             machine,
-            next,
         } = bound(self.parts.as_ref())?;
         let (columns, width) = (matrix.columns(), matrix.rows());
         let mut x = float_rows(&inputs[0], columns)?;
@@ -95,10 +86,7 @@ impl EvalOp for Linear {
             bail!("the residual has another number of rows");
         }
         let quantised = rows::quantise(machine, x, columns, norm.as_ref(), self.spec.planes);
-        if count == 1 {
-            machine.pool.expect(next);
-        }
-        let tile = (count, rows::strip(machine, width));
+        let tile = (count, rows::strip(machine, width, count));
         output(count, width, |out| {
             machine.pool.tiles(out, width, tile, &|mut tile| {
                 rows::pieces(&mut tile, &quantised, |tile, t, columns, [products, _]| {

@@ -26,7 +26,7 @@ pub(crate) use rope::Rope;
 pub(crate) use rows::MAX_PLANES;
 
 use super::kernels::Kernels;
-use super::kernels::layout::{Format, Matrix};
+use super::kernels::layout::Format;
 use super::kernels::pool::Pool;
 
 /// What computes: the CPU's kernels and the threads.
@@ -35,9 +35,6 @@ pub(crate) struct Machine {
     pub(crate) kernels: Kernels,
     pub(crate) pool: Pool,
 }
-
-/// The matrices that the next operator multiplies with.
-pub(crate) type Next = Vec<Matrix>;
 
 /// Bytes of the weights' file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

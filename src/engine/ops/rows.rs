@@ -15,6 +15,8 @@ const GROUP: usize = 8;
 const LONG_GROUP: usize = 64;
 /// Strips for each thread, so that one that is late leaves work for others.
 const STRIPS: usize = 4;
+/// The same for one row, whose strips should be long: each begins with a wait for memory.
+const LONG_STRIPS: usize = 2;
 
 /// Panels that kernels read at once.
 const STREAMS: usize = 4;
@@ -66,12 +68,18 @@ pub(super) fn quantise(
     Quantised { blocks, planes }
 }
 
-/// A strip's columns for a matrix of this many rows: whole panels.
-pub(super) fn strip(machine: &Machine, rows: usize) -> usize {
-    let panels = rows / LANES;
+/// A strip's columns, for a matrix of this many rows times `count` rows of activations: whole
+/// panels.
+pub(super) fn strip(machine: &Machine, rows: usize, count: usize) -> usize {
+    let strips = if count == 1 { LONG_STRIPS } else { STRIPS };
     match machine.pool.threads() {
         1 => rows,
-        threads => panels.div_ceil(threads * STRIPS).next_multiple_of(STREAMS) * LANES,
+        threads => {
+            (rows / LANES)
+                .div_ceil(threads * strips)
+                .next_multiple_of(STREAMS)
+                * LANES
+        }
     }
 }
 
