@@ -117,11 +117,7 @@ impl Daemon {
         let [term, interrupt, hangup] = signals()?;
         let mut registry = Registry::default();
         state.log.metrics().register(&mut registry);
-        let engine = Engine::start(
-            loading?.finish(&state.store)?,
-            &config.engine,
-            &mut registry,
-        )?;
+        let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
         let shutdown = Shutdown::default();
         let parts = parts(state, &engine, &shutdown);
         state.follow(&config)?;

@@ -9,8 +9,9 @@ use std::thread::{Builder, JoinHandle};
 use super::RunError;
 use crate::catalog::{Bundle, Catalog};
 use crate::config::Config;
-use crate::engine::{LoadError, Models};
+use crate::engine::{Engine, LoadError, Models, Settings};
 use crate::store::Store;
+use crate::telemetry::Registry;
 
 /// Models whose loading has begun: most of a start, so it runs beside the opening of the state.
 pub(super) struct Loading {
@@ -42,15 +43,21 @@ impl Loading {
         })
     }
 
-    /// The models, once their bundles' hashes are known to be right. Those are checked once per
-    /// file identity: a bundle's files are only ever replaced by rename, so the same identity
+    /// Starts the engine, once the bundles' hashes are known to be right. Those are checked once
+    /// per file identity: a bundle's files are only ever replaced by rename, so the same identity
     /// means the same bytes.
-    pub(super) fn finish(self, store: &Store) -> Result<Models, RunError> {
+    pub(super) fn serve(
+        self,
+        store: &Store,
+        settings: &Settings,
+        registry: &mut Registry,
+    ) -> Result<Engine, RunError> {
         for bundle in &self.bundles {
             verify_once(&self.catalog, bundle, store).map_err(|why| failed(&bundle.name, why))?;
         }
         let panicked = |_| Err(LoadError("loading panicked; the log has it".to_owned()));
-        Ok(self.models.join().unwrap_or_else(panicked)?)
+        let models = self.models.join().unwrap_or_else(panicked)?;
+        Ok(Engine::start(models, settings, registry)?)
     }
 }
 
