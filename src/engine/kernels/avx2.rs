@@ -189,9 +189,7 @@ fn q4<const S: usize, const M: usize, const MINIMA: bool>(
     let mut at = panels.map(<[u8]>::as_ptr);
     for _ in 0..blocks {
         if M <= 2 {
-            for at in at {
-                prefetch::<3>(at.wrapping_add(AHEAD));
-            }
+            prefetch::<3, S>(at);
         }
         let mut totals = [[_mm256_setzero_si256(); M]; S];
         for v in 0..groups {
@@ -255,9 +253,7 @@ fn q8_0<const S: usize, const M: usize>(
     let mut at = panels.map(<[u8]>::as_ptr);
     for _ in 0..blocks {
         if M <= 2 {
-            for at in at {
-                prefetch::<5>(at.wrapping_add(AHEAD));
-            }
+            prefetch::<5, S>(at);
         }
         let mut totals = [[_mm256_setzero_si256(); M]; S];
         for v in 0..groups {
@@ -303,12 +299,14 @@ fn apart<const M: usize>(rows: &[Block], blocks: usize) -> [*const Block; M] {
     list
 }
 
-/// Brings `N` cache lines near. Any address may be named.
+/// Brings `N` cache lines of each panel near that come soon. Any address may be named.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn prefetch<const N: usize>(at: *const u8) {
-    for i in 0..N {
-        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64 * i).cast());
+fn prefetch<const N: usize, const S: usize>(panels: [*const u8; S]) {
+    for at in panels {
+        for i in 0..N {
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + 64 * i).cast());
+        }
     }
 }
 

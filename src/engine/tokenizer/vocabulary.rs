@@ -18,8 +18,8 @@ pub(super) struct Vocabulary {
     hasher: BuildHasherDefault<Mix>,
 }
 
-/// rustc's `FxHasher`, four times as fast as the standard library's. It resists nobody who
-/// chooses the keys, and needn't: they come from a bundle, prompts are only looked up.
+/// As rustc's `FxHasher`, cheaper than the standard library's. It resists nobody who chooses
+/// the keys, and needn't: they come from a bundle, prompts are only looked up.
 #[derive(Debug, Default)]
 pub(super) struct Mix(u64);
 
