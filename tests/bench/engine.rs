@@ -1,7 +1,7 @@
 //! The engine's own side of `tests/bench/engine.py`, one measurement a process.
 //!
 //! - `speed`: tokens a second of prefill and decode, milliseconds of the model's load
-//! - `decode`: of decode alone
+//! - `prefill`, `decode`: of one of them alone
 //! - `deep`: decode with 1,500 tokens of context; its process is the one whose memory is measured
 //! - `bandwidth`: bytes a second that so many threads read from memory, and the bytes of a token
 //! - `divergence FILE`: mean divergence from the log-probabilities that llama-perplexity wrote
@@ -37,6 +37,7 @@ fn main() {
     let threads = after("--threads").map_or(1, |n| n.parse().expect("--threads takes a number"));
     let figures = match arguments.first().map(String::as_str) {
         Some("speed") => speed(threads),
+        Some("prefill") => json!({"prefill_512": prefill(&mut sequence(&load(threads), 512), 512)}),
         Some("decode") => json!({"decode": decode(&mut sequence(&load(threads), 128))}),
         Some("deep") => deep(threads),
         Some("bandwidth") => bandwidth(threads),
@@ -44,7 +45,7 @@ fn main() {
             let base = after("divergence").expect("divergence takes llama-perplexity's file");
             divergence(threads, Path::new(base))
         }
-        other => panic!("speed, decode, deep, bandwidth or divergence, not {other:?}"),
+        other => panic!("speed, prefill, decode, deep, bandwidth or divergence, not {other:?}"),
     };
     println!("{figures}");
 }
@@ -68,19 +69,19 @@ fn speed(threads: usize) -> Value {
     let model = load(threads);
     let load = begin.elapsed().as_secs_f64() * 1e3;
     let mut sequence = sequence(&model, 512);
-    let mut prefill = |count: usize| {
-        let ids = ids(count);
-        samples(count, || {
-            sequence.reset();
-            sequence.feed(&ids).expect("prefill");
-        })
-    };
-    let (short, long) = (prefill(128), prefill(512));
     json!({
         "load": [load],
-        "prefill_128": short,
-        "prefill_512": long,
+        "prefill_128": prefill(&mut sequence, 128),
+        "prefill_512": prefill(&mut sequence, 512),
         "decode": decode(&mut sequence),
+    })
+}
+
+fn prefill(sequence: &mut Sequence, count: usize) -> Vec<f64> {
+    let ids = ids(count);
+    samples(count, || {
+        sequence.reset();
+        sequence.feed(&ids).expect("prefill");
     })
 }
 

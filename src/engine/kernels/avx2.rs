@@ -110,15 +110,17 @@ pub(super) fn linear(
     blocks: usize,
     out: &mut [f32],
 ) {
-    let panel = blocks * format.panel_block();
-    let count = weights.len() / panel;
-    let panels = |index: usize| &weights[index * panel..][..panel];
+    let bytes = blocks * format.panel_block();
+    let count = weights.len() / bytes;
     let mut single = 0..count;
     if rows.len() <= 2 * blocks {
         let apart = count / STREAMS;
         single.start = apart * STREAMS;
         for index in 0..apart {
-            let panels: [&[u8]; STREAMS] = std::array::from_fn(|s| panels(index + s * apart));
+            let mut panels = [weights; STREAMS];
+            for (s, panel) in panels.iter_mut().enumerate() {
+                *panel = &weights[(index + s * apart) * bytes..][..bytes];
+            }
             let out = Places {
                 out: &mut out[index * LANES..],
                 width: count * LANES,
@@ -135,7 +137,7 @@ pub(super) fn linear(
         }
     }
     for index in single {
-        let panel = [panels(index)];
+        let panel = [&weights[index * bytes..][..bytes]];
         let out = Places {
             out: &mut out[index * LANES..],
             width: count * LANES,
@@ -169,8 +171,10 @@ struct Places<'a> {
 
 /// `S` panels of Q4_1 (`MINIMA`) or Q4_0 times `M` rows. A sum of eight products of 4 and 8 bits'
 /// pairs stays below 2^15: 8 × 2 × 15 × 127 = 30,480.
+///
+/// Out of line, as those of the other families, so that each has the registers for itself.
 #[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
+#[inline(never)]
 fn q4<const S: usize, const M: usize, const MINIMA: bool>(
     panels: [&[u8]; S],
     rows: &[Block],
@@ -234,7 +238,7 @@ fn q4<const S: usize, const M: usize, const MINIMA: bool>(
 
 /// `S` Q8_0 panels times `M` rows. A pair's sum is at most 2 × 128 × 127, below 2^15.
 #[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
+#[inline(never)]
 fn q8_0<const S: usize, const M: usize>(
     panels: [&[u8]; S],
     rows: &[Block],
