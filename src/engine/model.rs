@@ -215,7 +215,7 @@ impl Sequence {
         let begin = time::instant();
         let mut outputs = self.state.run(tvec!(input.into_tvalue()))?;
         if measured {
-            self.pace().note(begin.elapsed());
+            self.pace().note(share, begin.elapsed());
         }
         self.logits = outputs.swap_remove(0);
         self.len += tokens.len();

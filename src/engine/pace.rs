@@ -53,9 +53,9 @@ impl Pace {
         self.share != self.trial
     }
 
-    /// Notes how long a pass took that was done as [`Pace::share`] said.
-    pub(super) fn note(&mut self, took: Duration) {
-        let way = match self.share() {
+    /// Notes how long a pass took that was shared or not, as [`Pace::share`] said.
+    pub(super) fn note(&mut self, shared: bool, took: Duration) {
+        let way = match shared {
             true => &mut self.shared,
             false => &mut self.alone,
         };
@@ -122,7 +122,7 @@ mod tests {
             // Some passes are disturbed.
             let factor = if pass % 13 == 5 { 2 } else { 1 };
             let took = if share { shared } else { alone };
-            pace.note(Duration::from_micros(took * factor));
+            pace.note(share, Duration::from_micros(took * factor));
         }
         count
     }

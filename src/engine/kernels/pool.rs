@@ -183,6 +183,12 @@ impl Pool {
         let threads = self.threads();
         let last = generation(shared.parts[0].ticket.load(Ordering::Relaxed));
         let generation = (last + 1) & 0xffff_ffff;
+        if generation == 0 {
+            // What a thread has finished of a job long ago must not count for this one.
+            for finished in &shared.finished {
+                finished.0.store(0, Ordering::Relaxed);
+            }
+        }
         for (index, part) in shared.parts.iter().enumerate().rev() {
             let [next, end] = [index, index + 1].map(|i| (chunks * i / threads) as u64);
             // SAFETY: this caller holds `busy`, and the last job's chunks are all finished.
@@ -266,9 +272,8 @@ impl Shared {
                 continue;
             }
             // A job has a chunk for this part, or it is not worth coming.
-            if !look(LOOKS, || {
-                has_chunk(self.parts[index].ticket.load(Ordering::Relaxed))
-            }) {
+            let part = &self.parts[index];
+            if !look(LOOKS, || has_chunk(part.ticket.load(Ordering::Relaxed))) {
                 self.sleep(index);
             }
         }
@@ -295,11 +300,10 @@ impl Shared {
         for part in own.iter().chain(others) {
             while let Some((generation, chunk)) = part.take() {
                 self.call(part, chunk);
-                let count = match finished >> 32 == generation {
+                finished = match finished >> 32 == generation {
                     true => finished + 1,
                     false => generation << 32 | 1,
                 };
-                finished = count;
                 self.finished[index].0.store(finished, Ordering::Release);
             }
         }
