@@ -135,6 +135,7 @@ struct ServedModel {
 pub struct Models(Vec<Loaded>);
 
 impl Models {
+    /// Reads every bundle; its hashes are its opener's matter.
     pub fn load(bundles: &[Bundle], settings: &Settings) -> Result<Models, LoadError> {
         let options = LoadOptions {
             threads: settings.threads,
