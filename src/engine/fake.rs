@@ -85,7 +85,7 @@ impl<F: FnMut(&[u32]) -> Result<u32, EngineError>> Forward for FakeForward<F> {
     }
 }
 
-/// A model for [`super::Engine::serve`]; each sequence gets its own copy of `next`.
+/// A model for [`super::Engine::start`]; each sequence gets its own copy of `next`.
 pub(super) fn loaded<F>(next: F) -> Loaded
 where
     F: FnMut(&[u32]) -> Result<u32, EngineError> + Clone + Send + 'static,

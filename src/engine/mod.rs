@@ -151,18 +151,9 @@ impl Models {
 }
 
 impl Engine {
-    /// Starts the engine thread; returns when it can serve.
-    pub fn start(
-        models: Models,
-        settings: &Settings,
-        registry: &mut Registry,
-    ) -> Result<Engine, LoadError> {
-        Engine::serve(models.0, settings, registry)
-    }
-
     /// Starts the thread with models that are loaded, and waits until each has its sequence.
-    fn serve(
-        models: Vec<Loaded>,
+    pub fn start(
+        Models(models): Models,
         settings: &Settings,
         registry: &mut Registry,
     ) -> Result<Engine, LoadError> {

@@ -47,7 +47,7 @@ fn start(queue: usize, loaded: Loaded) -> (Engine, Registry) {
         kernels: None,
     };
     (
-        Engine::serve(vec![loaded], &settings, &mut registry).unwrap(),
+        Engine::start(Models(vec![loaded]), &settings, &mut registry).unwrap(),
         registry,
     )
 }

@@ -20,14 +20,12 @@ use core::arch::x86_64::{
 
 use std::hint::black_box;
 
+use super::STREAMS;
 use super::float;
 use super::layout::{BLOCK, Block, Format, LANES};
 use super::scalar;
 
-/// Panels that products with one or two rows read at once. Decode waits for memory, and a core
-/// follows several streams faster than one: each stops for a moment at the end of a page.
-const STREAMS: usize = 4;
-/// How far ahead of the block in work those products fetch, in bytes.
+/// How far ahead of the block in work products with one or two rows fetch, in bytes.
 const AHEAD: usize = 512;
 
 #[target_feature(enable = "avx2,fma,f16c")]

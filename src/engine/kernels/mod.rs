@@ -133,6 +133,9 @@ pub(crate) struct Kernels(Family);
 
 /// Most activation rows that one call of [`Kernels::linear`] takes.
 pub(crate) const TILE_ROWS: usize = 4;
+/// Panels that products with one or two rows read at once. Decode waits for memory, and a core
+/// follows several streams faster than one: each stops for a moment at the end of a page.
+pub(crate) const STREAMS: usize = 4;
 /// Most queries that one call of [`Kernels::attend`] takes.
 pub(crate) const TILE_QUERIES: usize = 4;
 

@@ -32,7 +32,7 @@ const MAX_THREADS: usize = 64;
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Jobs are the caller's alone for now.
+    /// Callers keep their jobs to themselves.
     alone: AtomicBool,
 }
 

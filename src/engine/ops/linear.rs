@@ -94,13 +94,13 @@ impl EvalOp for Linear {
                     let products = rows::multiply(machine, matrix, &quantised, rows, cut, products);
                     for (t, products) in t.zip(products.chunks_exact(columns.len())) {
                         let out = tile.part(t, columns.clone());
-                        out.copy_from_slice(products);
-                        if let Some(residual) = residual {
-                            for (out, r) in
-                                out.iter_mut().zip(&residual[t * width + columns.start..])
-                            {
-                                *out += r;
-                            }
+                        let Some(residual) = residual else {
+                            out.copy_from_slice(products);
+                            continue;
+                        };
+                        let residual = &residual[t * width + columns.start..];
+                        for ((out, x), r) in out.iter_mut().zip(products).zip(residual) {
+                            *out = *x + r;
                         }
                     }
                 });

@@ -4,9 +4,9 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::kernels::TILE_ROWS;
 use super::super::kernels::layout::{BLOCK, Block, LANES, Matrix};
 use super::super::kernels::pool::Tile;
+use super::super::kernels::{STREAMS, TILE_ROWS};
 use super::{Machine, Norm};
 
 /// Panels whose products with several rows are kept on the stack, while their weights stay near.
@@ -17,9 +17,6 @@ const LONG_GROUP: usize = 64;
 const STRIPS: usize = 4;
 /// The same for one row, whose strips should be long: each begins with a wait for memory.
 const LONG_STRIPS: usize = 2;
-
-/// Panels that kernels read at once.
-const STREAMS: usize = 4;
 
 /// Planes that activations may have.
 pub(crate) const MAX_PLANES: usize = 2;
