@@ -11,6 +11,7 @@ mod cli;
 mod crash;
 mod demo;
 mod dpop;
+mod evidence;
 mod http;
 mod install;
 mod keys;
