@@ -51,6 +51,7 @@ impl Admission {
         let slot = self.0.engine.reserve()?;
         let prompt = self.prepare(permitted).await?;
         let charge = Charge::take(self, permitted, &prompt)?;
+        self.take_turn(permitted)?;
         let attempt = begin.as_ref().map(Begin::attempt);
         let salt = identity::random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
