@@ -25,6 +25,7 @@ mod token;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::identity::digest;
 use crate::prompt::Scope;
 use crate::secret::Secret;
 use crate::time::Timestamp;
@@ -187,6 +188,17 @@ pub struct Principal {
     /// `azp`: the client that acts. Keycloak lets it hold `/`, `+`, `#` and control characters;
     /// whoever puts it into a topic or a file name must check it (`identity::is_topic_level`).
     pub client: String,
+}
+
+impl Principal {
+    /// Names the principal in a fixed size, whatever its issuer chose to call it.
+    pub fn key(&self) -> [u8; 32] {
+        digest(&[
+            self.issuer.as_bytes(),
+            self.subject.as_bytes(),
+            self.client.as_bytes(),
+        ])
+    }
 }
 
 /// What a verified token allows.

@@ -11,6 +11,7 @@ mod cli;
 mod crash;
 mod demo;
 mod dpop;
+mod fair;
 mod http;
 mod install;
 mod keys;
