@@ -11,10 +11,10 @@ use super::metrics::{Metrics, stops_at};
 use super::{RunError, State};
 use crate::admission::Admission;
 use crate::audit;
-use crate::auth::{self, ExplainContext, KeyInfo, Realm};
+use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm};
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::keysync::{Changed, DenyStatus, Held, Outcome, Report, Why};
+use crate::keysync::{Change, Changed, DenyStatus, Held, KeysError, Outcome, Report, Told, Why};
 use crate::prompt::{Origin, Scope};
 use crate::reason::{Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
@@ -73,38 +73,42 @@ impl Core {
     }
 
     /// Puts in force what a fetch has found, and says so.
-    pub(super) fn keys_refreshed(&self, realm: &str, outcome: &Outcome, news: bool) {
+    pub(super) fn keys_refreshed(&self, told: &Told<'_>) {
+        let (realm, outcome) = (told.realm, told.outcome);
         self.metrics.refreshed(realm, outcome);
-        let recorded = match outcome {
-            Outcome::Cooldown(_) => return,
-            Outcome::Failed(why) => {
-                tracing::warn!(
-                    realm,
-                    why,
-                    "keys could not be refreshed; the pinned ones stay"
-                );
-                return;
-            }
-            Outcome::Held if !news => return,
-            Outcome::Held => {
-                tracing::warn!(realm, "an unknown key set is held; compare and pin it");
-                let held = self.state.refresher.report(realm).and_then(|r| r.held);
-                let fingerprint = held.map(|held| held.keys.fingerprint());
-                let detail = json!({"realm": realm, "fingerprint": fingerprint});
-                self.state.record("keys_held", detail)
-            }
-            Outcome::Replaced => {
-                tracing::info!(realm, "keys refreshed");
-                self.state.record("keys_refreshed", json!({"realm": realm}))
-            }
-            Outcome::Confirmed => Ok(()),
-        };
+        if let Outcome::Failed(why) = outcome {
+            tracing::warn!(
+                realm,
+                why,
+                "keys could not be refreshed; the pinned ones stay"
+            );
+        }
+        let recorded = self.record_refresh(told);
         if let Err(error) = recorded {
             tracing::error!(realm, %error, "a key refresh could not be recorded");
         }
-        if *outcome != Outcome::Held {
+        let confirmed = matches!(outcome, Outcome::Confirmed | Outcome::Replaced);
+        if confirmed || !told.change.is_empty() {
             self.replace_snapshot();
         }
+    }
+
+    fn record_refresh(&self, told: &Told<'_>) -> Result<(), RunError> {
+        let (realm, change) = (told.realm, told.change);
+        if *told.outcome == Outcome::Replaced || !change.is_empty() {
+            let (added, removed) = (&change.added, &change.removed);
+            tracing::info!(realm, ?added, ?removed, "the realm's keys have changed");
+            let detail = json!({"realm": realm, "added": added, "removed": removed});
+            self.state.record("keys_refreshed", detail)?;
+        }
+        if *told.outcome == Outcome::Held && told.news {
+            tracing::warn!(realm, "an unknown key set is held; compare and pin it");
+            let held = self.state.refresher.report(realm).and_then(|r| r.held);
+            let fingerprint = held.map(|held| held.keys.fingerprint());
+            let detail = json!({"realm": realm, "fingerprint": fingerprint});
+            self.state.record("keys_held", detail)?;
+        }
+        Ok(())
     }
 
     /// Looks at the deny files, and puts in force what has changed. Twice a second.
@@ -156,6 +160,37 @@ impl Core {
         time::now().max(self.state.floor.get())
     }
 
+    /// The last change of the realm's keys since the start; null without one.
+    fn keys_changed(&self, realm: &str) -> Value {
+        let pinned = self.state.keyring.get(realm).ok().flatten();
+        let changed = pinned.and_then(|pinned| pinned.changed().cloned());
+        changed.map_or(Value::Null, |(at, change)| {
+            json!({"at": at.to_string(), "added": change.added, "removed": change.removed})
+        })
+    }
+
+    /// Puts keys in force that a person has pinned.
+    fn pinned(
+        &self,
+        realm: &str,
+        pinned: Result<(KeySet, Change), KeysError>,
+    ) -> Result<Value, String> {
+        let (keys, change) = pinned.map_err(|e| e.to_string())?;
+        let (added, removed) = (&change.added, &change.removed);
+        tracing::info!(realm, ?added, ?removed, "the realm's keys were pinned");
+        let detail = json!({
+            "realm": realm,
+            "keys": keys.keys().iter().map(key_json).collect::<Vec<_>>(),
+            "fingerprint": keys.fingerprint(),
+            "added": added,
+            "removed": removed,
+        });
+        let recorded = self.state.record("keys_pinned", detail.clone());
+        recorded.map_err(|e| e.to_string())?;
+        self.try_replace_snapshot().map_err(|e| e.to_string())?;
+        Ok(detail)
+    }
+
     /// How the realm's refreshes go; null where it isn't refreshed.
     fn refresh_status(&self, realm: &str, now: Timestamp) -> (Value, Value) {
         let Some(report) = self.state.refresher.report(realm) else {
@@ -172,6 +207,7 @@ impl Core {
             "last_at": at.map(|at| at.to_string()),
             "why": why,
             "next_at": now.saturating_add(report.next_in).to_string(),
+            "vouching": report.vouching,
         });
         (refresh, held)
     }
@@ -247,6 +283,7 @@ impl Core {
             .values()
             .map(|realm| {
                 let mut status = realm_status(realm, now);
+                status["keys_changed"] = self.keys_changed(&realm.name);
                 (status["refresh"], status["held"]) = self.refresh_status(&realm.name, now);
                 let denied = self.state.deny_files.status(&realm.name);
                 status["deny_list"] = denied.as_ref().map_or(Value::Null, deny_json);
@@ -396,18 +433,10 @@ impl http::Control for Core {
                 names.join(", ")
             ));
         }
-        let keys = self
-            .state
-            .keyring
-            .pin(realm, jwks, self.pinning_time())
-            .map_err(|e| e.to_string())?;
+        let pinned = self.state.keyring.pin(realm, jwks, self.pinning_time());
+        let answer = self.pinned(realm, pinned)?;
         self.state.refresher.settle(realm);
-        let keys: Vec<Value> = keys.iter().map(key_json).collect();
-        let detail = json!({"realm": realm, "keys": keys});
-        let recorded = self.state.record("keys_pinned", detail.clone());
-        recorded.map_err(|e| e.to_string())?;
-        self.try_replace_snapshot().map_err(|e| e.to_string())?;
-        Ok(detail)
+        Ok(answer)
     }
 
     fn fetch_keys(&self, realm: &str) -> Result<Value, String> {
@@ -428,25 +457,20 @@ impl http::Control for Core {
                 "realm {realm:?} holds no set with this fingerprint; fetch it again and compare"
             )
         })?;
-        let keys: Vec<Value> = pinned
-            .map_err(|e| e.to_string())?
-            .iter()
-            .map(key_json)
-            .collect();
-        let detail = json!({"realm": realm, "keys": keys, "fingerprint": fingerprint});
-        let recorded = self.state.record("keys_pinned", detail.clone());
-        recorded.map_err(|e| e.to_string())?;
-        self.replace_snapshot();
-        Ok(detail)
+        self.pinned(realm, pinned)
     }
 
     fn refresh_keys(&self, realm: &str) -> Result<Value, String> {
         let outcome = self.state.refresher.refresh(realm, Why::Asked);
         let outcome = outcome.ok_or_else(|| not_refreshed(realm))?;
         let (refresh, held) = self.refresh_status(realm, time::now());
-        Ok(
-            json!({"realm": realm, "outcome": outcome.as_str(), "why": refresh["why"], "held": held}),
-        )
+        Ok(json!({
+            "realm": realm,
+            "outcome": outcome.as_str(),
+            "why": refresh["why"],
+            "changed": self.keys_changed(realm),
+            "held": held,
+        }))
     }
 
     fn explain_token(&self, token: &str, context: &ExplainContext) -> Result<Value, String> {

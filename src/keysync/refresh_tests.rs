@@ -62,7 +62,7 @@ impl Issuer {
 }
 
 struct Bench {
-    _folder: TempDir,
+    folder: TempDir,
     keyring: Keyring,
     issuer: Issuer,
     refresher: Refresher,
@@ -73,36 +73,56 @@ struct Bench {
 impl Bench {
     fn new(pinned: Option<&[u8]>) -> Bench {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("deny.json"), r#"{"version":1}"#).unwrap();
+        let bench = Bench::open(folder, Issuer::start());
+        if let Some(set) = pinned {
+            bench.keyring.pin("dev", set, Timestamp(5)).unwrap();
+        }
+        bench
+    }
+
+    fn open(folder: TempDir, issuer: Issuer) -> Bench {
         let store = Store::open(&folder.path().join("db")).unwrap();
         let keyring = Keyring::open(&store, folder.path().join("keys")).unwrap();
-        if let Some(set) = pinned {
-            keyring.pin("dev", set, Timestamp(5)).unwrap();
-        }
         let clock = || (Timestamp(1_000_000), time::instant());
         let denied = folder.path().join("deny.json");
-        std::fs::write(&denied, r#"{"version":1}"#).unwrap();
         let deny_files = DenyFiles::default();
         let files = BTreeMap::from([("dev".to_owned(), denied.clone())]);
         deny_files.configure(&files).unwrap();
         let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
-        let issuer = Issuer::start();
         let source = Source {
             uri: issuer.uri.clone(),
             ca_file: None,
+            plain_http_trusts_this_host: true,
             refresh_interval: Duration::from_secs(900),
+            vouch_after: Duration::from_secs(86_400),
             min_interval: Duration::from_secs(30),
             timeout: Duration::from_millis(500),
         };
         let sources = BTreeMap::from([("dev".to_owned(), source)]);
         refresher.configure(&sources).unwrap();
         Bench {
-            _folder: folder,
+            folder,
             keyring,
             issuer,
             refresher,
             denied,
             deny_files,
         }
+    }
+
+    /// With what is stored, and the same issuer.
+    fn restarted(self) -> Bench {
+        let Bench {
+            folder,
+            issuer,
+            keyring,
+            refresher,
+            ..
+        } = self;
+        // They hold the store.
+        drop((keyring, refresher));
+        Bench::open(folder, issuer)
     }
 
     fn refresh(&self) -> Outcome {
@@ -157,6 +177,80 @@ fn a_foreign_set_is_held_until_its_fingerprint_is_pinned() {
     }
 }
 
+fn thumbprint(set: &[u8]) -> String {
+    let keys = KeySet::parse(set).unwrap();
+    keys.thumbprints().into_iter().next().unwrap()
+}
+
+#[test]
+fn a_realm_isnt_handed_over_in_three_fetches() {
+    let (own, added, next) = (jwks("own"), jwks("added"), jwks("next"));
+    let mut bench = Bench::new(Some(&own));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&told);
+    let note = move |told: &Told<'_>| notes.lock().unwrap().push(told.change.clone());
+    bench.refresher.on_change(Box::new(note));
+    let serves = |set: &[u8]| {
+        bench.issuer.says("200 OK", set.to_vec());
+        let outcome = bench.refresh();
+        let change = told.lock().unwrap().pop().unwrap();
+        (outcome, change.added, change.removed)
+    };
+    let [k, a] = [&own, &added].map(|set| thumbprint(set));
+    let (one, none) = (|key: &String| vec![key.clone()], Vec::new);
+    assert_eq!(
+        serves(&both(&own, &added)),
+        (Outcome::Replaced, one(&a), none())
+    );
+    assert_eq!(serves(&added), (Outcome::Replaced, none(), one(&k)));
+    assert_eq!(
+        serves(&both(&added, &next)),
+        (Outcome::Held, none(), none())
+    );
+    assert_eq!(bench.pinned().keys.thumbprints(), [a.clone()].into());
+    // Over a restart, too, the realm's own key still vouches.
+    bench = bench.restarted();
+    bench.issuer.says("200 OK", own.clone());
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+    assert_eq!(bench.pinned().keys.thumbprints(), [k].into());
+}
+
+#[test]
+fn what_isnt_in_a_held_set_goes_all_the_same() {
+    let (own, added, next) = (jwks("own"), jwks("added"), jwks("next"));
+    let bench = Bench::new(Some(&own));
+    bench.issuer.says("200 OK", both(&own, &added));
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+    bench.issuer.says("200 OK", both(&added, &next));
+    assert_eq!(bench.refresh(), Outcome::Held);
+    let pinned = bench.pinned();
+    assert_eq!(pinned.keys.thumbprints(), [thumbprint(&added)].into());
+    let (_, change) = pinned.changed().unwrap();
+    assert_eq!(change.removed, [thumbprint(&own)]);
+    let bench = bench.restarted();
+    assert_eq!(
+        bench.pinned().keys.thumbprints(),
+        [thumbprint(&added)].into()
+    );
+    let vouching = bench.refresher.report("dev").unwrap().vouching;
+    assert_eq!(vouching, [thumbprint(&own)]);
+}
+
+#[test]
+fn a_known_name_with_another_key_is_a_foreign_key() {
+    let (own, other) = (jwks("one"), jwks("one"));
+    let bench = Bench::new(Some(&own));
+    bench.issuer.says("200 OK", other);
+    assert_eq!(bench.refresh(), Outcome::Held);
+    assert_eq!(bench.pinned().keys.thumbprints(), [thumbprint(&own)].into());
+    // The same key by another name is the same key.
+    let renamed = String::from_utf8(own.clone()).unwrap();
+    let renamed = renamed.replace("\"one\"", "\"two\"");
+    bench.issuer.says("200 OK", renamed.into_bytes());
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+    assert_eq!(bench.pinned().keys.keys()[0].kid, "two");
+}
+
 #[test]
 fn a_key_that_is_denied_vouches_for_nothing() {
     let (leaked, new) = (jwks("leaked"), jwks("new"));
@@ -175,8 +269,9 @@ fn a_set_is_news_when_it_begins_to_be_held_and_gone_when_keys_are_pinned() {
     let bench = Bench::new(Some(&jwks("old")));
     let told = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&told);
-    let note = move |_: &str, outcome: &Outcome, news| {
-        notes.lock().unwrap().push((outcome.as_str(), news));
+    let note = move |told: &Told<'_>| {
+        let told = (told.outcome.as_str(), told.news);
+        notes.lock().unwrap().push(told);
     };
     bench.refresher.on_change(Box::new(note));
     let (one, other) = (jwks("one"), jwks("other"));

@@ -66,8 +66,9 @@ fn a_pin_takes_effect_at_once_and_survives() {
     let home = Home::new();
     let keyring = home.open();
     assert!(keyring.get("dev").unwrap().is_none());
-    let infos = keyring.pin("dev", &jwks("one"), Timestamp(5)).unwrap();
-    assert_eq!(infos[0].kid, "one");
+    let (keys, change) = keyring.pin("dev", &jwks("one"), Timestamp(5)).unwrap();
+    assert_eq!(keys.keys()[0].kid, "one");
+    assert_eq!((change.added.len(), change.removed.len()), (1, 0));
     assert_pinned(&keyring, "one", 5);
     assert!(keyring.get("prod").unwrap().is_none());
     drop(keyring);

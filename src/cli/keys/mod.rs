@@ -27,8 +27,8 @@ pub(super) enum Keys {
     Pin(pin::Pin),
     /// Fetch key sets over HTTPS now, of REALM or of every realm that has `[realm.jwks]`.
     #[command(after_help = "\
-A set that shares no key with the pinned one is held, not trusted: see slmd keys list.
-Ends with 1 when a realm couldn't be refreshed.
+A set that no pinned key, nor one in force for vouch_after, vouches for is held, not trusted: see
+slmd keys list. Ends with 1 when a realm couldn't be refreshed.
 
 Examples:
   slmd keys refresh
