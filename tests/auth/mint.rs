@@ -227,7 +227,7 @@ pub(crate) fn chat() -> Action {
 
 pub(crate) fn request(model: Option<&str>, action: Action) -> Arc<Request> {
     Arc::new(Request {
-        id: RequestId::parse("r-1").unwrap(),
+        id: RequestId::random(),
         origin: Origin::Daemon,
         model: model.map(str::to_owned),
         action,

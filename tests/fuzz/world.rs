@@ -31,7 +31,7 @@ pub static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| snapshot(jwks().as_by
 /// Asks for what every role may: the list of models.
 pub static REQUEST: LazyLock<Arc<Request>> = LazyLock::new(|| {
     Arc::new(Request {
-        id: RequestId::parse("r-1").expect("a sound id"),
+        id: RequestId::random(),
         origin: Origin::Daemon,
         model: Some(CLIENT.to_owned()),
         action: Action::ListModels,

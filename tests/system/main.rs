@@ -12,6 +12,7 @@ mod crash;
 mod demo;
 mod dpop;
 mod fair;
+mod evidence;
 mod http;
 mod install;
 mod keys;

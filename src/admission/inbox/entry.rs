@@ -29,6 +29,7 @@ pub(super) enum State {
 /// The first run's answer, for a duplicate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredAnswer {
+    #[serde(flatten)]
     pub request_id: RequestId,
     pub model: String,
     pub created: Timestamp,
@@ -122,5 +123,28 @@ mod tests {
         let old = br#"{"now":1,"floor":2,"synchronised":true}"#;
         let old: Clock = serde_json::from_slice::<FirstClock>(old).unwrap().into();
         assert!(old.realm_floors.is_empty());
+    }
+
+    #[test]
+    fn an_answer_is_told_again_under_the_id_that_it_had() {
+        let answer = |request_id| StoredAnswer {
+            request_id,
+            model: "slm".to_owned(),
+            created: Timestamp(1),
+            text: "Paris".to_owned(),
+            finish: Finish::Stop,
+            usage: Usage::default(),
+        };
+        for id in [RequestId::random(), RequestId::beside(Some("mine"))] {
+            let kept = serde_json::to_vec(&answer(id.clone())).unwrap();
+            let again: StoredAnswer = serde_json::from_slice(&kept).unwrap();
+            assert_eq!(again, answer(id));
+        }
+        // What an earlier release has stored.
+        let old =
+            br#"{"request_id":"mine","model":"slm","created":1,"text":"Paris","finish":"stop",
+            "usage":{"prompt_tokens":0,"completion_tokens":0}}"#;
+        let old: StoredAnswer = serde_json::from_slice(old).unwrap();
+        assert_eq!(old.request_id.echoed(), "mine");
     }
 }
