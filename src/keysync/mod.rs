@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::backup::Backup;
-pub use self::deny::{Changed, DenyFiles, DenyStatus};
+pub use self::deny::{Changed, DenyFiles, DenyStatus, NewDenyFiles};
 pub use self::floor::Floor;
-pub use self::refresh::{Fetched, Held, Outcome, Refresher, Report, Source, Why};
+pub use self::refresh::{Fetched, Held, Lines, Outcome, Refresher, Report, Source, Why};
 use crate::auth::{KeyInfo, KeySet};
 use crate::identity::is_topic_level;
 use crate::store::{MAX_KEY, Store, StoreError, Tree};

@@ -104,6 +104,15 @@ struct Inner {
     realms: Mutex<BTreeMap<String, Arc<Line>>>,
 }
 
+/// The lines of a configuration, for [`Refresher::follow`].
+pub struct Lines(BTreeMap<String, Arc<Line>>);
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
 /// One realm's line to its issuer.
 struct Line {
     source: Source,
@@ -146,8 +155,9 @@ impl Refresher {
         let _ = self.0.changed.set(changed);
     }
 
-    /// Follows the configuration. A realm whose source is the same keeps its state.
-    pub fn configure(&self, sources: &BTreeMap<String, Source>) -> Result<(), HttpsError> {
+    /// Makes what asking `sources` needs, and changes nothing. A realm whose source is the same
+    /// keeps its state.
+    pub fn prepare(&self, sources: &BTreeMap<String, Source>) -> Result<Lines, HttpsError> {
         let (_, now) = (self.0.clock)();
         let mut lines = BTreeMap::new();
         let old = self.realms().clone();
@@ -159,8 +169,12 @@ impl Refresher {
             };
             lines.insert(realm.clone(), line);
         }
-        *self.realms() = lines;
-        Ok(())
+        Ok(Lines(lines))
+    }
+
+    /// Asks these issuers from now on, and no others. Can't fail.
+    pub fn follow(&self, lines: Lines) {
+        *self.realms() = lines.0;
     }
 
     /// Realms whose regular fetch is due and not under way.

@@ -83,7 +83,7 @@ impl Bench {
         std::fs::write(&denied, r#"{"version":1}"#).unwrap();
         let deny_files = DenyFiles::default();
         let files = BTreeMap::from([("dev".to_owned(), denied.clone())]);
-        deny_files.configure(&files).unwrap();
+        deny_files.follow(deny_files.prepare(&files).unwrap());
         let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
         let issuer = Issuer::start();
         let source = Source {
@@ -94,7 +94,7 @@ impl Bench {
             timeout: Duration::from_millis(500),
         };
         let sources = BTreeMap::from([("dev".to_owned(), source)]);
-        refresher.configure(&sources).unwrap();
+        refresher.follow(refresher.prepare(&sources).unwrap());
         Bench {
             _folder: folder,
             keyring,

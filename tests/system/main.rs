@@ -18,6 +18,7 @@ mod login;
 mod mqtt;
 mod peers;
 mod readme;
+mod reload;
 mod secrets;
 mod support;
 mod tls;
