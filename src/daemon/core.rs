@@ -11,7 +11,7 @@ use super::metrics::{Metrics, stops_at};
 use super::{RunError, State};
 use crate::admission::Admission;
 use crate::audit;
-use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm};
+use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm, Snapshot};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::keysync::{Change, Changed, DenyStatus, Held, KeysError, Outcome, Report, Told, Why};
@@ -115,7 +115,7 @@ impl Core {
     pub(super) fn look_at_deny_files(&self) {
         let changed = self.state.deny_files.look();
         if changed.iter().any(|changed| changed.result.is_ok()) {
-            self.replace_snapshot();
+            self.replace_deny_list();
         }
         for Changed { realm, result } in changed {
             let recorded = match result {
@@ -136,9 +136,20 @@ impl Core {
         }
     }
 
+    /// A revocation waits for nothing that can fail, so the realms stay as they are in force.
+    fn replace_deny_list(&self) {
+        let _turn = self.replacing();
+        let snapshot = Snapshot {
+            epoch: 0,
+            realms: self.admission.snapshot().realms.clone(),
+            deny: self.state.deny_list(&self.config.load()),
+        };
+        self.admission.replace_snapshot(snapshot);
+    }
+
     fn replace_snapshot(&self) {
         if let Err(error) = self.try_replace_snapshot() {
-            tracing::error!(%error, "changed keys or deny-lists can't be put in force");
+            tracing::error!(%error, "changed keys can't be put in force");
         }
     }
 
@@ -149,7 +160,7 @@ impl Core {
         Ok(())
     }
 
-    fn replacing(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn replacing(&self) -> MutexGuard<'_, ()> {
         self.replacing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -212,35 +223,6 @@ impl Core {
         (refresh, held)
     }
 
-    /// Reads the file whole, checks it whole, and puts in force what can change while running.
-    /// Returns what was applied and what waits for a restart.
-    pub(super) fn reload_configuration(&self) -> Result<Value, Vec<String>> {
-        let Some(source) = &self.source else {
-            return Err(vec!["started without a configuration file".to_owned()]);
-        };
-        let new = Config::load(source)
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        // First, so that a bad file leaves everything as it is.
-        let renewed = self.certificates.reload();
-        renewed.map_err(|e| vec![format!("http.tls: {e}; the old certificate stays in force")])?;
-        let old = self.config.load_full();
-        let waiting = needs_restart(&old, &new);
-        let running = running_config(&old, new);
-        let _turn = self.replacing();
-        let followed = self.state.follow(&running);
-        followed.map_err(|e| vec![e.to_string()])?;
-        let snapshot = self.state.snapshot(&running);
-        let snapshot = snapshot.map_err(|e| vec![e.to_string()])?;
-        let detail = json!({"realms": running.realms.len(), "needs_restart": waiting});
-        let recorded = self.state.record("configuration_reloaded", detail.clone());
-        recorded.map_err(|e| vec![e.to_string()])?;
-        self.admission.replace_settings(running.admission.clone());
-        self.state.log.set_settings(running.audit.clone());
-        self.admission.replace_snapshot(snapshot);
-        self.config.store(running.into());
-        Ok(detail)
-    }
-
     fn clock_status(&self) -> Value {
         let (now, synchronised) = (time::now(), time::synchronised());
         let floors = match synchronised {
@@ -290,54 +272,6 @@ impl Core {
                 status
             })
             .collect()
-    }
-}
-
-/// Sections whose settings are taken at start only, and differ.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let differs =
-        |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
-    let mut sections = Vec::new();
-    if differs(&old.identity.device, &new.identity.device) {
-        sections.push("device");
-    }
-    if old.state_dir != new.state_dir {
-        sections.push("state_dir");
-    }
-    if old.models_dir != new.models_dir || models(old) != models(new) {
-        sections.push("models");
-    }
-    if differs(&old.http, &new.http) {
-        sections.push("http");
-    }
-    if differs(&old.mqtt, &new.mqtt) {
-        sections.push("mqtt");
-    }
-    if differs(&old.engine, &new.engine) {
-        sections.push("engine");
-    }
-    if old.log != new.log {
-        sections.push("log");
-    }
-    sections
-}
-
-fn models(config: &Config) -> std::collections::BTreeSet<&str> {
-    let endpoints = config.realms.iter().flat_map(|realm| &realm.endpoints);
-    endpoints.map(|endpoint| endpoint.model.as_str()).collect()
-}
-
-/// The new configuration with the parts of the old that stay until a restart.
-fn running_config(old: &Config, new: Config) -> Config {
-    Config {
-        identity: old.identity.clone(),
-        state_dir: old.state_dir.clone(),
-        models_dir: old.models_dir.clone(),
-        http: old.http.clone(),
-        mqtt: old.mqtt.clone(),
-        engine: old.engine.clone(),
-        log: old.log.clone(),
-        ..new
     }
 }
 

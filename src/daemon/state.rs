@@ -9,11 +9,10 @@ use serde_json::{Value, json};
 use super::RunError;
 use crate::admission::Issued;
 use crate::audit;
-use crate::auth::{Clock, DenyList, KeySet, Realm, Snapshot};
+use crate::auth::{Clock, DenyList, KeySet, Realm, Revocations, Snapshot};
 use crate::config::{Config, RealmConfig};
-use crate::https::HttpsError;
 use crate::identity::{Key, Nonces};
-use crate::keysync::{DenyFiles, Floor, Keyring, Refresher};
+use crate::keysync::{DenyFiles, Floor, Keyring, Lines, NewDenyFiles, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
 use crate::time::{self, Timestamp};
@@ -30,6 +29,15 @@ pub struct State {
     pub nonces: Nonces,
     pub refresher: Refresher,
     pub deny_files: DenyFiles,
+}
+
+/// Everything that following a configuration needs; nothing of it is in force.
+#[derive(Debug)]
+pub struct Prepared {
+    deny_files: NewDenyFiles,
+    lines: Lines,
+    issuers: Vec<String>,
+    snapshot: Snapshot,
 }
 
 impl State {
@@ -122,53 +130,64 @@ impl State {
         })
     }
 
-    /// Follows the configuration's issuers, their keys, floors and deny files; where one of these
-    /// can't be used, nothing changes.
-    pub fn follow(&self, config: &Config) -> Result<(), RunError> {
+    /// Reads and makes all that a configuration's realms need. Whatever can fail does so here,
+    /// where nothing is in force yet.
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, RunError> {
         let files = config.realms.iter().filter_map(|realm| {
             let path = realm.deny_file.clone()?;
             Some((realm.name.clone(), path))
         });
-        let followed = self.deny_files.configure(&files.collect());
-        followed.map_err(RunError::DenyFile)?;
-        let followed = self.follow_issuers(config);
-        followed.map_err(|e| RunError::Keys(e.to_string()))?;
-        let issuers = config.realms.iter().map(|realm| realm.issuer.as_str());
-        let issuers: Vec<&str> = issuers.collect();
-        self.floor.follow(&issuers, time::instant());
-        Ok(())
-    }
-
-    /// Fetches keys from where the configuration says, from now on.
-    fn follow_issuers(&self, config: &Config) -> Result<(), HttpsError> {
+        let deny_files = self.deny_files.prepare(&files.collect());
+        let deny_files = deny_files.map_err(RunError::DenyFile)?;
         let sources = config.realms.iter().filter_map(|realm| {
             let source = realm.jwks.clone()?;
             Some((realm.name.clone(), source))
         });
-        self.refresher.configure(&sources.collect())
+        let lines = self.refresher.prepare(&sources.collect());
+        let lines = lines.map_err(|e| RunError::Keys(e.to_string()))?;
+        let snapshot = Snapshot {
+            epoch: 0,
+            realms: self.realms(config)?,
+            deny: deny_list(config, |realm| deny_files.list(realm)),
+        };
+        let issuers = config.realms.iter().map(|realm| realm.issuer.clone());
+        Ok(Prepared {
+            deny_files,
+            lines,
+            issuers: issuers.collect(),
+            snapshot,
+        })
+    }
+
+    /// Follows what was prepared, and no other realm, from now on. Can't fail. The snapshot is
+    /// for whoever decides by it.
+    pub fn follow(&self, prepared: Prepared) -> Snapshot {
+        self.deny_files.follow(prepared.deny_files);
+        self.refresher.follow(prepared.lines);
+        let issuers: Vec<&str> = prepared.issuers.iter().map(String::as_str).collect();
+        self.floor.follow(&issuers, time::instant());
+        prepared.snapshot
     }
 
     /// The configured realms with their pinned keys.
     pub fn snapshot(&self, config: &Config) -> Result<Snapshot, RunError> {
-        let mut realms = BTreeMap::new();
-        for realm in &config.realms {
-            realms.insert(realm.issuer.clone(), self.realm(realm)?);
-        }
         Ok(Snapshot {
             epoch: 0,
-            realms,
+            realms: self.realms(config)?,
             deny: self.deny_list(config),
         })
     }
 
-    fn deny_list(&self, config: &Config) -> DenyList {
-        let lists = config.realms.iter().filter_map(|realm| {
-            let list = self.deny_files.list(&realm.name)?;
-            Some((realm.issuer.clone(), list))
-        });
-        DenyList {
-            realms: lists.collect(),
-        }
+    pub fn deny_list(&self, config: &Config) -> DenyList {
+        deny_list(config, |realm| self.deny_files.list(realm))
+    }
+
+    /// By issuer.
+    fn realms(&self, config: &Config) -> Result<BTreeMap<String, Realm>, RunError> {
+        let realms = config.realms.iter();
+        realms
+            .map(|realm| Ok((realm.issuer.clone(), self.realm(realm)?)))
+            .collect()
     }
 
     fn realm(&self, config: &RealmConfig) -> Result<Realm, RunError> {
@@ -207,5 +226,15 @@ impl State {
         if let Err(error) = self.log.close(time::now()) {
             tracing::error!(%error, "the audit log could not be closed in order");
         }
+    }
+}
+
+fn deny_list(config: &Config, list: impl Fn(&str) -> Option<Revocations>) -> DenyList {
+    let lists = config.realms.iter().filter_map(|realm| {
+        let list = list(&realm.name)?;
+        Some((realm.issuer.clone(), list))
+    });
+    DenyList {
+        realms: lists.collect(),
     }
 }

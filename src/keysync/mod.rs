@@ -19,9 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::backup::Backup;
-pub use self::deny::{Changed, DenyFiles, DenyStatus};
+pub use self::deny::{Changed, DenyFiles, DenyStatus, NewDenyFiles};
 pub use self::floor::Floor;
-pub use self::refresh::{Fetched, Held, Outcome, Refresher, Report, Source, Told, Why};
+pub use self::refresh::{Fetched, Held, Lines, Outcome, Refresher, Report, Source, Told, Why};
 use self::stored::Stored;
 use self::vouch::{History, Thumbprints};
 use crate::auth::KeySet;

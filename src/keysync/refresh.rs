@@ -122,6 +122,15 @@ struct Inner {
     realms: Mutex<BTreeMap<String, Arc<Line>>>,
 }
 
+/// The lines of a configuration, for [`Refresher::follow`].
+pub struct Lines(BTreeMap<String, Arc<Line>>);
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
 /// One realm's line to its issuer.
 struct Line {
     source: Source,
@@ -166,8 +175,9 @@ impl Refresher {
         let _ = self.0.changed.set(changed);
     }
 
-    /// Follows the configuration. A realm whose source is the same keeps its state.
-    pub fn configure(&self, sources: &BTreeMap<String, Source>) -> Result<(), HttpsError> {
+    /// Makes what asking `sources` needs, and changes nothing. A realm whose source is the same
+    /// keeps its state.
+    pub fn prepare(&self, sources: &BTreeMap<String, Source>) -> Result<Lines, HttpsError> {
         let (_, now) = (self.0.clock)();
         let mut lines = BTreeMap::new();
         let old = self.realms().clone();
@@ -179,8 +189,12 @@ impl Refresher {
             };
             lines.insert(realm.clone(), line);
         }
-        *self.realms() = lines;
-        Ok(())
+        Ok(Lines(lines))
+    }
+
+    /// Asks these issuers from now on, and no others. Can't fail.
+    pub fn follow(&self, lines: Lines) {
+        *self.realms() = lines.0;
     }
 
     /// Realms whose regular fetch is due and not under way.
@@ -317,7 +331,9 @@ impl Refresher {
         let (was, fetched) = (pinned.keys.thumbprints(), set.keys.thumbprints());
         let next = pinned.history.next(&was, &fetched, &circumstances);
         let verdict = next.verdict;
-        let change = self.follow(realm, &pinned, &set, next, now).map_err(said)?;
+        let change = self
+            .put_in_force(realm, &pinned, &set, next, now)
+            .map_err(said)?;
         let mut state = line.state();
         if verdict != Verdict::Foreign {
             state.heard = Some(instant);
@@ -337,7 +353,7 @@ impl Refresher {
     }
 
     /// Puts in force what the history says.
-    fn follow(
+    fn put_in_force(
         &self,
         realm: &str,
         pinned: &Pinned,

@@ -88,7 +88,7 @@ impl Bench {
         let denied = folder.path().join("deny.json");
         let deny_files = DenyFiles::default();
         let files = BTreeMap::from([("dev".to_owned(), denied.clone())]);
-        deny_files.configure(&files).unwrap();
+        deny_files.follow(deny_files.prepare(&files).unwrap());
         let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
         let source = Source {
             uri: issuer.uri.clone(),
@@ -100,7 +100,7 @@ impl Bench {
             timeout: Duration::from_millis(500),
         };
         let sources = BTreeMap::from([("dev".to_owned(), source)]);
-        refresher.configure(&sources).unwrap();
+        refresher.follow(refresher.prepare(&sources).unwrap());
         Bench {
             folder,
             keyring,
