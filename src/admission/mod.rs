@@ -327,9 +327,10 @@ impl Admission {
 
     /// Reserves the one use of the proof that came with the request, if one did.
     fn claim_proof(&self, permitted: &Permitted) -> Result<Option<Claimed>, Refusal> {
+        let owner = permitted.grant().principal.key();
         let claim = |proof| {
             let now = (self.0.clock)().effective();
-            self.0.replay.claim(proof, now, time::instant())
+            self.0.replay.claim(proof, owner, now, time::instant())
         };
         permitted.proof().map(claim).transpose()
     }
