@@ -10,6 +10,7 @@ mod refresh;
 mod refresh_tests;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,13 +24,12 @@ pub use self::refresh::{Fetched, Held, Outcome, Refresher, Report, Source, Why};
 use crate::auth::{KeyInfo, KeySet};
 use crate::identity::is_topic_level;
 use crate::store::{MAX_KEY, Store, StoreError, Tree};
-use crate::time::Timestamp;
+use crate::time::{Mark, Moment, Timestamp, Uptime};
 
 /// The largest key set: a realm has a few keys of 1 to 3 KiB each.
 const MAX_JWKS: usize = 60 * 1024;
 
-/// A confirmation is saved when it is this much later than the saved one: seldom, for the flash's
-/// sake.
+/// A confirmation is saved when it is this far from the saved one: seldom, for the flash's sake.
 const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 #[derive(Debug, thiserror::Error)]
@@ -51,12 +51,13 @@ struct Shared {
     backup: Backup,
     pinned: Mutex<BTreeMap<String, Pinned>>,
     restored: Vec<String>,
+    opened: Uptime,
 }
 
 #[derive(Debug, Clone)]
 pub struct Pinned {
     pub keys: KeySet,
-    pub confirmed_at: Timestamp,
+    pub confirmed: Mark,
 }
 
 /// A realm's keys as they are stored: the exact bytes that were pinned, and when.
@@ -68,8 +69,9 @@ struct Stored {
 
 impl Keyring {
     /// `backup_folder`: the last good set also lives as a plain file outside sled. What the store
-    /// lost is restored from there, with the time at which it was confirmed.
-    pub fn open(store: &Store, backup_folder: PathBuf) -> Result<Keyring, KeysError> {
+    /// lost is restored from there, with the time at which it was confirmed. One in the future says
+    /// that a clock was wrong, and counts as now.
+    pub fn open(store: &Store, backup_folder: PathBuf, now: Moment) -> Result<Keyring, KeysError> {
         let tree = store.tree("keys")?;
         let backup = Backup::open(backup_folder)?;
         let mut restored = Vec::new();
@@ -82,13 +84,40 @@ impl Keyring {
                 restored.push(realm);
             }
         }
-        Ok(Keyring(Arc::new(Shared {
+        let keyring = Keyring(Arc::new(Shared {
             store: store.clone(),
             tree,
             backup,
             pinned: Mutex::new(BTreeMap::new()),
             restored,
-        })))
+            opened: now.uptime,
+        }));
+        keyring.mend(now)?;
+        Ok(keyring)
+    }
+
+    /// Sets the stored confirmations right after the clock was. Blocks.
+    pub fn mend(&self, now: Moment) -> Result<(), KeysError> {
+        let mut pinned = self.pinned();
+        for (realm, bytes) in self.0.tree.range(&[], usize::MAX)? {
+            let (Ok(realm), Some(mut stored)) =
+                (String::from_utf8(realm), Stored::from_bytes(&bytes))
+            else {
+                continue;
+            };
+            let known = pinned.get_mut(&realm);
+            let before = || Mark::before(stored.confirmed_at, self.0.opened);
+            let mended = known.as_ref().map_or_else(before, |known| known.confirmed);
+            let mended = mended.mended(now);
+            if mended.at() != stored.confirmed_at {
+                stored.confirmed_at = mended.at();
+                self.0.save(&realm, &stored)?;
+            }
+            if let Some(known) = known {
+                known.confirmed = mended;
+            }
+        }
+        Ok(())
     }
 
     /// Realms whose keys the store had lost and the copies gave back, for the audit.
@@ -108,14 +137,14 @@ impl Keyring {
         let keys = KeySet::parse(&stored.jwks).map_err(|e| KeysError::Invalid(e.0))?;
         let pinned = Pinned {
             keys,
-            confirmed_at: stored.confirmed_at,
+            confirmed: Mark::before(stored.confirmed_at, self.0.opened),
         };
         self.pinned().insert(realm.to_owned(), pinned.clone());
         Ok(Some(pinned))
     }
 
     /// Replaces the realm's keys; durable when this returns. Blocks.
-    pub fn pin(&self, realm: &str, jwks: &[u8], now: Timestamp) -> Result<Vec<KeyInfo>, KeysError> {
+    pub fn pin(&self, realm: &str, jwks: &[u8], now: Moment) -> Result<Vec<KeyInfo>, KeysError> {
         if !is_realm_name(realm) {
             let what = format!("{realm:?} can't be a realm's name");
             return Err(KeysError::Invalid(what));
@@ -126,30 +155,32 @@ impl Keyring {
         let keys = KeySet::parse(jwks).map_err(|e| KeysError::Invalid(e.0))?;
         let stored = Stored {
             jwks: jwks.to_vec(),
-            confirmed_at: now,
+            confirmed_at: now.known,
         };
         // One pin at a time, or store and copy could end up with different sets.
         let mut pinned = self.pinned();
         self.0.save(realm, &stored)?;
         let infos = keys.keys();
-        let confirmed_at = now;
-        pinned.insert(realm.to_owned(), Pinned { keys, confirmed_at });
+        let confirmed = Mark::here(now);
+        pinned.insert(realm.to_owned(), Pinned { keys, confirmed });
         Ok(infos)
     }
 
-    /// Notes that the realm's keys are still its keys; never goes back. Blocks where it saves.
-    pub fn confirm(&self, realm: &str, now: Timestamp) -> Result<(), KeysError> {
+    /// Notes that the realm's keys are still its keys, whatever the wall clock says. Stored is the
+    /// time that is known, so a clock that is behind makes them look older after a restart, never
+    /// younger; one that is ahead is found out by [`Keyring::open`]. Blocks where it saves.
+    pub fn confirm(&self, realm: &str, now: Moment) -> Result<(), KeysError> {
         let mut pinned = self.pinned();
         let saved = self.0.tree.get(realm.as_bytes())?;
         let saved = saved.and_then(|bytes| Stored::from_bytes(&bytes));
         if let Some(mut saved) = saved
-            && now.since(saved.confirmed_at) >= SAVE_EVERY
+            && apart(now.known, saved.confirmed_at) >= SAVE_EVERY
         {
-            saved.confirmed_at = now;
+            saved.confirmed_at = now.known;
             self.0.save(realm, &saved)?;
         }
         if let Some(entry) = pinned.get_mut(realm) {
-            entry.confirmed_at = entry.confirmed_at.max(now);
+            entry.confirmed = Mark::here(now);
         }
         Ok(())
     }
@@ -182,6 +213,10 @@ impl Stored {
             confirmed_at: Timestamp(u64::from_be_bytes(*confirmed_at)),
         })
     }
+}
+
+fn apart(a: Timestamp, b: Timestamp) -> Duration {
+    a.since(b).max(b.since(a))
 }
 
 /// Whether `name` may name a file and a key of the store.

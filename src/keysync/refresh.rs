@@ -12,7 +12,7 @@ use super::{DenyFiles, Keyring, KeysError, MAX_JWKS};
 use crate::auth::{KeyInfo, KeySet};
 use crate::https::{Https, HttpsError};
 use crate::identity::random;
-use crate::time::Timestamp;
+use crate::time::{Moment, Timestamp};
 
 /// Where a realm's keys are fetched from, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +80,8 @@ pub struct Report {
 /// Called within the flight, so that whoever waited for it sees its effect.
 type Changed = Box<dyn Fn(&str, &Outcome, bool) + Send + Sync>;
 
-/// A time that has passed for certain, which confirms keys, and the instant.
-type Clock = Box<dyn Fn() -> (Timestamp, Instant) + Send + Sync>;
+/// Both clocks, and the instant for waits.
+type Clock = Box<dyn Fn() -> (Moment, Instant) + Send + Sync>;
 
 /// What an explicit fetch has found.
 #[derive(Debug, Clone)]
@@ -194,8 +194,8 @@ impl Refresher {
             Ok((keys, jwks)) => self.judge(realm, &line, keys, jwks),
             Err(why) => Outcome::Failed(why),
         };
-        let (wall, now) = (self.0.clock)();
-        line.note(outcome.clone(), wall, now);
+        let (moment, now) = (self.0.clock)();
+        line.note(outcome.clone(), moment.known, now);
         self.tell(realm, &line, &outcome);
         drop(flight);
         Some(outcome)
@@ -240,7 +240,7 @@ impl Refresher {
         &self,
         realm: &str,
         fingerprint: &str,
-        now: Timestamp,
+        now: Moment,
     ) -> Option<Result<Vec<KeyInfo>, KeysError>> {
         let line = self.line(realm)?;
         let held = line.state().held.clone();
@@ -292,9 +292,8 @@ impl Refresher {
             Some(pinned) if pinned.keys.same_keys(&keys) => {
                 (keyring.confirm(realm, now), Outcome::Confirmed)
             }
-            Some(pinned) if self.vouched(realm, &pinned.keys, &keys, now) => {
-                let at = now.max(pinned.confirmed_at);
-                (keyring.pin(realm, &jwks, at).map(drop), Outcome::Replaced)
+            Some(pinned) if self.vouched(realm, &pinned.keys, &keys, now.known) => {
+                (keyring.pin(realm, &jwks, now).map(drop), Outcome::Replaced)
             }
             _ => {
                 line.state().held = Some(Held { keys, jwks });

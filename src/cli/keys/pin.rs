@@ -136,7 +136,7 @@ fn pin_offline(config: &Config, realm: &str, jwks: &[u8]) -> Result<Value, Failu
     let state = offline::open(config)?;
     let keys = state
         .keyring
-        .pin(realm, jwks, now())
+        .pin(realm, jwks, state.moment())
         .map_err(Failure::failed)?;
     let keys: Value = keys.iter().map(describe).collect();
     let detail = json!({"realm": realm, "keys": keys});
