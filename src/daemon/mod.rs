@@ -256,7 +256,7 @@ fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
         log: state.log.clone(),
         store: state.store.clone(),
         clock: state.clock(),
-        issued: state.issued(),
+        heard: state.heard(),
         shutdown: shutdown.clone(),
         refresh: refresh(state.refresher.clone()),
     }

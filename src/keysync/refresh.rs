@@ -13,7 +13,7 @@ use super::{Change, DenyFiles, Keyring, KeysError, MAX_JWKS, Pinned};
 use crate::auth::KeySet;
 use crate::https::{Https, HttpsError};
 use crate::identity::random;
-use crate::time::Timestamp;
+use crate::time::{Mark, Moment, Timestamp};
 
 /// Where a realm's keys are fetched from, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +98,8 @@ pub struct Told<'t> {
 /// Called within the flight, so that whoever waited for it sees its effect.
 type Changed = Box<dyn Fn(&Told<'_>) + Send + Sync>;
 
-/// A time that has passed for certain, which confirms keys, and the instant.
-type Clock = Box<dyn Fn() -> (Timestamp, Instant) + Send + Sync>;
+/// Both clocks, and the instant for waits.
+type Clock = Box<dyn Fn() -> (Moment, Instant) + Send + Sync>;
 
 /// What an explicit fetch has found.
 #[derive(Debug, Clone)]
@@ -230,8 +230,8 @@ impl Refresher {
             Ok(judged) => judged,
             Err(why) => (Outcome::Failed(why), Change::default()),
         };
-        let (wall, now) = (self.0.clock)();
-        line.note(outcome.clone(), wall, now);
+        let (moment, now) = (self.0.clock)();
+        line.note(outcome.clone(), moment.known, now);
         self.tell(realm, &line, &outcome, &change);
         drop(flight);
         Some(outcome)
@@ -276,7 +276,7 @@ impl Refresher {
         &self,
         realm: &str,
         fingerprint: &str,
-        now: Timestamp,
+        now: Moment,
     ) -> Option<Result<(KeySet, Change), KeysError>> {
         let line = self.line(realm)?;
         let held = line.state().held.clone();
@@ -326,7 +326,7 @@ impl Refresher {
         let circumstances = Circumstances {
             passed: line.since_heard(instant),
             vouch_after: line.source.vouch_after,
-            denied: &|thumbprint| denied.revokes_key(thumbprint, now),
+            denied: &|thumbprint| denied.revokes_key(thumbprint, now.known),
         };
         let (was, fetched) = (pinned.keys.thumbprints(), set.keys.thumbprints());
         let next = pinned.history.next(&was, &fetched, &circumstances);
@@ -359,7 +359,7 @@ impl Refresher {
         pinned: &Pinned,
         set: &Held,
         next: Next,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Change, KeysError> {
         let keyring = &self.0.keyring;
         let none = |()| Change::default();
@@ -368,15 +368,15 @@ impl Refresher {
             Verdict::Held if next.in_force == pinned.keys.thumbprints() => {
                 keyring.note(realm, None, Some(next.history)).map(none)
             }
-            Verdict::Held => keyring.reduce(realm, &next.in_force, next.history),
+            Verdict::Held => keyring.reduce(realm, &next.in_force, next.history, now),
             _ if pinned.keys.same_keys(&set.keys) => {
                 let noted = keyring.note(realm, Some(now), Some(next.history));
                 noted.map(none)
             }
             // The same keys by other names, too.
             _ => {
-                let at = now.max(pinned.confirmed_at);
-                keyring.replace(realm, set.keys.clone(), &set.jwks, next.history, at)
+                let (keys, confirmed) = (set.keys.clone(), Mark::here(now));
+                keyring.replace(realm, keys, &set.jwks, next.history, confirmed, now)
             }
         }
     }
