@@ -60,14 +60,8 @@ impl Admission {
             Action::Chat(_) => settings.prompts_per_minute,
             _ => settings.operations_per_minute,
         };
-        let principal = &permitted.grant().principal;
-        let key = digest(&[
-            b"slmd turn",
-            principal.issuer.as_bytes(),
-            principal.subject.as_bytes(),
-            principal.client.as_bytes(),
-            action.as_str().as_bytes(),
-        ]);
+        let principal = permitted.grant().principal.key();
+        let key = digest(&[b"slmd turn", &principal, action.as_str().as_bytes()]);
         self.take(&key, rate)
     }
 
@@ -89,10 +83,11 @@ impl Admission {
         let is_read = permitted.request().action.is_read();
         let counted = is_read && log.count_read(&access, time::now());
         if counted && proof.is_none() {
+            // Nor is its word on the time taken: that would be the write that is saved.
             return Ok(());
         }
         let record = access.clone();
-        self.commit(move || {
+        self.commit(permitted, move || {
             if let Some(proof) = &proof {
                 proof.write()?;
             }
