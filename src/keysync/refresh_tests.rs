@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::tests::{jwks, moment};
+use super::tests::{jwks, moment, open_keyring};
 use super::*;
 use crate::time;
 
@@ -74,7 +74,7 @@ impl Bench {
     fn new(pinned: Option<&[u8]>) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("db")).unwrap();
-        let keyring = Keyring::open(&store, folder.path().join("keys"), moment(0)).unwrap();
+        let keyring = open_keyring(&store, folder.path().join("keys"));
         if let Some(set) = pinned {
             keyring.pin("dev", set, moment(5)).unwrap();
         }
