@@ -213,8 +213,7 @@ pub(super) fn verify(
         Err(error) => return Err(Denied::claim(error, realm, None, &proven).into()),
     };
     *passed += 1;
-    let limits = &realm.policy.limit_claims;
-    match Claims::parse(&proven, kind, principal.clone(), limits) {
+    match Claims::parse(&proven, kind, principal.clone(), realm) {
         Ok(claims) => {
             *passed += 1;
             Ok(Verified {

@@ -17,6 +17,7 @@ use super::key::Key;
 use super::keyset::PRIVATE_MEMBERS;
 use super::{Binding, NonceRule, ProofUse, Until};
 use crate::identity::digest;
+use crate::json::{self, Round};
 use crate::reason::DenyReason;
 use crate::time::{MAX_SECS, Timestamp};
 
@@ -58,7 +59,7 @@ pub(super) fn verify(
     request(&claims, token, binding)?;
     let id = text(&claims, "jti").filter(|id| !id.is_empty() && id.len() <= MAX_ID_LEN);
     let id = id.ok_or(invalid("jti: missing, empty or longer than 128 bytes"))?;
-    let until = age(&claims, &binding.nonce, when)?;
+    let until = age(&jws.payload, &binding.nonce, when)?;
     nonce(&claims, &binding.nonce)?;
     if !jws.signed_by(&key, alg) {
         return Err(invalid("signature: not made by the proof's key"));
@@ -121,13 +122,16 @@ fn request(claims: &Map<String, Value>, token: &str, binding: &Binding) -> Resul
 
 /// Check 11; gives until when the proof would be taken again. Where a nonce is wanted,
 /// the nonce bounds the age, and a device without the time can't hold `iat` against anything.
-fn age(claims: &Map<String, Value>, rule: &NonceRule, when: &When) -> Result<Until, ProofError> {
-    let issued = claims.get("iat").and_then(Value::as_u64);
-    let issued = issued.filter(|secs| *secs <= MAX_SECS);
-    let issued = issued.ok_or(invalid("iat: missing or no whole number of seconds"))?;
-    let issued = Timestamp::from_secs(issued);
+fn age(claims: &[u8], rule: &NonceRule, when: &When) -> Result<Until, ProofError> {
+    let issued = |round| {
+        let secs = json::whole(claims, "iat", round);
+        secs.filter(|secs| *secs <= MAX_SECS)
+            .map(Timestamp::from_secs)
+            .ok_or(invalid("iat: missing or no number of seconds"))
+    };
+    let (issued, latest) = (issued(Round::Down)?, issued(Round::Up)?);
     let dated = *rule != NonceRule::None;
-    let future = issued > when.now.saturating_add(when.leeway);
+    let future = latest > when.now.saturating_add(when.leeway);
     if future && (when.synchronised || !dated) {
         return Err(invalid("iat: in the future; compare the clocks"));
     }

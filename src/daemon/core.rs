@@ -22,8 +22,8 @@ use crate::telemetry::Exposition;
 use crate::time::{self, MAX_SECS, Moment, Timestamp};
 use crate::transport::{http, mqtt};
 
-/// A floor may be set later than a synchronised clock by so much: two clocks never agree.
-const AHEAD: Duration = Duration::from_secs(60);
+/// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
+const AHEAD: Duration = Duration::from_secs(86_400);
 
 pub(super) struct Core {
     pub(super) admission: Admission,

@@ -53,8 +53,14 @@ impl State {
         let floor = Arc::new(Floor::open(&store, time::booted()).map_err(fail)?);
         let passed = Arc::clone(&floor);
         let moment = move || passed.moment(time::now(), time::uptime());
-        let keyring = Keyring::open(&store, folder.join("keys"), moment())
+        let begun = time::uptime();
+        let keyring = Keyring::open(&store, folder.join("keys"), floor.ran(begun), begun)
             .map_err(|e| RunError::Keys(e.to_string()))?;
+        if time::synchronised() {
+            // A confirmation that lies in the future is from a clock that was wrong.
+            let mended = keyring.mend(moment());
+            mended.map_err(|e| RunError::Keys(e.to_string()))?;
+        }
         let clock = move || (moment(), time::instant());
         let deny_files = DenyFiles::default();
         let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));

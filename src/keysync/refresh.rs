@@ -366,11 +366,11 @@ impl Refresher {
         match next.verdict {
             Verdict::Foreign => Ok(Change::default()),
             Verdict::Held if next.in_force == pinned.keys.thumbprints() => {
-                keyring.note(realm, None, Some(next.history)).map(none)
+                keyring.note(realm, None, Some(next.history), now).map(none)
             }
             Verdict::Held => keyring.reduce(realm, &next.in_force, next.history, now),
             _ if pinned.keys.same_keys(&set.keys) => {
-                let noted = keyring.note(realm, Some(now), Some(next.history));
+                let noted = keyring.note(realm, Some(Mark::here(now)), Some(next.history), now);
                 noted.map(none)
             }
             // The same keys by other names, too.

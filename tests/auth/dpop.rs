@@ -169,13 +169,26 @@ const SPOILT: &[(&str, Spoil)] = &[
     ("jti", |b| b.claims["jti"] = json!("x".repeat(129))),
     ("iat", |b| b.claims["iat"] = json!(NOW - 120)),
     ("iat", |b| b.claims["iat"] = json!(NOW + 31)),
-    ("iat", |b| b.claims["iat"] = json!(NOW as f64 + 0.5)),
+    ("iat", |b| b.claims["iat"] = json!(NOW as f64 + 30.5)),
+    ("iat", |b| b.claims["iat"] = json!(NOW as f64 - 120.5)),
+    ("iat", |b| b.claims["iat"] = json!(1e300)),
+    ("iat", |b| b.claims["iat"] = json!((NOW - 5).to_string())),
     ("iat", |b| b.claims["iat"] = json!(null)),
     ("signature", |b| {
         b.spoil = |p| segments(&p, |s| s[2] = encode([0; 64]))
     }),
     ("signature", |b| b.key = Issuer::new("ES256", "client")),
 ];
+
+/// `Date.now() / 1000`.
+#[test]
+fn a_proof_may_say_fractions_of_seconds() {
+    let mut case = Case::sound();
+    bind(&mut case);
+    case.bound.as_mut().unwrap().claims["iat"] = json!(NOW as f64 - 5.5);
+    let expires_at = Timestamp::from_secs(NOW + 114);
+    assert_eq!(used(&case).until, Until::Time(expires_at), "rounded down");
+}
 
 #[test]
 fn each_check_of_a_proof_refuses() {

@@ -19,14 +19,14 @@ const CHAT: &str = "/v1/chat/completions";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What Keycloak's certs endpoint would answer, on a free port of this machine.
-struct Certs {
-    uri: String,
+pub struct Certs {
+    pub uri: String,
     set: Arc<Mutex<String>>,
     asked: Arc<AtomicUsize>,
 }
 
 impl Certs {
-    fn serving(issuers: &[&Issuer]) -> Certs {
+    pub fn serving(issuers: &[&Issuer]) -> Certs {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let certs = Certs {
