@@ -104,6 +104,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
     pub request_id: RequestId,
+    #[serde(flatten)]
     pub finish: Finish,
     #[serde(flatten)]
     pub usage: Usage,

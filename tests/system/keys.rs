@@ -284,6 +284,48 @@ fn replace(folder: &Path, text: &str) {
     fs::rename(new, folder.join("deny.json")).expect("a temporary file");
 }
 
+/// The last finish in the audit.
+fn finish(daemon: &Daemon) -> Value {
+    within(PATIENCE, "the finish", || {
+        let records = daemon.audit(0);
+        let records = records
+            .iter()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        records
+            .filter(|record| record["event"] == "finish")
+            .fold(None, |_, record| Some(record))
+    })
+}
+
+#[test]
+fn a_removed_key_ends_what_runs_and_is_named_as_the_reason() {
+    let (old, new) = (Issuer::new("ES256", "old"), Issuer::new("ES256", "new"));
+    let daemon = Daemon::start(Setup::new().issuer(&old));
+    let bearer = format!("Bearer {}", old.token(claims()));
+    let headers = [("authorization", bearer.as_str())];
+    let body = chat("Write a very long story about the sea.", 1000, true);
+    let mut stream = send(&daemon.socket(), "POST", CHAT, &headers, &body).expect("an answer");
+    stream.chunk().expect("a piece").expect("a piece");
+    let pinned = daemon.admin_http("PUT", "/keys/dev", &new.jwks());
+    assert_eq!(pinned.status, 200, "{pinned:?}");
+    let mut rest = String::new();
+    while let Some(piece) = stream.chunk().expect("the stream ends in order") {
+        rest.push_str(&String::from_utf8_lossy(&piece));
+    }
+    assert!(
+        rest.contains("key_unknown") && !rest.contains("names this token"),
+        "{rest}"
+    );
+    let finish = finish(&daemon);
+    assert_eq!(
+        (&finish["finish"], &finish["reason"]),
+        (&json!("revoked"), &json!("key_unknown"))
+    );
+    let metrics = daemon.admin_http("GET", "/metrics", "").body;
+    let counted = r#"finish="revoked",reason="key_unknown"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
 #[test]
 fn a_deny_file_stops_what_runs_within_a_second() {
     let (folder, issuer) = (
@@ -311,16 +353,11 @@ fn a_deny_file_stops_what_runs_within_a_second() {
     // Half a second between looks, and the token under way.
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert!(rest.contains("revoked"), "{rest}");
-    let finish = within(PATIENCE, "the finish", || {
-        let records = daemon.audit(0);
-        let records = records
-            .iter()
-            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        records
-            .filter(|record| record["event"] == "finish")
-            .fold(None, |_, record| Some(record))
-    });
-    assert_eq!(finish["finish"], "revoked");
+    let finish = finish(&daemon);
+    assert_eq!(
+        (&finish["finish"], &finish["reason"]),
+        (&json!("revoked"), &json!("revoked"))
+    );
     assert_refused(&daemon.chat(&token, &chat("Hi.", 1, false)), 401, "revoked");
     assert_eq!(ask(&daemon, &issuer).status, 200, "another token");
     assert_eq!(changes(&daemon, "deny_list_replaced").len(), 1);

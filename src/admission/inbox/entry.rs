@@ -33,6 +33,7 @@ pub struct StoredAnswer {
     pub model: String,
     pub created: Timestamp,
     pub text: String,
+    #[serde(flatten)]
     pub finish: Finish,
     pub usage: Usage,
 }
