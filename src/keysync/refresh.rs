@@ -353,11 +353,11 @@ impl Refresher {
                 keyring.note(realm, None, Some(next.history)).map(none)
             }
             Verdict::Held => keyring.reduce(realm, &next.in_force, next.history),
-            _ if pinned.keys.same_keys(&set.keys) => {
+            _ if pinned.keys.same_set(&set.keys) => {
                 let noted = keyring.note(realm, Some(now), Some(next.history));
                 noted.map(none)
             }
-            // The same keys by other names, too.
+            // The same keys by other names or beside others that are left out, too.
             _ => {
                 let at = now.max(pinned.confirmed_at);
                 keyring.replace(realm, set.keys.clone(), &set.jwks, next.history, at)
