@@ -13,7 +13,7 @@ use crate::auth::{Clock, DenyList, KeySet, Realm, Snapshot};
 use crate::config::{Config, RealmConfig};
 use crate::https::HttpsError;
 use crate::identity::{Key, Nonces};
-use crate::keysync::{DenyFiles, Floor, Keyring, Refresher};
+use crate::keysync::{DenyFiles, Floor, Keyring, KeysError, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
 use crate::time::{self, Timestamp};
@@ -83,6 +83,13 @@ impl State {
         for realm in self.keyring.restored() {
             tracing::warn!(realm, "pinned keys were restored from their copy");
             self.record("keys_restored", json!({"realm": realm}))?;
+        }
+        for realm in self.keyring.ignored() {
+            tracing::warn!(
+                realm,
+                "a copy of pinned keys isn't what was pinned; it was set aside"
+            );
+            self.record("keys_copy_ignored", json!({"realm": realm}))?;
         }
         Ok(())
     }
@@ -172,8 +179,18 @@ impl State {
     }
 
     fn realm(&self, config: &RealmConfig) -> Result<Realm, RunError> {
-        let pinned = self.keyring.get(&config.name);
-        let pinned = pinned.map_err(|e| RunError::Keys(format!("realm {}: {e}", config.name)))?;
+        let pinned = match self.keyring.get(&config.name) {
+            // One realm without keys mustn't keep the others from their start.
+            Err(KeysError::Invalid(why)) => {
+                tracing::error!(
+                    realm = config.name,
+                    why,
+                    "the pinned keys can't be used; pin them again"
+                );
+                None
+            }
+            other => other.map_err(|e| RunError::Keys(format!("realm {}: {e}", config.name)))?,
+        };
         let (keys, confirmed_at) = match pinned {
             Some(pinned) => (pinned.keys, Some(pinned.confirmed_at)),
             None => (KeySet::default(), None),
