@@ -4,7 +4,8 @@
 //! checks it):
 //!
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not; [`secret`], [`time`],
-//!    [`json`], [`identity`], [`link`], [`https`], [`tls`], [`shutdown`], [`systemd`], [`telemetry`] are small tools.
+//!    [`json`], [`identity`], [`share`], [`link`], [`https`], [`tls`], [`shutdown`], [`systemd`],
+//!    [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
 //!    [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
@@ -33,6 +34,7 @@ pub mod prompt;
 pub mod quota;
 pub mod reason;
 pub mod secret;
+pub mod share;
 pub mod shutdown;
 pub mod store;
 pub mod systemd;

@@ -7,6 +7,7 @@ mod core;
 mod health;
 mod metrics;
 mod models;
+mod reload;
 mod state;
 
 use std::future::Future;
@@ -120,8 +121,7 @@ impl Daemon {
         let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
         let shutdown = Shutdown::default();
         let parts = parts(state, &engine, &shutdown);
-        state.follow(&config)?;
-        let snapshot = state.snapshot(&config)?;
+        let snapshot = state.follow(state.prepare(&config)?);
         let admission = Admission::new(parts, config.admission.clone(), snapshot, &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
@@ -256,7 +256,7 @@ fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
         log: state.log.clone(),
         store: state.store.clone(),
         clock: state.clock(),
-        issued: state.issued(),
+        heard: state.heard(),
         shutdown: shutdown.clone(),
         refresh: refresh(state.refresher.clone()),
     }

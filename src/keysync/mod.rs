@@ -12,6 +12,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 mod vouch;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,22 +20,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::backup::Backup;
-pub use self::deny::{Changed, DenyFiles, DenyStatus};
+pub use self::deny::{Changed, DenyFiles, DenyStatus, NewDenyFiles};
 pub use self::floor::Floor;
-pub use self::refresh::{Fetched, Held, Outcome, Refresher, Report, Source, Told, Why};
+pub use self::refresh::{Fetched, Held, Lines, Outcome, Refresher, Report, Source, Told, Why};
 use self::stored::Stored;
 use self::vouch::{History, Thumbprints};
 use crate::auth::KeySet;
 use crate::identity::is_topic_level;
 use crate::store::{MAX_KEY, Store, StoreError, Tree};
-use crate::time::Timestamp;
+use crate::time::{Mark, Moment, Timestamp, Uptime};
 
 /// The largest key set: a realm has a few keys of 1 to 3 KiB each. Their history needs room beside
 /// it in one value of the store.
 const MAX_JWKS: usize = 56 * 1024;
 
-/// A confirmation is saved when it is this much later than the saved one: seldom, for the flash's
-/// sake.
+/// A confirmation is saved when it is this far from the saved one: seldom, for the flash's sake.
 const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 /// In the store while it is the one that was opened before; no realm has such a name.
@@ -60,12 +60,13 @@ struct Shared {
     pinned: Mutex<BTreeMap<String, Pinned>>,
     restored: Vec<String>,
     ignored: Vec<String>,
+    opened: Uptime,
 }
 
 #[derive(Debug, Clone)]
 pub struct Pinned {
     pub keys: KeySet,
-    pub confirmed_at: Timestamp,
+    pub confirmed: Mark,
     history: History,
     /// The last change in this process.
     changed: Option<(Timestamp, Change)>,
@@ -100,9 +101,10 @@ impl Pinned {
 
 impl Keyring {
     /// `backup_folder`: the last good set also lives as a plain file outside sled. What the store
-    /// lost is restored from there, with the time at which it was confirmed. What the store has
-    /// kept counts, whatever a copy says: else whoever can write a file could pin keys.
-    pub fn open(store: &Store, backup_folder: PathBuf) -> Result<Keyring, KeysError> {
+    /// lost is restored from there, with the time at which it was confirmed. One in the future says
+    /// that a clock was wrong, and counts as now. What the store has kept counts, whatever a copy
+    /// says: else whoever can write a file could pin keys.
+    pub fn open(store: &Store, backup_folder: PathBuf, now: Moment) -> Result<Keyring, KeysError> {
         let tree = store.tree("keys")?;
         let backup = Backup::open(backup_folder)?;
         let damaged = store.recovery().is_some();
@@ -134,14 +136,41 @@ impl Keyring {
         if lost {
             store.commit(|| tree.insert(OPENED, b"1"))?;
         }
-        Ok(Keyring(Arc::new(Shared {
+        let keyring = Keyring(Arc::new(Shared {
             store: store.clone(),
             tree,
             backup,
             pinned: Mutex::new(BTreeMap::new()),
             restored,
             ignored,
-        })))
+            opened: now.uptime,
+        }));
+        keyring.mend(now)?;
+        Ok(keyring)
+    }
+
+    /// Sets the stored confirmations right after the clock was. Blocks.
+    pub fn mend(&self, now: Moment) -> Result<(), KeysError> {
+        let mut pinned = self.pinned();
+        for (realm, bytes) in self.0.tree.range(&[], usize::MAX)? {
+            let (Ok(realm), Some(mut stored)) =
+                (String::from_utf8(realm), Stored::from_bytes(&bytes))
+            else {
+                continue;
+            };
+            let known = pinned.get_mut(&realm);
+            let before = || Mark::before(stored.confirmed_at, self.0.opened);
+            let mended = known.as_ref().map_or_else(before, |known| known.confirmed);
+            let mended = mended.mended(now);
+            if mended.at() != stored.confirmed_at {
+                stored.confirmed_at = mended.at();
+                self.0.save(&realm, &stored)?;
+            }
+            if let Some(known) = known {
+                known.confirmed = mended;
+            }
+        }
+        Ok(())
     }
 
     /// Realms whose keys the store had lost and the copies gave back, for the audit.
@@ -168,7 +197,7 @@ impl Keyring {
         let pinned = Pinned {
             history: stored.history(&keys),
             keys,
-            confirmed_at: stored.confirmed_at,
+            confirmed: Mark::before(stored.confirmed_at, self.0.opened),
             changed: None,
         };
         self.pinned().insert(realm.to_owned(), pinned.clone());
@@ -180,7 +209,7 @@ impl Keyring {
         &self,
         realm: &str,
         jwks: &[u8],
-        now: Timestamp,
+        now: Moment,
     ) -> Result<(KeySet, Change), KeysError> {
         if !is_realm_name(realm) {
             let what = format!("{realm:?} can't be a realm's name");
@@ -188,7 +217,8 @@ impl Keyring {
         }
         let keys = KeySet::parse(jwks).map_err(|e| KeysError::Invalid(e.0))?;
         let history = History::by_hand(&keys.thumbprints());
-        let change = self.replace(realm, keys.clone(), jwks, history, now)?;
+        let confirmed = Mark::here(now);
+        let change = self.replace(realm, keys.clone(), jwks, history, confirmed, now)?;
         Ok((keys, change))
     }
 
@@ -199,7 +229,8 @@ impl Keyring {
         keys: KeySet,
         jwks: &[u8],
         history: History,
-        now: Timestamp,
+        confirmed: Mark,
+        now: Moment,
     ) -> Result<Change, KeysError> {
         if jwks.len() > MAX_JWKS {
             let what = format!("it is larger than {} KiB", MAX_JWKS / 1024);
@@ -211,18 +242,18 @@ impl Keyring {
         let change = Change::between(&old, &keys.thumbprints());
         let stored = Stored {
             jwks: jwks.to_vec(),
-            confirmed_at: now,
+            confirmed_at: confirmed.at(),
             history: Some(history.clone()),
         };
         // One pin at a time, or store and copy could end up with different sets.
         let mut pinned = self.pinned();
         self.0.save(realm, &stored)?;
         tell_left_out(realm, &keys);
-        let changed = Some((now, change.clone())).filter(|_| !change.is_empty());
+        let changed = Some((now.known, change.clone())).filter(|_| !change.is_empty());
         let before = pinned.get(realm).and_then(|old| old.changed.clone());
         let entry = Pinned {
             keys,
-            confirmed_at: now,
+            confirmed,
             history,
             changed: changed.or(before),
         };
@@ -230,33 +261,35 @@ impl Keyring {
         Ok(change)
     }
 
-    /// Leaves only these of the realm's keys in force.
-    fn reduce(&self, realm: &str, to: &Thumbprints, history: History) -> Result<Change, KeysError> {
-        let saved = self.saved(realm)?;
-        let saved = saved.ok_or_else(|| KeysError::Invalid("nothing is pinned".to_owned()))?;
+    /// Leaves only these of the realm's keys in force. Nobody has confirmed them.
+    fn reduce(
+        &self,
+        realm: &str,
+        to: &Thumbprints,
+        history: History,
+        now: Moment,
+    ) -> Result<Change, KeysError> {
+        let lost = || KeysError::Invalid("nothing is pinned".to_owned());
+        let saved = self.saved(realm)?.ok_or_else(lost)?;
+        let confirmed = self.get(realm)?.ok_or_else(lost)?.confirmed;
         let jwks = KeySet::only(&saved.jwks, to).map_err(|e| KeysError::Invalid(e.0))?;
         let keys = KeySet::parse(&jwks).map_err(|e| KeysError::Invalid(e.0))?;
-        // Nobody has confirmed them.
-        let at = self.get(realm)?.map(|pinned| pinned.confirmed_at);
-        self.replace(
-            realm,
-            keys,
-            &jwks,
-            history,
-            at.unwrap_or(saved.confirmed_at),
-        )
+        self.replace(realm, keys, &jwks, history, confirmed, now)
     }
 
-    /// Notes that the realm's keys are still its keys; never goes back. Blocks where it saves.
-    pub fn confirm(&self, realm: &str, now: Timestamp) -> Result<(), KeysError> {
+    /// Notes that the realm's keys are still its keys, whatever the wall clock says. Blocks where
+    /// it saves.
+    pub fn confirm(&self, realm: &str, now: Moment) -> Result<(), KeysError> {
         self.note(realm, Some(now), None)
     }
 
-    /// Notes what an answer says without a change of keys. Blocks where it saves.
+    /// Notes what an answer says without a change of keys. Stored is the time that is known, so a
+    /// clock that is behind makes keys look older after a restart, never younger; one that is ahead
+    /// is found out by [`Keyring::open`]. Blocks where it saves.
     fn note(
         &self,
         realm: &str,
-        confirmed_at: Option<Timestamp>,
+        confirmed: Option<Moment>,
         history: Option<History>,
     ) -> Result<(), KeysError> {
         self.get(realm)?;
@@ -264,14 +297,14 @@ impl Keyring {
         let Some(entry) = pinned.get_mut(realm) else {
             return Ok(());
         };
-        entry.confirmed_at = entry.confirmed_at.max(confirmed_at.unwrap_or_default());
+        entry.confirmed = confirmed.map_or(entry.confirmed, Mark::here);
         entry.history = history.unwrap_or_else(|| entry.history.clone());
         let Some(mut saved) = self.saved(realm)? else {
             return Ok(());
         };
         let watched = entry.history.ahead_of(&saved.history(&entry.keys));
-        if watched.max(entry.confirmed_at.since(saved.confirmed_at)) >= SAVE_EVERY {
-            saved.confirmed_at = saved.confirmed_at.max(entry.confirmed_at);
+        if watched.max(apart(entry.confirmed.at(), saved.confirmed_at)) >= SAVE_EVERY {
+            saved.confirmed_at = entry.confirmed.at();
             saved.history = Some(entry.history.clone());
             self.0.save(realm, &saved)?;
         }
@@ -304,6 +337,10 @@ fn tell_left_out(realm: &str, keys: &KeySet) {
     for skipped in keys.skipped().iter().filter(|skipped| skipped.signs) {
         tracing::warn!(realm, %skipped, "a key of the realm's set is left out");
     }
+}
+
+fn apart(a: Timestamp, b: Timestamp) -> Duration {
+    a.since(b).max(b.since(a))
 }
 
 /// Whether `name` may name a file and a key of the store.

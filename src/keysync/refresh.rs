@@ -13,7 +13,7 @@ use super::{Change, DenyFiles, Keyring, KeysError, MAX_JWKS, Pinned};
 use crate::auth::KeySet;
 use crate::https::{Https, HttpsError};
 use crate::identity::random;
-use crate::time::Timestamp;
+use crate::time::{Mark, Moment, Timestamp};
 
 /// Where a realm's keys are fetched from, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +98,8 @@ pub struct Told<'t> {
 /// Called within the flight, so that whoever waited for it sees its effect.
 type Changed = Box<dyn Fn(&Told<'_>) + Send + Sync>;
 
-/// A time that has passed for certain, which confirms keys, and the instant.
-type Clock = Box<dyn Fn() -> (Timestamp, Instant) + Send + Sync>;
+/// Both clocks, and the instant for waits.
+type Clock = Box<dyn Fn() -> (Moment, Instant) + Send + Sync>;
 
 /// What an explicit fetch has found.
 #[derive(Debug, Clone)]
@@ -120,6 +120,15 @@ struct Inner {
     clock: Clock,
     changed: OnceLock<Changed>,
     realms: Mutex<BTreeMap<String, Arc<Line>>>,
+}
+
+/// The lines of a configuration, for [`Refresher::follow`].
+pub struct Lines(BTreeMap<String, Arc<Line>>);
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
 }
 
 /// One realm's line to its issuer.
@@ -166,8 +175,9 @@ impl Refresher {
         let _ = self.0.changed.set(changed);
     }
 
-    /// Follows the configuration. A realm whose source is the same keeps its state.
-    pub fn configure(&self, sources: &BTreeMap<String, Source>) -> Result<(), HttpsError> {
+    /// Makes what asking `sources` needs, and changes nothing. A realm whose source is the same
+    /// keeps its state.
+    pub fn prepare(&self, sources: &BTreeMap<String, Source>) -> Result<Lines, HttpsError> {
         let (_, now) = (self.0.clock)();
         let mut lines = BTreeMap::new();
         let old = self.realms().clone();
@@ -179,8 +189,12 @@ impl Refresher {
             };
             lines.insert(realm.clone(), line);
         }
-        *self.realms() = lines;
-        Ok(())
+        Ok(Lines(lines))
+    }
+
+    /// Asks these issuers from now on, and no others. Can't fail.
+    pub fn follow(&self, lines: Lines) {
+        *self.realms() = lines.0;
     }
 
     /// Realms whose regular fetch is due and not under way.
@@ -216,8 +230,8 @@ impl Refresher {
             Ok(judged) => judged,
             Err(why) => (Outcome::Failed(why), Change::default()),
         };
-        let (wall, now) = (self.0.clock)();
-        line.note(outcome.clone(), wall, now);
+        let (moment, now) = (self.0.clock)();
+        line.note(outcome.clone(), moment.known, now);
         self.tell(realm, &line, &outcome, &change);
         drop(flight);
         Some(outcome)
@@ -262,7 +276,7 @@ impl Refresher {
         &self,
         realm: &str,
         fingerprint: &str,
-        now: Timestamp,
+        now: Moment,
     ) -> Option<Result<(KeySet, Change), KeysError>> {
         let line = self.line(realm)?;
         let held = line.state().held.clone();
@@ -312,12 +326,14 @@ impl Refresher {
         let circumstances = Circumstances {
             passed: line.since_heard(instant),
             vouch_after: line.source.vouch_after,
-            denied: &|thumbprint| denied.revokes_key(thumbprint, now),
+            denied: &|thumbprint| denied.revokes_key(thumbprint, now.known),
         };
         let (was, fetched) = (pinned.keys.thumbprints(), set.keys.thumbprints());
         let next = pinned.history.next(&was, &fetched, &circumstances);
         let verdict = next.verdict;
-        let change = self.follow(realm, &pinned, &set, next, now).map_err(said)?;
+        let change = self
+            .put_in_force(realm, &pinned, &set, next, now)
+            .map_err(said)?;
         let mut state = line.state();
         if verdict != Verdict::Foreign {
             state.heard = Some(instant);
@@ -337,13 +353,13 @@ impl Refresher {
     }
 
     /// Puts in force what the history says.
-    fn follow(
+    fn put_in_force(
         &self,
         realm: &str,
         pinned: &Pinned,
         set: &Held,
         next: Next,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Change, KeysError> {
         let keyring = &self.0.keyring;
         let none = |()| Change::default();
@@ -352,15 +368,15 @@ impl Refresher {
             Verdict::Held if next.in_force == pinned.keys.thumbprints() => {
                 keyring.note(realm, None, Some(next.history)).map(none)
             }
-            Verdict::Held => keyring.reduce(realm, &next.in_force, next.history),
+            Verdict::Held => keyring.reduce(realm, &next.in_force, next.history, now),
             _ if pinned.keys.same_set(&set.keys) => {
                 let noted = keyring.note(realm, Some(now), Some(next.history));
                 noted.map(none)
             }
             // The same keys by other names or beside others that are left out, too.
             _ => {
-                let at = now.max(pinned.confirmed_at);
-                keyring.replace(realm, set.keys.clone(), &set.jwks, next.history, at)
+                let (keys, confirmed) = (set.keys.clone(), Mark::here(now));
+                keyring.replace(realm, keys, &set.jwks, next.history, confirmed, now)
             }
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::tests::jwks;
+use super::tests::{jwks, moment};
 use super::*;
 use crate::time;
 
@@ -76,19 +76,19 @@ impl Bench {
         std::fs::write(folder.path().join("deny.json"), r#"{"version":1}"#).unwrap();
         let bench = Bench::open(folder, Issuer::start());
         if let Some(set) = pinned {
-            bench.keyring.pin("dev", set, Timestamp(5)).unwrap();
+            bench.keyring.pin("dev", set, moment(5)).unwrap();
         }
         bench
     }
 
     fn open(folder: TempDir, issuer: Issuer) -> Bench {
         let store = Store::open(&folder.path().join("db")).unwrap();
-        let keyring = Keyring::open(&store, folder.path().join("keys")).unwrap();
-        let clock = || (Timestamp(1_000_000), time::instant());
+        let keyring = Keyring::open(&store, folder.path().join("keys"), moment(0)).unwrap();
+        let clock = || (moment(1_000_000), time::instant());
         let denied = folder.path().join("deny.json");
         let deny_files = DenyFiles::default();
         let files = BTreeMap::from([("dev".to_owned(), denied.clone())]);
-        deny_files.configure(&files).unwrap();
+        deny_files.follow(deny_files.prepare(&files).unwrap());
         let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
         let source = Source {
             uri: issuer.uri.clone(),
@@ -100,7 +100,7 @@ impl Bench {
             timeout: Duration::from_millis(500),
         };
         let sources = BTreeMap::from([("dev".to_owned(), source)]);
-        refresher.configure(&sources).unwrap();
+        refresher.follow(refresher.prepare(&sources).unwrap());
         Bench {
             folder,
             keyring,
@@ -146,7 +146,7 @@ fn the_same_set_confirms_and_one_that_shares_a_key_replaces() {
     let bench = Bench::new(Some(&old));
     bench.issuer.says("200 OK", old.clone());
     assert_eq!(bench.refresh(), Outcome::Confirmed);
-    assert_eq!(bench.pinned().confirmed_at, Timestamp(1_000_000));
+    assert_eq!(bench.pinned().confirmed.at(), Timestamp(1_000_000));
     bench.issuer.says("200 OK", both(&old, &new));
     assert_eq!(bench.refresh(), Outcome::Replaced);
     assert_eq!(bench.pinned().keys.keys().len(), 2);
@@ -164,7 +164,7 @@ fn a_foreign_set_is_held_until_its_fingerprint_is_pinned() {
         let before = bench.keyring.get("dev").unwrap();
         assert_eq!(before.is_some(), pinned.is_some());
         let held = bench.refresher.report("dev").unwrap().held.unwrap();
-        let now = Timestamp(2_000_000);
+        let now = moment(2_000_000);
         assert!(bench.refresher.pin_held("dev", "other", now).is_none());
         let fingerprint = held.keys.fingerprint();
         bench
@@ -296,7 +296,7 @@ fn a_fetch_tells_whether_its_set_is_the_pinned_one() {
     bench.issuer.says("200 OK", old);
     assert!(fetch());
     assert!(bench.refresher.report("dev").unwrap().held.is_none());
-    assert_eq!(bench.pinned().confirmed_at, Timestamp(1_000_000));
+    assert_eq!(bench.pinned().confirmed.at(), Timestamp(1_000_000));
 }
 
 #[test]
@@ -318,12 +318,12 @@ fn whatever_fails_keeps_the_last_good_set() {
         bench.issuer.says(head, body);
         assert!(matches!(bench.refresh(), Outcome::Failed(_)), "{head}");
         assert_eq!(bench.pinned().keys.keys()[0].kid, "good");
-        assert_eq!(bench.pinned().confirmed_at, Timestamp(5));
+        assert_eq!(bench.pinned().confirmed.at(), Timestamp(5));
     }
     let hang = |_: &mut TcpStream| std::thread::sleep(Duration::from_secs(1));
     bench.issuer.does(hang);
     assert!(matches!(bench.refresh(), Outcome::Failed(_)), "hang");
-    assert_eq!(bench.pinned().confirmed_at, Timestamp(5));
+    assert_eq!(bench.pinned().confirmed.at(), Timestamp(5));
 }
 
 #[test]

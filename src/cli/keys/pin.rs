@@ -135,7 +135,7 @@ fn pin_offline(config: &Config, realm: &str, jwks: &[u8]) -> Result<Value, Failu
         )));
     }
     let state = offline::open(config)?;
-    let pinned = state.keyring.pin(realm, jwks, now());
+    let pinned = state.keyring.pin(realm, jwks, state.moment());
     let (keys, change) = pinned.map_err(Failure::failed)?;
     let detail = json!({
         "realm": realm,
