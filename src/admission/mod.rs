@@ -220,11 +220,10 @@ impl Admission {
         let snapshot = Arc::new(snapshot);
         self.0.snapshot.store(Arc::clone(&snapshot));
         let clock = (self.0.clock)();
-        self.0
-            .running
-            .interrupt_where(Finish::Revoked, |permitted| {
-                auth::recheck(permitted, &snapshot, &clock).is_err()
-            });
+        self.0.running.interrupt_where(|permitted| {
+            let again = auth::recheck(permitted, &snapshot, &clock);
+            again.err().map(Finish::Revoked)
+        });
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -237,7 +236,7 @@ impl Admission {
 
     /// Ends what still runs: the drain deadline has passed.
     pub fn interrupt_all(&self) {
-        self.0.running.interrupt_where(Finish::Shutdown, |_| true);
+        self.0.running.interrupt_where(|_| Some(Finish::Shutdown));
     }
 
     /// Requests admitted and not finished.

@@ -17,7 +17,8 @@ use crate::reason::DenyReason;
 pub(super) const MAX_LEN: usize = 16 * 1024;
 
 /// Asymmetric algorithms only: `none` and HMAC have no place here (RFC 8725 section 3.1).
-const ALGORITHMS: [(&str, Algorithm); 9] = [
+/// Where one has two names, the one that is shown comes first.
+const ALGORITHMS: [(&str, Algorithm); 10] = [
     ("RS256", Algorithm::RS256),
     ("RS384", Algorithm::RS384),
     ("RS512", Algorithm::RS512),
@@ -27,6 +28,8 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("ES256", Algorithm::ES256),
     ("ES384", Algorithm::ES384),
     ("EdDSA", Algorithm::EdDSA),
+    // RFC 9864 section 2.2: what EdDSA means with a key of this curve, the only one here.
+    ("Ed25519", Algorithm::EdDSA),
 ];
 
 /// A well-formed compact JWS whose signature nobody has checked.
@@ -156,6 +159,11 @@ impl<'a> Proven<'a> {
             _ => None,
         }
     }
+}
+
+/// The names of all algorithms, as the challenge for a proof tells them.
+pub fn algorithm_names() -> impl Iterator<Item = &'static str> {
+    ALGORITHMS.iter().map(|(name, _)| *name)
 }
 
 pub(super) fn algorithm(name: &str) -> Option<Algorithm> {

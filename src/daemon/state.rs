@@ -12,7 +12,7 @@ use crate::audit;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Revocations, Snapshot};
 use crate::config::{Config, RealmConfig};
 use crate::identity::{Key, Nonces};
-use crate::keysync::{DenyFiles, Floor, Keyring, Lines, NewDenyFiles, Refresher};
+use crate::keysync::{DenyFiles, Floor, Keyring, KeysError, Lines, NewDenyFiles, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
 use crate::time::{self, Moment};
@@ -90,6 +90,13 @@ impl State {
         for realm in self.keyring.restored() {
             tracing::warn!(realm, "pinned keys were restored from their copy");
             self.record("keys_restored", json!({"realm": realm}))?;
+        }
+        for realm in self.keyring.ignored() {
+            tracing::warn!(
+                realm,
+                "a copy of pinned keys isn't what was pinned; it was set aside"
+            );
+            self.record("keys_copy_ignored", json!({"realm": realm}))?;
         }
         Ok(())
     }
@@ -200,8 +207,18 @@ impl State {
     }
 
     fn realm(&self, config: &RealmConfig) -> Result<Realm, RunError> {
-        let pinned = self.keyring.get(&config.name);
-        let pinned = pinned.map_err(|e| RunError::Keys(format!("realm {}: {e}", config.name)))?;
+        let pinned = match self.keyring.get(&config.name) {
+            // One realm without keys mustn't keep the others from their start.
+            Err(KeysError::Invalid(why)) => {
+                tracing::error!(
+                    realm = config.name,
+                    why,
+                    "the pinned keys can't be used; pin them again"
+                );
+                None
+            }
+            other => other.map_err(|e| RunError::Keys(format!("realm {}: {e}", config.name)))?,
+        };
         let (keys, confirmed) = match pinned {
             Some(pinned) => (pinned.keys, Some(pinned.confirmed)),
             None => (KeySet::default(), None),

@@ -37,6 +37,9 @@ const MAX_JWKS: usize = 56 * 1024;
 /// A confirmation is saved when it is this far from the saved one: seldom, for the flash's sake.
 const SAVE_EVERY: Duration = Duration::from_secs(300);
 
+/// In the store while it is the one that was opened before; no realm has such a name.
+const OPENED: &[u8] = b".opened";
+
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     #[error(transparent)]
@@ -56,6 +59,7 @@ struct Shared {
     backup: Backup,
     pinned: Mutex<BTreeMap<String, Pinned>>,
     restored: Vec<String>,
+    ignored: Vec<String>,
     /// For how long the daemon had run when a realm's keys were confirmed.
     ran_then: Tree,
     ran: Duration,
@@ -100,8 +104,9 @@ impl Pinned {
 
 impl Keyring {
     /// `backup_folder`: the last good set also lives as a plain file outside sled. What the store
-    /// lost is restored from there, with the time at which it was confirmed. `ran`: for how long the
-    /// daemon has run until now.
+    /// lost is restored from there, with the time at which it was confirmed. What the store has kept
+    /// counts, whatever a copy says: else whoever can write a file could pin keys. `ran`: for how
+    /// long the daemon has run until now.
     pub fn open(
         store: &Store,
         backup_folder: PathBuf,
@@ -110,16 +115,34 @@ impl Keyring {
     ) -> Result<Keyring, KeysError> {
         let tree = store.tree("keys")?;
         let backup = Backup::open(backup_folder)?;
-        let mut restored = Vec::new();
-        for (realm, stored) in backup.all()? {
-            // A damaged store may also have gone back to an earlier set.
+        let damaged = store.recovery().is_some();
+        let lost = damaged || tree.get(OPENED)?.is_none();
+        let (mut restored, mut ignored) = (Vec::new(), Vec::new());
+        for (realm, copy) in backup.all()? {
             let held = tree.get(realm.as_bytes())?;
             let held = held.and_then(|bytes| Stored::from_bytes(&bytes));
-            if held.is_none_or(|held| held.confirmed_at < stored.confirmed_at) {
-                let bytes = stored.to_bytes()?;
+            // A damaged store may also have gone back to an earlier set.
+            let older = |held: &Stored| damaged && held.confirmed_at < copy.confirmed_at;
+            if lost && held.as_ref().is_none_or(older) {
+                let bytes = copy.to_bytes()?;
                 store.commit(|| tree.insert(realm.as_bytes(), &bytes))?;
                 restored.push(realm);
+                continue;
             }
+            match held {
+                Some(held) if held.jwks == copy.jwks => {}
+                // A crash came before the copy of the last change.
+                Some(held) if copy.confirmed_at <= held.confirmed_at => {
+                    backup.write(&realm, &held)?;
+                }
+                held => {
+                    backup.set_aside(&realm, held.as_ref())?;
+                    ignored.push(realm);
+                }
+            }
+        }
+        if lost {
+            store.commit(|| tree.insert(OPENED, b"1"))?;
         }
         Ok(Keyring(Arc::new(Shared {
             store: store.clone(),
@@ -127,6 +150,7 @@ impl Keyring {
             backup,
             pinned: Mutex::new(BTreeMap::new()),
             restored,
+            ignored,
             ran_then: store.tree("keys_confirmed")?,
             ran,
             begun,
@@ -164,6 +188,11 @@ impl Keyring {
         &self.0.restored
     }
 
+    /// Realms with a copy that isn't what the store has kept, for the audit.
+    pub fn ignored(&self) -> &[String] {
+        &self.0.ignored
+    }
+
     pub fn get(&self, realm: &str) -> Result<Option<Pinned>, KeysError> {
         if let Some(pinned) = self.pinned().get(realm) {
             return Ok(Some(pinned.clone()));
@@ -173,7 +202,8 @@ impl Keyring {
         };
         let damaged = || KeysError::Invalid(format!("the stored keys of {realm:?} are damaged"));
         let stored = Stored::from_bytes(&bytes).ok_or_else(damaged)?;
-        let keys = KeySet::parse(&stored.jwks).map_err(|e| KeysError::Invalid(e.0))?;
+        let keys = KeySet::stored(&stored.jwks).map_err(|e| KeysError::Invalid(e.0))?;
+        tell_left_out(realm, &keys);
         let pinned = Pinned {
             history: stored.history(&keys),
             keys,
@@ -228,11 +258,14 @@ impl Keyring {
         // One pin at a time, or store and copy could end up with different sets.
         let mut pinned = self.pinned();
         self.0.save(realm, &stored, confirmed.age(now), now)?;
+        tell_left_out(realm, &keys);
+        let changed = Some((now.known, change.clone())).filter(|_| !change.is_empty());
+        let before = pinned.get(realm).and_then(|old| old.changed.clone());
         let entry = Pinned {
             keys,
             confirmed,
             history,
-            changed: Some((now.known, change.clone())),
+            changed: changed.or(before),
         };
         pinned.insert(realm.to_owned(), entry);
         Ok(change)
@@ -336,6 +369,13 @@ impl Shared {
             self.ran.saturating_sub(Duration::from_millis(then))
         });
         Ok(Mark::before(confirmed_at, ran, self.begun))
+    }
+}
+
+/// A key that signs tokens and isn't used will be missed. One that encrypts won't.
+fn tell_left_out(realm: &str, keys: &KeySet) {
+    for skipped in keys.skipped().iter().filter(|skipped| skipped.signs) {
+        tracing::warn!(realm, %skipped, "a key of the realm's set is left out");
     }
 }
 

@@ -63,16 +63,6 @@ fn assert_pinned(keyring: &Keyring, kid: &str, confirmed_at: u64) {
     assert_eq!(pinned.confirmed.at(), Timestamp(confirmed_at));
 }
 
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-        }
-    }
-}
-
 #[test]
 fn a_pin_takes_effect_at_once_and_survives() {
     let home = Home::new();
@@ -113,25 +103,52 @@ fn keys_that_a_quarantined_store_lost_come_back_as_old_as_they_were() {
     assert_pinned(&keyring, "one", 5);
 }
 
+/// Whoever can write a file pins no keys by that, whatever date they give it.
 #[test]
-fn of_store_and_copy_what_was_confirmed_later_wins() {
+fn what_the_store_has_kept_counts_whatever_a_copy_says() {
     let home = Home::new();
-    home.pin("old", 5);
-    let (old_copies, old_store) = (home.0.path().join("a"), home.0.path().join("b"));
-    copy_all(&home.copies(), &old_copies);
-    copy_all(&home.store().join("sled"), &old_store.join("sled"));
-    home.pin("new", 6);
-
-    // An old copy beside a newer store.
-    let store = Store::open(&home.store()).unwrap();
-    let keyring = open_keyring(&store, old_copies);
+    home.pin("own", 5);
+    let foreign = Home::new();
+    foreign.pin("foreign", 9);
+    let planted = foreign.copies().join("dev.json");
+    fs::copy(&planted, home.copies().join("dev.json")).unwrap();
+    fs::copy(&planted, home.copies().join("other.json")).unwrap();
+    let keyring = home.open();
     assert!(keyring.restored().is_empty());
-    assert_pinned(&keyring, "new", 6);
-    // A store that went back to an earlier set.
-    let store = Store::open(&old_store).unwrap();
-    let keyring = open_keyring(&store, home.copies());
+    assert_eq!(keyring.ignored(), ["dev", "other"]);
+    assert_pinned(&keyring, "own", 5);
+    assert!(keyring.get("other").unwrap().is_none());
+    drop(keyring);
+    // Nor later, when the store is lost.
+    assert!(home.open().ignored().is_empty());
+    fs::remove_dir_all(home.store()).unwrap();
+    let keyring = home.open();
     assert_eq!(keyring.restored(), ["dev"]);
-    assert_pinned(&keyring, "new", 6);
+    assert_pinned(&keyring, "own", 5);
+}
+
+/// A store of an earlier release has no mark of having been opened, and is no lost one.
+#[test]
+fn the_keys_of_an_earlier_release_are_kept() {
+    let home = Home::new();
+    let set = jwks("old");
+    let store = Store::open(&home.store()).unwrap();
+    let tree = store.tree("keys").unwrap();
+    let old = [&5_u64.to_be_bytes()[..], &set].concat();
+    store.commit(|| tree.insert(b"dev", &old)).unwrap();
+    let copies = home.copies();
+    fs::create_dir(&copies).unwrap();
+    let copy = json!({"confirmed_at": 5, "jwks": String::from_utf8(set).unwrap()});
+    fs::write(copies.join("dev.json"), copy.to_string()).unwrap();
+    let keyring = open_keyring(&store, copies.clone());
+    assert!(keyring.restored().is_empty() && keyring.ignored().is_empty());
+    assert_pinned(&keyring, "old", 5);
+    drop((keyring, tree, store));
+    // The old copy is read, too.
+    fs::remove_dir_all(home.store()).unwrap();
+    let keyring = home.open();
+    assert_eq!(keyring.restored(), ["dev"]);
+    assert_pinned(&keyring, "old", 5);
 }
 
 #[test]

@@ -121,6 +121,50 @@ fn a_proof_of_every_kind_of_key_passes() {
     }
 }
 
+#[test]
+fn ed25519_is_eddsa_by_its_other_name() {
+    let mut case = Case::sound();
+    let mut bound = Bound::sound("EdDSA");
+    bound.header["alg"] = json!("Ed25519");
+    bind_to(&mut case, bound);
+    used(&case);
+}
+
+/// The neutral point verifies the neutral point and 0 as the signature of everything.
+#[test]
+fn a_weak_key_is_no_proof_of_anything() {
+    let mut neutral = [0; 32];
+    neutral[0] = 1;
+    let mut case = Case::sound();
+    bind_to(&mut case, Bound::sound("EdDSA"));
+    let bound = case.bound.as_mut().unwrap();
+    let x = encode(neutral);
+    let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    bound.header["jwk"] = serde_json::from_str(&jwk).unwrap();
+    bound.spoil = |proof| {
+        let mut signature = [0; 64];
+        signature[0] = 1;
+        segments(&proof, |s| s[2] = encode(signature))
+    };
+    case.claims["cnf"] = json!({ "jkt": encode(digest(&SHA256, jwk.as_bytes())) });
+    let denied = case.denied();
+    assert_eq!(denied.reason, ProofInvalid);
+    assert!(denied.detail.unwrap().contains("weak"));
+}
+
+#[test]
+fn a_key_with_more_than_its_public_members_is_refused() {
+    for (member, word) in [
+        ("d", "leaked"),
+        ("priv", "leaked"),
+        ("seed", "nothing else"),
+    ] {
+        let (reason, detail) = refusal(|b| b.header["jwk"][member] = json!("AA"));
+        assert_eq!(reason, ProofInvalid);
+        assert!(detail.contains(word), "{detail}");
+    }
+}
+
 type Spoil = fn(&mut Bound);
 
 /// The check that must refuse, and how the proof is spoiled for it.

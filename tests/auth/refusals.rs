@@ -84,6 +84,10 @@ pub(crate) const UNPROVEN: &[(DenyReason, Spoil)] = &[
     (KeysMissing, |c| c.realm.keys = KeySet::default()),
     (KeyUnknown, |c| c.header["kid"] = json!("key-3")),
     (KeyUnknown, |c| c.header["kid"] = json!("")),
+    (KeyUnusable, |c| {
+        let rivals = ["key-1", "key-2"].map(|kid| Issuer::new("EdDSA", kid));
+        c.realm.keys = mint::realm(&[&c.issuer, &rivals[0], &rivals[1]]).keys;
+    }),
     (SignatureInvalid, |c| {
         c.spoil = |t| segments(&t, |s| s[2] = encode([0; 64]))
     }),
@@ -410,9 +414,13 @@ fn a_fraction_is_rounded_by_its_text() {
 
 #[test]
 fn every_algorithm_verifies() {
-    for alg in ALGORITHMS {
+    // RFC 9864 gives EdDSA with this curve a name of its own.
+    let names = ALGORITHMS.map(|alg| (alg, alg));
+    for (alg, name) in names.into_iter().chain([("EdDSA", "Ed25519")]) {
         let issuer = Issuer::new(alg, "key");
-        let credential = mint::bearer(issuer.token(&mint::claims()));
+        let mut header = issuer.header();
+        header["alg"] = json!(name);
+        let credential = mint::bearer(issuer.token_with(&header, &mint::claims()));
         let (request, snapshot) = (mint::request(None, chat()), mint::snapshot(&[&issuer]));
         let decision = decide(&credential, &request, &snapshot, &mint::clock());
         let Decision::Permit(permitted) = decision else {
