@@ -62,7 +62,8 @@ impl Admission {
             true => None,
             false => self.claim_proof(permitted)?,
         };
-        self.record(access, salt, begin.clone(), proof).await?;
+        self.record(permitted, access, salt, begin.clone(), proof)
+            .await?;
         self.0.metrics.permitted(permitted);
         Ok(self.queue(slot, permitted.clone(), prompt, charge, begin))
     }

@@ -34,7 +34,7 @@ impl Finisher {
             door,
             key,
             charge,
-            request_id: request.id.clone(),
+            request_id: request.id.own(),
             transport: request.origin.transport(),
         }
     }

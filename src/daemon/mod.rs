@@ -7,6 +7,7 @@ mod core;
 mod health;
 mod metrics;
 mod models;
+mod reload;
 mod state;
 
 use std::future::Future;
@@ -23,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::admission::{Admission, Parts, Refresh, Refreshed};
 use crate::config::Config;
 use crate::engine::{Engine, LoadError};
-use crate::keysync::{Outcome, Refresher, Why};
+use crate::keysync::{Outcome, Refresher, Told, Why};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::{Exposition, Registry};
@@ -120,8 +121,7 @@ impl Daemon {
         let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
         let shutdown = Shutdown::default();
         let parts = parts(state, &engine, &shutdown);
-        state.follow(&config)?;
-        let snapshot = state.snapshot(&config)?;
+        let snapshot = state.follow(state.prepare(&config)?);
         let admission = Admission::new(parts, config.admission.clone(), snapshot, &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
@@ -256,7 +256,7 @@ fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
         log: state.log.clone(),
         store: state.store.clone(),
         clock: state.clock(),
-        issued: state.issued(),
+        heard: state.heard(),
         shutdown: shutdown.clone(),
         refresh: refresh(state.refresher.clone()),
     }
@@ -339,9 +339,9 @@ impl Core {
     /// The refresher outlives nobody, so it holds no core.
     fn follow_refreshes(self: &Arc<Self>) {
         let core = Arc::downgrade(self);
-        let changed = move |realm: &str, outcome: &Outcome, news: bool| {
+        let changed = move |told: &Told<'_>| {
             if let Some(core) = core.upgrade() {
-                core.keys_refreshed(realm, outcome, news);
+                core.keys_refreshed(told);
             }
         };
         self.state.refresher.on_change(Box::new(changed));

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::support::{Daemon, Issuer, Response, Setup, chat, claims, http, run, target, within};
+use crate::support::{
+    Daemon, Disk, Issuer, Response, Setup, chat, claims, http, run, target, within,
+};
 
 const FAILED: i32 = 1;
 const REFUSED: i32 = 3;
@@ -330,48 +332,4 @@ fn a_bad_configuration_never_starts() {
         BAD_CONFIG,
         &["can't be read", "--config"],
     );
-}
-
-/// A small disk of memory, gone when dropped. Mounting needs root, as the build and its
-/// containers have it; without, the test fails rather than being skipped.
-struct Disk(TempDir);
-
-impl Disk {
-    fn new(options: &str) -> Disk {
-        let disk = Disk(tempfile::tempdir().expect("the test's own files and processes work"));
-        mount(&["-t", "tmpfs", "-o", options, "slmd-test"], disk.path());
-        disk
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn remount(&self, options: &str) {
-        mount(&["-o", options], self.path());
-    }
-
-    /// Leaves no byte.
-    fn fill(&self, ballast: &Path) {
-        let mut file = fs::File::create(ballast).expect("the test's own files and processes work");
-        let zeros = std::io::copy(&mut std::io::repeat(0), &mut file);
-        assert!(zeros.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull));
-    }
-}
-
-fn mount(args: &[&str], path: &Path) {
-    let done = Command::new("mount")
-        .args(args)
-        .arg(path)
-        .status()
-        .expect("the test's own files and processes work");
-    assert!(done.success(), "mounting a tmpfs needs root");
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: a daemon that was just killed may still be on its way out.
-        let done = Command::new("umount").arg("-l").arg(self.path()).status();
-        assert!(done.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
 }

@@ -31,7 +31,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
 
-pub use certificates::{Certificates, TlsSettings};
+pub use certificates::{Certificates, Renewed, TlsSettings};
 pub use metrics::Metrics;
 pub use socket::bind;
 

@@ -9,6 +9,7 @@
 
 mod certs;
 mod daemon;
+mod disk;
 mod dpop;
 mod http;
 mod issuer;
@@ -19,6 +20,7 @@ mod wait;
 
 pub use certs::{Ca, Certificate};
 pub use daemon::{Daemon, Setup, signal};
+pub use disk::Disk;
 pub use dpop::{Holder, bound, message_hash, thumbprint};
 pub use http::{Exchange, Response, exchange, http, send};
 pub use issuer::{Issuer, claims};
