@@ -432,7 +432,7 @@ fn beside_a_flooder_others_find_their_places_and_have_their_turns() {
     // One turn of each, of two seconds.
     assert_eq!(refused.retry_after, Some(Duration::from_secs(4)));
     let told = refused.detail.unwrap();
-    assert!(told.starts_with("5 requests of this principal"), "{told}");
+    assert!(told.starts_with("4 requests of this principal"), "{told}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod request;
 
 pub use answer::{AnswerReceiver, AnswerSender, Fragment, Outcome, Usage, channel};
 pub use interrupt::Interrupt;
-pub use origin::{Origin, Transport};
+pub use origin::{Origin, Transport, network};
 pub use request::{Action, Chat, Message, Request, RequestId, Role, Sampling, Scope};
 
 use serde::{Deserialize, Serialize};
