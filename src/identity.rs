@@ -2,9 +2,8 @@
 //! proofs, and random ids.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
+use crate::files::{self, Care, FileError};
+use crate::secret::Secret;
 use crate::time::Timestamp;
 
 /// The device's key in the state folder.
@@ -60,38 +61,28 @@ impl Key {
     /// is damaged is an error: a new key would silently make this another device.
     pub fn open(state_folder: &Path) -> io::Result<Key> {
         let file = state_folder.join(KEY_FILE);
-        match fs::metadata(&file) {
-            Ok(meta) if meta.len() > MAX_KEY_FILE => return Err(unusable("it is too large")),
-            Ok(_) => fs::set_permissions(&file, Permissions::from_mode(0o600))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(state_folder, &file)?,
-            Err(error) => return Err(error),
+        let told = |e: FileError| io::Error::new(e.kind(), format!("{}: {e}", file.display()));
+        let mut read = files::read(&file, MAX_KEY_FILE, Care::Own);
+        if let Err(FileError::Readable { .. }) = read {
+            tracing::warn!("others could read the device's key; from now on they can't");
+            files::close(&file).map_err(told)?;
+            read = files::read(&file, MAX_KEY_FILE, Care::Own);
         }
-        let pair = Ed25519KeyPair::from_pkcs8(&fs::read(&file)?);
+        let pkcs8 = match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(&file)?,
+            read => Secret::new(read.map_err(told)?),
+        };
+        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.expose());
         let pair = pair.map_err(|_| unusable("it is no PKCS #8 Ed25519 key; restore it"))?;
         Ok(Key(Arc::new(pair)))
     }
 }
 
-/// Written beside and renamed, so that a power cut leaves a whole key or none.
-fn make_key(folder: &Path, file: &Path) -> io::Result<()> {
+fn make_key(file: &Path) -> io::Result<Secret<Vec<u8>>> {
     let pkcs8 = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new());
     let pkcs8 = pkcs8.map_err(|_| io::Error::other("no key could be made"))?;
-    let new = folder.join("device.key.new");
-    // One that a power cut left may have other rights.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    let mut out = options
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&new)?;
-    out.write_all(pkcs8.as_ref())?;
-    out.sync_all()?;
-    fs::rename(&new, file)?;
-    File::open(folder)?.sync_all()
+    files::replace(file, pkcs8.as_ref())?;
+    Ok(Secret::new(pkcs8.as_ref().to_vec()))
 }
 
 fn unusable(why: &str) -> io::Error {
@@ -218,6 +209,8 @@ pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -244,6 +237,30 @@ mod tests {
             assert!(Key::open(folder.path()).is_err());
             assert_eq!(fs::read(&file).unwrap(), damage);
         }
+    }
+
+    #[test]
+    fn the_device_key_is_never_reached_through_a_link_and_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        Key::open(folder.path()).unwrap();
+        let file = folder.path().join(KEY_FILE);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let change = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        change(&file, 0o644);
+        Key::open(folder.path()).unwrap();
+        assert_eq!(mode(&file), 0o600);
+        // Who could write it may have put his own there.
+        change(&file, 0o660);
+        assert!(Key::open(folder.path()).is_err());
+        let target = folder.path().join("somebody's");
+        fs::rename(&file, &target).unwrap();
+        change(&target, 0o644);
+        std::os::unix::fs::symlink(&target, &file).unwrap();
+        let refused = Key::open(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("symbolic link"), "{refused}");
+        assert_eq!(mode(&target), 0o644, "its mode is its owner's affair");
     }
 
     #[test]

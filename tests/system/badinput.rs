@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::support::{Daemon, Disk, Issuer, Response, Setup, chat, claims, http, run, target, within};
+use crate::support::{
+    Daemon, Disk, Issuer, Response, Setup, chat, claims, http, run, target, within,
+};
 
 const FAILED: i32 = 1;
 const REFUSED: i32 = 3;
