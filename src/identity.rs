@@ -3,14 +3,16 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::files::{self, Care, FileError};
 use crate::secret::Secret;
@@ -197,7 +199,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// SHA-256 over `parts`, each preceded by its length, so that no two lists collide.
 pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
@@ -205,6 +207,46 @@ pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
+}
+
+/// [`digest`] of an object's JSON text, which is hashed as it is written and kept nowhere.
+pub fn digest_json(object: &Map<String, Value>) -> [u8; 32] {
+    // INVARIANT: names and values of a JSON value have a text, and these writers take any.
+    let write = |to: &mut dyn Write| serde_json::to_writer(to, object).expect("a JSON value");
+    let mut length = Length(0);
+    write(&mut length);
+    let mut hash = Hash(Context::new(&SHA256));
+    hash.0.update(&length.0.to_be_bytes());
+    write(&mut hash);
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.0.finish().as_ref());
+    out
+}
+
+struct Length(u64);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Hash(Context);
+
+impl Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -226,6 +268,14 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let other = Nonces::new(Key::open(other.path()).unwrap(), "edge-1");
         assert_ne!(other.current(now), first);
+    }
+
+    #[test]
+    fn json_is_hashed_by_its_text() {
+        let value = serde_json::json!({"b": "\u{1F600}\n", "a": [1.5, null, {"c": true}]});
+        let text = value.to_string();
+        let object = value.as_object().unwrap();
+        assert_eq!(digest_json(object), digest(&[text.as_bytes()]));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use source::{Source, blank, is_word, item_end, test_modules, words};
 
 /// From the bottom. A module imports only from the layers before its own.
 const LAYERS: &[&[&str]] = &[
-    &["files", "secret", "time"],
+    &["files", "process", "secret", "time"],
     &["https", "identity", "json", "reason", "shutdown"],
     &["prompt", "systemd", "tls"],
     &["link"],

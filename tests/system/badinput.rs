@@ -2,9 +2,9 @@
 //! configuration. Each is told with what to do, and ends with the documented exit code.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -208,6 +208,40 @@ fn assert_unavailable(response: &Response) {
     assert!(response.header("retry-after").is_some(), "{response:?}");
 }
 
+/// What a dump of its memory would hold stays in it: the process says so itself, whoever started
+/// it and with whatever limits.
+#[test]
+fn no_process_of_ours_dumps_its_memory() {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args(["prlimit", "--core=unlimited"])
+        .arg(env!("CARGO_BIN_EXE_slmd"))
+        .args(["ask", "--token-file", "-", "--socket", "/nonexistent"]);
+    // It waits for the token.
+    let mut asking = command
+        .arg("Hi.")
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the machine has util-linux");
+    let of_it = PathBuf::from(format!("/proc/{}", asking.id()));
+    let name = || fs::read_to_string(of_it.join("comm")).expect("it runs");
+    within(PATIENCE, "slmd in its place", || {
+        (name().trim() == "slmd").then_some(())
+    });
+    // The kernel gives the files of who may not be dumped to root (proc(5)).
+    within(PATIENCE, "memory that is private", || {
+        let owner = fs::metadata(of_it.join("environ")).expect("it runs").uid();
+        (owner == 0).then_some(())
+    });
+    let limits = fs::read_to_string(of_it.join("limits")).expect("it runs");
+    let core = limits.lines().find(|line| line.starts_with("Max core"));
+    let words: Vec<&str> = core.expect("a limit").split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{limits}");
+    asking.kill().expect("our own child can be killed");
+    asking.wait().expect("our own child can be waited for");
+}
+
 #[test]
 fn a_full_disk_at_the_start_is_told() {
     let disk = Disk::new("size=6m");
@@ -217,6 +251,53 @@ fn a_full_disk_at_the_start_is_told() {
     disk.fill(&disk.path().join("ballast"));
     let refused = refused_start(&config);
     assert_says(&refused, FAILED, &["state folder", "no space left"]);
+}
+
+/// Each of what others could change: told with what to do, and nothing is touched.
+#[test]
+fn what_others_can_change_is_refused_at_the_start_and_by_a_check() {
+    let (folder, models) = (tempfile::tempdir().unwrap(), target().join("models"));
+    let state = folder.path().join("state");
+    let config = configuration(folder.path(), &state, &models);
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
+        command
+            .arg("--config")
+            .arg(&config)
+            .args(["config", "check"]);
+        run(&mut command, b"", PATIENCE)
+    };
+    assert!(check().status.success());
+    mode(&config, 0o666);
+    let writable = &["slmd.toml", "others may change it", "chmod go-w"];
+    assert_says(&refused_start(&config), BAD_CONFIG, writable);
+    assert_says(&check(), BAD_CONFIG, writable);
+    mode(&config, 0o644);
+
+    fs::create_dir(&state).unwrap();
+    mode(&state, 0o777);
+    let open = &["state_dir", "others may change it", "chmod go-w"];
+    assert_says(&refused_start(&config), BAD_CONFIG, open);
+    assert_says(&check(), BAD_CONFIG, open);
+    mode(&state, 0o755);
+    std::os::unix::fs::chown(&state, Some(65534), None).unwrap();
+    let foreign = &["state folder", "id 65534", "chown 0"];
+    assert_says(&refused_start(&config), FAILED, foreign);
+    std::os::unix::fs::chown(&state, Some(0), None).unwrap();
+
+    // What somebody left there while he could.
+    let (theirs, left) = (folder.path().join("theirs"), &["symbolic link"]);
+    fs::create_dir(&theirs).unwrap();
+    for name in ["db", "keys", "device.key"] {
+        symlink(&theirs, state.join(name)).unwrap();
+        assert_says(&refused_start(&config), FAILED, left);
+        fs::remove_file(state.join(name)).unwrap();
+        assert_eq!(fs::read_dir(&theirs).unwrap().count(), 0, "{name}");
+        assert_eq!(fs::metadata(&theirs).unwrap().mode() & 0o777, 0o755);
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::auth::ExplainContext;
 use crate::json;
 use crate::prompt::{Origin, Scope, Transport};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::secret::Secret;
+use crate::secret::{Secret, wipe_json};
 use crate::shutdown::Shutdown;
 use crate::time::Timestamp;
 use crate::wire;
@@ -110,7 +110,10 @@ impl Admin {
                     .await
             }
             Route::Explain => {
-                let (token, context) = to_explain(&self.object(request).await?)?;
+                let mut body = self.object(request).await?;
+                let asked = to_explain(&body);
+                wipe_json(&mut body);
+                let (token, context) = asked?;
                 self.json(move |control| control.explain_token(token.expose(), &context))
                     .await
             }
