@@ -165,6 +165,10 @@ fn a_full_disk_refuses_prompts_until_there_is_room() {
 
     let ballast = disk.path().join("ballast");
     disk.fill(&ballast);
+    within(PATIENCE, "a word that it isn't ready", || {
+        let answer = http(&daemon.socket(), "GET", "/readyz", &[], "");
+        (answer.status == 503).then_some(())
+    });
     let full = within(PATIENCE, "a refusal for want of room", || {
         let answer = ask();
         (answer.status != 200).then_some(answer)
@@ -173,9 +177,29 @@ fn a_full_disk_refuses_prompts_until_there_is_room() {
     // The socket still serves what needs no record, and says that it does.
     let live = http(&daemon.socket(), "GET", "/livez", &[], "");
     assert_eq!(live.status, 200, "{live:?}");
-    assert_says(&daemon.slmd(&["status"]), REFUSED, &["503", "free space"]);
+    let ready = |daemon: &Daemon| http(&daemon.socket(), "GET", "/readyz", &[], "");
+    within(PATIENCE, "a word that it isn't ready", || {
+        let answer = ready(&daemon);
+        (answer.status == 503 && answer.body.contains("no space left")).then_some(())
+    });
+    // Looking works, changing doesn't.
+    for (look, shown) in [
+        (&["status"][..], "not ready: no space left"),
+        (&["audit", "tail"], "keys_pinned"),
+        (&["keys", "list"], "dev"),
+    ] {
+        let output = daemon.slmd(look);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{look:?}: {output:?}");
+        assert!(said.contains(shown), "{look:?}: {said}");
+    }
+    assert_says(&daemon.slmd(&["reload"]), REFUSED, &["503", "free space"]);
 
     fs::remove_file(&ballast).unwrap();
+    // Nobody asks: who waits for its readiness sends nothing before it is ready.
+    within(PATIENCE, "readiness once there is room", || {
+        (ready(&daemon).status == 200).then_some(())
+    });
     let answered = within(PATIENCE, "an answer once there is room", || {
         let answer = ask();
         match answer.status {
