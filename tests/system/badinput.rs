@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -230,6 +231,43 @@ fn assert_unavailable(response: &Response) {
     assert_eq!(response.status, 503, "{response:?}");
     assert_eq!(response.json()["error"]["code"], "audit_unavailable");
     assert!(response.header("retry-after").is_some(), "{response:?}");
+}
+
+#[test]
+fn without_a_free_descriptor_an_administrator_is_still_answered() {
+    const LIMIT: usize = 96;
+    let issuer = Issuer::new("ES256", "key-1");
+    let limited = Path::new("/usr/bin/prlimit");
+    let limit = format!("--nofile={LIMIT}:{LIMIT}");
+    let setup = Setup::new()
+        .with("[http]\nmax_connections = 256\nmax_connections_per_uid = 256")
+        .program(&[
+            limited,
+            Path::new(&limit),
+            Path::new(env!("CARGO_BIN_EXE_slmd")),
+        ])
+        .issuer(&issuer);
+    let daemon = Daemon::start(setup);
+    assert!(daemon.log().contains("open files may run short"));
+    let open = || UnixStream::connect(daemon.socket()).expect("the backlog has room");
+    let taken: Vec<UnixStream> = (0..LIMIT).map(|_| open()).collect();
+    within(PATIENCE, "the last descriptor", || {
+        daemon
+            .log()
+            .contains("can't accept connections")
+            .then_some(())
+    });
+    // More often than descriptors are kept: each is given back.
+    for _ in 0..8 {
+        let status = daemon.slmd(&["status"]);
+        assert!(status.status.success(), "{status:?}");
+    }
+    drop(taken);
+    let token = issuer.token(claims());
+    within(PATIENCE, "an answer", || {
+        let answer = daemon.chat(&token, &chat("Is there room again?", 1, false));
+        (answer.status == 200).then_some(())
+    });
 }
 
 /// What a dump of its memory would hold stays in it: the process says so itself, whoever started
