@@ -4,7 +4,7 @@
 //! checks it):
 //!
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not; [`secret`], [`time`],
-//!    [`json`], [`files`], [`identity`], [`link`], [`https`], [`process`], [`tls`],
+//!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`process`], [`tls`],
 //!    [`shutdown`], [`systemd`], [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
 //!    [`store`] is the state folder's database.
@@ -36,6 +36,7 @@ pub mod prompt;
 pub mod quota;
 pub mod reason;
 pub mod secret;
+pub mod share;
 pub mod shutdown;
 pub mod store;
 pub mod systemd;

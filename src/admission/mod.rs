@@ -21,7 +21,9 @@ use tokio::sync::Semaphore;
 pub use door::Admitted;
 pub use inbox::{Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
 
-use crate::auth::{self, Cache, Clock, Credential, Decision, Denied, Permitted, Snapshot};
+use crate::auth::{
+    self, Cache, Clock, Credential, Decision, Denied, Permitted, Principal, Snapshot,
+};
 use crate::engine::Engine;
 use crate::prompt::{Finish, Origin, Request, RequestId};
 use crate::quota::Quota;
@@ -29,7 +31,7 @@ use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
-use crate::time::Timestamp;
+use crate::time::{Moment, Timestamp};
 use crate::{audit, time};
 use inbox::{Begin, Inbox};
 use metrics::Metrics;
@@ -72,15 +74,16 @@ pub struct Parts {
     pub store: Store,
     /// The time as decisions are to see it: wall clock, floor, synchronised.
     pub clock: Box<dyn Fn() -> Clock + Send + Sync>,
-    /// Told of every genuine token's issuer and when it was issued. Doesn't block.
-    pub issued: Issued,
+    /// Told of every accepted token, while its permit is written.
+    pub heard: Heard,
     pub shutdown: Shutdown,
     /// Fetches a realm's keys because a token names one that isn't known. Blocks.
     pub refresh: Refresh,
 }
 
-/// Takes an issuer and a time.
-pub type Issued = Box<dyn Fn(&str, Timestamp) + Send + Sync>;
+/// Takes an accepted token's word for the time: whose it is, and when it was issued. What it writes
+/// rides on the next sync.
+pub type Heard = Box<dyn Fn(&Principal, Timestamp) -> Result<(), StoreError> + Send + Sync>;
 
 /// Takes a realm's name.
 pub type Refresh = Box<dyn Fn(&str) -> Refreshed + Send + Sync>;
@@ -108,8 +111,8 @@ struct Inner {
     engine: Engine,
     log: audit::Log,
     store: Store,
-    clock: Box<dyn Fn() -> Clock + Send + Sync>,
-    issued: Issued,
+    clock: Arc<dyn Fn() -> Clock + Send + Sync>,
+    heard: Heard,
     shutdown: Shutdown,
 }
 
@@ -126,8 +129,11 @@ impl Admission {
         snapshot: Snapshot,
         registry: &mut Registry,
     ) -> Result<Admission, StoreError> {
+        let clock: Arc<dyn Fn() -> Clock + Send + Sync> = Arc::from(parts.clock);
+        let own = Arc::clone(&clock);
+        let effective = move || own().effective();
         Ok(Admission(Arc::new(Inner {
-            inbox: Inbox::open(&parts.store)?,
+            inbox: Inbox::open(&parts.store, Box::new(effective))?,
             replay: Replay::open(&parts.store, registry)?,
             refresh: parts.refresh,
             refreshing: Arc::new(Semaphore::new(REFRESH_WAITERS)),
@@ -140,8 +146,8 @@ impl Admission {
             engine: parts.engine,
             log: parts.log,
             store: parts.store,
-            clock: parts.clock,
-            issued: parts.issued,
+            clock,
+            heard: parts.heard,
             shutdown: parts.shutdown,
         })))
     }
@@ -172,7 +178,10 @@ impl Admission {
                 let access = records::permitted(&permitted);
                 let claimed = self.claim_proof(&permitted);
                 let claimed = claimed.map_err(|refusal| self.refuse(&permitted, refusal))?;
-                match self.record(access, [0; 16], None, claimed).await {
+                match self
+                    .record(&permitted, access, [0; 16], None, claimed)
+                    .await
+                {
                     Ok(()) => {
                         self.0.metrics.permitted(&permitted);
                         Ok(permitted)
@@ -239,9 +248,20 @@ impl Admission {
     /// Forgets deliveries that are out of their window. Blocks; called about once a second.
     pub fn tick(&self) -> Result<(), StoreError> {
         let settings = self.0.settings.load();
-        let effective = (self.0.clock)().effective();
-        self.0.replay.prune(effective, time::instant())?;
-        self.0.inbox.prune(time::now(), &settings)
+        let clock = (self.0.clock)();
+        self.0.replay.prune(clock.moment(), clock.synchronised)?;
+        self.0.inbox.prune(clock.effective(), &settings)
+    }
+
+    /// The time was set: what is remembered until a later one is remembered from now on. Blocks.
+    pub fn mend_time(&self, now: Moment) -> Result<(), StoreError> {
+        self.0.replay.mend(now.known)?;
+        self.0.inbox.prune(now.known, &self.0.settings.load())
+    }
+
+    /// Both clocks, as decisions see them.
+    pub fn moment(&self) -> Moment {
+        (self.0.clock)().moment()
     }
 
     fn with_deadline(&self, mut request: Request) -> Arc<Request> {
@@ -254,23 +274,7 @@ impl Admission {
 
     fn decide(&self, credential: &Credential, request: &Arc<Request>, clock: &Clock) -> Decision {
         let snapshot = self.0.snapshot.load();
-        let decision = self.0.cache.decide(credential, request, &snapshot, clock);
-        self.note_issue(&decision);
-        decision
-    }
-
-    /// Also of a token that is refused: its realm's signature is on the time.
-    fn note_issue(&self, decision: &Decision) {
-        let (issuer, at) = match decision {
-            Decision::Permit(permitted) => {
-                let issuer = &permitted.grant().principal.issuer;
-                (Some(issuer), permitted.issued_at())
-            }
-            Decision::Deny(denied) => (denied.issuer.as_ref(), denied.issued_at),
-        };
-        if let (Some(issuer), Some(at)) = (issuer, at) {
-            (self.0.issued)(issuer, at);
-        }
+        self.0.cache.decide(credential, request, &snapshot, clock)
     }
 
     /// Decides; where the token's key isn't known, asks the issuer for its keys and decides again.
@@ -327,10 +331,8 @@ impl Admission {
 
     /// Reserves the one use of the proof that came with the request, if one did.
     fn claim_proof(&self, permitted: &Permitted) -> Result<Option<Claimed>, Refusal> {
-        let claim = |proof| {
-            let now = (self.0.clock)().effective();
-            self.0.replay.claim(proof, now, time::instant())
-        };
+        let owner = permitted.grant().principal.key();
+        let claim = |proof| self.0.replay.claim(proof, owner, self.moment());
         permitted.proof().map(claim).transpose()
     }
 
@@ -362,17 +364,23 @@ impl Admission {
         }
     }
 
-    /// Records a permit, and what `also` writes with it; durable when this returns.
+    /// Records a permit, what its token says of the time, and what `also` writes with it; durable
+    /// when this returns.
     async fn record(
         &self,
+        permitted: &Permitted,
         access: audit::Access,
         salt: [u8; 16],
         also: Option<Begin>,
         proof: Option<Claimed>,
     ) -> Result<(), Refusal> {
-        let door = self.clone();
+        let (door, grant) = (self.clone(), Arc::clone(permitted.grant()));
+        let issued_at = permitted.issued_at();
         let written = tokio::task::spawn_blocking(move || {
             door.0.store.commit(|| {
+                if let Some(at) = issued_at {
+                    (door.0.heard)(&grant.principal, at)?;
+                }
                 if let Some(begin) = &also {
                     begin.write()?;
                 }

@@ -45,6 +45,7 @@ pub enum Event {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Access {
+    #[serde(flatten)]
     pub request_id: RequestId,
     pub origin: Origin,
     pub action: String,
@@ -103,6 +104,8 @@ pub enum Verdict {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
+    /// Of the access that ends.
+    #[serde(flatten)]
     pub request_id: RequestId,
     pub finish: Finish,
     #[serde(flatten)]

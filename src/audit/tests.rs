@@ -116,6 +116,28 @@ fn every_event_comes_back_as_it_went_in_and_indexes_go_on() {
 }
 
 #[test]
+fn records_of_earlier_releases_are_read() {
+    for (line, id) in [
+        (
+            r#"{"index":1,"time":5,"synchronised":true,"boot_id":"b","event":"access","request_id":"SAME","origin":{"transport":"socket","uid":1,"gid":1,"pid":null},"action":"chat","decision":"permit"}"#,
+            "SAME",
+        ),
+        (
+            r#"{"index":2,"time":5,"synchronised":true,"boot_id":"b","event":"finish","request_id":"SAME","finish":"stop","prompt_tokens":1,"completion_tokens":2,"answer_hash":"0","queue_ms":1,"first_token_ms":null,"total_ms":3}"#,
+            "SAME",
+        ),
+    ] {
+        let record: Record = serde_json::from_str(line).unwrap();
+        let found = match record.event {
+            Event::Access(access) => access.request_id,
+            Event::Finish(finished) => finished.request_id,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((found.as_str(), found.echoed()), (id, id));
+    }
+}
+
+#[test]
 fn equal_records_are_equal_bytes() {
     let record = Record {
         index: 5,

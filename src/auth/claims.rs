@@ -8,10 +8,7 @@ use super::token::{HeaderType, Proven};
 use super::{LimitClaims, Principal};
 use crate::json::Value;
 use crate::reason::DenyReason;
-use crate::time::Timestamp;
-
-/// 9999-12-31T23:59:59Z. Later times are mistakes, and sums of smaller ones can't overflow.
-pub(super) const MAX_TIME: u64 = 253_402_300_799;
+use crate::time::{MAX_SECS, Timestamp};
 
 /// The highest priority that a token may carry.
 const MAX_PRIORITY: u8 = 9;
@@ -193,18 +190,13 @@ fn text<'t>(token: &'t Proven, name: &'static str) -> Result<Option<&'t str>, Cl
     }
 }
 
-/// `iat` of a token whatever else is wrong with it.
-pub(super) fn issued_at(token: &Proven) -> Option<Timestamp> {
-    time(token, "iat").ok().flatten()
-}
-
 /// A NumericDate as whole seconds. RFC 7519 allows fractions; no issuer that we know writes them,
 /// and a number that two parsers round differently is no good base for a decision.
 fn time(token: &Proven, name: &'static str) -> Result<Option<Timestamp>, ClaimError> {
     let Some(value) = token.get(name) else {
         return Ok(None);
     };
-    match value.as_u64().filter(|secs| *secs <= MAX_TIME) {
+    match value.as_u64().filter(|secs| *secs <= MAX_SECS) {
         Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
         None => Err((DenyReason::ClaimInvalid, name)),
     }

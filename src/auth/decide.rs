@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::access::{Asked, opens};
-use super::claims::{ClaimError, Claims, MAX_TIME, issued_at, principal};
+use super::claims::{ClaimError, Claims, principal};
 use super::judge::{Case, Finding, lifetime, revoked};
 use super::peer::{self, Peer};
 use super::token::{Decoded, Jws, Proven};
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::prompt::Request;
 use crate::reason::DenyReason;
-use crate::time::Timestamp;
+use crate::time::{MAX_SECS, Timestamp};
 
 #[must_use]
 #[derive(Debug)]
@@ -30,14 +30,10 @@ pub struct Denied {
     pub reason: DenyReason,
     /// Nothing that the token says of itself, but times.
     pub detail: Option<String>,
-    /// Of the realm, known once the signature is verified.
-    pub issuer: Option<String>,
-    /// Its name.
+    /// Its name, known once the signature is verified.
     pub realm: Option<String>,
     pub principal: Option<Principal>,
     pub token_id: Option<String>,
-    /// Of a token whose signature is verified, whatever else is wrong with it.
-    pub issued_at: Option<Timestamp>,
 }
 
 /// Proof that a request was allowed: only [`decide`] makes one.
@@ -162,7 +158,7 @@ pub fn recheck(
             if !realm.keys.has_thumbprint(&token.thumbprint) {
                 return Err(DenyReason::KeyUnknown);
             }
-            let now = clock.of_realm(issuer, token.claims.issued_at);
+            let now = clock.of_token(&token.claims.principal, token.claims.issued_at);
             revoked(token, &snapshot.deny, now).map_err(|finding| finding.reason)?;
             lifetime(token, &realm.policy).map_err(|finding| finding.reason)?;
             Some(token)
@@ -284,7 +280,6 @@ fn admit(
         Err(finding) => {
             return Err(Box::new(Denied {
                 detail: finding.detail,
-                issuer: Some(realm.issuer.clone()),
                 realm: Some(realm.name.clone()),
                 principal: Some(who),
                 ..finding.reason.into()
@@ -296,7 +291,7 @@ fn admit(
         principal: who,
         token_id: None,
         scope: asked.scope,
-        expires_at: Timestamp::from_secs(MAX_TIME),
+        expires_at: Timestamp::from_secs(MAX_SECS),
         tokens_per_minute: realm.policy.tokens_per_minute,
         max_context: None,
         priority: DEFAULT_PRIORITY,
@@ -316,11 +311,9 @@ impl Denied {
         Denied {
             reason: finding.reason,
             detail: finding.detail,
-            issuer: Some(realm.issuer.clone()),
             realm: Some(realm.name.clone()),
             principal: Some(claims.principal.clone()),
             token_id: claims.token_id.clone(),
-            issued_at: Some(claims.issued_at),
         }
     }
 
@@ -329,14 +322,12 @@ impl Denied {
         Denied {
             reason,
             detail: Some(format!("claim `{claim}`")),
-            issuer: Some(realm.issuer.clone()),
             realm: Some(realm.name.clone()),
             principal: who,
             token_id: token
                 .get("jti")
                 .and_then(|id| id.as_str())
                 .map(str::to_owned),
-            issued_at: issued_at(token),
         }
     }
 }
@@ -347,11 +338,9 @@ impl From<DenyReason> for Denied {
         Denied {
             reason,
             detail: None,
-            issuer: None,
             realm: None,
             principal: None,
             token_id: None,
-            issued_at: None,
         }
     }
 }

@@ -12,14 +12,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::claims::MAX_TIME;
 use super::jws::Compact;
 use super::key::Key;
 use super::keyset::PRIVATE_MEMBERS;
-use super::{Binding, NonceRule, ProofUse};
+use super::{Binding, NonceRule, ProofUse, Until};
 use crate::identity::digest;
 use crate::reason::DenyReason;
-use crate::time::Timestamp;
+use crate::time::{MAX_SECS, Timestamp};
 
 const MAX_LEN: usize = 8 * 1024;
 const MAX_ID_LEN: usize = 128;
@@ -59,14 +58,14 @@ pub(super) fn verify(
     request(&claims, token, binding)?;
     let id = text(&claims, "jti").filter(|id| !id.is_empty() && id.len() <= MAX_ID_LEN);
     let id = id.ok_or(invalid("jti: missing, empty or longer than 128 bytes"))?;
-    let expires_at = age(&claims, &binding.nonce, when)?;
+    let until = age(&claims, &binding.nonce, when)?;
     nonce(&claims, &binding.nonce)?;
     if !jws.signed_by(&key, alg) {
         return Err(invalid("signature: not made by the proof's key"));
     }
     Ok(ProofUse {
         id: digest(&[thumbprint.as_bytes(), id.as_bytes()]),
-        expires_at,
+        until,
     })
 }
 
@@ -120,15 +119,11 @@ fn request(claims: &Map<String, Value>, token: &str, binding: &Binding) -> Resul
     }
 }
 
-/// Check 11; gives the time from which the proof is refused for its age. Where a nonce is wanted,
+/// Check 11; gives until when the proof would be taken again. Where a nonce is wanted,
 /// the nonce bounds the age, and a device without the time can't hold `iat` against anything.
-fn age(
-    claims: &Map<String, Value>,
-    rule: &NonceRule,
-    when: &When,
-) -> Result<Timestamp, ProofError> {
+fn age(claims: &Map<String, Value>, rule: &NonceRule, when: &When) -> Result<Until, ProofError> {
     let issued = claims.get("iat").and_then(Value::as_u64);
-    let issued = issued.filter(|secs| *secs <= MAX_TIME);
+    let issued = issued.filter(|secs| *secs <= MAX_SECS);
     let issued = issued.ok_or(invalid("iat: missing or no whole number of seconds"))?;
     let issued = Timestamp::from_secs(issued);
     let dated = *rule != NonceRule::None;
@@ -137,7 +132,7 @@ fn age(
         return Err(invalid("iat: in the future; compare the clocks"));
     }
     if dated {
-        return Ok(when.now.saturating_add(NONCE_MAX_AGE));
+        return Ok(Until::Nonce);
     }
     let expires_at = issued.saturating_add(PROOF_MAX_AGE);
     if when.now >= expires_at {
@@ -145,7 +140,7 @@ fn age(
             "iat: too long ago; make a new proof for each request",
         ));
     }
-    Ok(expires_at)
+    Ok(Until::Time(expires_at))
 }
 
 /// Check 10.
@@ -236,7 +231,8 @@ mod tests {
     #[test]
     fn the_published_proof_verifies() {
         let used = published(PROOF, TOKEN, THUMBPRINT).unwrap();
-        assert_eq!(used.expires_at, Timestamp::from_secs(ISSUED + 120));
+        let expires_at = Timestamp::from_secs(ISSUED + 120);
+        assert_eq!(used.until, Until::Time(expires_at));
         let other = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs";
         let forged = PROOF.replace("JpLjA", "JpLjQ");
         for (proof, token, key, check) in [

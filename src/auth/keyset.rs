@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::key::{Key, KeyInfo, printable_kid};
 use crate::identity::{digest, hex};
@@ -84,13 +84,25 @@ impl KeySet {
     /// Names the set by its keys, whatever their order and `kid`s: hexadecimal SHA-256 over their
     /// sorted thumbprints, for two people to compare.
     pub fn fingerprint(&self) -> String {
-        let parts: Vec<&[u8]> = self.thumbprints().into_iter().map(str::as_bytes).collect();
+        let thumbprints = self.thumbprints();
+        let parts: Vec<&[u8]> = thumbprints.iter().map(String::as_bytes).collect();
         hex(&digest(&parts))
     }
 
-    /// Whether a key is in both sets: then whoever held the one vouches for the other.
-    pub fn shares_key(&self, other: &KeySet) -> bool {
-        !self.thumbprints().is_disjoint(&other.thumbprints())
+    /// RFC 7638, base64url: what tells one key from another, whatever its `kid`.
+    pub fn thumbprints(&self) -> BTreeSet<String> {
+        let thumbprints = self.keys.iter().map(Key::thumbprint);
+        thumbprints.map(str::to_owned).collect()
+    }
+
+    /// The document without all but the keys of these thumbprints.
+    pub fn only(jwks: &[u8], thumbprints: &BTreeSet<String>) -> Result<Vec<u8>, KeySetError> {
+        let is_one = |entry: &Map<String, Value>| {
+            Key::import(entry).is_ok_and(|key| thumbprints.contains(key.thumbprint()))
+        };
+        let mut entries = entries(jwks)?;
+        entries.retain(is_one);
+        Ok(json!({ "keys": entries }).to_string().into_bytes())
     }
 
     /// Whether both hold the same keys under the same names for the same algorithms.
@@ -101,10 +113,6 @@ impl KeySet {
             keys
         };
         named(self) == named(other)
-    }
-
-    fn thumbprints(&self) -> BTreeSet<&str> {
-        self.keys.iter().map(Key::thumbprint).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
@@ -173,8 +181,6 @@ fn refuse_duplicates(entries: &[Map<String, Value>]) -> Result<(), KeySetError> 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::super::key::tests::{ed25519, p256, with};
     use super::*;
 

@@ -177,7 +177,7 @@ fn engine(section: &mut Section<'_>) -> engine::Settings {
     engine::Settings {
         threads,
         context: section.or("context", count(64, 1 << 20), 2048),
-        queue: section.or("queue", count(1, 1024), 8),
+        queue: section.or("queue", count(1, 1024), 16),
         kernels: section.or("kernels", kernels, None),
     }
 }
@@ -224,7 +224,8 @@ fn mqtt_settings(
     let url = section.required("url", broker);
     let username = section.optional("username", text);
     let password_file = password_file(section, username.is_some());
-    let queue = u16::try_from(engine.queue).unwrap_or(u16::MAX);
+    // What one principal alone may have in the queue, so that none is sent more than it may ask.
+    let share = u16::try_from(engine.queue.div_ceil(2)).unwrap_or(u16::MAX);
     let tls = broker_tls(section, url.as_ref());
     let settings = transport::mqtt::Settings {
         tls,
@@ -235,7 +236,7 @@ fn mqtt_settings(
         username,
         keep_alive: section.or("keep_alive", duration(5 * SECOND, HOUR), 30 * SECOND),
         session_expiry: section.or("session_expiry", duration(MINUTE, 30 * DAY), HOUR),
-        receive_maximum: section.or("receive_maximum", count(1, 1024), queue),
+        receive_maximum: section.or("receive_maximum", count(1, 1024), share),
         max_body: http.max_body,
         reply_to: reply_to(section, device),
         fragment_interval: section.or(

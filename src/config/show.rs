@@ -165,8 +165,10 @@ fn jwks(source: &Source) -> Value {
     sparse(json!({
         "uri": source.uri,
         "ca_file": source.ca_file,
+        "plain_http_trusts_this_host": source.plain_http_trusts_this_host,
         "refresh_interval": show_duration(source.refresh_interval),
         "min_interval": show_duration(source.min_interval),
+        "vouch_after": show_duration(source.vouch_after),
         "timeout": show_duration(source.timeout),
     }))
 }

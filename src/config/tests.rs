@@ -209,6 +209,9 @@ cert_file = "/c.pem"
 key_file = "/k.pem"
 client_ca_file = "/ca.pem"
 client_certificate = "required"
+[realm.jwks]
+ca_file = "/ca.pem"
+vouch_after = "36h"
 "#;
     let shown = Config::parse(&with(extra)).unwrap().show();
     let text = toml::to_string(&shown).unwrap();
@@ -226,6 +229,33 @@ fn plain_tcp_is_for_this_machine_only() {
         assert!(problem.contains("http.listen"), "{problem}");
         assert!(problem.contains("[http.tls]"), "{problem}");
     }
+}
+
+#[test]
+fn keys_come_over_https_unless_every_user_of_this_host_is_trusted() {
+    let jwks = |settings: &str| with(&format!("[realm.jwks]\n{settings}"));
+    let plain = "uri = \"http://127.0.0.1:8080/certs\"\n";
+    let refused = problems(&jwks(plain));
+    assert!(
+        refused.len() == 1 && refused[0].contains("plain_http_trusts_this_host"),
+        "{refused:?}"
+    );
+    let trusting = format!("{plain}plain_http_trusts_this_host = true\n");
+    let shown = Config::parse(&jwks(&trusting)).unwrap().show();
+    assert_eq!(
+        shown["realm"][0]["jwks"]["plain_http_trusts_this_host"],
+        true
+    );
+    assert_eq!(shown["realm"][0]["jwks"]["vouch_after"], "1d");
+    // It never goes beyond this machine, and HTTPS needs its CA all the same.
+    let far = trusting.replace("127.0.0.1", "keycloak.example");
+    assert_eq!(problems(&jwks(&far)).len(), 1);
+    let no_ca = trusting.replace("http:", "https:");
+    assert!(problems(&jwks(&no_ca))[0].contains("ca_file"));
+    assert_eq!(
+        problems(&jwks(&(trusting + "vouch_after = \"0s\"\n"))).len(),
+        1
+    );
 }
 
 #[test]

@@ -325,6 +325,13 @@ pub(super) fn required(value: &DeValue<'_>) -> Result<bool, String> {
     }
 }
 
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    match value {
+        DeValue::Boolean(value) => Ok(*value),
+        other => Err(format!("is {}; write true or false", kind(other))),
+    }
+}
+
 pub(super) fn log_filter(value: &DeValue<'_>) -> Result<String, String> {
     let filter = text(value)?;
     match tracing_subscriber::EnvFilter::try_new(&filter) {

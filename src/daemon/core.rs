@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
@@ -11,17 +11,20 @@ use super::metrics::{Metrics, stops_at};
 use super::{RunError, State};
 use crate::admission::Admission;
 use crate::audit;
-use crate::auth::{self, ExplainContext, KeyInfo, Realm, Snapshot};
+use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm, Snapshot};
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::keysync::{Changed, DenyStatus, Held, Outcome, Report, Why};
+use crate::keysync::{Change, Changed, DenyStatus, Held, KeysError, Outcome, Report, Told, Why};
 use crate::prompt::{Origin, Scope};
 use crate::reason::{Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
-use crate::time::{self, Timestamp};
+use crate::time::{self, MAX_SECS, Moment, Timestamp};
 use crate::transport::{http, mqtt};
+
+/// A floor may be set later than a synchronised clock by so much: two clocks never agree.
+const AHEAD: Duration = Duration::from_secs(60);
 
 pub(super) struct Core {
     pub(super) admission: Admission,
@@ -56,7 +59,7 @@ impl Core {
         if let Err(error) = self
             .state
             .floor
-            .advance(now, time::synchronised(), time::instant())
+            .advance(now, time::synchronised(), time::booted())
         {
             tracing::error!(%error, "the time floor could not be saved");
         }
@@ -95,38 +98,42 @@ impl Core {
     }
 
     /// Puts in force what a fetch has found, and says so.
-    pub(super) fn keys_refreshed(&self, realm: &str, outcome: &Outcome, news: bool) {
+    pub(super) fn keys_refreshed(&self, told: &Told<'_>) {
+        let (realm, outcome) = (told.realm, told.outcome);
         self.metrics.refreshed(realm, outcome);
-        let recorded = match outcome {
-            Outcome::Cooldown(_) => return,
-            Outcome::Failed(why) => {
-                tracing::warn!(
-                    realm,
-                    why,
-                    "keys could not be refreshed; the pinned ones stay"
-                );
-                return;
-            }
-            Outcome::Held if !news => return,
-            Outcome::Held => {
-                tracing::warn!(realm, "an unknown key set is held; compare and pin it");
-                let held = self.state.refresher.report(realm).and_then(|r| r.held);
-                let fingerprint = held.map(|held| held.keys.fingerprint());
-                let detail = json!({"realm": realm, "fingerprint": fingerprint});
-                self.state.record("keys_held", detail)
-            }
-            Outcome::Replaced => {
-                tracing::info!(realm, "keys refreshed");
-                self.state.record("keys_refreshed", json!({"realm": realm}))
-            }
-            Outcome::Confirmed => Ok(()),
-        };
+        if let Outcome::Failed(why) = outcome {
+            tracing::warn!(
+                realm,
+                why,
+                "keys could not be refreshed; the pinned ones stay"
+            );
+        }
+        let recorded = self.record_refresh(told);
         if let Err(error) = recorded {
             tracing::error!(realm, %error, "a key refresh could not be recorded");
         }
-        if *outcome != Outcome::Held {
+        let confirmed = matches!(outcome, Outcome::Confirmed | Outcome::Replaced);
+        if confirmed || !told.change.is_empty() {
             self.replace_snapshot();
         }
+    }
+
+    fn record_refresh(&self, told: &Told<'_>) -> Result<(), RunError> {
+        let (realm, change) = (told.realm, told.change);
+        if *told.outcome == Outcome::Replaced || !change.is_empty() {
+            let (added, removed) = (&change.added, &change.removed);
+            tracing::info!(realm, ?added, ?removed, "the realm's keys have changed");
+            let detail = json!({"realm": realm, "added": added, "removed": removed});
+            self.state.record("keys_refreshed", detail)?;
+        }
+        if *told.outcome == Outcome::Held && told.news {
+            tracing::warn!(realm, "an unknown key set is held; compare and pin it");
+            let held = self.state.refresher.report(realm).and_then(|r| r.held);
+            let fingerprint = held.map(|held| held.keys.fingerprint());
+            let detail = json!({"realm": realm, "fingerprint": fingerprint});
+            self.state.record("keys_held", detail)?;
+        }
+        Ok(())
     }
 
     /// Looks at the deny files, and puts in force what has changed. Twice a second.
@@ -184,9 +191,35 @@ impl Core {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For keys that a person pins, who sees what time the machine thinks it is.
-    fn pinning_time(&self) -> Timestamp {
-        time::now().max(self.state.floor.get())
+    /// The last change of the realm's keys since the start; null without one.
+    fn keys_changed(&self, realm: &str) -> Value {
+        let pinned = self.state.keyring.get(realm).ok().flatten();
+        let changed = pinned.and_then(|pinned| pinned.changed().cloned());
+        changed.map_or(Value::Null, |(at, change)| {
+            json!({"at": at.to_string(), "added": change.added, "removed": change.removed})
+        })
+    }
+
+    /// Puts keys in force that a person has pinned.
+    fn pinned(
+        &self,
+        realm: &str,
+        pinned: Result<(KeySet, Change), KeysError>,
+    ) -> Result<Value, String> {
+        let (keys, change) = pinned.map_err(|e| e.to_string())?;
+        let (added, removed) = (&change.added, &change.removed);
+        tracing::info!(realm, ?added, ?removed, "the realm's keys were pinned");
+        let detail = json!({
+            "realm": realm,
+            "keys": keys.keys().iter().map(key_json).collect::<Vec<_>>(),
+            "fingerprint": keys.fingerprint(),
+            "added": added,
+            "removed": removed,
+        });
+        let recorded = self.state.record("keys_pinned", detail.clone());
+        recorded.map_err(|e| e.to_string())?;
+        self.try_replace_snapshot().map_err(|e| e.to_string())?;
+        Ok(detail)
     }
 
     /// How the realm's refreshes go; null where it isn't refreshed.
@@ -205,35 +238,47 @@ impl Core {
             "last_at": at.map(|at| at.to_string()),
             "why": why,
             "next_at": now.saturating_add(report.next_in).to_string(),
+            "vouching": report.vouching,
         });
         (refresh, held)
     }
 
     fn clock_status(&self) -> Value {
-        let (now, synchronised) = (time::now(), time::synchronised());
+        let (now, uptime) = (time::now(), time::uptime());
+        let (floor, synchronised) = (self.state.floor.get(uptime), time::synchronised());
         let floors = match synchronised {
             true => Arc::default(),
-            false => self.state.floor.realms(now, time::instant()),
+            false => self.state.floor.realms(now, uptime),
         };
         let snapshot = self.admission.snapshot();
-        let raised = snapshot.realms.values().filter_map(|realm| {
-            let floor = floors.get(&realm.issuer)?.floor;
-            let raised = floor > self.state.floor.get();
-            raised.then(|| (realm.name.clone(), json!(floor.to_string())))
+        let realms = snapshot.realms.values().filter_map(|realm| {
+            let told = floors.get(&realm.issuer)?;
+            Some((realm.name.clone(), told))
         });
+        let (mut raised, mut alone) = (Map::new(), Map::new());
+        for (realm, told) in realms {
+            if told.floor > floor {
+                raised.insert(realm.clone(), json!(told.floor.to_string()));
+            }
+            if let Some((client, at)) = told.ahead.as_ref().filter(|(_, at)| *at > floor) {
+                alone.insert(realm, json!({"client": client, "floor": at.to_string()}));
+            }
+        }
         json!({
             "now": now.to_string(),
-            "floor": self.state.floor.get().to_string(),
+            "floor": floor.to_string(),
+            "floor_ahead_seconds": floor.since(now).as_secs(),
             "synchronised": synchronised,
-            "realm_floors": raised.collect::<Map<String, Value>>(),
+            "realm_floors": raised,
+            "client_floors": alone,
         })
     }
 
     fn set_metrics(&self) {
-        let floor = self.state.floor.get();
+        let now = self.state.moment();
+        let floor = self.state.floor.get(now.uptime);
         self.metrics.set_clock(floor, time::synchronised());
         self.metrics.clear_realms();
-        let now = time::now().max(floor);
         for realm in self.admission.snapshot().realms.values() {
             let report = self.state.refresher.report(&realm.name);
             let held = report.map(|Report { held, .. }| held.is_some());
@@ -245,13 +290,14 @@ impl Core {
 
     fn realms(&self) -> Vec<Value> {
         let snapshot = self.admission.snapshot();
-        let now = time::now().max(self.state.floor.get());
+        let now = self.state.moment();
         snapshot
             .realms
             .values()
             .map(|realm| {
                 let mut status = realm_status(realm, now);
-                (status["refresh"], status["held"]) = self.refresh_status(&realm.name, now);
+                status["keys_changed"] = self.keys_changed(&realm.name);
+                (status["refresh"], status["held"]) = self.refresh_status(&realm.name, now.known);
                 let denied = self.state.deny_files.status(&realm.name);
                 status["deny_list"] = denied.as_ref().map_or(Value::Null, deny_json);
                 status
@@ -260,12 +306,15 @@ impl Core {
     }
 }
 
-fn realm_status(realm: &Realm, now: Timestamp) -> Value {
-    let age = realm.confirmed_at.map(|at| now.since(at).as_secs());
+fn realm_status(realm: &Realm, now: Moment) -> Value {
+    let age = realm
+        .confirmed
+        .map(|confirmed| confirmed.age(now).as_secs());
+    let confirmed_at = realm.confirmed.map(|confirmed| confirmed.shown(now));
     let stops: Map<String, Value> = Scope::ALL
         .into_iter()
         .filter_map(|scope| {
-            let stops_at = stops_at(realm, scope)?;
+            let stops_at = stops_at(realm, scope, now)?;
             Some((scope.as_str().to_owned(), json!(stops_at.to_string())))
         })
         .collect();
@@ -275,7 +324,7 @@ fn realm_status(realm: &Realm, now: Timestamp) -> Value {
         "keys": realm.keys.keys().iter().map(key_json).collect::<Vec<_>>(),
         "fingerprint": realm.keys.fingerprint(),
         "keys_age_seconds": age,
-        "keys_confirmed_at": realm.confirmed_at.map(|at| at.to_string()),
+        "keys_confirmed_at": confirmed_at.map(|at| at.to_string()),
         "scope_stops_at": stops,
         "endpoints": realm.endpoints.iter().map(|e| json!({"client_id": e.client_id, "model": e.model})).collect::<Vec<_>>(),
     })
@@ -362,18 +411,10 @@ impl http::Control for Core {
                 names.join(", ")
             ));
         }
-        let keys = self
-            .state
-            .keyring
-            .pin(realm, jwks, self.pinning_time())
-            .map_err(|e| e.to_string())?;
+        let pinned = self.state.keyring.pin(realm, jwks, self.state.moment());
+        let answer = self.pinned(realm, pinned)?;
         self.state.refresher.settle(realm);
-        let keys: Vec<Value> = keys.iter().map(key_json).collect();
-        let detail = json!({"realm": realm, "keys": keys});
-        let recorded = self.state.record("keys_pinned", detail.clone());
-        recorded.map_err(|e| e.to_string())?;
-        self.try_replace_snapshot().map_err(|e| e.to_string())?;
-        Ok(detail)
+        Ok(answer)
     }
 
     fn fetch_keys(&self, realm: &str) -> Result<Value, String> {
@@ -388,31 +429,26 @@ impl http::Control for Core {
         let pinned = self
             .state
             .refresher
-            .pin_held(realm, fingerprint, self.pinning_time());
+            .pin_held(realm, fingerprint, self.state.moment());
         let pinned = pinned.ok_or_else(|| {
             format!(
                 "realm {realm:?} holds no set with this fingerprint; fetch it again and compare"
             )
         })?;
-        let keys: Vec<Value> = pinned
-            .map_err(|e| e.to_string())?
-            .iter()
-            .map(key_json)
-            .collect();
-        let detail = json!({"realm": realm, "keys": keys, "fingerprint": fingerprint});
-        let recorded = self.state.record("keys_pinned", detail.clone());
-        recorded.map_err(|e| e.to_string())?;
-        self.replace_snapshot();
-        Ok(detail)
+        self.pinned(realm, pinned)
     }
 
     fn refresh_keys(&self, realm: &str) -> Result<Value, String> {
         let outcome = self.state.refresher.refresh(realm, Why::Asked);
         let outcome = outcome.ok_or_else(|| not_refreshed(realm))?;
-        let (refresh, held) = self.refresh_status(realm, time::now());
-        Ok(
-            json!({"realm": realm, "outcome": outcome.as_str(), "why": refresh["why"], "held": held}),
-        )
+        let (refresh, held) = self.refresh_status(realm, self.state.moment().known);
+        Ok(json!({
+            "realm": realm,
+            "outcome": outcome.as_str(),
+            "why": refresh["why"],
+            "changed": self.keys_changed(realm),
+            "held": held,
+        }))
     }
 
     fn explain_token(&self, token: &str, context: &ExplainContext) -> Result<Value, String> {
@@ -422,11 +458,24 @@ impl http::Control for Core {
     }
 
     fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String> {
-        let was = self.state.floor.get();
-        let to = to.unwrap_or_else(time::now);
-        let reset = self.state.floor.reset(to, time::instant());
+        let (now, synchronised) = (time::now(), time::synchronised());
+        let to = to.unwrap_or(now);
+        if to.as_secs() > MAX_SECS || (synchronised && to > now.saturating_add(AHEAD)) {
+            return Err(format!(
+                "{to} is later than the clock ({now}); a floor that is too late refuses every token"
+            ));
+        }
+        let was = self.state.floor.get(time::uptime());
+        let reset = self.state.floor.reset(to, time::booted());
         reset.map_err(|error| format!("the time floor could not be saved: {error}"))?;
-        let detail = json!({"was": was.to_string(), "floor": self.state.floor.get().to_string()});
+        let moment = self.state.moment();
+        let mended = self.state.keyring.mend(moment);
+        mended.map_err(|error| format!("the keys' confirmations could not be mended: {error}"))?;
+        let mended = self.admission.mend_time(moment);
+        mended.map_err(|error| format!("what was delivered could not be mended: {error}"))?;
+        self.try_replace_snapshot().map_err(|e| e.to_string())?;
+        let floor = self.state.floor.get(moment.uptime);
+        let detail = json!({"was": was.to_string(), "floor": floor.to_string()});
         let recorded = self.state.record("time_reset", detail.clone());
         recorded.map_err(|e| e.to_string())?;
         Ok(detail)

@@ -24,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::admission::{Admission, Parts, Refresh, Refreshed};
 use crate::config::Config;
 use crate::engine::{Engine, LoadError};
-use crate::keysync::{Outcome, Refresher, Why};
+use crate::keysync::{Outcome, Refresher, Told, Why};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::{Exposition, Registry};
@@ -274,7 +274,7 @@ fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
         log: state.log.clone(),
         store: state.store.clone(),
         clock: state.clock(),
-        issued: state.issued(),
+        heard: state.heard(),
         shutdown: shutdown.clone(),
         refresh: refresh(state.refresher.clone()),
     }
@@ -357,9 +357,9 @@ impl Core {
     /// The refresher outlives nobody, so it holds no core.
     fn follow_refreshes(self: &Arc<Self>) {
         let core = Arc::downgrade(self);
-        let changed = move |realm: &str, outcome: &Outcome, news: bool| {
+        let changed = move |told: &Told<'_>| {
             if let Some(core) = core.upgrade() {
-                core.keys_refreshed(realm, outcome, news);
+                core.keys_refreshed(told);
             }
         };
         self.state.refresher.on_change(Box::new(changed));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::RunError;
-use crate::admission::Issued;
+use crate::admission::Heard;
 use crate::audit;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Revocations, Snapshot};
 use crate::config::{Config, RealmConfig};
@@ -16,7 +16,7 @@ use crate::identity::{Key, Nonces};
 use crate::keysync::{DenyFiles, Floor, Keyring, Lines, NewDenyFiles, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
-use crate::time::{self, Timestamp};
+use crate::time::{self, Moment};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -53,25 +53,18 @@ impl State {
         let store = Store::open(&folder.join("db")).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;
-        let keyring = Keyring::open(&store, folder.join("keys"))
-            .map_err(|e| RunError::Keys(e.to_string()))?;
-        let floor = Arc::new(Floor::open(&store).map_err(fail)?);
+        let floor = Arc::new(Floor::open(&store, time::booted()).map_err(fail)?);
         let passed = Arc::clone(&floor);
-        // Only a time that can be trusted confirms keys: by a clock that is ahead they would never
-        // grow old again.
-        let clock = move || {
-            let now = match time::synchronised() {
-                true => time::now(),
-                false => Timestamp(0),
-            };
-            (now.max(passed.get()), time::instant())
-        };
+        let moment = move || passed.moment(time::now(), time::uptime());
+        let keyring = Keyring::open(&store, folder.join("keys"), moment())
+            .map_err(|e| RunError::Keys(e.to_string()))?;
+        let clock = move || (moment(), time::instant());
         let deny_files = DenyFiles::default();
         let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
         let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         let state = State {
             refresher,
-            nonces: Nonces::new(key, &config.identity.device),
+            nonces: Nonces::new(key, &config.identity.device, time::booted().boot),
             folder: folder.clone(),
             store,
             log,
@@ -110,27 +103,37 @@ impl State {
     pub fn clock(&self) -> Box<dyn Fn() -> Clock + Send + Sync> {
         let floor = Arc::clone(&self.floor);
         Box::new(move || {
-            let (now, synchronised) = (time::now(), time::synchronised());
+            let (now, uptime) = (time::now(), time::uptime());
+            let synchronised = time::synchronised();
             Clock {
                 now,
-                floor: floor.get(),
+                floor: floor.get(uptime),
+                uptime,
                 synchronised,
                 realm_floors: match synchronised {
                     true => Arc::default(),
-                    false => floor.realms(now, time::instant()),
+                    false => floor.realms(now, uptime),
                 },
             }
         })
     }
 
-    /// Takes a genuine token's word for the time, while nothing better tells it.
-    pub fn issued(&self) -> Issued {
+    /// Takes an accepted token's word for the time, while nothing better tells it. What is known
+    /// when a request is admitted stays known after a power cut.
+    pub fn heard(&self) -> Heard {
         let floor = Arc::clone(&self.floor);
-        Box::new(move |issuer, issued_at| {
+        Box::new(move |who, issued_at| {
+            let (now, at) = (time::now(), time::booted());
             if !time::synchronised() {
-                floor.issued(issuer, issued_at, time::now(), time::instant());
+                floor.hear(&who.issuer, &who.client, issued_at, now, at.uptime);
             }
+            floor.write_along(at)
         })
+    }
+
+    /// Both clocks, the wall clock held up by the floor.
+    pub fn moment(&self) -> Moment {
+        self.floor.moment(time::now(), time::uptime())
     }
 
     /// Reads and makes all that a configuration's realms need. Whatever can fail does so here,
@@ -168,7 +171,7 @@ impl State {
         self.deny_files.follow(prepared.deny_files);
         self.refresher.follow(prepared.lines);
         let issuers: Vec<&str> = prepared.issuers.iter().map(String::as_str).collect();
-        self.floor.follow(&issuers, time::instant());
+        self.floor.follow(&issuers, time::booted());
         prepared.snapshot
     }
 
@@ -196,8 +199,8 @@ impl State {
     fn realm(&self, config: &RealmConfig) -> Result<Realm, RunError> {
         let pinned = self.keyring.get(&config.name);
         let pinned = pinned.map_err(|e| RunError::Keys(format!("realm {}: {e}", config.name)))?;
-        let (keys, confirmed_at) = match pinned {
-            Some(pinned) => (pinned.keys, Some(pinned.confirmed_at)),
+        let (keys, confirmed) = match pinned {
+            Some(pinned) => (pinned.keys, Some(pinned.confirmed)),
             None => (KeySet::default(), None),
         };
         Ok(Realm {
@@ -206,7 +209,7 @@ impl State {
             policy: config.policy.clone(),
             endpoints: config.endpoints.iter().cloned().map(Arc::new).collect(),
             keys,
-            confirmed_at,
+            confirmed,
         })
     }
 
@@ -223,7 +226,7 @@ impl State {
         if let Err(error) = closed {
             tracing::error!(%error, "the stop could not be recorded");
         }
-        if let Err(error) = self.floor.save(time::instant()) {
+        if let Err(error) = self.floor.save(time::booted()) {
             tracing::error!(%error, "the time floor could not be saved");
         }
         if let Err(error) = self.log.close(time::now()) {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_JWKS, Stored, is_realm_name};
+use super::stored::Stored;
+use super::vouch::History;
+use super::{MAX_JWKS, is_realm_name};
 use crate::files::{self, Care};
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -20,6 +22,8 @@ pub(super) struct Backup(PathBuf);
 #[serde(deny_unknown_fields)]
 struct Copy {
     confirmed_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    history: Option<History>,
     jwks: String,
 }
 
@@ -67,6 +71,7 @@ impl Backup {
         let invalid = |e: std::str::Utf8Error| io::Error::new(io::ErrorKind::InvalidData, e);
         let copy = Copy {
             confirmed_at: stored.confirmed_at,
+            history: stored.history.clone(),
             jwks: std::str::from_utf8(&stored.jwks)
                 .map_err(invalid)?
                 .to_owned(),
@@ -77,11 +82,12 @@ impl Backup {
 }
 
 fn read(path: &Path) -> io::Result<Stored> {
-    // JSON may need six bytes for one.
-    let bytes = files::read(path, 6 * MAX_JWKS as u64 + 1024, Care::Own)?;
+    // JSON may need six bytes for one; a history needs less than its key.
+    let bytes = files::read(path, 7 * MAX_JWKS as u64, Care::Own)?;
     let copy: Copy = serde_json::from_slice(&bytes)?;
     Ok(Stored {
         jwks: copy.jwks.into_bytes(),
         confirmed_at: copy.confirmed_at,
+        history: copy.history,
     })
 }

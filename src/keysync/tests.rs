@@ -19,6 +19,14 @@ pub(super) fn jwks(kid: &str) -> Vec<u8> {
     json!({"keys": [key]}).to_string().into_bytes()
 }
 
+/// Of a machine that has just started.
+pub(super) fn moment(known: u64) -> Moment {
+    Moment {
+        known: Timestamp(known),
+        uptime: Uptime(0),
+    }
+}
+
 /// A store and the folder of copies beside it.
 struct Home(TempDir);
 
@@ -36,11 +44,16 @@ impl Home {
     }
 
     fn open(&self) -> Keyring {
-        Keyring::open(&Store::open(&self.store()).unwrap(), self.copies()).unwrap()
+        Keyring::open(
+            &Store::open(&self.store()).unwrap(),
+            self.copies(),
+            moment(9),
+        )
+        .unwrap()
     }
 
     fn pin(&self, kid: &str, now: u64) {
-        self.open().pin("dev", &jwks(kid), Timestamp(now)).unwrap();
+        self.open().pin("dev", &jwks(kid), moment(now)).unwrap();
     }
 }
 
@@ -48,7 +61,7 @@ impl Home {
 fn assert_pinned(keyring: &Keyring, kid: &str, confirmed_at: u64) {
     let pinned = keyring.get("dev").unwrap().unwrap();
     assert_eq!(pinned.keys.keys()[0].kid, kid);
-    assert_eq!(pinned.confirmed_at, Timestamp(confirmed_at));
+    assert_eq!(pinned.confirmed.at(), Timestamp(confirmed_at));
 }
 
 fn copy_all(from: &Path, to: &Path) {
@@ -66,8 +79,9 @@ fn a_pin_takes_effect_at_once_and_survives() {
     let home = Home::new();
     let keyring = home.open();
     assert!(keyring.get("dev").unwrap().is_none());
-    let infos = keyring.pin("dev", &jwks("one"), Timestamp(5)).unwrap();
-    assert_eq!(infos[0].kid, "one");
+    let (keys, change) = keyring.pin("dev", &jwks("one"), moment(5)).unwrap();
+    assert_eq!(keys.keys()[0].kid, "one");
+    assert_eq!((change.added.len(), change.removed.len()), (1, 0));
     assert_pinned(&keyring, "one", 5);
     assert!(keyring.get("prod").unwrap().is_none());
     drop(keyring);
@@ -91,7 +105,7 @@ fn keys_that_a_quarantined_store_lost_come_back_as_old_as_they_were() {
     }
     let store = Store::open(&home.store()).unwrap();
     assert_eq!(store.recovery().unwrap().left, 0);
-    let keyring = Keyring::open(&store, home.copies()).unwrap();
+    let keyring = Keyring::open(&store, home.copies(), moment(9)).unwrap();
     assert_eq!(keyring.restored(), ["dev"]);
     assert_pinned(&keyring, "one", 5);
     drop((keyring, store));
@@ -111,12 +125,12 @@ fn of_store_and_copy_what_was_confirmed_later_wins() {
 
     // An old copy beside a newer store.
     let store = Store::open(&home.store()).unwrap();
-    let keyring = Keyring::open(&store, old_copies).unwrap();
+    let keyring = Keyring::open(&store, old_copies, moment(9)).unwrap();
     assert!(keyring.restored().is_empty());
     assert_pinned(&keyring, "new", 6);
     // A store that went back to an earlier set.
     let store = Store::open(&old_store).unwrap();
-    let keyring = Keyring::open(&store, home.copies()).unwrap();
+    let keyring = Keyring::open(&store, home.copies(), moment(9)).unwrap();
     assert_eq!(keyring.restored(), ["dev"]);
     assert_pinned(&keyring, "new", 6);
 }
@@ -125,7 +139,7 @@ fn of_store_and_copy_what_was_confirmed_later_wins() {
 fn a_bad_set_or_name_changes_nothing() {
     let home = Home::new();
     let keyring = home.open();
-    keyring.pin("dev", &jwks("good"), Timestamp(5)).unwrap();
+    keyring.pin("dev", &jwks("good"), moment(5)).unwrap();
     let mut private: serde_json::Value = serde_json::from_slice(&jwks("bad")).unwrap();
     private["keys"][0]["d"] = "AAAA".into();
     let mut padded = jwks("bad");
@@ -138,7 +152,7 @@ fn a_bad_set_or_name_changes_nothing() {
         private.to_string().as_bytes(),
         &padded,
     ] {
-        let refused = keyring.pin("dev", bad, Timestamp(6));
+        let refused = keyring.pin("dev", bad, moment(6));
         assert!(matches!(refused, Err(KeysError::Invalid(_))), "{refused:?}");
     }
     for realm in [
@@ -150,7 +164,7 @@ fn a_bad_set_or_name_changes_nothing() {
         "a/b",
         &"x".repeat(MAX_KEY + 1),
     ] {
-        let refused = keyring.pin(realm, &jwks("bad"), Timestamp(6));
+        let refused = keyring.pin(realm, &jwks("bad"), moment(6));
         assert!(matches!(refused, Err(KeysError::Invalid(_))), "{realm:?}");
     }
     assert_pinned(&keyring, "good", 5);
@@ -177,6 +191,86 @@ fn a_copy_that_cannot_be_read_keeps_no_other_from_its_use() {
     let keyring = home.open();
     assert_eq!(keyring.restored(), ["dev"]);
     assert_pinned(&keyring, "one", 5);
-    keyring.pin("dev", &jwks("two"), Timestamp(6)).unwrap();
+    keyring.pin("dev", &jwks("two"), moment(6)).unwrap();
     assert_pinned(&keyring, "two", 6);
+}
+
+#[test]
+fn a_confirmation_from_the_future_counts_as_the_first_start_that_finds_it() {
+    let home = Home::new();
+    home.pin("one", 9);
+    let at = |known| {
+        let keyring = Keyring::open(
+            &Store::open(&home.store()).unwrap(),
+            home.copies(),
+            moment(known),
+        );
+        keyring.unwrap()
+    };
+    // Each start, not the last one, would make it young again.
+    assert_pinned(&at(7), "one", 7);
+    assert_pinned(&at(8), "one", 7);
+    fs::remove_dir_all(home.store()).unwrap();
+    assert_pinned(&at(9), "one", 7);
+}
+
+#[test]
+fn a_refresh_confirms_now_whatever_the_wall_clock_says() {
+    let home = Home::new();
+    let day = 86_400_000;
+    let keyring = home.open();
+    let later = |known, uptime| Moment {
+        known: Timestamp(known),
+        uptime: Uptime(uptime),
+    };
+    keyring
+        .pin("dev", &jwks("one"), later(40 * day, 0))
+        .unwrap();
+    let age = |now| {
+        keyring
+            .get("dev")
+            .unwrap()
+            .unwrap()
+            .confirmed
+            .age(now)
+            .as_millis()
+    };
+    // A clock that nobody keeps is set back; the machine runs on.
+    assert_eq!(age(later(3 * day, 30_000)), 30_000);
+    keyring.confirm("dev", later(3 * day, 30_000)).unwrap();
+    assert_eq!(age(later(3 * day, 30_000)), 0);
+    assert_eq!(age(later(90 * day, 30_007)), 7);
+    // The next start only has what was known then.
+    drop(keyring);
+    let opened = Store::open(&home.store()).unwrap();
+    let keyring = Keyring::open(&opened, home.copies(), later(50 * day, 5)).unwrap();
+    let age = keyring
+        .get("dev")
+        .unwrap()
+        .unwrap()
+        .confirmed
+        .age(later(50 * day, 5));
+    assert_eq!(age.as_millis(), u128::from(47 * day));
+}
+
+#[test]
+fn a_mended_clock_mends_what_is_stored_and_no_age() {
+    let home = Home::new();
+    let keyring = home.open();
+    let ahead = Moment {
+        known: Timestamp(9_000_000),
+        uptime: Uptime(100),
+    };
+    keyring.pin("dev", &jwks("one"), ahead).unwrap();
+    let mended = Moment {
+        known: Timestamp(5000),
+        uptime: Uptime(300),
+    };
+    keyring.mend(mended).unwrap();
+    let confirmed = keyring.get("dev").unwrap().unwrap().confirmed;
+    assert_eq!(confirmed.age(mended), Duration::from_millis(200));
+    drop(keyring);
+    let store = Store::open(&home.store()).unwrap();
+    let keyring = Keyring::open(&store, home.copies(), mended).unwrap();
+    assert_pinned(&keyring, "one", 4800);
 }

@@ -265,9 +265,9 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     (ScopeMissing, |c| {
         c.realm.policy.roles = [("asker".to_owned(), vec![Scope::Read])].into();
     }),
-    (KeysStale, |c| c.realm.confirmed_at = None),
+    (KeysStale, |c| c.realm.confirmed = None),
     (KeysStale, |c| {
-        c.realm.confirmed_at = Some(Timestamp::from_secs(NOW - 30 * 86_400 - 1));
+        c.realm.confirmed = mint::confirmed(NOW - 30 * 86_400 - 1);
     }),
     (ClockUnsynchronised, |c| {
         c.clock.synchronised = false;
@@ -341,7 +341,7 @@ fn the_edge_of_what_is_allowed() {
             c.clock.floor = Timestamp::from_secs(NOW - 330);
         },
         |c| {
-            c.realm.confirmed_at = None;
+            c.realm.confirmed = None;
             c.realm.policy.offline_grace.clear();
         },
         |c| {

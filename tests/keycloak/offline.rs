@@ -23,12 +23,15 @@ const TICK: Duration = Duration::from_secs(60);
 /// When this release was made: the floor that no clock goes below.
 const RELEASED: u64 = 1_795_478_400;
 
-/// TIME_ERROR (adjtimex(2)) where the file is there.
+/// What adjtimex(2) says of a clock that nobody keeps, where the file is there.
 const SHIM: &str = "#include <stdlib.h>\n#include <string.h>\n#include <sys/timex.h>\n\
     #include <unistd.h>\n\
     int adjtimex(struct timex *t) {\n\
+      int alone = access(getenv(\"SLMD_TEST_UNSYNCHRONISED\"), F_OK) == 0;\n\
       memset(t, 0, sizeof *t);\n\
-      return access(getenv(\"SLMD_TEST_UNSYNCHRONISED\"), F_OK) == 0 ? TIME_ERROR : TIME_OK;\n\
+      t->status = alone ? STA_UNSYNC : STA_PLL;\n\
+      t->maxerror = alone ? 16000000 : 12000;\n\
+      return alone ? TIME_ERROR : TIME_OK;\n\
     }\n";
 
 /// The clock of one daemon.

@@ -90,7 +90,8 @@ fn realm(own: &str) -> String {
 fn refreshed_from(certs: &Certs, min_interval: &str) -> String {
     let uri = &certs.uri;
     realm(&format!(
-        "jwks = {{ uri = \"{uri}\", min_interval = \"{min_interval}\" }}"
+        "jwks = {{ uri = \"{uri}\", plain_http_trusts_this_host = true, \
+         min_interval = \"{min_interval}\" }}"
     ))
 }
 
@@ -150,6 +151,56 @@ fn rotated_keys_are_followed_without_refusing_a_good_token() {
     let counted = r#"slmd_keys_refreshes_total{realm="dev",outcome="replaced"} 2"#;
     assert!(metrics.contains(counted), "{metrics}");
     assert!(metrics.contains(r#"slmd_keys_held{realm="dev"} 0"#));
+}
+
+#[test]
+fn a_realm_isnt_handed_over_in_three_fetches() {
+    let [own, added, next] = ["K", "A", "B"].map(|kid| Issuer::new("ES256", kid));
+    let certs = Certs::serving(&[&own]);
+    let setup = Setup::new().issuer(&own);
+    let daemon = Daemon::start(setup.with(&refreshed_from(&certs, "1s")));
+    within(PATIENCE, "the first refresh", || {
+        let status = daemon.status();
+        (!status["realms"][0]["refresh"]["last_outcome"].is_null()).then_some(())
+    });
+    let refreshed = |issuers: &[&Issuer]| {
+        certs.serves(issuers);
+        post(&daemon, "/keys/dev/refresh", &json!({}))["outcome"].clone()
+    };
+    assert_eq!(refreshed(&[&own, &added]), "replaced");
+    assert_eq!(refreshed(&[&added]), "replaced");
+    assert_ne!(ask(&daemon, &own).status, 200, "what left has left at once");
+    assert_eq!(refreshed(&[&added, &next]), "held");
+    assert_eq!(refreshed(&[&next]), "held");
+    assert_ne!(ask(&daemon, &next).status, 200);
+    // The realm's own set comes back by itself.
+    assert_eq!(refreshed(&[&own]), "replaced");
+    assert_eq!(ask(&daemon, &own).status, 200);
+    assert_ne!(ask(&daemon, &added).status, 200);
+    let thumbprint = |issuer: &Issuer| {
+        let set = slmd::auth::KeySet::parse(set(&[issuer]).as_bytes()).expect("a sound key");
+        json!([set.keys()[0].thumbprint])
+    };
+    let (k, a) = (thumbprint(&own), thumbprint(&added));
+    let changes: Vec<(Value, Value)> = changes(&daemon, "keys_refreshed")
+        .into_iter()
+        .map(|detail| (detail["added"].clone(), detail["removed"].clone()))
+        .collect();
+    let none = json!([]);
+    let expected = [(&a, &none), (&none, &k), (&k, &a)];
+    assert_eq!(
+        changes,
+        expected.map(|(added, removed)| (added.clone(), removed.clone()))
+    );
+    let realm = daemon.status()["realms"][0].clone();
+    assert_eq!(
+        (
+            &realm["keys_changed"]["added"],
+            &realm["keys_changed"]["removed"]
+        ),
+        (&k, &a)
+    );
+    assert_eq!(realm["refresh"]["vouching"], k);
 }
 
 #[test]

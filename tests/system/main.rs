@@ -11,6 +11,8 @@ mod cli;
 mod crash;
 mod demo;
 mod dpop;
+mod evidence;
+mod fair;
 mod http;
 mod install;
 mod keys;

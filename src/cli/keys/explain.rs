@@ -14,7 +14,7 @@ use crate::auth::{Clock, ExplainContext, explain};
 use crate::config::Config;
 use crate::prompt::{Scope, Transport};
 use crate::secret::Secret;
-use crate::time::{now, synchronised};
+use crate::time::{now, synchronised, uptime};
 
 
 /// Tell, check by check, why a token is accepted or refused, and what to change in Keycloak.
@@ -100,7 +100,8 @@ impl Explain {
         let snapshot = state.snapshot(config).map_err(Failure::failed)?;
         let clock = Clock {
             now: now(),
-            floor: state.floor.get(),
+            floor: state.floor.get(uptime()),
+            uptime: uptime(),
             synchronised: synchronised(),
             realm_floors: Arc::default(),
         };

@@ -134,12 +134,15 @@ fn pin_offline(config: &Config, realm: &str, jwks: &[u8]) -> Result<Value, Failu
         )));
     }
     let state = offline::open(config)?;
-    let keys = state
-        .keyring
-        .pin(realm, jwks, now())
-        .map_err(Failure::failed)?;
-    let keys: Value = keys.iter().map(describe).collect();
-    let detail = json!({"realm": realm, "keys": keys});
+    let pinned = state.keyring.pin(realm, jwks, state.moment());
+    let (keys, change) = pinned.map_err(Failure::failed)?;
+    let detail = json!({
+        "realm": realm,
+        "keys": keys.keys().iter().map(describe).collect::<Value>(),
+        "fingerprint": keys.fingerprint(),
+        "added": change.added,
+        "removed": change.removed,
+    });
     state
         .log
         .change(offline::origin(), "keys_pinned", detail.clone(), now())

@@ -21,7 +21,7 @@ use crate::prompt::{Origin, Scope, Transport};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::{Secret, wipe_json};
 use crate::shutdown::Shutdown;
-use crate::time::Timestamp;
+use crate::time::{MAX_SECS, Timestamp};
 use crate::wire;
 
 const JSON_LINES: &str = "application/jsonl";
@@ -399,9 +399,12 @@ fn to_explain(body: &Value) -> Result<(Secret<String>, ExplainContext), Refusal>
 fn reset_to(body: &Value) -> Result<Option<Timestamp>, Refusal> {
     match &body["to"] {
         Value::String(now) if now == "now" => Ok(None),
-        to => match to.as_u64() {
+        to => match to.as_u64().filter(|secs| *secs <= MAX_SECS) {
             Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
-            None => Err(bad_value("to", "\"now\" or seconds since 1970")),
+            None => Err(bad_value(
+                "to",
+                "\"now\" or seconds since 1970, of the year 9999 at most",
+            )),
         },
     }
 }

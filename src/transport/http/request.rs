@@ -12,11 +12,9 @@ use crate::prompt::RequestId;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::{Secret, Wiped};
 
-/// The client's own id when it is a sound one, else a new one.
+/// A new id, with the client's own beside it.
 pub(super) fn id(headers: &HeaderMap) -> RequestId {
-    let own = headers.get("x-request-id").and_then(|id| id.to_str().ok());
-    own.and_then(RequestId::parse)
-        .unwrap_or_else(RequestId::random)
+    RequestId::beside(headers.get("x-request-id").and_then(|id| id.to_str().ok()))
 }
 
 /// Reads `Authorization` (RFC 6750 section 2.1, RFC 9449 section 7.1). An unknown scheme counts as
@@ -241,15 +239,12 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_kept_when_sound() {
-        assert_eq!(id(&headers(&[("x-request-id", "abc-1")])).as_str(), "abc-1");
-        for bad in ["", "a b", "\u{e9}", &"x".repeat(129)] {
-            assert!(
-                id(&headers(&[("x-request-id", bad)]))
-                    .as_str()
-                    .starts_with("req_")
-            );
-        }
+    fn a_clients_id_is_echoed_and_names_no_request() {
+        let named = id(&headers(&[("x-request-id", "abc-1")]));
+        assert_eq!(named.echoed(), "abc-1");
+        assert!(named.as_str().starts_with("req_"), "{named}");
+        let other = id(&headers(&[("x-request-id", "\u{e9}")]));
+        assert_eq!(other.echoed(), other.as_str());
     }
 
     #[test]
