@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::key::Key;
 use crate::json::{self, Members, Round, Value};
@@ -37,7 +38,7 @@ pub(super) struct Jws<'a> {
     pub(super) header: Header<'a>,
     pub(super) alleged: Alleged<'a>,
     signing_input: &'a [u8],
-    signature: Vec<u8>,
+    signature: Zeroizing<Vec<u8>>,
 }
 
 /// What a token's segments decode to; what is read from them borrows from it.
@@ -45,6 +46,13 @@ pub(super) struct Jws<'a> {
 pub(super) struct Decoded {
     header: Vec<u8>,
     payload: Vec<u8>,
+}
+
+impl Drop for Decoded {
+    fn drop(&mut self) {
+        self.header.zeroize();
+        self.payload.zeroize();
+    }
 }
 
 /// The part of a JOSE header that counts here.
@@ -96,7 +104,7 @@ impl<'a> Jws<'a> {
             header,
             alleged,
             signing_input: signing_input.as_bytes(),
-            signature,
+            signature: Zeroizing::new(signature),
         })
     }
 

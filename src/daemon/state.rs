@@ -11,6 +11,7 @@ use crate::admission::Heard;
 use crate::audit;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Revocations, Snapshot};
 use crate::config::{Config, RealmConfig};
+use crate::files;
 use crate::identity::{Key, Nonces};
 use crate::keysync::{DenyFiles, Floor, Keyring, KeysError, Lines, NewDenyFiles, Refresher};
 use crate::prompt::Origin;
@@ -47,6 +48,8 @@ impl State {
             folder: folder.clone(),
             source,
         };
+        let own = files::check_own_folder(&folder).map_err(std::io::Error::from);
+        own.map_err(|e| fail(StoreError::from_io(&e)))?;
         let store = Store::open(&folder.join("db")).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;

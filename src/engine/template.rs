@@ -8,9 +8,11 @@ use std::io;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
+use zeroize::Zeroize;
 
 use crate::identity;
 use crate::prompt::Message;
+use crate::secret::{Secret, Wiped};
 
 /// Instructions of minijinja's machine; ten messages take some hundred.
 const FUEL: u64 = 2_000_000;
@@ -88,13 +90,13 @@ impl Template {
         let trimmed: Vec<&str> = texts.iter().map(|text| text.trim()).collect();
         for texts in [&texts, &trimmed] {
             let marks = Marks::random();
-            let marked: Vec<String> = texts.iter().map(|text| marks.wrap(text)).collect();
-            let marked: Vec<&str> = marked.iter().map(String::as_str).collect();
+            let marked: Vec<_> = texts.iter().map(|text| marks.wrap(text)).collect();
+            let marked: Vec<&str> = marked.iter().map(|text| text.expose().as_str()).collect();
             let Ok(rendered) = self.render_texts(messages, &marked) else {
                 continue;
             };
-            if let Some(pieces) = marks.split(&rendered)
-                && pieces.iter().map(Piece::text).eq_text(&plain)
+            if let Some(pieces) = marks.split(rendered.expose())
+                && pieces.iter().map(Piece::text).eq_text(plain.expose())
             {
                 return Ok(pieces);
             }
@@ -102,10 +104,14 @@ impl Template {
         if texts.iter().any(|text| is_control(text)) {
             return Err(TemplateError::Mixed);
         }
-        Ok(vec![Piece::Control(plain)])
+        Ok(vec![Piece::Control(plain.expose().clone())])
     }
 
-    fn render_texts(&self, messages: &[Message], texts: &[&str]) -> Result<String, TemplateError> {
+    fn render_texts(
+        &self,
+        messages: &[Message],
+        texts: &[&str],
+    ) -> Result<Secret<String>, TemplateError> {
         let failed = |error: Error| TemplateError::Render(describe(&error));
         let messages: Vec<_> = messages
             .iter()
@@ -114,7 +120,7 @@ impl Template {
             .collect();
         let length: usize = texts.iter().map(|text| text.len()).sum();
         let mut output = Bounded {
-            bytes: Vec::new(),
+            bytes: Wiped::default(),
             // Twice: a template may show the last message again.
             left: length.saturating_mul(2).saturating_add(MAX_OVERHEAD),
         };
@@ -128,8 +134,8 @@ impl Template {
         template
             .render_captured_to(values, &mut output)
             .map_err(failed)?;
-        String::from_utf8(output.bytes)
-            .map_err(|_| TemplateError::Render("the output isn't UTF-8".to_owned()))
+        let text = output.bytes.into_text();
+        text.ok_or_else(|| TemplateError::Render("the output isn't UTF-8".to_owned()))
     }
 }
 
@@ -138,6 +144,13 @@ impl Piece {
         match self {
             Piece::Control(text) | Piece::Plain(text) => text,
         }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let (Piece::Control(text) | Piece::Plain(text)) = self;
+        text.zeroize();
     }
 }
 
@@ -162,8 +175,8 @@ impl Marks {
         }
     }
 
-    fn wrap(&self, text: &str) -> String {
-        format!("{}{text}{}", self.open, self.close)
+    fn wrap(&self, text: &str) -> Secret<String> {
+        Secret::new(format!("{}{text}{}", self.open, self.close))
     }
 
     /// `None` when the marks aren't whole pairs in order.
@@ -198,7 +211,7 @@ impl<'a, I: Iterator<Item = &'a str>> EqText for I {
 
 /// Output that ends with an error when it grows beyond its bound.
 struct Bounded {
-    bytes: Vec<u8>,
+    bytes: Wiped,
     left: usize,
 }
 
@@ -208,7 +221,7 @@ impl io::Write for Bounded {
             return Err(io::Error::other("the output is too long"));
         };
         self.left = left;
-        self.bytes.extend_from_slice(bytes);
+        self.bytes.push(bytes);
         Ok(bytes.len())
     }
 

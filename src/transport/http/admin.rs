@@ -19,7 +19,7 @@ use crate::auth::ExplainContext;
 use crate::json;
 use crate::prompt::{Origin, Scope, Transport};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::secret::Secret;
+use crate::secret::{Secret, wipe_json};
 use crate::shutdown::Shutdown;
 use crate::time::{MAX_SECS, Timestamp};
 use crate::wire;
@@ -84,7 +84,11 @@ impl Admin {
             return Err(Refusal::new(DenyReason::PeerNotAllowed).into());
         }
         route.check_method(request.method())?;
-        self.record(peer, route.what()).await?;
+        let recorded = self.record(peer, route.what()).await;
+        // Who mends a full disk has to see what is wrong; the log has who looked.
+        if !route.only_looks() {
+            recorded?;
+        }
         match route {
             Route::Status => self.json(|control| Ok(control.status())).await,
             Route::Keys => self.json(|control| Ok(control.keys())).await,
@@ -110,7 +114,10 @@ impl Admin {
                     .await
             }
             Route::Explain => {
-                let (token, context) = to_explain(&self.object(request).await?)?;
+                let mut body = self.object(request).await?;
+                let asked = to_explain(&body);
+                wipe_json(&mut body);
+                let (token, context) = asked?;
                 self.json(move |control| control.explain_token(token.expose(), &context))
                     .await
             }
@@ -329,6 +336,19 @@ impl Route {
             Route::Explain => "keys explain".to_owned(),
             Route::ResetTime => "time reset".to_owned(),
             Route::Audit => "audit read".to_owned(),
+        }
+    }
+
+    /// Changes nothing, so it may go on without a record.
+    fn only_looks(&self) -> bool {
+        match self {
+            Route::Status | Route::Metrics | Route::Keys | Route::Explain | Route::Audit => true,
+            Route::Reload
+            | Route::PinKeys(_)
+            | Route::FetchKeys(_)
+            | Route::PinHeld(_)
+            | Route::RefreshKeys(_)
+            | Route::ResetTime => false,
         }
     }
 

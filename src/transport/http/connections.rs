@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -24,6 +24,7 @@ use super::seats::{Room, Seat};
 use super::stall::StallGuard;
 use crate::reason::{Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
+use crate::time;
 
 /// Room for a token of 16 KiB, a DPoP proof and the usual headers.
 const MAX_HEAD: usize = 48 * 1024;
@@ -36,6 +37,8 @@ const LAST_REQUEST: Duration = Duration::from_secs(1);
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// A failing accept (no file descriptors left) is tried again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// and said in the log at most this often.
+const ACCEPT_COMPLAINTS: Duration = Duration::from_secs(10);
 
 /// What answers the requests of one socket.
 pub(super) trait Service<P = Peer>: Send + Sync + 'static {
@@ -67,13 +70,14 @@ pub(super) async fn run<D: Door, S: Service<D::Peer>>(
         shutdown: shutdown.clone(),
     };
     let mut tasks = JoinSet::new();
+    let mut complaints = Complaints::default();
     loop {
         tokio::select! {
             () = shutdown.draining() => break,
             accepted = door.accept() => match accepted {
                 Ok(raw) => acceptor.take(raw, &mut tasks),
                 Err(error) => {
-                    tracing::warn!(%error, "can't accept a connection");
+                    complaints.tell(&error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -93,6 +97,27 @@ pub(super) async fn run<D: Door, S: Service<D::Peer>>(
     };
     tokio::select! { () = drained => {}, () = end => {} }
     // What is left is aborted with the set.
+}
+
+/// Says that no connection can be accepted: at first, then now and then.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+    untold: u64,
+}
+
+impl Complaints {
+    fn tell(&mut self, error: &io::Error) {
+        let now = time::instant();
+        self.untold += 1;
+        let recent = |last| now.saturating_duration_since(last) < ACCEPT_COMPLAINTS;
+        if self.last.is_some_and(recent) {
+            return;
+        }
+        let times = std::mem::take(&mut self.untold);
+        self.last = Some(now);
+        tracing::warn!(%error, times, "can't accept connections; where files are short, raise LimitNOFILE= or lower http.max_connections");
+    }
 }
 
 struct Acceptor<D, S> {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
@@ -12,7 +11,7 @@ use super::seats::Turn;
 use crate::auth::{Binding, Credential, NonceRule};
 use crate::prompt::RequestId;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::secret::Secret;
+use crate::secret::{Secret, Wiped};
 
 /// A new id, with the client's own beside it.
 pub(super) fn id(headers: &HeaderMap) -> RequestId {
@@ -91,7 +90,7 @@ pub(super) async fn body(
     request: Request<Incoming>,
     max: usize,
     timeout: Duration,
-) -> Result<Bytes, Refusal> {
+) -> Result<Wiped, Refusal> {
     let (head, body) = request.into_parts();
     if body.size_hint().lower() > max as u64 {
         return Err(too_large(max));
@@ -135,8 +134,8 @@ pub(super) fn query<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'
         .find_map(|(key, value)| (key == name).then_some(value))
 }
 
-async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
-    let mut bytes = BytesMut::new();
+async fn collect(mut body: Incoming, max: usize) -> Result<Wiped, Refusal> {
+    let mut bytes = Wiped::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {
             Refusal::new(RefuseReason::BadRequest).detail("the body broke off or isn't framed well")
@@ -147,9 +146,9 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
         if bytes.len() + data.len() > max {
             return Err(too_large(max));
         }
-        bytes.extend_from_slice(&data);
+        bytes.push(&data);
     }
-    Ok(bytes.freeze())
+    Ok(bytes)
 }
 
 fn too_large(max: usize) -> Refusal {

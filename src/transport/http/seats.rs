@@ -22,7 +22,7 @@ use super::reply::Body;
 use crate::share::Shares;
 
 /// Connections beyond all seats that may hear so at a time.
-const FAREWELLS: usize = 16;
+pub(super) const FAREWELLS: usize = 16;
 /// Instead of the stamp of when its wait began: it is being answered.
 const ANSWERED: u64 = 0;
 
