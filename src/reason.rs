@@ -69,6 +69,7 @@ names! {
         IssuerUnknown = "issuer_unknown", "the token's `iss` is no realm of this appliance; compare it with the configuration's `issuer`";
         KeyIdMissing = "key_id_missing", "the token's header has no `kid`";
         KeyUnknown = "key_unknown", "no pinned key of the realm has the token's `kid`; pin the realm's current keys";
+        KeyUnusable = "key_unusable", "the token's key is in the realm's set, but can't be used here; `slmd keys list` says why";
         KeysMissing = "keys_missing", "the realm has no pinned keys yet; run `slmd keys pin`";
         KeysRefreshing = "keys_refreshing", "the token's key isn't known yet and the realm's keys are being refreshed; try again shortly";
         SignatureInvalid = "signature_invalid", "the token's signature doesn't match its key; get a new token";

@@ -106,8 +106,8 @@ impl Admission {
         let (key, interrupt) = self.0.running.start(permitted.clone(), correlation);
         // What was revoked since the decision didn't find it among what runs.
         let (snapshot, clock) = (self.snapshot(), (self.0.clock)());
-        if auth::recheck(&permitted, &snapshot, &clock).is_err() {
-            interrupt.raise(Finish::Revoked);
+        if let Err(reason) = auth::recheck(&permitted, &snapshot, &clock) {
+            interrupt.raise(Finish::Revoked(reason));
         }
         let admitted = Admitted {
             id: permitted.request().id.clone(),

@@ -107,6 +107,7 @@ pub struct Finished {
     /// Of the access that ends.
     #[serde(flatten)]
     pub request_id: RequestId,
+    #[serde(flatten)]
     pub finish: Finish,
     #[serde(flatten)]
     pub usage: Usage,

@@ -11,7 +11,7 @@ use super::metrics::{Metrics, stops_at};
 use super::{RunError, State};
 use crate::admission::Admission;
 use crate::audit;
-use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm, Snapshot};
+use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm, Skipped, Snapshot};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::keysync::{Change, Changed, DenyStatus, Held, KeysError, Outcome, Report, Told, Why};
@@ -23,8 +23,8 @@ use crate::telemetry::Exposition;
 use crate::time::{self, MAX_SECS, Moment, Timestamp};
 use crate::transport::{http, mqtt};
 
-/// A floor may be set later than a synchronised clock by so much: two clocks never agree.
-const AHEAD: Duration = Duration::from_secs(60);
+/// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
+const AHEAD: Duration = Duration::from_secs(86_400);
 
 pub(super) struct Core {
     pub(super) admission: Admission,
@@ -213,6 +213,7 @@ impl Core {
             "realm": realm,
             "keys": keys.keys().iter().map(key_json).collect::<Vec<_>>(),
             "fingerprint": keys.fingerprint(),
+            "left_out": left_out(&keys),
             "added": added,
             "removed": removed,
         });
@@ -323,6 +324,7 @@ fn realm_status(realm: &Realm, now: Moment) -> Value {
         "issuer": realm.issuer,
         "keys": realm.keys.keys().iter().map(key_json).collect::<Vec<_>>(),
         "fingerprint": realm.keys.fingerprint(),
+        "left_out": left_out(&realm.keys),
         "keys_age_seconds": age,
         "keys_confirmed_at": confirmed_at.map(|at| at.to_string()),
         "scope_stops_at": stops,
@@ -340,7 +342,16 @@ fn not_refreshed(realm: &str) -> String {
 
 fn held_json(held: &Held) -> Value {
     let keys: Vec<Value> = held.keys.keys().iter().map(key_json).collect();
-    json!({"fingerprint": held.keys.fingerprint(), "keys": keys})
+    json!({
+        "fingerprint": held.keys.fingerprint(),
+        "keys": keys,
+        "left_out": left_out(&held.keys),
+    })
+}
+
+/// Keys of a set that aren't used, and why.
+fn left_out(keys: &KeySet) -> Value {
+    keys.skipped().iter().map(Skipped::to_json).collect()
 }
 
 fn key_json(key: &KeyInfo) -> Value {

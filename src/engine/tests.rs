@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::fake;
 use super::*;
 use crate::prompt::{AnswerReceiver, Finish, Fragment, Message, Role, Usage, channel};
-use crate::reason::Reason;
+use crate::reason::{DenyReason, Reason};
 use crate::secret::Secret;
 
 /// Lets fake models go on; closed at first.
@@ -215,7 +215,9 @@ fn work_that_nobody_wants_is_dropped_while_it_waits() {
     let late = submit(&engine, prompt(), past).unwrap();
     let left = submit(&engine, prompt(), None).unwrap();
     let revoked = submit(&engine, prompt(), None).unwrap();
-    revoked.interrupt.raise(Finish::Revoked);
+    revoked
+        .interrupt
+        .raise(Finish::Revoked(DenyReason::KeyUnknown));
     let Submitted {
         receiver,
         report: left,
@@ -229,7 +231,10 @@ fn work_that_nobody_wants_is_dropped_while_it_waits() {
     assert_eq!(late.outcome.usage, Usage::default());
     let left = left.recv_timeout(Duration::from_secs(20)).unwrap();
     assert_eq!(left.outcome.finish, Finish::Cancelled);
-    assert_eq!(revoked.report().outcome.finish, Finish::Revoked);
+    assert_eq!(
+        revoked.report().outcome.finish,
+        Finish::Revoked(DenyReason::KeyUnknown)
+    );
     assert_eq!(runs.load(Ordering::Relaxed), 1);
 }
 
@@ -427,7 +432,7 @@ fn beside_a_flooder_others_find_their_places_and_have_their_turns() {
     // One turn of each, of two seconds.
     assert_eq!(refused.retry_after, Some(Duration::from_secs(4)));
     let told = refused.detail.unwrap();
-    assert!(told.starts_with("5 requests of this principal"), "{told}");
+    assert!(told.starts_with("4 requests of this principal"), "{told}");
 }
 
 #[test]

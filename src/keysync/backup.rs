@@ -61,6 +61,15 @@ impl Backup {
         Ok(all)
     }
 
+    /// A copy that isn't of what is pinned stays to be looked at, and is never read again.
+    pub(super) fn set_aside(&self, realm: &str, pinned: Option<&Stored>) -> Result<(), StoreError> {
+        let file = self.0.join(format!("{realm}.json"));
+        let aside = self.0.join(format!("{realm}.json.unknown"));
+        let moved = fs::rename(file, aside).and_then(|()| files::sync_folder(&self.0));
+        moved.map_err(|e| StoreError::from_io(&e))?;
+        pinned.map_or(Ok(()), |pinned| self.write(realm, pinned))
+    }
+
     /// Replaces a realm's copy, whole or not at all.
     pub(super) fn write(&self, realm: &str, stored: &Stored) -> Result<(), StoreError> {
         self.replace(realm, stored)

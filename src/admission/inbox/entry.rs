@@ -34,6 +34,7 @@ pub struct StoredAnswer {
     pub model: String,
     pub created: Timestamp,
     pub text: String,
+    #[serde(flatten)]
     pub finish: Finish,
     pub usage: Usage,
 }

@@ -1,6 +1,6 @@
 //! The OpenAI-compatible API on a Unix socket, TCP and TLS, and the admin socket.
 //!
-//! A request's way: `door` greets, `connections` bounds, `public` routes, `request` reads,
+//! A request's way: `door` greets, `seats` bounds, `connections` serves, `public` routes, `request` reads,
 //! `wire` parses, `admission` decides, `chat` brings the answer, `reply` writes what else is
 //! said. `admin` is the other socket. hyper is used directly, because its own builder has the
 //! timers that an idle or slow client needs.
@@ -18,6 +18,7 @@ mod public;
 mod reply;
 mod request;
 mod reserve;
+mod seats;
 mod socket;
 mod stall;
 #[cfg(test)]
@@ -76,7 +77,7 @@ impl Settings {
     /// The files that connections may keep open: each door has as much room as the others.
     pub fn descriptors(&self) -> u64 {
         let doors = 2 + usize::from(self.listen.is_some()) + usize::from(self.tls.is_some());
-        let each = self.max_connections.saturating_add(connections::FAREWELLS);
+        let each = self.max_connections.saturating_add(seats::FAREWELLS);
         each.saturating_mul(doors).saturating_add(reserve::KEPT) as u64
     }
 }

@@ -7,6 +7,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use hyper::{Method, Request};
 
+use super::seats::Turn;
 use crate::auth::{Binding, Credential, NonceRule};
 use crate::prompt::RequestId;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
@@ -90,7 +91,7 @@ pub(super) async fn body(
     max: usize,
     timeout: Duration,
 ) -> Result<Wiped, Refusal> {
-    let body = request.into_body();
+    let (head, body) = request.into_parts();
     if body.size_hint().lower() > max as u64 {
         return Err(too_large(max));
     }
@@ -99,9 +100,12 @@ pub(super) async fn body(
         Refusal::new(RefuseReason::RequestTimeout)
             .detail(format!("the body was not whole after {limit} ms"))
     };
-    tokio::time::timeout(timeout, collect(body, max))
-        .await
-        .unwrap_or_else(|_| Err(late()))
+    let whole = tokio::time::timeout(timeout, collect(body, max)).await;
+    let whole = whole.unwrap_or_else(|_| Err(late()));
+    if let Some(turn) = head.extensions.get::<Turn>() {
+        turn.is_whole();
+    }
+    whole
 }
 
 /// A path segment with its percent-encoding undone (RFC 3986 section 2.1).
