@@ -125,7 +125,10 @@ mod tests {
     fn no_string_of_a_json_value_is_left() {
         let mut value = serde_json::json!({"token": "hunter2", "list": [1, {"prompt": "hunter2"}]});
         wipe_json(&mut value);
-        assert_eq!(value, serde_json::json!({"token": "", "list": [1, {"prompt": ""}]}));
+        assert_eq!(
+            value,
+            serde_json::json!({"token": "", "list": [1, {"prompt": ""}]})
+        );
     }
 
     /// Its bytes outlive it, so that they can be looked at.

@@ -401,7 +401,11 @@ mod tests {
         let told = Client::new(path).unreachable(ureq::Error::Io(full));
         let told = told.into_failure();
         assert_eq!(told.exit, Exit::Unreachable);
-        assert!(told.message.contains("out of open files"), "{}", told.message);
+        assert!(
+            told.message.contains("out of open files"),
+            "{}",
+            told.message
+        );
     }
 
     #[test]

@@ -189,6 +189,8 @@ fn admission(section: &mut Section<'_>) -> admission::Settings {
         duplicate_window: section.or("duplicate_window", duration(SECOND, DAY), 10 * MINUTE),
         duplicates: section.or("duplicates", count(1, 65_536), 256),
         tokens_per_minute: section.or("tokens_per_minute", count(1, 1 << 31), 20_000),
+        prompts_per_minute: section.or("prompts_per_minute", count(1, 1 << 20), 600),
+        operations_per_minute: section.or("operations_per_minute", count(1, 1 << 20), 120),
     }
 }
 
@@ -329,10 +331,7 @@ fn folders(root: &Section<'_>, state_dir: &Path, models_dir: &Path, warnings: &P
 }
 
 /// Where the broker's password is. It is read at each connect; here only to see that it can be.
-fn password_file(
-    section: &mut Section<'_>,
-    has_username: bool,
-) -> Option<PathBuf> {
+fn password_file(section: &mut Section<'_>, has_username: bool) -> Option<PathBuf> {
     if section.has("password") {
         section.optional("password", |_| -> Result<(), String> {
             Err("doesn't belong in this file; put it in a file of mode 0600 and name that in `password_file`".to_owned())
@@ -354,4 +353,3 @@ fn password_file(
         }
     }
 }
-

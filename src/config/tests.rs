@@ -409,22 +409,38 @@ fn files_that_others_may_change_or_read_are_refused_with_what_to_do() {
     let trusted: (&[u32], &[u32]) = (&[0o600, 0o644, 0o444], &[0o664, 0o646, 0o666]);
     let secret: (&[u32], &[u32]) = (&[0o600, 0o640, 0o400], &[0o644, 0o660, 0o604, 0o666]);
     for (key, text, (taken, refused)) in [
-        ("http.tls.cert_file", with(&tls(&(named("cert_file") + key))), trusted),
-        ("http.tls.key_file", with(&tls(&(named("key_file") + cert))), secret),
+        (
+            "http.tls.cert_file",
+            with(&tls(&(named("cert_file") + key))),
+            trusted,
+        ),
+        (
+            "http.tls.key_file",
+            with(&tls(&(named("key_file") + cert))),
+            secret,
+        ),
         (
             "http.tls.client_ca_file",
             with(&tls(&(named("client_ca_file") + cert + key))),
             trusted,
         ),
-        ("mqtt.tls.ca_file", with(&mqtt(&("[mqtt.tls]\n".to_owned() + &named("ca_file")))), trusted),
+        (
+            "mqtt.tls.ca_file",
+            with(&mqtt(&("[mqtt.tls]\n".to_owned() + &named("ca_file")))),
+            trusted,
+        ),
         (
             "mqtt.tls.cert_file",
-            with(&mqtt(&("[mqtt.tls]\n".to_owned() + ca + key + &named("cert_file")))),
+            with(&mqtt(
+                &("[mqtt.tls]\n".to_owned() + ca + key + &named("cert_file")),
+            )),
             trusted,
         ),
         (
             "mqtt.tls.key_file",
-            with(&mqtt(&("[mqtt.tls]\n".to_owned() + ca + cert + &named("key_file")))),
+            with(&mqtt(
+                &("[mqtt.tls]\n".to_owned() + ca + cert + &named("key_file")),
+            )),
             secret,
         ),
         (
@@ -440,7 +456,10 @@ fn files_that_others_may_change_or_read_are_refused_with_what_to_do() {
         ),
         (
             "login.ca_file",
-            with(&("[login]\nissuer = \"https://k/d\"\nclient_id = \"c\"\n".to_owned() + &named("ca_file"))),
+            with(
+                &("[login]\nissuer = \"https://k/d\"\nclient_id = \"c\"\n".to_owned()
+                    + &named("ca_file")),
+            ),
             trusted,
         ),
     ] {
@@ -452,7 +471,10 @@ fn files_that_others_may_change_or_read_are_refused_with_what_to_do() {
         for mode in refused {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode)).unwrap();
             let found = problems(&text).join("\n");
-            assert!(found.contains(key) && found.contains("run chmod "), "{mode:o}: {found}");
+            assert!(
+                found.contains(key) && found.contains("run chmod "),
+                "{mode:o}: {found}"
+            );
         }
         std::fs::remove_file(&path).unwrap();
     }
@@ -495,7 +517,10 @@ fn folders_and_the_file_itself_are_their_owners() {
         assert_eq!(loaded.is_err(), refused, "{bits:o}: {loaded:?}");
     }
     let said = Config::load(&file).unwrap_err()[0].to_string();
-    assert!(said.contains("others may change it") && said.contains("chmod go-w"), "{said}");
+    assert!(
+        said.contains("others may change it") && said.contains("chmod go-w"),
+        "{said}"
+    );
     mode(&file, 0o644);
     mode(&inner, 0o777);
     assert!(Config::load(&file).is_err(), "anybody can replace it");

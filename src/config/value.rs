@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use crate::files::{self, Care};
 use crate::engine::Family;
+use crate::files::{self, Care};
 use crate::identity::is_topic_level;
 use crate::prompt::Scope;
 

@@ -107,7 +107,11 @@ impl Template {
         Ok(vec![Piece::Control(plain.expose().clone())])
     }
 
-    fn render_texts(&self, messages: &[Message], texts: &[&str]) -> Result<Secret<String>, TemplateError> {
+    fn render_texts(
+        &self,
+        messages: &[Message],
+        texts: &[&str],
+    ) -> Result<Secret<String>, TemplateError> {
         let failed = |error: Error| TemplateError::Render(describe(&error));
         let messages: Vec<_> = messages
             .iter()

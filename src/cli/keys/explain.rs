@@ -16,7 +16,6 @@ use crate::prompt::{Scope, Transport};
 use crate::secret::Secret;
 use crate::time::{now, synchronised, uptime};
 
-
 /// Tell, check by check, why a token is accepted or refused, and what to change in Keycloak.
 ///
 /// Nothing is asked of the model, and the token's signature is never shown.

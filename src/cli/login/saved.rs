@@ -127,7 +127,8 @@ impl Place {
     pub(super) fn save(&self, saved: &Saved) -> Result<(), Failure> {
         let text = serde_json::to_vec(&Stored::from(saved));
         let text = Secret::new(text.map_err(Failure::failed)?);
-        let written = self.prepare()
+        let written = self
+            .prepare()
             .and_then(|()| files::replace(&self.file(), text.expose()));
         written.map_err(|e| Failure::failed(format!("{}: {e}", self.file().display())))
     }
