@@ -24,7 +24,9 @@ pub enum Care {
     Trusted,
     /// Moreover it isn't for everybody. Its group may read it: services share keys so.
     Secret,
-    /// Ours alone, and no link to somebody else's.
+    /// Ours to change, and no link to somebody else's.
+    Kept,
+    /// Moreover ours alone to read.
     Own,
 }
 
@@ -77,7 +79,7 @@ pub fn read(path: &Path, max: u64, care: Care) -> Result<Vec<u8>, FileError> {
 /// Opens to read; never waits for a pipe's other end.
 pub fn open(path: &Path, care: Care) -> Result<File, FileError> {
     let link = match care {
-        Care::Own => libc::O_NOFOLLOW,
+        Care::Kept | Care::Own => libc::O_NOFOLLOW,
         Care::Trusted | Care::Secret => 0,
     };
     let mut options = OpenOptions::new();
@@ -101,7 +103,7 @@ pub fn bounded(file: impl Read, max: u64) -> Result<Vec<u8>, FileError> {
 /// user is none: who is to use it may be another.
 pub fn check(path: &Path, care: Care) -> Result<(), FileError> {
     let meta = match care {
-        Care::Own => fs::symlink_metadata(path),
+        Care::Kept | Care::Own => fs::symlink_metadata(path),
         Care::Trusted | Care::Secret => fs::metadata(path),
     };
     match meta {
@@ -125,6 +127,7 @@ fn judge(path: &Path, meta: &Metadata, care: Care) -> Result<(), FileError> {
         Care::Trusted => {}
         Care::Secret if mode & OTHERS != 0 => return Err(FileError::Open { path, mode }),
         Care::Secret => {}
+        Care::Kept => ours(&path, meta)?,
         Care::Own => {
             ours(&path, meta)?;
             if mode & ANY != 0 {
@@ -334,7 +337,7 @@ mod tests {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
 
-    /// For each mode, who finds fault: trusted, secret, own.
+    /// For each mode, who finds fault: trusted and kept, secret, own.
     #[test]
     fn what_others_may_do_decides() {
         let folder = tempfile::tempdir().unwrap();
@@ -351,10 +354,13 @@ mod tests {
             (0o666, [true, true, true]),
         ] {
             mode(&path, bits);
-            for (care, refused) in [Care::Trusted, Care::Secret, Care::Own]
-                .into_iter()
-                .zip(refused)
-            {
+            let [trusted, secret, own] = refused;
+            for (care, refused) in [
+                (Care::Trusted, trusted),
+                (Care::Kept, trusted),
+                (Care::Secret, secret),
+                (Care::Own, own),
+            ] {
                 let read = read(&path, 9, care);
                 assert_eq!(read.is_err(), refused, "{bits:o} {care:?}: {read:?}");
                 assert_eq!(check(&path, care).is_err(), refused, "{bits:o} {care:?}");
@@ -417,6 +423,7 @@ mod tests {
         symlink(at("target"), at("link")).unwrap();
         let refused = read(&at("link"), 9, Care::Own).unwrap_err();
         assert!(matches!(refused, FileError::Link), "{refused:?}");
+        assert!(read(&at("link"), 9, Care::Kept).is_err());
         assert!(lock_file(&at("link")).is_err());
         fs::create_dir(at("folder")).unwrap();
         symlink(at("folder"), at("folder-link")).unwrap();

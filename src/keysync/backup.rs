@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::stored::Stored;
 use super::vouch::History;
 use super::{MAX_JWKS, is_realm_name};
-use crate::files::{self, Care};
+use crate::files::{self, Care, Staged};
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
@@ -72,11 +72,16 @@ impl Backup {
 
     /// Replaces a realm's copy, whole or not at all.
     pub(super) fn write(&self, realm: &str, stored: &Stored) -> Result<(), StoreError> {
-        self.replace(realm, stored)
-            .map_err(|e| StoreError::from_io(&e))
+        self.stage(realm, stored)?.put()
     }
 
-    fn replace(&self, realm: &str, stored: &Stored) -> io::Result<()> {
+    /// Writes a realm's copy beside the one that is there, which stays until it is put.
+    pub(super) fn stage(&self, realm: &str, stored: &Stored) -> Result<NewCopy, StoreError> {
+        let staged = self.staged(realm, stored);
+        staged.map(NewCopy).map_err(|e| StoreError::from_io(&e))
+    }
+
+    fn staged(&self, realm: &str, stored: &Stored) -> io::Result<Staged> {
         let invalid = |e: std::str::Utf8Error| io::Error::new(io::ErrorKind::InvalidData, e);
         let copy = Copy {
             confirmed_at: stored.confirmed_at,
@@ -86,13 +91,23 @@ impl Backup {
                 .to_owned(),
         };
         let file = self.0.join(format!("{realm}.json"));
-        files::replace(&file, &serde_json::to_vec(&copy)?)
+        files::stage(&file, &serde_json::to_vec(&copy)?)
+    }
+}
+
+/// A copy that is on the disk, and not in its place yet.
+#[must_use]
+pub(super) struct NewCopy(Staged);
+
+impl NewCopy {
+    pub(super) fn put(self) -> Result<(), StoreError> {
+        self.0.put().map_err(|e| StoreError::from_io(&e))
     }
 }
 
 fn read(path: &Path) -> io::Result<Stored> {
     // JSON may need six bytes for one; a history needs less than its key.
-    let bytes = files::read(path, 7 * MAX_JWKS as u64, Care::Own)?;
+    let bytes = files::read(path, 7 * MAX_JWKS as u64, Care::Kept)?;
     let copy: Copy = serde_json::from_slice(&bytes)?;
     Ok(Stored {
         jwks: copy.jwks.into_bytes(),

@@ -334,7 +334,8 @@ impl Keyring {
 }
 
 impl Shared {
-    /// The store first: it is what counts, and the copy only replaces what it has lost.
+    /// The copy is on the disk before the store changes, so that keys which were refused for want
+    /// of it aren't found in force after a restart. The store is what counts.
     /// `age`: of the confirmation.
     fn save(
         &self,
@@ -347,11 +348,12 @@ impl Shared {
         let ran = self.ran.saturating_add(now.uptime.since(self.begun));
         let ran = u64::try_from(ran.saturating_sub(age).as_millis()).unwrap_or(u64::MAX);
         let then = [stored.confirmed_at.0, ran].map(u64::to_be_bytes).concat();
+        let copy = self.backup.stage(realm, stored)?;
         self.store.commit(|| {
             self.ran_then.insert(name, &then)?;
             self.tree.insert(name, &bytes)
         })?;
-        self.backup.write(realm, stored)?;
+        copy.put()?;
         Ok(())
     }
 

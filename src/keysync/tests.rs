@@ -82,6 +82,19 @@ fn a_pin_takes_effect_at_once_and_survives() {
     assert_eq!(mode(&home.copies().join("dev.json")), 0o600);
 }
 
+/// Without a place for the copy, as on a full disk.
+#[test]
+fn keys_that_were_refused_are_not_in_force_after_a_restart() {
+    let home = Home::new();
+    home.pin("one", 5);
+    let keyring = home.open();
+    fs::remove_dir_all(home.copies()).unwrap();
+    assert!(keyring.pin("dev", &jwks("two"), moment(6)).is_err());
+    assert_pinned(&keyring, "one", 5);
+    drop(keyring);
+    assert_pinned(&home.open(), "one", 5);
+}
+
 #[test]
 fn keys_that_a_quarantined_store_lost_come_back_as_old_as_they_were() {
     let home = Home::new();
