@@ -19,7 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use door::Admitted;
-pub use inbox::{Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
+pub use inbox::{Asker, Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
 
 use crate::auth::{
     self, Cache, Clock, Credential, Decision, Denied, Permitted, Principal, Snapshot,
@@ -33,7 +33,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time::{Moment, Timestamp};
 use crate::{audit, time};
-use inbox::{Begin, Inbox};
+use inbox::{Begin, Inbox, Waiting};
 use metrics::Metrics;
 use replay::{Claimed, Replay};
 use running::Running;
@@ -103,6 +103,7 @@ struct Inner {
     quota: Mutex<Quota>,
     running: Running,
     inbox: Inbox,
+    waiting: Waiting,
     replay: Replay,
     refresh: Refresh,
     refreshing: Waiters,
@@ -133,6 +134,7 @@ impl Admission {
         let effective = move || own().effective();
         Ok(Admission(Arc::new(Inner {
             inbox: Inbox::open(&parts.store, Box::new(effective))?,
+            waiting: Waiting::default(),
             replay: Replay::open(&parts.store, registry)?,
             refresh: parts.refresh,
             refreshing: Waiters::new(),
