@@ -117,6 +117,7 @@ names! {
         UnsupportedMediaType = "unsupported_media_type", "send `Content-Type: application/json`";
         RequestTimeout = "request_timeout", "the request didn't arrive in time";
         QuotaExceeded = "quota_exceeded", "the principal's token quota is used up; try again later";
+        RateLimitExceeded = "rate_limit_exceeded", "the principal asks more often than it may; try again later";
         TooManyConnections = "too_many_connections", "too many connections; close some, or try again";
         Overloaded = "overloaded", "the queue is full; try again later";
         Draining = "draining", "the daemon is going down; try again later";
@@ -256,7 +257,7 @@ impl RefuseReason {
             RefuseReason::RequestTimeout => 408,
             RefuseReason::BodyTooLarge => 413,
             RefuseReason::UnsupportedMediaType => 415,
-            RefuseReason::QuotaExceeded => 429,
+            RefuseReason::QuotaExceeded | RefuseReason::RateLimitExceeded => 429,
             RefuseReason::AttemptsExhausted | RefuseReason::AnswerTooLarge => 422,
             // Nobody is left to read it, or who asked for it: nginx's "client closed request".
             RefuseReason::Cancelled => 499,

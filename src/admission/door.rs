@@ -58,6 +58,7 @@ impl Admission {
         let rate = self.rate(permitted);
         let prompt = self.prepare(permitted, rate).await?;
         let charge = Charge::take(self, permitted, &prompt, rate)?;
+        self.take_turn(permitted)?;
         let attempt = begin.as_ref().map(Begin::attempt);
         let salt = identity::random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);

@@ -3,8 +3,8 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::Admission;
 use super::running::RunKey;
+use super::{Admission, records};
 use crate::auth::Permitted;
 use crate::engine::{Prompt, Report};
 use crate::identity::hex;
@@ -19,6 +19,7 @@ pub(super) struct Finisher {
     key: RunKey,
     charge: Charge,
     request_id: RequestId,
+    principal: audit::Tag,
     transport: &'static str,
 }
 
@@ -35,6 +36,7 @@ impl Finisher {
             key,
             charge,
             request_id: request.id.own(),
+            principal: records::tag(permitted),
             transport: request.origin.transport(),
         }
     }
@@ -47,6 +49,7 @@ impl Finisher {
         self.door.0.metrics.finished(self.transport, finish);
         let record = audit::Finished {
             request_id: self.request_id,
+            principal: Some(self.principal),
             finish,
             usage,
             answer_hash: hex(&report.answer_hash),

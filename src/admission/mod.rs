@@ -8,6 +8,7 @@ mod door;
 mod finish;
 mod inbox;
 mod metrics;
+mod operations;
 mod records;
 mod replay;
 mod running;
@@ -21,6 +22,7 @@ use arc_swap::ArcSwap;
 pub use door::Admitted;
 pub use inbox::{Asker, Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
 
+use crate::audit::AuditError;
 use crate::auth::{
     self, Cache, Clock, Credential, Decision, Denied, Permitted, Principal, Snapshot,
 };
@@ -51,6 +53,10 @@ pub struct Settings {
     pub duplicates: usize,
     /// Tokens a minute for a principal whose realm and token say nothing.
     pub tokens_per_minute: u32,
+    /// Prompts a minute of a principal, however short: each is written to the flash.
+    pub prompts_per_minute: u32,
+    /// Requests a minute that need no engine, of each kind and principal.
+    pub operations_per_minute: u32,
 }
 
 /// Verified tokens kept; each costs about 2 KiB.
@@ -61,6 +67,8 @@ const REFRESH_WAIT: Duration = Duration::from_secs(2);
 const REFRESH_RETRY: Duration = Duration::from_secs(5);
 /// Principals whose quota is remembered.
 const PRINCIPALS: usize = 4096;
+/// Principals' kinds of requests whose rate is remembered.
+const TURNS: usize = 4 * PRINCIPALS;
 
 /// The door. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -101,6 +109,8 @@ struct Inner {
     snapshot: ArcSwap<Snapshot>,
     cache: Cache,
     quota: Mutex<Quota>,
+    /// Requests rather than tokens.
+    turns: Mutex<Quota>,
     running: Running,
     inbox: Inbox,
     waiting: Waiting,
@@ -142,6 +152,7 @@ impl Admission {
             snapshot: ArcSwap::from_pointee(snapshot),
             cache: Cache::new(CACHED_TOKENS),
             quota: Mutex::new(Quota::new(PRINCIPALS)),
+            turns: Mutex::new(Quota::new(TURNS)),
             running: Running::default(),
             metrics: Metrics::register(registry),
             engine: parts.engine,
@@ -166,52 +177,21 @@ impl Admission {
         }
     }
 
-    /// Decides and records what needs no engine: model list, audit reading.
-    pub async fn authorize(
-        &self,
-        credential: Credential,
-        request: Request,
-    ) -> Result<Permitted, Refusal> {
-        let request = Arc::new(request);
-        match self.decide_fresh(&credential, &request, None).await {
-            Decision::Deny(denied) => Err(self.deny(&request, denied)),
-            Decision::Permit(permitted) => {
-                let access = records::permitted(&permitted);
-                let claimed = self.claim_proof(&permitted);
-                let claimed = claimed.map_err(|refusal| self.refuse(&permitted, refusal))?;
-                match self
-                    .record(&permitted, access, [0; 16], None, claimed)
-                    .await
-                {
-                    Ok(()) => {
-                        self.0.metrics.permitted(&permitted);
-                        Ok(permitted)
-                    }
-                    Err(refusal) => Err(self.refuse(&permitted, refusal)),
-                }
-            }
-        }
-    }
-
-    /// Stops the principal's own running request with this correlation data; says whether there
-    /// was one.
-    pub async fn cancel(
-        &self,
-        credential: Credential,
-        correlation: &[u8],
-        request: Request,
-    ) -> Result<bool, Refusal> {
-        let permitted = self.authorize(credential, request).await?;
-        let principal = &permitted.grant().principal;
-        Ok(self.0.running.cancel(principal, correlation))
-    }
-
     /// Records a request that was refused before it could be decided.
     pub fn refuse_unread(&self, origin: Origin, id: &RequestId, refusal: &Refusal) {
         self.0
             .metrics
             .decided(origin.transport(), Err(refusal.reason));
         self.note(records::unread(origin, id, refusal));
+    }
+
+    /// Records or counts a use of the admin socket by who may not; says whether it is recorded by
+    /// itself.
+    pub fn refuse_admin(&self, origin: Origin, what: String, refusal: &Refusal) -> bool {
+        self.0
+            .metrics
+            .decided(origin.transport(), Err(refusal.reason));
+        self.note(records::admin(origin, what, refusal))
     }
 
     /// Puts new keys, policy or deny-list in force: at once for what comes, and for what runs as
@@ -358,14 +338,15 @@ impl Admission {
     }
 
     /// Refusals ride on the next sync, so that a flood of them can't wear out the flash.
-    fn note(&self, access: audit::Access) {
-        if let Err(error) = self.0.log.refuse(access, time::now()) {
+    fn note(&self, access: audit::Access) -> bool {
+        let noted = self.0.log.refuse(access, time::now());
+        noted.unwrap_or_else(|error| {
             tracing::error!(%error, "a refusal could not be recorded");
-        }
+            false
+        })
     }
 
-    /// Records a permit, what its token says of the time, and what `also` writes with it; durable
-    /// when this returns.
+    /// Records a permit, and what `also` writes with it; durable when this returns.
     async fn record(
         &self,
         permitted: &Permitted,
@@ -374,6 +355,25 @@ impl Admission {
         also: Option<Begin>,
         proof: Option<Claimed>,
     ) -> Result<(), Refusal> {
+        let log = self.0.log.clone();
+        self.commit(permitted, move || {
+            if let Some(begin) = &also {
+                begin.write()?;
+            }
+            if let Some(proof) = &proof {
+                proof.write()?;
+            }
+            log.append_permit(access, salt, time::now()).map(drop)
+        })
+        .await
+    }
+
+    /// Runs what writes, with what the token says of the time; durable when this returns.
+    async fn commit(
+        &self,
+        permitted: &Permitted,
+        write: impl FnOnce() -> Result<(), AuditError> + Send + 'static,
+    ) -> Result<(), Refusal> {
         let (door, grant) = (self.clone(), Arc::clone(permitted.grant()));
         let issued_at = permitted.issued_at();
         let written = tokio::task::spawn_blocking(move || {
@@ -381,17 +381,11 @@ impl Admission {
                 if let Some(at) = issued_at {
                     (door.0.heard)(&grant.principal, at)?;
                 }
-                if let Some(begin) = &also {
-                    begin.write()?;
-                }
-                if let Some(proof) = &proof {
-                    proof.write()?;
-                }
-                door.0.log.append_permit(access, salt, time::now())
+                write()
             })
         });
         match written.await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 tracing::error!(%error, "a permit could not be recorded");
                 let refusal = Refusal::new(RefuseReason::AuditUnavailable);

@@ -189,6 +189,8 @@ fn admission(section: &mut Section<'_>) -> admission::Settings {
         duplicate_window: section.or("duplicate_window", duration(SECOND, DAY), 10 * MINUTE),
         duplicates: section.or("duplicates", count(1, 65_536), 256),
         tokens_per_minute: section.or("tokens_per_minute", count(1, 1 << 31), 20_000),
+        prompts_per_minute: section.or("prompts_per_minute", count(1, 1 << 20), 600),
+        operations_per_minute: section.or("operations_per_minute", count(1, 1 << 20), 120),
     }
 }
 

@@ -127,6 +127,8 @@ fn admission(settings: &admission::Settings) -> Value {
         "duplicate_window": show_duration(settings.duplicate_window),
         "duplicates": settings.duplicates,
         "tokens_per_minute": settings.tokens_per_minute,
+        "prompts_per_minute": settings.prompts_per_minute,
+        "operations_per_minute": settings.operations_per_minute,
     })
 }
 

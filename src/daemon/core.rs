@@ -496,7 +496,20 @@ impl http::Control for Core {
         self.state.log.clone()
     }
 
+    fn record_look(&self, origin: Origin, what: &str) {
+        if let Err(error) = self.state.log.look(origin, what, time::now()) {
+            tracing::error!(%error, what, "a look by the admin socket could not be recorded yet");
+        }
+    }
+
+    fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool {
+        self.admission.refuse_admin(origin, what, refusal)
+    }
+
     fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
+        if let Origin::Admin { uid, .. } = origin {
+            self.admission.take_admin_turn(uid)?;
+        }
         let recorded = self
             .state
             .log

@@ -136,6 +136,14 @@ impl Action {
         }
     }
 
+    /// Whether it changes nothing and nobody waits for it: such are counted in the audit.
+    pub fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Action::ListModels | Action::ReadAudit | Action::ReadMetrics
+        )
+    }
+
     /// The name that audit and metrics use.
     pub fn as_str(&self) -> &'static str {
         match self {

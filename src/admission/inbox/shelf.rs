@@ -277,6 +277,8 @@ mod tests {
             duplicate_window: Duration::from_secs(600),
             duplicates,
             tokens_per_minute: 20_000,
+            prompts_per_minute: 600,
+            operations_per_minute: 120,
         }
     }
 

@@ -113,8 +113,13 @@ pub trait Control: Send + Sync + 'static {
     /// Sets the time floor, also back. Blocks (called on the blocking pool).
     fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String>;
     fn audit(&self) -> Log;
-    /// Records a use of the admin socket, before it is carried out. Blocks (called on the blocking
-    /// pool).
+    /// Counts or records a look by the admin socket, which changes nothing: it goes on also where
+    /// the log can't be written. Blocks (called on the blocking pool).
+    fn record_look(&self, origin: Origin, what: &str);
+    /// Records or counts a refused use of the admin socket; says whether it is recorded by itself.
+    fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool;
+    /// Records a change by the admin socket, before it is carried out. Blocks (called on the
+    /// blocking pool).
     fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal>;
 }
 
@@ -164,7 +169,8 @@ pub async fn serve(
 /// Serves the admin socket: `GET /status`, `GET /metrics`, `POST /reload`, `GET /keys`,
 /// `PUT /keys/{realm}` (JWKS body), `POST /keys/{realm}/fetch`, `POST /keys/{realm}/pin-held`
 /// (`{"fingerprint": …}`), `POST /keys/{realm}/refresh`, `POST /keys/explain` (`{"token": …}`), `POST /time/reset` (`{"to": "now"}` or
-/// seconds since 1970), `GET /audit?from=N&limit=M&follow=true` (JSON lines).
+/// seconds since 1970), `GET /audit?from=N&limit=M&follow=true` (JSON lines; `last=N` instead of
+/// `from` for the last records, before an index where `before` says so).
 pub async fn serve_admin(
     listener: UnixListener,
     settings: Arc<Settings>,
