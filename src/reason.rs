@@ -282,6 +282,9 @@ pub struct Refusal {
     /// The parameter that the refusal is about.
     pub param: Option<String>,
     pub retry_after: Option<Duration>,
+    /// What to do, where that isn't what the reason's own hint says: other transports have other
+    /// places for things.
+    pub hint: Option<&'static str>,
 }
 
 impl Refusal {
@@ -291,6 +294,7 @@ impl Refusal {
             detail: None,
             param: None,
             retry_after: None,
+            hint: None,
         }
     }
 
@@ -312,15 +316,30 @@ impl Refusal {
         self
     }
 
+    #[must_use]
+    pub fn hint(mut self, hint: &'static str) -> Refusal {
+        self.hint = Some(hint);
+        self
+    }
+
     pub fn status(&self) -> u16 {
         self.reason.status()
     }
 
+    /// Whole seconds, rounded up; every 429 and 503 has some.
+    pub fn retry_after_secs(&self) -> Option<u64> {
+        match self.retry_after {
+            Some(wait) => u64::try_from(wait.as_millis().div_ceil(1000).clamp(1, 86_400)).ok(),
+            None => matches!(self.status(), 429 | 503).then_some(1),
+        }
+    }
+
     /// `name: detail (hint)`, without a full stop.
     pub fn message(&self) -> String {
+        let hint = self.hint.unwrap_or(self.reason.hint());
         match &self.detail {
-            Some(detail) => format!("{}: {detail} ({})", self.reason, self.reason.hint()),
-            None => format!("{}: {}", self.reason, self.reason.hint()),
+            Some(detail) => format!("{}: {detail} ({hint})", self.reason),
+            None => format!("{}: {hint}", self.reason),
         }
     }
 }

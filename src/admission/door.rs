@@ -23,16 +23,16 @@ pub struct Admitted {
 }
 
 impl Admission {
-    /// Reserves, charges, records and queues. Runs to its end even when the caller leaves, so
+    /// Reserves (where no place was waited for), charges, records and queues. Runs to its end even when the caller leaves, so
     /// that no permit is recorded without its finish.
     pub(super) async fn admit(
         &self,
         permitted: Permitted,
-        begin: Option<Begin>,
+        delivery: Option<(Begin, Slot)>,
     ) -> Result<Admitted, Refusal> {
         let door = self.clone();
         let admitted = tokio::spawn(async move {
-            let result = door.try_admit(&permitted, begin).await;
+            let result = door.try_admit(&permitted, delivery).await;
             result.map_err(|refusal| door.refuse(&permitted, refusal))
         });
         admitted
@@ -43,12 +43,18 @@ impl Admission {
     async fn try_admit(
         &self,
         permitted: &Permitted,
-        begin: Option<Begin>,
+        delivery: Option<(Begin, Slot)>,
     ) -> Result<Admitted, Refusal> {
         if self.0.shutdown.is_draining() {
             return Err(RefuseReason::Draining.into());
         }
-        let slot = self.0.engine.reserve(&permitted.grant().principal)?;
+        let (slot, begin) = match delivery {
+            Some((begin, slot)) => (slot, Some(begin)),
+            None => {
+                let principal = &permitted.grant().principal;
+                (self.0.engine.reserve(principal)?, None)
+            }
+        };
         let rate = self.rate(permitted);
         let prompt = self.prepare(permitted, rate).await?;
         let charge = Charge::take(self, permitted, &prompt, rate)?;

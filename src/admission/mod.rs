@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use door::Admitted;
-pub use inbox::{Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
+pub use inbox::{Asker, Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
 
 use crate::audit::AuditError;
 use crate::auth::{
@@ -35,7 +35,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time::{Moment, Timestamp};
 use crate::{audit, time};
-use inbox::{Begin, Inbox};
+use inbox::{Begin, Inbox, Waiting};
 use metrics::Metrics;
 use replay::{Claimed, Replay};
 use running::Running;
@@ -113,6 +113,7 @@ struct Inner {
     turns: Mutex<Quota>,
     running: Running,
     inbox: Inbox,
+    waiting: Waiting,
     replay: Replay,
     refresh: Refresh,
     refreshing: Waiters,
@@ -143,6 +144,7 @@ impl Admission {
         let effective = move || own().effective();
         Ok(Admission(Arc::new(Inner {
             inbox: Inbox::open(&parts.store, Box::new(effective))?,
+            waiting: Waiting::default(),
             replay: Replay::open(&parts.store, registry)?,
             refresh: parts.refresh,
             refreshing: Waiters::new(),

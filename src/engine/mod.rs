@@ -198,6 +198,11 @@ impl Engine {
         Ok(Slot { place })
     }
 
+    /// Resolves when a place gets free after this call, for who found none.
+    pub fn room(&self) -> tokio::sync::futures::Notified<'_> {
+        self.shared.queue.room()
+    }
+
     /// Renders, tokenises and checks the context. CPU-bound (milliseconds). `limit` is the
     /// endpoint's bound of the answer. An answer is cut to what is `allowed` besides its prompt; a
     /// prompt that leaves nothing of that is refused.

@@ -32,7 +32,7 @@ pub(super) fn options(options: &Options) -> Result<MqttOptions, Lost> {
         will.topic.as_str(),
         will.payload.as_slice(),
         QoS::AtLeastOnce,
-        true,
+        options.retain,
         None,
     );
     let mut network = NetworkOptions::new();

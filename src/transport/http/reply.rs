@@ -90,7 +90,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Response<Body> {
         StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = full(status, JSON, wire::error(refusal));
     let headers = response.headers_mut();
-    if let Some(seconds) = retry_after(refusal) {
+    if let Some(seconds) = refusal.retry_after_secs() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     // The rest of the body is not read, so no other request can follow on this connection.
@@ -109,7 +109,7 @@ pub(super) fn raw(refusal: &Refusal) -> Vec<u8> {
          connection: close\r\n\r\n",
         refusal.status(),
         body.len(),
-        retry_after(refusal).unwrap_or(1),
+        refusal.retry_after_secs().unwrap_or(1),
     );
     [head.into_bytes(), body].concat()
 }
@@ -118,14 +118,6 @@ pub(super) fn raw(refusal: &Refusal) -> Vec<u8> {
 pub(super) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
-    }
-}
-
-/// Whole seconds, rounded up; every 429 and 503 has some.
-fn retry_after(refusal: &Refusal) -> Option<u64> {
-    match refusal.retry_after {
-        Some(wait) => Some(wait.as_millis().div_ceil(1000).clamp(1, 86_400) as u64),
-        None => matches!(refusal.status(), 429 | 503).then_some(1),
     }
 }
 
