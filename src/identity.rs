@@ -2,18 +2,22 @@
 //! proofs, and random ids.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-use crate::time::Timestamp;
+use crate::files::{self, Care, FileError};
+use crate::secret::Secret;
+use crate::time::{Moment, Timestamp};
 
 /// The device's key in the state folder.
 const KEY_FILE: &str = "device.key";
@@ -60,38 +64,28 @@ impl Key {
     /// is damaged is an error: a new key would silently make this another device.
     pub fn open(state_folder: &Path) -> io::Result<Key> {
         let file = state_folder.join(KEY_FILE);
-        match fs::metadata(&file) {
-            Ok(meta) if meta.len() > MAX_KEY_FILE => return Err(unusable("it is too large")),
-            Ok(_) => fs::set_permissions(&file, Permissions::from_mode(0o600))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(state_folder, &file)?,
-            Err(error) => return Err(error),
+        let told = |e: FileError| io::Error::new(e.kind(), format!("{}: {e}", file.display()));
+        let mut read = files::read(&file, MAX_KEY_FILE, Care::Own);
+        if let Err(FileError::Readable { .. }) = read {
+            tracing::warn!("others could read the device's key; from now on they can't");
+            files::close(&file).map_err(told)?;
+            read = files::read(&file, MAX_KEY_FILE, Care::Own);
         }
-        let pair = Ed25519KeyPair::from_pkcs8(&fs::read(&file)?);
+        let pkcs8 = match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(&file)?,
+            read => Secret::new(read.map_err(told)?),
+        };
+        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.expose());
         let pair = pair.map_err(|_| unusable("it is no PKCS #8 Ed25519 key; restore it"))?;
         Ok(Key(Arc::new(pair)))
     }
 }
 
-/// Written beside and renamed, so that a power cut leaves a whole key or none.
-fn make_key(folder: &Path, file: &Path) -> io::Result<()> {
+fn make_key(file: &Path) -> io::Result<Secret<Vec<u8>>> {
     let pkcs8 = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new());
     let pkcs8 = pkcs8.map_err(|_| io::Error::other("no key could be made"))?;
-    let new = folder.join("device.key.new");
-    // One that a power cut left may have other rights.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    let mut out = options
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&new)?;
-    out.write_all(pkcs8.as_ref())?;
-    out.sync_all()?;
-    fs::rename(&new, file)?;
-    File::open(folder)?.sync_all()
+    files::replace(file, pkcs8.as_ref())?;
+    Ok(Secret::new(pkcs8.as_ref().to_vec()))
 }
 
 fn unusable(why: &str) -> io::Error {
@@ -99,17 +93,22 @@ fn unusable(why: &str) -> io::Error {
 }
 
 /// DPoP nonces (RFC 9449 section 8) that this device signs, so that it needn't remember them: the
-/// start of a period and a signature over it. Cheap to clone.
+/// periods of both clocks, and a signature over these and the boot. A wall clock that is set back
+/// brings none back, because the uptime doesn't go back; and none outlives its boot. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Nonces {
     key: Key,
     device: Arc<str>,
+    boot: u64,
     /// Those last asked for, so that not every message costs signatures.
-    recent: Arc<Mutex<VecDeque<(u64, String)>>>,
+    recent: Arc<Mutex<VecDeque<(Periods, String)>>>,
 }
 
-/// Periods that are asked for in turn: the current one and the one before.
-const RECENT: usize = 2;
+/// When the periods of the wall clock and of the uptime began, in seconds.
+type Periods = (u64, u64);
+
+/// Nonces that are asked for in turn: by each clock the current period and the one before.
+const RECENT: usize = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nonce {
@@ -119,54 +118,68 @@ pub struct Nonce {
 }
 
 impl Nonces {
-    pub fn new(key: Key, device: &str) -> Nonces {
+    /// `boot`: this boot's id.
+    pub fn new(key: Key, device: &str, boot: u64) -> Nonces {
         Nonces {
             key,
             device: device.into(),
+            boot,
             recent: Arc::default(),
         }
     }
 
-    pub fn current(&self, now: Timestamp) -> Nonce {
-        let start = period(now);
+    pub fn current(&self, now: Moment) -> Nonce {
+        let periods = [now.known.as_secs(), now.uptime.as_secs()].map(|secs| {
+            let start = period(secs);
+            (
+                start,
+                start.saturating_add(2 * NONCE_PERIOD).saturating_sub(secs),
+            )
+        });
+        let [(known, left), (uptime, left_of_uptime)] = periods;
+        let left = Duration::from_secs(left.min(left_of_uptime));
         Nonce {
-            value: self.of(start),
-            expires_at: Timestamp::from_secs(start.saturating_add(2 * NONCE_PERIOD)),
+            value: self.of((known, uptime)),
+            expires_at: now.known.saturating_add(left),
         }
     }
 
-    /// The current nonce and the one before it.
-    pub fn accepted(&self, now: Timestamp) -> Vec<String> {
-        let start = period(now);
-        let before = start.checked_sub(NONCE_PERIOD);
-        std::iter::once(start)
-            .chain(before)
-            .map(|start| self.of(start))
+    /// Those of the current period and the one before, by each clock.
+    pub fn accepted(&self, now: Moment) -> Vec<String> {
+        let [known, uptime] = [now.known.as_secs(), now.uptime.as_secs()].map(|secs| {
+            let start = period(secs);
+            std::iter::once(start).chain(start.checked_sub(NONCE_PERIOD))
+        });
+        known
+            .flat_map(|known| uptime.clone().map(move |uptime| (known, uptime)))
+            .map(|periods| self.of(periods))
             .collect()
     }
 
-    fn of(&self, start: u64) -> String {
+    fn of(&self, periods: Periods) -> String {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, nonce)) = recent.iter().find(|(of, _)| *of == start) {
+        if let Some((_, nonce)) = recent.iter().find(|(of, _)| *of == periods) {
             return nonce.clone();
         }
-        let nonce = self.signed(start);
+        let nonce = self.signed(periods);
         recent.truncate(RECENT - 1);
-        recent.push_front((start, nonce.clone()));
+        recent.push_front((periods, nonce.clone()));
         nonce
     }
 
-    fn signed(&self, start: u64) -> String {
-        let start = start.to_be_bytes();
-        let signed = [b"slmd-dpop-nonce\0", self.device.as_bytes(), &start].concat();
+    fn signed(&self, (known, uptime): Periods) -> String {
+        let said = [known, uptime].map(u64::to_be_bytes).concat();
+        let boot = self.boot.to_be_bytes();
+        let device = self.device.as_bytes();
+        let signed = [b"slmd-dpop-nonce-2\0", device, b"\0", &boot, &said].concat();
         let signature = self.key.0.sign(&signed);
-        URL_SAFE_NO_PAD.encode([&start, signature.as_ref()].concat())
+        URL_SAFE_NO_PAD.encode([&said, signature.as_ref()].concat())
     }
 }
 
-/// When the period that holds `now` began, in seconds.
-fn period(now: Timestamp) -> u64 {
-    now.as_secs() / NONCE_PERIOD * NONCE_PERIOD
+/// When the period that holds `secs` began.
+fn period(secs: u64) -> u64 {
+    secs / NONCE_PERIOD * NONCE_PERIOD
 }
 
 /// The machine's host name, as a default for the device's.
@@ -206,7 +219,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// SHA-256 over `parts`, each preceded by its length, so that no two lists collide.
 pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
@@ -216,23 +229,74 @@ pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// [`digest`] of an object's JSON text, which is hashed as it is written and kept nowhere.
+pub fn digest_json(object: &Map<String, Value>) -> [u8; 32] {
+    // INVARIANT: names and values of a JSON value have a text, and these writers take any.
+    let write = |to: &mut dyn Write| serde_json::to_writer(to, object).expect("a JSON value");
+    let mut length = Length(0);
+    write(&mut length);
+    let mut hash = Hash(Context::new(&SHA256));
+    hash.0.update(&length.0.to_be_bytes());
+    write(&mut hash);
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.0.finish().as_ref());
+    out
+}
+
+struct Length(u64);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Hash(Context);
+
+impl Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+    use crate::time::Uptime;
 
     #[test]
     fn the_device_key_is_made_once_and_private() {
         let folder = tempfile::tempdir().unwrap();
-        let now = Timestamp::from_secs(1_800_000_000);
-        let nonce = || Nonces::new(Key::open(folder.path()).unwrap(), "edge-1").current(now);
+        let now = moment(0, 0);
+        let nonce = || Nonces::new(Key::open(folder.path()).unwrap(), "edge-1", 7).current(now);
         let first = nonce();
         assert_eq!(nonce(), first, "the key survives");
         let file = folder.path().join(KEY_FILE);
         let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600);
         let other = tempfile::tempdir().unwrap();
-        let other = Nonces::new(Key::open(other.path()).unwrap(), "edge-1");
+        let other = Nonces::new(Key::open(other.path()).unwrap(), "edge-1", 7);
         assert_ne!(other.current(now), first);
+    }
+
+    #[test]
+    fn json_is_hashed_by_its_text() {
+        let value = serde_json::json!({"b": "\u{1F600}\n", "a": [1.5, null, {"c": true}]});
+        let text = value.to_string();
+        let object = value.as_object().unwrap();
+        assert_eq!(digest_json(object), digest(&[text.as_bytes()]));
     }
 
     #[test]
@@ -246,14 +310,44 @@ mod tests {
         }
     }
 
+    fn moment(secs: u64, uptime: u64) -> Moment {
+        Moment {
+            known: Timestamp::from_secs(1_800_000_000 + secs),
+            uptime: Uptime(uptime * 1000),
+        }
+    }
+
     #[test]
-    fn a_nonce_is_taken_for_two_periods_on_one_device() {
+    fn the_device_key_is_never_reached_through_a_link_and_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        Key::open(folder.path()).unwrap();
+        let file = folder.path().join(KEY_FILE);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let change = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        change(&file, 0o644);
+        Key::open(folder.path()).unwrap();
+        assert_eq!(mode(&file), 0o600);
+        // Who could write it may have put his own there.
+        change(&file, 0o660);
+        assert!(Key::open(folder.path()).is_err());
+        let target = folder.path().join("somebody's");
+        fs::rename(&file, &target).unwrap();
+        change(&target, 0o644);
+        std::os::unix::fs::symlink(&target, &file).unwrap();
+        let refused = Key::open(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("symbolic link"), "{refused}");
+        assert_eq!(mode(&target), 0o644, "its mode is its owner's affair");
+    }
+
+    #[test]
+    fn a_nonce_is_taken_for_two_periods_on_one_device_in_one_boot() {
         let folder = tempfile::tempdir().unwrap();
         let key = Key::open(folder.path()).unwrap();
-        let nonces = Nonces::new(key.clone(), "edge-1");
-        let at = |secs: u64| Timestamp::from_secs(1_800_000_000 + secs);
-        let nonce = nonces.current(at(10));
-        assert_eq!(nonce.expires_at, at(600));
+        let nonces = Nonces::new(key.clone(), "edge-1", 7);
+        let nonce = nonces.current(moment(10, 910));
+        assert_eq!(nonce.expires_at, moment(600, 0).known);
         for (secs, taken) in [
             (0, true),
             (299, true),
@@ -261,16 +355,38 @@ mod tests {
             (599, true),
             (600, false),
         ] {
-            assert_eq!(
-                nonces.accepted(at(secs)).contains(&nonce.value),
-                taken,
-                "{secs}"
-            );
+            let by_the_wall = nonces.accepted(moment(secs, 910));
+            assert_eq!(by_the_wall.contains(&nonce.value), taken, "{secs}");
+            let by_the_uptime = nonces.accepted(moment(10, 900 + secs));
+            assert_eq!(by_the_uptime.contains(&nonce.value), taken, "{secs}");
         }
-        let before = Timestamp::from_secs(1_799_999_999);
-        assert!(!nonces.accepted(before).contains(&nonce.value));
-        let other = Nonces::new(key, "edge-2");
-        assert_ne!(other.current(at(10)).value, nonce.value);
-        assert_eq!(nonces.accepted(Timestamp(0)).len(), 1);
+        for other in [
+            Nonces::new(key.clone(), "edge-2", 7),
+            Nonces::new(key.clone(), "edge-1", 8),
+        ] {
+            assert!(!other.accepted(moment(10, 910)).contains(&nonce.value));
+        }
+        let again = Nonces::new(key, "edge-1", 7);
+        assert!(
+            again.accepted(moment(10, 911)).contains(&nonce.value),
+            "after a restart"
+        );
+        // The one that ends first counts.
+        assert_eq!(
+            nonces.current(moment(10, 1190)).expires_at,
+            moment(320, 0).known
+        );
+        assert_eq!(nonces.accepted(Moment::default()).len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_brings_no_nonce_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let nonces = Nonces::new(Key::open(folder.path()).unwrap(), "edge-1", 7);
+        let nonce = nonces.current(moment(10, 910)).value;
+        for back in 0..700 {
+            let later = nonces.accepted(moment(back, 910 + 600));
+            assert!(!later.contains(&nonce), "{back}");
+        }
     }
 }

@@ -69,6 +69,7 @@ names! {
         IssuerUnknown = "issuer_unknown", "the token's `iss` is no realm of this appliance; compare it with the configuration's `issuer`";
         KeyIdMissing = "key_id_missing", "the token's header has no `kid`";
         KeyUnknown = "key_unknown", "no pinned key of the realm has the token's `kid`; pin the realm's current keys";
+        KeyUnusable = "key_unusable", "the token's key is in the realm's set, but can't be used here; `slmd keys list` says why";
         KeysMissing = "keys_missing", "the realm has no pinned keys yet; run `slmd keys pin`";
         KeysRefreshing = "keys_refreshing", "the token's key isn't known yet and the realm's keys are being refreshed; try again shortly";
         SignatureInvalid = "signature_invalid", "the token's signature doesn't match its key; get a new token";
@@ -116,6 +117,7 @@ names! {
         UnsupportedMediaType = "unsupported_media_type", "send `Content-Type: application/json`";
         RequestTimeout = "request_timeout", "the request didn't arrive in time";
         QuotaExceeded = "quota_exceeded", "the principal's token quota is used up; try again later";
+        RateLimitExceeded = "rate_limit_exceeded", "the principal asks more often than it may; try again later";
         TooManyConnections = "too_many_connections", "too many connections; close some, or try again";
         Overloaded = "overloaded", "the queue is full; try again later";
         Draining = "draining", "the daemon is going down; try again later";
@@ -256,7 +258,7 @@ impl RefuseReason {
             RefuseReason::RequestTimeout => 408,
             RefuseReason::BodyTooLarge => 413,
             RefuseReason::UnsupportedMediaType => 415,
-            RefuseReason::QuotaExceeded => 429,
+            RefuseReason::QuotaExceeded | RefuseReason::RateLimitExceeded => 429,
             RefuseReason::AttemptsExhausted | RefuseReason::AnswerTooLarge => 422,
             // Nobody is left to read it, or who asked for it: nginx's "client closed request".
             RefuseReason::Cancelled => 499,

@@ -1,6 +1,13 @@
 //! The only module that reads a clock. Everybody else gets time as a parameter.
+//!
+//! The wall clock ([`now`]) says what time it is, and may be wrong, and may step. [`uptime`] never
+//! steps and also counts while the machine sleeps, but says nothing of another boot; `Instant` is for
+//! waits, and may stand still during a sleep. No two of them can be subtracted: what needs an age
+//! keeps a [`Mark`] and asks it with a [`Moment`], which has both clocks.
 
 use std::fmt;
+use std::ops::Add;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +18,10 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
+
+/// The latest time that is believed of anybody, 9999-12-31T23:59:59Z: later ones are mistakes, and
+/// sums of earlier ones can't overflow.
+pub const MAX_SECS: u64 = 253_402_300_799;
 
 impl Timestamp {
     pub fn from_secs(secs: u64) -> Timestamp {
@@ -31,7 +42,13 @@ impl Timestamp {
         civil(self.as_secs() / 86_400)
     }
 
-    /// Zero when `earlier` is later.
+    pub fn saturating_sub(self, duration: Duration) -> Timestamp {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Timestamp(self.0.saturating_sub(millis))
+    }
+
+    /// Zero when `earlier` is later. For two times from one source only, such as two claims of one
+    /// token; the age of what happened here is a [`Mark`]'s to tell.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -64,6 +81,121 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (yoe + era * 400 + u64::from(month <= 2), month, day)
 }
 
+/// Milliseconds since this boot, those in which the machine slept included (`CLOCK_BOOTTIME`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Uptime(pub u64);
+
+impl Uptime {
+    pub fn as_secs(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// Zero when `earlier` is later.
+    pub fn since(self, earlier: Uptime) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Uptime {
+    type Output = Uptime;
+
+    fn add(self, duration: Duration) -> Uptime {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Uptime(self.0.saturating_add(millis))
+    }
+}
+
+/// An uptime that can be told from another boot's: what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Booted {
+    pub boot: u64,
+    pub uptime: Uptime,
+}
+
+impl Booted {
+    /// How long ago `earlier` was, if it was in this boot.
+    pub fn since(self, earlier: Booted) -> Option<Duration> {
+        (self.boot == earlier.boot).then(|| self.uptime.since(earlier.uptime))
+    }
+}
+
+/// One moment by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moment {
+    /// The wall clock, held up by the time that has certainly passed.
+    pub known: Timestamp,
+    pub uptime: Uptime,
+}
+
+/// When something happened, so that its age can be told later. What this process saw is as old as
+/// the uptime says, whatever becomes of the wall clock; what an earlier one saw is as old as the wall
+/// clocks of then and now say, and no younger than the time that the daemon has run since: a time in
+/// the future, or a clock that is set back, makes nothing young.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    at: Timestamp,
+    seen: Seen,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Here(Uptime),
+    /// By an earlier process; for how long the daemon had run since when this one began.
+    Before {
+        ran: Duration,
+        begun: Uptime,
+    },
+}
+
+impl Mark {
+    pub fn here(now: Moment) -> Mark {
+        Mark {
+            at: now.known,
+            seen: Seen::Here(now.uptime),
+        }
+    }
+
+    /// What an earlier process saw at `at`; the daemon had run for `ran` since then when this one
+    /// began.
+    pub fn before(at: Timestamp, ran: Duration, begun: Uptime) -> Mark {
+        Mark {
+            at,
+            seen: Seen::Before { ran, begun },
+        }
+    }
+
+    /// The time to store.
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    pub fn age(&self, now: Moment) -> Duration {
+        match self.seen {
+            Seen::Here(at) => now.uptime.since(at),
+            Seen::Before { ran, begun } => {
+                let ran = ran.saturating_add(now.uptime.since(begun));
+                now.known.since(self.at).max(ran)
+            }
+        }
+    }
+
+    /// When it was, by the clock of `now`.
+    pub fn shown(&self, now: Moment) -> Timestamp {
+        now.known.saturating_sub(self.age(now))
+    }
+
+    /// With the time to store after the clock was set: what this process saw keeps its age, and no
+    /// time lies in the future.
+    pub fn mended(&self, now: Moment) -> Mark {
+        let at = match self.seen {
+            Seen::Here(_) => self.shown(now),
+            Seen::Before { .. } => self.at.min(now.known),
+        };
+        Mark { at, ..*self }
+    }
+}
+
 /// The wall clock. A clock before 1970 reads as 1970.
 #[expect(clippy::disallowed_methods, reason = "this is the module that may")]
 pub fn now() -> Timestamp {
@@ -73,20 +205,54 @@ pub fn now() -> Timestamp {
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The monotonic clock.
+/// The monotonic clock, for waits.
 #[expect(clippy::disallowed_methods, reason = "this is the module that may")]
 pub fn instant() -> Instant {
     Instant::now()
 }
 
-/// Whether the kernel's clock is kept in step with a time source (`adjtimex(2)`, `STA_UNSYNC`).
+/// The clock that never steps and never stands still in this boot.
+pub fn uptime() -> Uptime {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let since = Duration::try_from(time).unwrap_or_default();
+    Uptime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// [`uptime`] with the kernel's id of this boot, or one of this process where it tells none.
+pub fn booted() -> Booted {
+    static BOOT: LazyLock<u64> = LazyLock::new(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = id
+            .chars()
+            .filter(char::is_ascii_hexdigit)
+            .take(16)
+            .collect();
+        u64::from_str_radix(&digits, 16).unwrap_or_else(|_| {
+            use std::hash::{BuildHasher, RandomState};
+            RandomState::new().hash_one(())
+        })
+    });
+    Booted {
+        boot: *BOOT,
+        uptime: uptime(),
+    }
+}
+
+/// What the kernel takes for the error of a clock that nobody keeps (`NTP_PHASE_LIMIT`), in
+/// microseconds.
+const MAX_ERROR: libc::c_long = 16_000_000;
+
+/// Whether the kernel's clock is kept in step with a time source: its maximum error is below the
+/// limit. `STA_UNSYNC` isn't looked at, because chrony without `rtcsync` leaves it set so that the
+/// kernel doesn't write the RTC; `timedatectl` judges likewise (systemd's `ntp_synced`,
+/// src/basic/time-util.c).
 pub fn synchronised() -> bool {
     // SAFETY: a zeroed timex with modes = 0 is a pure query, and the struct outlives the call.
     let (state, timex) = unsafe {
         let mut timex: libc::timex = std::mem::zeroed();
         (libc::adjtimex(&mut timex), timex)
     };
-    state >= 0 && state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0
+    state >= 0 && timex.maxerror < MAX_ERROR
 }
 
 #[cfg(test)]
@@ -99,10 +265,59 @@ mod tests {
         assert_eq!(text(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(text(951_782_400), "2000-02-29T00:00:00.000Z");
         assert_eq!(text(1_795_500_799), "2026-11-24T06:13:19.000Z");
+        assert_eq!(text(MAX_SECS), "9999-12-31T23:59:59.000Z");
     }
 
     #[test]
     fn never_before_the_epoch() {
         assert_eq!(Timestamp(5).since(Timestamp(9)), Duration::ZERO);
+    }
+
+    fn moment(known: u64, uptime: u64) -> Moment {
+        Moment {
+            known: Timestamp(known),
+            uptime: Uptime(uptime),
+        }
+    }
+
+    #[test]
+    fn what_this_process_saw_ages_by_its_uptime_whatever_the_wall_clock_does() {
+        let mark = Mark::here(moment(1_000_000, 50));
+        for known in [0, 1_000_000, 9_000_000] {
+            assert_eq!(mark.age(moment(known, 70)), Duration::from_millis(20));
+        }
+        assert_eq!(mark.shown(moment(9_000_000, 70)), Timestamp(8_999_980));
+    }
+
+    #[test]
+    fn what_an_earlier_process_saw_is_no_younger_than_the_daemon_has_run_since() {
+        let ran = Duration::from_millis(5);
+        let mark = Mark::before(Timestamp(1000), ran, Uptime(50));
+        let age = |known, uptime| mark.age(moment(known, uptime)).as_millis();
+        assert_eq!(age(1500, 60), 500);
+        assert_eq!(age(900, 60), 15, "from the future");
+        assert_eq!(age(1000, 50), 5);
+    }
+
+    #[test]
+    fn a_clock_that_was_mended_mends_what_is_stored() {
+        let before = Mark::before(Timestamp(9000), Duration::ZERO, Uptime(50));
+        assert_eq!(before.mended(moment(700, 60)).at(), Timestamp(700));
+        let before = Mark::before(Timestamp(600), Duration::ZERO, Uptime(50));
+        assert_eq!(before.mended(moment(700, 60)).at(), Timestamp(600));
+        let here = Mark::here(moment(9000, 50));
+        assert_eq!(here.mended(moment(700, 60)).at(), Timestamp(690));
+    }
+
+    #[test]
+    fn another_boots_uptime_has_no_distance() {
+        let at = |boot, uptime| Booted {
+            boot,
+            uptime: Uptime(uptime),
+        };
+        assert_eq!(at(1, 9).since(at(1, 4)), Some(Duration::from_millis(5)));
+        assert_eq!(at(1, 9).since(at(2, 4)), None);
+        assert_eq!(booted().boot, booted().boot);
+        assert!(uptime() >= Uptime(1));
     }
 }

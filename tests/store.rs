@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share is test code too")]
 
+#[path = "store/flash.rs"]
+mod flash;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};

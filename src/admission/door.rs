@@ -6,7 +6,7 @@ use super::finish::{Charge, Finisher};
 use super::inbox::Begin;
 use super::{Admission, records};
 use crate::auth::{self, Permitted};
-use crate::engine::{Job, Prompt, Slot};
+use crate::engine::{Allowance, Job, Prompt, Slot};
 use crate::prompt::{self, Action, AnswerReceiver, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::time::{self, Timestamp};
@@ -48,9 +48,11 @@ impl Admission {
         if self.0.shutdown.is_draining() {
             return Err(RefuseReason::Draining.into());
         }
-        let slot = self.0.engine.reserve()?;
-        let prompt = self.prepare(permitted).await?;
-        let charge = Charge::take(self, permitted, &prompt)?;
+        let slot = self.0.engine.reserve(&permitted.grant().principal)?;
+        let rate = self.rate(permitted);
+        let prompt = self.prepare(permitted, rate).await?;
+        let charge = Charge::take(self, permitted, &prompt, rate)?;
+        self.take_turn(permitted)?;
         let attempt = begin.as_ref().map(Begin::attempt);
         let salt = identity::random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
@@ -61,22 +63,30 @@ impl Admission {
             true => None,
             false => self.claim_proof(permitted)?,
         };
-        self.record(access, salt, begin.clone(), proof).await?;
+        self.record(permitted, access, salt, begin.clone(), proof)
+            .await?;
         self.0.metrics.permitted(permitted);
         Ok(self.queue(slot, permitted.clone(), prompt, charge, begin))
     }
 
-    /// Renders and tokenises off the async threads: milliseconds of CPU for a long chat.
-    async fn prepare(&self, permitted: &Permitted) -> Result<Prompt, Refusal> {
+    /// Tokens a minute that the principal may use.
+    fn rate(&self, permitted: &Permitted) -> u32 {
+        let default = || self.0.settings.load().tokens_per_minute;
+        permitted.grant().tokens_per_minute.unwrap_or_else(default)
+    }
+
+    /// Renders and tokenises off the async threads: milliseconds of CPU for a long chat. The
+    /// answer is cut to what the principal's limits leave, so that none is looked at too late.
+    async fn prepare(&self, permitted: &Permitted, rate: u32) -> Result<Prompt, Refusal> {
         let engine = self.0.engine.clone();
         let request = Arc::clone(permitted.request());
         let endpoint = Arc::clone(permitted.endpoint());
-        let allowed = permitted.grant().max_context;
+        let allowed = allowance(permitted.grant().max_context, rate);
         let now = (self.0.clock)().effective();
         let prepared = tokio::task::spawn_blocking(move || match &request.action {
             Action::Chat(chat) => {
                 let limit = endpoint.max_completion_tokens;
-                engine.prepare(&endpoint.model, chat, limit, allowed, now)
+                engine.prepare(&endpoint.model, chat, limit, Some(allowed), now)
             }
             _ => Err(RefuseReason::Internal.into()),
         });
@@ -98,8 +108,8 @@ impl Admission {
         let (key, interrupt) = self.0.running.start(permitted.clone(), correlation);
         // What was revoked since the decision didn't find it among what runs.
         let (snapshot, clock) = (self.snapshot(), (self.0.clock)());
-        if auth::recheck(&permitted, &snapshot, &clock).is_err() {
-            interrupt.raise(Finish::Revoked);
+        if let Err(reason) = auth::recheck(&permitted, &snapshot, &clock) {
+            interrupt.raise(Finish::Revoked(reason));
         }
         let admitted = Admitted {
             id: permitted.request().id.clone(),
@@ -116,5 +126,19 @@ impl Admission {
             done: Box::new(move |report| finisher.finish(report)),
         });
         admitted
+    }
+}
+
+/// The lower of the token's own context and one minute's tokens, which is all that a bucket holds.
+fn allowance(max_context: Option<u32>, rate: u32) -> Allowance {
+    match max_context {
+        Some(tokens) if tokens <= rate => Allowance {
+            tokens,
+            by: "the token allows",
+        },
+        _ => Allowance {
+            tokens: rate,
+            by: "the principal's limit a minute is",
+        },
     }
 }

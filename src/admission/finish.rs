@@ -3,11 +3,11 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::Admission;
 use super::running::RunKey;
+use super::{Admission, records};
 use crate::auth::Permitted;
 use crate::engine::{Prompt, Report};
-use crate::identity::{digest, hex};
+use crate::identity::hex;
 use crate::prompt::RequestId;
 use crate::quota::Quota;
 use crate::reason::{Refusal, RefuseReason};
@@ -19,6 +19,7 @@ pub(super) struct Finisher {
     key: RunKey,
     charge: Charge,
     request_id: RequestId,
+    principal: audit::Tag,
     transport: &'static str,
 }
 
@@ -34,7 +35,8 @@ impl Finisher {
             door,
             key,
             charge,
-            request_id: request.id.clone(),
+            request_id: request.id.own(),
+            principal: records::tag(permitted),
             transport: request.origin.transport(),
         }
     }
@@ -47,6 +49,7 @@ impl Finisher {
         self.door.0.metrics.finished(self.transport, finish);
         let record = audit::Finished {
             request_id: self.request_id,
+            principal: Some(self.principal),
             finish,
             usage,
             answer_hash: hex(&report.answer_hash),
@@ -66,7 +69,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Tokens taken from a principal's quota for one request: the prompt's and the most that the
-/// answer may have, but never more than the bucket holds.
+/// answer may have.
 pub(super) struct Charge {
     door: Admission,
     key: [u8; 32],
@@ -80,42 +83,33 @@ impl Charge {
         door: &Admission,
         permitted: &Permitted,
         prompt: &Prompt,
+        per_minute: u32,
     ) -> Result<Charge, Refusal> {
-        let grant = permitted.grant();
-        let default = door.0.settings.load().tokens_per_minute;
-        let per_minute = grant.tokens_per_minute.unwrap_or(default);
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         let most = prompt_tokens.saturating_add(prompt.max_completion_tokens);
-        let principal = &grant.principal;
-        let key = digest(&[
-            principal.issuer.as_bytes(),
-            principal.subject.as_bytes(),
-            principal.client.as_bytes(),
-        ]);
+        let key = permitted.grant().principal.key();
         let mut quota = door.0.quota.lock().unwrap_or_else(PoisonError::into_inner);
-        let tokens = charge(&mut quota, &key, most, per_minute, time::instant())?;
+        charge(&mut quota, &key, most, per_minute, time::instant())?;
         Ok(Charge {
             door: door.clone(),
             key,
-            tokens,
+            tokens: most,
             per_minute,
             used: 0,
         })
     }
 }
 
-/// Takes `most` tokens, or a whole bucket where they are more than that; returns how many.
+/// Takes the tokens, or says when they will be there.
 fn charge(
     quota: &mut Quota,
     key: &[u8; 32],
-    most: u32,
+    tokens: u32,
     per_minute: u32,
     now: Instant,
-) -> Result<u32, Refusal> {
-    // Of nothing a minute, not even nothing is to be had.
-    let tokens = most.min(per_minute).max(1);
+) -> Result<(), Refusal> {
     let Err(wait) = quota.charge(key, tokens, per_minute, now) else {
-        return Ok(tokens);
+        return Ok(());
     };
     let refusal = Refusal::new(RefuseReason::QuotaExceeded).detail(format!(
         "{tokens} tokens asked for, {per_minute} a minute allowed"
@@ -148,20 +142,21 @@ mod tests {
     const KEY: [u8; 32] = [7; 32];
 
     #[test]
-    fn a_large_request_takes_a_whole_bucket_and_says_when_the_next_is_full() {
+    fn a_used_up_bucket_says_when_the_tokens_are_there() {
         let (mut quota, now) = (Quota::new(8), time::instant());
-        assert_eq!(charge(&mut quota, &KEY, 5000, 60, now), Ok(60));
-        let refused = charge(&mut quota, &KEY, 5000, 60, now).unwrap_err();
-        assert_eq!(refused.retry_after, Some(Duration::from_secs(60)));
+        assert_eq!(charge(&mut quota, &KEY, 60, 60, now), Ok(()));
+        let refused = charge(&mut quota, &KEY, 20, 60, now).unwrap_err();
+        assert_eq!(refused.retry_after, Some(Duration::from_secs(20)));
         assert_eq!(refused.status(), 429);
     }
 
     #[test]
-    fn of_nothing_a_minute_nothing_is_given_and_no_wait_is_told() {
+    fn more_than_a_bucket_holds_is_never_taken_and_no_wait_is_told() {
         let (mut quota, now) = (Quota::new(8), time::instant());
-        for most in [0, 1, 5000, u32::MAX] {
-            let refused = charge(&mut quota, &KEY, most, 0, now).unwrap_err();
+        for (tokens, per_minute) in [(61, 60), (5000, 60), (1, 0), (u32::MAX, 0)] {
+            let refused = charge(&mut quota, &KEY, tokens, per_minute, now).unwrap_err();
             assert_eq!((refused.status(), refused.retry_after), (429, None));
         }
+        assert_eq!(charge(&mut quota, &KEY, 60, 60, now), Ok(()));
     }
 }

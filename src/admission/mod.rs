@@ -8,20 +8,24 @@ mod door;
 mod finish;
 mod inbox;
 mod metrics;
+mod operations;
 mod records;
 mod replay;
 mod running;
+mod waiters;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 
 pub use door::Admitted;
 pub use inbox::{Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
 
-use crate::auth::{self, Cache, Clock, Credential, Decision, Denied, Permitted, Snapshot};
+use crate::audit::AuditError;
+use crate::auth::{
+    self, Cache, Clock, Credential, Decision, Denied, Permitted, Principal, Snapshot,
+};
 use crate::engine::Engine;
 use crate::prompt::{Finish, Origin, Request, RequestId};
 use crate::quota::Quota;
@@ -29,12 +33,13 @@ use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
-use crate::time::Timestamp;
+use crate::time::{Moment, Timestamp};
 use crate::{audit, time};
 use inbox::{Begin, Inbox};
 use metrics::Metrics;
 use replay::{Claimed, Replay};
 use running::Running;
+use waiters::Waiters;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -48,18 +53,22 @@ pub struct Settings {
     pub duplicates: usize,
     /// Tokens a minute for a principal whose realm and token say nothing.
     pub tokens_per_minute: u32,
+    /// Prompts a minute of a principal, however short: each is written to the flash.
+    pub prompts_per_minute: u32,
+    /// Requests a minute that need no engine, of each kind and principal.
+    pub operations_per_minute: u32,
 }
 
 /// Verified tokens kept; each costs about 2 KiB.
 const CACHED_TOKENS: usize = 1024;
-/// Prompts that may wait for a refresh at once: a flood of unknown keys stalls nobody else.
-const REFRESH_WAITERS: usize = 32;
 /// How long a prompt waits for a refresh that its token's key caused.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
 /// When a prompt is to come again that didn't get to wait, or waited in vain.
 const REFRESH_RETRY: Duration = Duration::from_secs(5);
 /// Principals whose quota is remembered.
 const PRINCIPALS: usize = 4096;
+/// Principals' kinds of requests whose rate is remembered.
+const TURNS: usize = 4 * PRINCIPALS;
 
 /// The door. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -72,15 +81,16 @@ pub struct Parts {
     pub store: Store,
     /// The time as decisions are to see it: wall clock, floor, synchronised.
     pub clock: Box<dyn Fn() -> Clock + Send + Sync>,
-    /// Told of every genuine token's issuer and when it was issued. Doesn't block.
-    pub issued: Issued,
+    /// Told of every accepted token, while its permit is written.
+    pub heard: Heard,
     pub shutdown: Shutdown,
     /// Fetches a realm's keys because a token names one that isn't known. Blocks.
     pub refresh: Refresh,
 }
 
-/// Takes an issuer and a time.
-pub type Issued = Box<dyn Fn(&str, Timestamp) + Send + Sync>;
+/// Takes an accepted token's word for the time: whose it is, and when it was issued. What it writes
+/// rides on the next sync.
+pub type Heard = Box<dyn Fn(&Principal, Timestamp) -> Result<(), StoreError> + Send + Sync>;
 
 /// Takes a realm's name.
 pub type Refresh = Box<dyn Fn(&str) -> Refreshed + Send + Sync>;
@@ -99,17 +109,19 @@ struct Inner {
     snapshot: ArcSwap<Snapshot>,
     cache: Cache,
     quota: Mutex<Quota>,
+    /// Requests rather than tokens.
+    turns: Mutex<Quota>,
     running: Running,
     inbox: Inbox,
     replay: Replay,
     refresh: Refresh,
-    refreshing: Arc<Semaphore>,
+    refreshing: Waiters,
     metrics: Metrics,
     engine: Engine,
     log: audit::Log,
     store: Store,
-    clock: Box<dyn Fn() -> Clock + Send + Sync>,
-    issued: Issued,
+    clock: Arc<dyn Fn() -> Clock + Send + Sync>,
+    heard: Heard,
     shutdown: Shutdown,
 }
 
@@ -126,22 +138,26 @@ impl Admission {
         snapshot: Snapshot,
         registry: &mut Registry,
     ) -> Result<Admission, StoreError> {
+        let clock: Arc<dyn Fn() -> Clock + Send + Sync> = Arc::from(parts.clock);
+        let own = Arc::clone(&clock);
+        let effective = move || own().effective();
         Ok(Admission(Arc::new(Inner {
-            inbox: Inbox::open(&parts.store)?,
+            inbox: Inbox::open(&parts.store, Box::new(effective))?,
             replay: Replay::open(&parts.store, registry)?,
             refresh: parts.refresh,
-            refreshing: Arc::new(Semaphore::new(REFRESH_WAITERS)),
+            refreshing: Waiters::new(),
             settings: ArcSwap::from_pointee(settings),
             snapshot: ArcSwap::from_pointee(snapshot),
             cache: Cache::new(CACHED_TOKENS),
             quota: Mutex::new(Quota::new(PRINCIPALS)),
+            turns: Mutex::new(Quota::new(TURNS)),
             running: Running::default(),
             metrics: Metrics::register(registry),
             engine: parts.engine,
             log: parts.log,
             store: parts.store,
-            clock: parts.clock,
-            issued: parts.issued,
+            clock,
+            heard: parts.heard,
             shutdown: parts.shutdown,
         })))
     }
@@ -159,49 +175,21 @@ impl Admission {
         }
     }
 
-    /// Decides and records what needs no engine: model list, audit reading.
-    pub async fn authorize(
-        &self,
-        credential: Credential,
-        request: Request,
-    ) -> Result<Permitted, Refusal> {
-        let request = Arc::new(request);
-        match self.decide_fresh(&credential, &request, None).await {
-            Decision::Deny(denied) => Err(self.deny(&request, denied)),
-            Decision::Permit(permitted) => {
-                let access = records::permitted(&permitted);
-                let claimed = self.claim_proof(&permitted);
-                let claimed = claimed.map_err(|refusal| self.refuse(&permitted, refusal))?;
-                match self.record(access, [0; 16], None, claimed).await {
-                    Ok(()) => {
-                        self.0.metrics.permitted(&permitted);
-                        Ok(permitted)
-                    }
-                    Err(refusal) => Err(self.refuse(&permitted, refusal)),
-                }
-            }
-        }
-    }
-
-    /// Stops the principal's own running request with this correlation data; says whether there
-    /// was one.
-    pub async fn cancel(
-        &self,
-        credential: Credential,
-        correlation: &[u8],
-        request: Request,
-    ) -> Result<bool, Refusal> {
-        let permitted = self.authorize(credential, request).await?;
-        let principal = &permitted.grant().principal;
-        Ok(self.0.running.cancel(principal, correlation))
-    }
-
     /// Records a request that was refused before it could be decided.
     pub fn refuse_unread(&self, origin: Origin, id: &RequestId, refusal: &Refusal) {
         self.0
             .metrics
             .decided(origin.transport(), Err(refusal.reason));
         self.note(records::unread(origin, id, refusal));
+    }
+
+    /// Records or counts a use of the admin socket by who may not; says whether it is recorded by
+    /// itself.
+    pub fn refuse_admin(&self, origin: Origin, what: String, refusal: &Refusal) -> bool {
+        self.0
+            .metrics
+            .decided(origin.transport(), Err(refusal.reason));
+        self.note(records::admin(origin, what, refusal))
     }
 
     /// Puts new keys, policy or deny-list in force: at once for what comes, and for what runs as
@@ -211,11 +199,10 @@ impl Admission {
         let snapshot = Arc::new(snapshot);
         self.0.snapshot.store(Arc::clone(&snapshot));
         let clock = (self.0.clock)();
-        self.0
-            .running
-            .interrupt_where(Finish::Revoked, |permitted| {
-                auth::recheck(permitted, &snapshot, &clock).is_err()
-            });
+        self.0.running.interrupt_where(|permitted| {
+            let again = auth::recheck(permitted, &snapshot, &clock);
+            again.err().map(Finish::Revoked)
+        });
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -228,7 +215,7 @@ impl Admission {
 
     /// Ends what still runs: the drain deadline has passed.
     pub fn interrupt_all(&self) {
-        self.0.running.interrupt_where(Finish::Shutdown, |_| true);
+        self.0.running.interrupt_where(|_| Some(Finish::Shutdown));
     }
 
     /// Requests admitted and not finished.
@@ -239,9 +226,20 @@ impl Admission {
     /// Forgets deliveries that are out of their window. Blocks; called about once a second.
     pub fn tick(&self) -> Result<(), StoreError> {
         let settings = self.0.settings.load();
-        let effective = (self.0.clock)().effective();
-        self.0.replay.prune(effective, time::instant())?;
-        self.0.inbox.prune(time::now(), &settings)
+        let clock = (self.0.clock)();
+        self.0.replay.prune(clock.moment(), clock.synchronised)?;
+        self.0.inbox.prune(clock.effective(), &settings)
+    }
+
+    /// The time was set: what is remembered until a later one is remembered from now on. Blocks.
+    pub fn mend_time(&self, now: Moment) -> Result<(), StoreError> {
+        self.0.replay.mend(now.known)?;
+        self.0.inbox.prune(now.known, &self.0.settings.load())
+    }
+
+    /// Both clocks, as decisions see them.
+    pub fn moment(&self) -> Moment {
+        (self.0.clock)().moment()
     }
 
     fn with_deadline(&self, mut request: Request) -> Arc<Request> {
@@ -254,23 +252,7 @@ impl Admission {
 
     fn decide(&self, credential: &Credential, request: &Arc<Request>, clock: &Clock) -> Decision {
         let snapshot = self.0.snapshot.load();
-        let decision = self.0.cache.decide(credential, request, &snapshot, clock);
-        self.note_issue(&decision);
-        decision
-    }
-
-    /// Also of a token that is refused: its realm's signature is on the time.
-    fn note_issue(&self, decision: &Decision) {
-        let (issuer, at) = match decision {
-            Decision::Permit(permitted) => {
-                let issuer = &permitted.grant().principal.issuer;
-                (Some(issuer), permitted.issued_at())
-            }
-            Decision::Deny(denied) => (denied.issuer.as_ref(), denied.issued_at),
-        };
-        if let (Some(issuer), Some(at)) = (issuer, at) {
-            (self.0.issued)(issuer, at);
-        }
+        self.0.cache.decide(credential, request, &snapshot, clock)
     }
 
     /// Decides; where the token's key isn't known, asks the issuer for its keys and decides again.
@@ -294,7 +276,7 @@ impl Admission {
         let Some(realm) = snapshot.realms.get(&issuer).map(|realm| realm.name.clone()) else {
             return Decision::Deny(denied);
         };
-        let refreshed = self.refresh(realm).await;
+        let refreshed = self.refresh(realm, &request.origin).await;
         match (decide(), refreshed) {
             (Decision::Deny(again), Refreshed::Later(wait))
                 if again.reason == DenyReason::KeyUnknown =>
@@ -308,9 +290,9 @@ impl Admission {
     }
 
     /// Off the async threads, bounded in time and number. The fetch goes on when the wait ends.
-    async fn refresh(&self, realm: String) -> Refreshed {
+    async fn refresh(&self, realm: String, origin: &Origin) -> Refreshed {
         let late = Refreshed::Later(REFRESH_RETRY);
-        let Ok(waiter) = Arc::clone(&self.0.refreshing).try_acquire_owned() else {
+        let Some(waiter) = self.0.refreshing.enter(origin) else {
             return late;
         };
         let door = self.clone();
@@ -327,10 +309,8 @@ impl Admission {
 
     /// Reserves the one use of the proof that came with the request, if one did.
     fn claim_proof(&self, permitted: &Permitted) -> Result<Option<Claimed>, Refusal> {
-        let claim = |proof| {
-            let now = (self.0.clock)().effective();
-            self.0.replay.claim(proof, now, time::instant())
-        };
+        let owner = permitted.grant().principal.key();
+        let claim = |proof| self.0.replay.claim(proof, owner, self.moment());
         permitted.proof().map(claim).transpose()
     }
 
@@ -356,34 +336,54 @@ impl Admission {
     }
 
     /// Refusals ride on the next sync, so that a flood of them can't wear out the flash.
-    fn note(&self, access: audit::Access) {
-        if let Err(error) = self.0.log.refuse(access, time::now()) {
+    fn note(&self, access: audit::Access) -> bool {
+        let noted = self.0.log.refuse(access, time::now());
+        noted.unwrap_or_else(|error| {
             tracing::error!(%error, "a refusal could not be recorded");
-        }
+            false
+        })
     }
 
     /// Records a permit, and what `also` writes with it; durable when this returns.
     async fn record(
         &self,
+        permitted: &Permitted,
         access: audit::Access,
         salt: [u8; 16],
         also: Option<Begin>,
         proof: Option<Claimed>,
     ) -> Result<(), Refusal> {
-        let door = self.clone();
+        let log = self.0.log.clone();
+        self.commit(permitted, move || {
+            if let Some(begin) = &also {
+                begin.write()?;
+            }
+            if let Some(proof) = &proof {
+                proof.write()?;
+            }
+            log.append_permit(access, salt, time::now()).map(drop)
+        })
+        .await
+    }
+
+    /// Runs what writes, with what the token says of the time; durable when this returns.
+    async fn commit(
+        &self,
+        permitted: &Permitted,
+        write: impl FnOnce() -> Result<(), AuditError> + Send + 'static,
+    ) -> Result<(), Refusal> {
+        let (door, grant) = (self.clone(), Arc::clone(permitted.grant()));
+        let issued_at = permitted.issued_at();
         let written = tokio::task::spawn_blocking(move || {
             door.0.store.commit(|| {
-                if let Some(begin) = &also {
-                    begin.write()?;
+                if let Some(at) = issued_at {
+                    (door.0.heard)(&grant.principal, at)?;
                 }
-                if let Some(proof) = &proof {
-                    proof.write()?;
-                }
-                door.0.log.append_permit(access, salt, time::now())
+                write()
             })
         });
         match written.await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 tracing::error!(%error, "a permit could not be recorded");
                 let refusal = Refusal::new(RefuseReason::AuditUnavailable);

@@ -1,6 +1,6 @@
 //! Requests and decisions as audit records.
 
-use crate::audit::{Access, Verdict};
+use crate::audit::{Access, Tag, Verdict};
 use crate::auth::{Denied, Permitted};
 use crate::engine::Prompt;
 use crate::prompt::{Origin, Request, RequestId};
@@ -9,6 +9,14 @@ use crate::reason::Refusal;
 /// A request that was refused before it could be read.
 pub(super) fn unread(origin: Origin, id: &RequestId, refusal: &Refusal) -> Access {
     let mut access = blank(id.clone(), origin, "unread");
+    access.reason = Some(refusal.reason);
+    access
+}
+
+/// A use of the admin socket by who may not.
+pub(super) fn admin(origin: Origin, what: String, refusal: &Refusal) -> Access {
+    let mut access = blank(RequestId::random(), origin, "");
+    access.action = what;
     access.reason = Some(refusal.reason);
     access
 }
@@ -66,6 +74,12 @@ pub(super) fn refused(allowed: &Permitted, refusal: &Refusal) -> Access {
     access.decision = Verdict::Deny;
     access.reason = Some(refusal.reason);
     access
+}
+
+/// Whose the finish is that follows.
+pub(super) fn tag(allowed: &Permitted) -> Tag {
+    let principal = &allowed.grant().principal;
+    Tag::of(&principal.issuer, &principal.subject, &principal.client)
 }
 
 fn of_request(request: &Request) -> Access {

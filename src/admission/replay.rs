@@ -3,48 +3,65 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::auth::ProofUse;
+use crate::auth::{NONCE_MAX_AGE, ProofUse, Until};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
+use crate::share::{Full, Shares};
 use crate::store::{Store, StoreError, Tree};
 use crate::telemetry::Registry;
-use crate::time::Timestamp;
+use crate::time::{self, Booted, Moment, Timestamp, Uptime};
 
-/// Proofs remembered. One that would be one more is refused: forgetting an earlier one could admit
-/// that again.
+/// Proofs remembered, shared between the principals. One that would be one more is refused:
+/// forgetting an earlier one could admit that again.
 const PROOFS: usize = 16_384;
 /// Told to a client whose proof finds no room.
 const RETRY: Duration = Duration::from_secs(30);
 
 type Id = [u8; 32];
+/// [`Principal::key`](crate::auth::Principal::key); `None` where an earlier version didn't note it.
+type Owner = Option<[u8; 32]>;
 type EntriesGauge = Gauge<u64, AtomicU64>;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Replay {
     tree: Tree,
-    used: Arc<Mutex<BTreeMap<Id, Use>>>,
-    room: usize,
+    used: Arc<Mutex<Used>>,
     entries: EntriesGauge,
 }
 
 /// Until when a proof is remembered.
 #[derive(Debug, Clone, Copy)]
-struct Use {
-    expires_at: Timestamp,
-    /// A clock that is stepped forward and back again must bring no proof back, so as much time
-    /// must have passed as well. Known of this process's proofs only.
-    kept_until: Option<Instant>,
+enum Kept {
+    /// Its nonce isn't taken any more from this uptime on, nor in any other boot.
+    Nonce(Uptime),
+    /// It is refused for its age from then on, as long as no clock is set back: what is forgotten
+    /// moves [`Used::forgotten`]. As much time must have passed as well, so that a clock that is
+    /// stepped forward and back forgets nothing; known of this process's proofs only.
+    Time(Timestamp, Option<Uptime>),
 }
+
+#[derive(Debug)]
+struct Used {
+    proofs: BTreeMap<Id, (Owner, Kept)>,
+    shares: Shares<Owner>,
+    /// Of proofs that end by their age, one that ends no later may have been used.
+    forgotten: Timestamp,
+}
+
+/// Where [`Used::forgotten`] is stored.
+const FORGOTTEN: &[u8] = b"forgotten";
 
 /// The one use of a proof, reserved. Whatever becomes of the request, the proof stays used.
 #[derive(Debug)]
 pub(super) struct Claimed {
     tree: Tree,
-    proof: ProofUse,
+    id: Id,
+    owner: [u8; 32],
+    kept: Kept,
 }
 
 impl Replay {
@@ -60,110 +77,235 @@ impl Replay {
 
     fn with_room(store: &Store, room: usize) -> Result<Replay, StoreError> {
         let tree = store.tree("replay")?;
-        let mut used = BTreeMap::new();
-        for (id, expires_at) in tree.range(&[], usize::MAX)? {
+        let mut used = Used {
+            proofs: BTreeMap::new(),
+            shares: Shares::new(room),
+            forgotten: Timestamp(0),
+        };
+        let now = time::booted();
+        for (name, value) in tree.range(&[], usize::MAX)? {
+            let Ok(id) = Id::try_from(&name[..]) else {
+                if name == FORGOTTEN {
+                    used.forgotten = timestamp(&value);
+                }
+                continue;
+            };
             // Damage names no proof.
-            if let (Ok(id), Ok(at)) = (id.try_into(), expires_at.try_into()) {
-                let expires_at = Timestamp(u64::from_be_bytes(at));
-                let kept_until = None;
-                used.insert(
-                    id,
-                    Use {
-                        expires_at,
-                        kept_until,
-                    },
-                );
+            let Some((owner, kept)) = split(&value) else {
+                continue;
+            };
+            match Kept::from_bytes(kept, now) {
+                Some(kept) => used.restore(id, owner, kept),
+                None => tree.remove(&name)?,
             }
         }
         let entries = EntriesGauge::default();
-        entries.set(used.len() as u64);
+        entries.set(used.proofs.len() as u64);
         Ok(Replay {
             tree,
             used: Arc::new(Mutex::new(used)),
-            room,
             entries,
         })
     }
 
-    /// Of two claims to one proof only the first succeeds.
+    /// Of two claims to one proof only the first succeeds. It counts in its principal's share.
     pub(super) fn claim(
         &self,
         proof: &ProofUse,
-        now: Timestamp,
-        instant: Instant,
+        owner: [u8; 32],
+        now: Moment,
     ) -> Result<Claimed, Refusal> {
         let mut used = self.used();
-        if used.contains_key(&proof.id) {
+        if used.proofs.contains_key(&proof.id) {
             return Err(DenyReason::ProofReplayed.into());
         }
-        if used.len() >= self.room && self.forget(&mut used, now, instant).is_err() {
-            tracing::error!("expired DPoP proofs could not be removed");
+        if let Until::Time(at) = proof.until
+            && at <= used.forgotten
+        {
+            let why = "iat: as old as proofs that aren't remembered any more; compare the clocks";
+            return Err(Refusal::new(DenyReason::ProofInvalid).detail(why));
         }
-        if used.len() >= self.room {
-            return Err(Refusal::new(RefuseReason::ReplayStoreFull).retry_after(RETRY));
+        let mut taken = used.shares.take(&Some(owner));
+        if taken == Err(Full::Room) {
+            if self.forget(&mut used, now).is_err() {
+                tracing::error!("expired DPoP proofs could not be removed");
+            }
+            taken = used.shares.take(&Some(owner));
         }
-        let expires_at = proof.expires_at;
-        let kept_until = instant.checked_add(expires_at.since(now));
-        used.insert(
-            proof.id,
-            Use {
-                expires_at,
-                kept_until,
-            },
-        );
-        self.entries.set(used.len() as u64);
+        taken.map_err(|full| full_store(full, &used.shares, &owner))?;
+        let kept = match proof.until {
+            Until::Nonce => Kept::Nonce(now.uptime + NONCE_MAX_AGE),
+            Until::Time(at) => Kept::Time(at, Some(now.uptime + at.since(now.known))),
+        };
+        used.proofs.insert(proof.id, (Some(owner), kept));
+        self.entries.set(used.proofs.len() as u64);
         Ok(Claimed {
             tree: self.tree.clone(),
-            proof: *proof,
+            id: proof.id,
+            owner,
+            kept,
         })
     }
 
-    /// Forgets what has expired. Blocks; called about once a second.
-    pub(super) fn prune(&self, now: Timestamp, instant: Instant) -> Result<(), StoreError> {
-        self.forget(&mut self.used(), now, instant)
+    /// Forgets what can't be used again. Blocks; called about once a second.
+    pub(super) fn prune(&self, now: Moment, synchronised: bool) -> Result<(), StoreError> {
+        if synchronised {
+            self.mend(now.known)?;
+        }
+        self.forget(&mut self.used(), now)
     }
 
-    fn forget(
-        &self,
-        used: &mut BTreeMap<Id, Use>,
-        now: Timestamp,
-        instant: Instant,
-    ) -> Result<(), StoreError> {
-        let expired = used.iter().filter(|(_, proof)| {
-            proof.expires_at <= now && proof.kept_until.is_none_or(|until| until <= instant)
-        });
-        let expired: Vec<Id> = expired.map(|(id, _)| *id).collect();
-        for id in expired {
-            self.tree.remove(&id)?;
-            used.remove(&id);
+    /// The time is known to be `now`: proofs of a later one are refused for that.
+    pub(super) fn mend(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut used = self.used();
+        match used.forgotten > now {
+            true => self.set_forgotten(&mut used, now),
+            false => Ok(()),
         }
-        self.entries.set(used.len() as u64);
+    }
+
+    fn forget(&self, used: &mut Used, now: Moment) -> Result<(), StoreError> {
+        let ended = used
+            .proofs
+            .iter()
+            .filter(|(_, (_, kept))| kept.is_over(now));
+        let ended: Vec<(Id, Kept)> = ended.map(|(id, (_, kept))| (*id, *kept)).collect();
+        let times = ended.iter().filter_map(|(_, kept)| match kept {
+            Kept::Time(at, _) => Some(*at),
+            Kept::Nonce(_) => None,
+        });
+        // First, so that a crash in between forgets none that could come back.
+        if let Some(last) = times.max()
+            && last > used.forgotten
+        {
+            self.set_forgotten(used, last)?;
+        }
+        for (id, _) in ended {
+            self.tree.remove(&id)?;
+            if let Some((owner, _)) = used.proofs.remove(&id) {
+                used.shares.give_back(&owner);
+            }
+        }
+        self.entries.set(used.proofs.len() as u64);
         Ok(())
     }
 
-    fn used(&self) -> MutexGuard<'_, BTreeMap<Id, Use>> {
+    fn set_forgotten(&self, used: &mut Used, to: Timestamp) -> Result<(), StoreError> {
+        self.tree.insert(FORGOTTEN, &to.0.to_be_bytes())?;
+        used.forgotten = to;
+        Ok(())
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Used {
+    fn restore(&mut self, id: Id, owner: Owner, kept: Kept) {
+        self.shares.restore(&owner);
+        self.proofs.insert(id, (owner, kept));
     }
 }
 
 impl Claimed {
     /// Rides on the sync of the permit's record.
     pub(super) fn write(&self) -> Result<(), StoreError> {
-        let expires_at = self.proof.expires_at.0.to_be_bytes();
-        self.tree.insert(&self.proof.id, &expires_at)
+        let kept = self.kept.to_bytes(time::booted().boot);
+        let value = [kept.as_slice(), &self.owner].concat();
+        self.tree.insert(&self.id, &value)
     }
+}
+
+/// The reverse of [`Claimed::write`]: whose, and the bytes of [`Kept`]. `None`: damage.
+fn split(value: &[u8]) -> Option<(Owner, &[u8])> {
+    match value.len() {
+        // As an earlier version wrote it.
+        8 => Some((None, value)),
+        40 | 48 => {
+            let (kept, owner) = value.split_last_chunk()?;
+            Some((Some(*owner), kept))
+        }
+        _ => None,
+    }
+}
+
+/// Tells whether the whole store is full or the principal's share of it.
+fn full_store(full: Full, shares: &Shares<Owner>, owner: &[u8; 32]) -> Refusal {
+    let refusal = Refusal::new(RefuseReason::ReplayStoreFull).retry_after(RETRY);
+    match full {
+        Full::Room => refusal,
+        Full::Share => refusal.detail(format!(
+            "{} proofs of this principal are remembered, which is its share of {} while {} are; \
+             the rest is for others",
+            shares.held(&Some(*owner)),
+            shares.room(),
+            shares.taken(),
+        )),
+    }
+}
+
+impl Kept {
+    fn is_over(&self, now: Moment) -> bool {
+        match self {
+            Kept::Nonce(until) => *until <= now.uptime,
+            Kept::Time(at, until) => {
+                *at <= now.known && until.is_none_or(|until| until <= now.uptime)
+            }
+        }
+    }
+
+    /// A time, or boot and uptime.
+    fn to_bytes(self, boot: u64) -> Vec<u8> {
+        match self {
+            Kept::Nonce(until) => [boot.to_be_bytes(), until.0.to_be_bytes()].concat(),
+            Kept::Time(at, _) => at.0.to_be_bytes().to_vec(),
+        }
+    }
+
+    /// `None`: of another boot, whose nonces are over.
+    fn from_bytes(bytes: &[u8], now: Booted) -> Option<Kept> {
+        let Some((boot, uptime)) = bytes
+            .split_at_checked(8)
+            .filter(|(_, rest)| !rest.is_empty())
+        else {
+            return Some(Kept::Time(timestamp(bytes), None));
+        };
+        (timestamp(boot).0 == now.boot).then(|| Kept::Nonce(Uptime(timestamp(uptime).0)))
+    }
+}
+
+/// Damage never ends.
+fn timestamp(bytes: &[u8]) -> Timestamp {
+    Timestamp(bytes.try_into().map_or(u64::MAX, u64::from_be_bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::instant;
 
-    fn proof(id: u8, expires_at: u64) -> ProofUse {
+    const OWNER: [u8; 32] = [7; 32];
+
+    fn proof(id: u8, until: Until) -> ProofUse {
         ProofUse {
             id: [id; 32],
-            expires_at: Timestamp(expires_at),
+            until,
         }
+    }
+
+    fn dated(id: u8, expires_at: u64) -> ProofUse {
+        proof(id, Until::Time(Timestamp(expires_at)))
+    }
+
+    fn at(known: u64, uptime: u64) -> Moment {
+        Moment {
+            known: Timestamp(known),
+            uptime: Uptime(uptime),
+        }
+    }
+
+    fn code(refused: Result<Claimed, Refusal>) -> &'static str {
+        refused.unwrap_err().reason.as_str()
     }
 
     #[test]
@@ -171,20 +313,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let replay = Replay::with_room(&store, 8).unwrap();
-        let claimed = replay
-            .claim(&proof(1, 100), Timestamp(0), instant())
-            .unwrap();
-        let refused = |replay: &Replay| {
-            replay
-                .claim(&proof(1, 100), Timestamp(1), instant())
-                .unwrap_err()
-        };
-        assert_eq!(refused(&replay).reason, DenyReason::ProofReplayed.into());
-        store.commit(|| claimed.write()).unwrap();
-        drop((replay, claimed, store));
+        let now = time::uptime().0;
+        let proofs = [dated(1, 100), proof(2, Until::Nonce)];
+        for proof in &proofs {
+            let claimed = replay.claim(proof, OWNER, at(0, now)).unwrap();
+            let again = replay.claim(proof, OWNER, at(1, now));
+            assert_eq!(code(again), "proof_replayed");
+            store.commit(|| claimed.write()).unwrap();
+        }
+        drop((replay, store));
         let store = Store::open(folder.path()).unwrap();
         let replay = Replay::with_room(&store, 8).unwrap();
-        assert_eq!(refused(&replay).reason, DenyReason::ProofReplayed.into());
+        for proof in &proofs {
+            assert_eq!(
+                code(replay.claim(proof, OWNER, at(1, now))),
+                "proof_replayed"
+            );
+        }
     }
 
     #[test]
@@ -192,16 +337,62 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let replay = Replay::with_room(&store, 8).unwrap();
-        let start = instant();
-        let claim = |now, at| replay.claim(&proof(1, 1000), Timestamp(now), at);
-        claim(0, start).unwrap();
-        replay.prune(Timestamp(1_000_000), start).unwrap();
-        assert!(claim(0, start).is_err());
-        let passed = start + Duration::from_secs(1);
-        replay.prune(Timestamp(999), passed).unwrap();
-        assert!(claim(999, passed).is_err());
-        replay.prune(Timestamp(1000), passed).unwrap();
-        claim(1000, passed).unwrap();
+        let claim = |now| replay.claim(&dated(1, 1000), OWNER, now);
+        claim(at(0, 5000)).unwrap();
+        replay.prune(at(1_000_000, 5000), false).unwrap();
+        assert!(claim(at(0, 5000)).is_err());
+        replay.prune(at(999, 6000), false).unwrap();
+        assert_eq!(code(claim(at(999, 6000))), "proof_replayed");
+    }
+
+    #[test]
+    fn what_is_forgotten_never_counts_again_whatever_the_clock_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let replay = Replay::with_room(&store, 8).unwrap();
+        let claimed = replay.claim(&dated(1, 1000), OWNER, at(0, 0)).unwrap();
+        store.commit(|| claimed.write()).unwrap();
+        replay.prune(at(1000, 1000), false).unwrap();
+        assert_eq!(replay.entries.get(), 0);
+        assert_eq!(
+            code(replay.claim(&dated(1, 1000), OWNER, at(500, 1000))),
+            "proof_invalid"
+        );
+        store.sync().unwrap();
+        drop((claimed, replay, store));
+        // A power cut, and a clock that was set back.
+        let store = Store::open(folder.path()).unwrap();
+        let replay = Replay::with_room(&store, 8).unwrap();
+        assert_eq!(
+            code(replay.claim(&dated(1, 1000), OWNER, at(500, 0))),
+            "proof_invalid"
+        );
+        replay.claim(&dated(2, 1001), OWNER, at(500, 0)).unwrap();
+        // A clock that is known, and one that was mended, let later proofs pass again.
+        replay.prune(at(600, 0), true).unwrap();
+        replay.claim(&dated(3, 601), OWNER, at(600, 0)).unwrap();
+        assert!(replay.claim(&dated(3, 601), OWNER, at(600, 0)).is_err());
+    }
+
+    #[test]
+    fn a_nonces_proof_is_kept_by_the_uptime_alone_and_not_into_another_boot() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let replay = Replay::with_room(&store, 8).unwrap();
+        let now = time::uptime();
+        let claim = |moment| replay.claim(&proof(1, Until::Nonce), OWNER, moment);
+        let claimed = claim(at(0, now.0)).unwrap();
+        let end = now + NONCE_MAX_AGE;
+        replay.prune(at(u64::MAX, end.0 - 1), true).unwrap();
+        assert!(claim(at(0, end.0 - 1)).is_err());
+        store.commit(|| claimed.write()).unwrap();
+        let other = Kept::Nonce(end).to_bytes(time::booted().boot.wrapping_add(1));
+        let other = [other.as_slice(), &OWNER].concat();
+        replay.tree.insert(&[2; 32], &other).unwrap();
+        let again = Replay::with_room(&store, 8).unwrap();
+        assert_eq!(again.entries.get(), 1);
+        replay.prune(at(0, end.0), false).unwrap();
+        assert_eq!(replay.entries.get(), 0);
     }
 
     #[test]
@@ -209,18 +400,77 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let replay = Replay::with_room(&store, 2).unwrap();
-        let start = instant();
-        let claim =
-            |proof, now| replay.claim(&proof, Timestamp(now), start + Duration::from_millis(now));
-        claim(proof(1, 100), 0).unwrap();
-        claim(proof(2, 200), 0).unwrap();
-        let full = claim(proof(3, 300), 99).unwrap_err();
+        // Each of a principal of its own.
+        let claim = |proof: ProofUse, now| replay.claim(&proof, proof.id, at(now, now));
+        claim(dated(1, 100), 0).unwrap();
+        claim(dated(2, 200), 0).unwrap();
+        let full = claim(dated(3, 300), 99).unwrap_err();
         assert_eq!(full.reason, RefuseReason::ReplayStoreFull.into());
         assert!(full.retry_after.is_some());
-        claim(proof(3, 300), 100).unwrap();
-        let end = start + Duration::from_secs(1);
-        replay.prune(Timestamp(1000), end).unwrap();
+        claim(dated(3, 300), 100).unwrap();
+        replay.prune(at(1000, 1000), false).unwrap();
         assert_eq!(replay.entries.get(), 0);
-        assert!(replay.tree.is_empty());
+        assert_eq!(
+            replay.tree.range(&[], 9).unwrap().len(),
+            1,
+            "what was forgotten last"
+        );
+    }
+
+    /// Claims proofs numbered from `first` on until one is refused.
+    fn flood(replay: &Replay, owner: u8, first: u8) -> (Vec<Claimed>, Refusal) {
+        let mut claimed = Vec::new();
+        for id in first.. {
+            match replay.claim(&dated(id, 1000), [owner; 32], at(0, 0)) {
+                Ok(claim) => claimed.push(claim),
+                Err(refusal) => return (claimed, refusal),
+            }
+        }
+        panic!("no refusal");
+    }
+
+    #[test]
+    fn one_principal_fills_its_share_and_no_more_also_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let replay = Replay::with_room(&store, 16).unwrap();
+        let (claimed, refused) = flood(&replay, 1, 0);
+        assert_eq!(claimed.len(), 8);
+        let told = refused.detail.as_deref().unwrap();
+        assert!(told.starts_with("8 proofs of this principal"), "{told}");
+        assert_eq!(refused.reason, RefuseReason::ReplayStoreFull.into());
+        assert_eq!(refused.retry_after, Some(RETRY));
+        let other = |id| replay.claim(&dated(id, 1000), [2; 32], at(0, 0));
+        let others: Vec<Claimed> = (100..104).map(|id| other(id).unwrap()).collect();
+        let write = || claimed.iter().chain(&others).try_for_each(Claimed::write);
+        store.commit(write).unwrap();
+        drop((claimed, others, replay, store));
+
+        let store = Store::open(folder.path()).unwrap();
+        let replay = Replay::with_room(&store, 16).unwrap();
+        assert_eq!(flood(&replay, 1, 50).0.len(), 0);
+        assert_eq!(flood(&replay, 3, 60).0.len(), 2);
+        replay.prune(at(1000, 0), false).unwrap();
+        // What this process claimed must have got as old, too.
+        assert_eq!(replay.entries.get(), 2);
+        let later = |id| replay.claim(&dated(id, 2000), [1; 32], at(1000, 0));
+        assert_eq!((70..90).map_while(|id| later(id).ok()).count(), 7);
+    }
+
+    #[test]
+    fn proofs_of_an_earlier_version_count_and_are_in_nobodys_share() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let tree = store.tree("replay").unwrap();
+        for id in 0..6 {
+            tree.insert(&[id; 32], &1000u64.to_be_bytes()).unwrap();
+        }
+        tree.insert(&[9; 32], b"damage").unwrap();
+        let replay = Replay::with_room(&store, 16).unwrap();
+        let again = replay.claim(&dated(5, 1000), OWNER, at(0, 0));
+        assert_eq!(code(again), "proof_replayed");
+        assert_eq!(flood(&replay, 1, 20).0.len(), 5);
+        replay.prune(at(1000, 0), false).unwrap();
+        assert_eq!(replay.entries.get(), 5);
     }
 }

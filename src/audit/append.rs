@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::record::{Access, Event, Record, Verdict};
+use super::counts::Counts;
+use super::owners::{Owner, Owners};
+use super::record::{Access, Event, Record, Summary};
 use super::refusals::Refusals;
 use super::{AuditError, MAX_RECORD, Settings, Shared};
-use crate::reason::{Reason, RefuseReason};
 use crate::store::Writer;
 use crate::time::Timestamp;
 
@@ -15,16 +16,21 @@ const MAX_PENDING: usize = 1024 * 1024;
 /// What a record costs beside its JSON: key, salt, page structure.
 pub(super) const OVERHEAD: u64 = 64;
 
+/// Kinds of reads, and kinds of principals' refusals, that are counted at once.
+const COUNTED_READS: usize = 512;
+const COUNTED_REFUSALS: usize = 256;
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) settings: Settings,
     /// The first index that is left, and the one after the last.
     pub(super) first: u64,
     pub(super) next: u64,
-    pub(super) bytes: u64,
-    /// The refusals' share of `bytes`.
-    pub(super) refused: u64,
+    pub(super) owners: Owners,
+    pub(super) reads: Counts,
     pub(super) refusals: Refusals,
+    /// Refusals of principals beyond those recorded one by one.
+    pub(super) refused: Counts,
     pub(super) last_retention: Option<Timestamp>,
     /// The store's, as the counters above know it.
     pub(super) generation: u64,
@@ -46,9 +52,10 @@ impl State {
             settings,
             first: 0,
             next: 0,
-            bytes: 0,
-            refused: 0,
+            owners: Owners::default(),
+            reads: Counts::new(COUNTED_READS),
             refusals: Refusals::default(),
+            refused: Counts::new(COUNTED_REFUSALS),
             last_retention: None,
             generation: 0,
             pending: VecDeque::new(),
@@ -86,10 +93,13 @@ impl Shared {
     pub(super) fn append(
         &self,
         state: &mut State,
-        event: Event,
+        mut event: Event,
         salt: Option<[u8; 16]>,
         now: Timestamp,
     ) -> Result<u64, AuditError> {
+        if let Event::Access(access) = &mut event {
+            access.bound();
+        }
         if state.pending_bytes > MAX_PENDING {
             self.store.sync()?;
             state.settle(state.next);
@@ -131,49 +141,52 @@ impl Shared {
         self.write(writer, &pending)?;
         let cost = pending.json.len() as u64 + OVERHEAD;
         state.next += 1;
-        state.bytes += cost;
-        if is_refusal(&record.event) {
-            state.refused += cost;
-        }
+        state.owners.add(Owner::of(&record.event), cost);
         state.pending_bytes += pending.json.len();
         state.pending.push_back(pending);
         self.metrics.records.inc();
         Ok(record.index)
     }
 
-    /// Records a refusal by itself while its rate and the refusals' half of the space allow.
+    /// Records a refusal by itself while its rate allows; says whether it did.
     pub(super) fn refuse(
         &self,
         state: &mut State,
         access: Access,
         now: Timestamp,
-    ) -> Result<(), AuditError> {
-        let transport = access.origin.transport();
-        let reason = access.reason;
-        let reason = reason.unwrap_or(Reason::Refused(RefuseReason::Internal));
+    ) -> Result<bool, AuditError> {
         let limit = state.settings.refusals_per_minute;
-        let has_space = state.refused < state.budget() / 2;
-        if state.refusals.admit(transport, reason, limit) && has_space {
+        if state.refusals.admit(&access, limit) {
             let event = Event::Access(Box::new(access));
-            match self.append(state, event, None, now) {
-                // Whoever sends a refusal of that size chose its parts himself.
-                Err(AuditError::TooLarge) => {}
-                appended => return appended.map(drop),
-            }
+            return self.append(state, event, None, now).map(|_| true);
         }
-        state.refusals.add(transport, reason, now);
         self.metrics.summarised.inc();
-        Ok(())
+        let one = Summary::of(&access, now);
+        let named = one.tag().is_some() && state.refused.begin(&one, now);
+        if !(named && state.refused.count(&one, now)) {
+            state.refusals.add(&access, now);
+        }
+        Ok(false)
     }
 
-    /// Once a minute, writes what was counted.
+    /// Writes what was counted and is due, or all of it at the end.
     pub(super) fn summarise(
         &self,
         state: &mut State,
         now: Timestamp,
-        early: bool,
+        end: bool,
     ) -> Result<(), AuditError> {
-        if !early && !state.refusals.is_due(now) {
+        let counts: [fn(&mut State) -> &mut Counts; 2] =
+            [|state| &mut state.reads, |state| &mut state.refused];
+        for counts in counts {
+            while let Some(summary) = counts(state).next_summary(now, end) {
+                let event = Event::AccessesSummary(Box::new(summary.clone()));
+                self.append(state, event, None, now)?;
+                counts(state).summarised(&summary);
+            }
+            counts(state).prune(now);
+        }
+        if !end && !state.refusals.is_due(now) {
             return Ok(());
         }
         while let Some((kind, summary)) = state.refusals.next_summary() {
@@ -202,7 +215,7 @@ impl Shared {
 
     /// Sets the counters by what the store holds.
     fn survey(&self, state: &mut State, writer: &Writer<'_>) -> Result<(), AuditError> {
-        (state.bytes, state.refused) = (0, 0);
+        state.owners = Owners::default();
         let (mut first, mut next) = (None, 0);
         loop {
             let page = self
@@ -212,11 +225,8 @@ impl Shared {
             next = index_of(last)? + 1;
             for (key, json) in &page {
                 first.get_or_insert(index_of(key)?);
-                let cost = json.len() as u64 + OVERHEAD;
-                state.bytes += cost;
-                if is_refusal(&parse(key, json)?.event) {
-                    state.refused += cost;
-                }
+                let owner = Owner::of(&parse(key, json)?.event);
+                state.owners.add(owner, json.len() as u64 + OVERHEAD);
             }
         }
         state.first = first.unwrap_or(next);
@@ -243,9 +253,11 @@ impl Shared {
             *next = state.next;
             moved
         });
-        let bytes = i64::try_from(state.bytes).unwrap_or(i64::MAX);
-        self.metrics.bytes.set(bytes);
-        let fill = state.bytes as f64 / state.budget().max(1) as f64;
+        let bytes = state.owners.total();
+        self.metrics
+            .bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let fill = bytes as f64 / state.budget().max(1) as f64;
         self.metrics.fill.set(fill.min(1.0));
     }
 }
@@ -258,8 +270,4 @@ pub(super) fn parse(key: &[u8], json: &[u8]) -> Result<Record, AuditError> {
 pub(super) fn index_of(key: &[u8]) -> Result<u64, AuditError> {
     let key = <[u8; 8]>::try_from(key).map_err(|_| AuditError::Unreadable(u64::MAX))?;
     Ok(u64::from_be_bytes(key))
-}
-
-pub(super) fn is_refusal(event: &Event) -> bool {
-    matches!(event, Event::Access(access) if access.decision == Verdict::Deny)
 }

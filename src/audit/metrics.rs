@@ -13,6 +13,8 @@ pub struct Metrics {
     pub(super) records: Counter,
     pub(super) bytes: Gauge,
     pub(super) summarised: Counter,
+    pub(super) counted: Counter,
+    pub(super) removed: Counter,
     pub(super) fill: Gauge<f64, AtomicU64>,
 }
 
@@ -34,8 +36,18 @@ impl Metrics {
             self.summarised.clone(),
         );
         registry.register(
+            "slmd_audit_reads_summarised",
+            "Permitted reads counted into summary records",
+            self.counted.clone(),
+        );
+        registry.register(
+            "slmd_audit_records_removed",
+            "Audit records removed by cap and retention",
+            self.removed.clone(),
+        );
+        registry.register(
             "slmd_audit_fill_ratio",
-            "How full the audit log is; at 1 the oldest records are removed",
+            "How full the audit log is; at 1 those who have most of it lose their oldest records",
             self.fill.clone(),
         );
     }

@@ -4,15 +4,23 @@
 //! with a cap; the Merkle tree, its signed checkpoints and the proofs (RFC 6962) will stand on
 //! the same records, which is why their bytes never change once written.
 //!
-//! [`Log`] appends ([`append`]), counts refusals that come too fast ([`refusals`]) and removes
-//! the oldest records by cap and retention ([`trim`]).
+//! [`Log`] appends ([`append`]), counts reads ([`counts`]) and refusals ([`refusals`]) that come too
+//! fast, and removes records by cap and retention ([`trim`]): beyond the cap those who have most
+//! lose their own oldest ([`owners`]), so that nobody can push out another's evidence. Indexes are
+//! dense when they are given and have gaps where records were removed.
 
 mod append;
+mod counts;
 mod metrics;
+mod owners;
 mod record;
 mod refusals;
 #[cfg(test)]
+mod share_tests;
+mod tag;
+#[cfg(test)]
 mod tests;
+mod text;
 mod trim;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +29,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::append::State;
+pub use self::counts::COUNTED_FOR;
 pub use self::metrics::Metrics;
-pub use self::record::{Access, Event, Finished, Record, Verdict};
+pub use self::record::{
+    Access, Event, Finished, Loss, MAX_LOSSES, MAX_TOKEN_IDS, Record, Summary, Verdict, Whose,
+};
+pub use self::tag::Tag;
+pub use self::text::MAX_TEXT;
 use crate::identity::{Identity, digest, hex};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError, Tree};
@@ -30,6 +43,9 @@ use crate::time::Timestamp;
 
 /// The largest record.
 pub const MAX_RECORD: usize = 32 * 1024;
+
+/// The largest record of an access, its summary or its finish, whatever its client sends.
+pub const MAX_ENTRY: usize = 5 * 1024;
 
 /// The most records that one [`Log::read`] returns.
 const MAX_READ: usize = 256;
@@ -39,7 +55,8 @@ pub struct Settings {
     /// What the log may take on the disk, the database's own overhead included.
     pub max_bytes: u64,
     pub retention: Duration,
-    /// Refusals recorded one by one per origin and reason and minute; the rest is counted.
+    /// Refusals recorded one by one a minute, of each principal and of each origin and reason; the
+    /// rest is counted.
     pub refusals_per_minute: u32,
 }
 
@@ -109,8 +126,50 @@ impl Log {
         self.0.append(&mut self.state(), event, Some(salt), now)
     }
 
-    /// Records a refusal, or counts it; rides on the next sync.
-    pub fn refuse(&self, access: Access, now: Timestamp) -> Result<(), AuditError> {
+    /// Counts a permitted read, where one of the same principal and kind is on record for the last
+    /// ten minutes. `false`: it isn't counted; record it with [`Log::append_read`].
+    pub fn count_read(&self, access: &Access, now: Timestamp) -> bool {
+        self.count(&Summary::of(access, now), now)
+    }
+
+    /// Records a permitted read by itself; rides on the next sync. When that has succeeded, call
+    /// [`Log::begin_counting`].
+    pub fn append_read(&self, access: Access, now: Timestamp) -> Result<u64, AuditError> {
+        let event = Event::Access(Box::new(access));
+        self.0.append(&mut self.state(), event, None, now)
+    }
+
+    /// Counts reads like this one, which is on record, from now on.
+    pub fn begin_counting(&self, access: &Access, now: Timestamp) {
+        self.state().reads.begin(&Summary::of(access, now), now);
+    }
+
+    /// Counts a look by the admin socket, or records it, durably. Blocks.
+    pub fn look(&self, origin: Origin, what: &str, now: Timestamp) -> Result<(), AuditError> {
+        let one = Summary::of_admin(&origin, what, now);
+        if self.count(&one, now) {
+            return Ok(());
+        }
+        let recorded = self.change(origin, what, serde_json::Value::Null, now);
+        // An operator must see also what can't be recorded: that the disk is full.
+        self.state().reads.begin(&one, now);
+        if recorded.is_err() {
+            self.count(&one, now);
+        }
+        recorded.map(drop)
+    }
+
+    fn count(&self, one: &Summary, now: Timestamp) -> bool {
+        let counted = self.state().reads.count(one, now);
+        if counted {
+            self.0.metrics.counted.inc();
+        }
+        counted
+    }
+
+    /// Records a refusal, or counts it; says whether it is recorded by itself. Rides on the next
+    /// sync.
+    pub fn refuse(&self, access: Access, now: Timestamp) -> Result<bool, AuditError> {
         self.0.refuse(&mut self.state(), access, now)
     }
 
@@ -173,6 +232,40 @@ impl Log {
             .iter()
             .map(|(key, json)| append::parse(key, json))
             .collect()
+    }
+
+    /// The index from which on there are `count` records before `end`, or all of them.
+    pub fn last(&self, count: u64, end: u64) -> Result<u64, AuditError> {
+        let first = self.state().first;
+        let mut span = count;
+        loop {
+            let from = end.saturating_sub(span).max(first);
+            let found = self.indexes(from, end)?;
+            let surplus = (found.len() as u64).checked_sub(count);
+            match surplus.and_then(|surplus| usize::try_from(surplus).ok()) {
+                Some(surplus) => return Ok(found.get(surplus).copied().unwrap_or(end)),
+                None if from == first => return Ok(first),
+                None => span = span.saturating_mul(2),
+            }
+        }
+    }
+
+    fn indexes(&self, mut from: u64, end: u64) -> Result<Vec<u64>, AuditError> {
+        let mut indexes = Vec::new();
+        loop {
+            let page = self.0.records.range(&from.to_be_bytes(), MAX_READ)?;
+            for (key, _) in &page {
+                let index = append::index_of(key)?;
+                if index >= end {
+                    return Ok(indexes);
+                }
+                indexes.push(index);
+                from = index + 1;
+            }
+            if page.is_empty() {
+                return Ok(indexes);
+            }
+        }
     }
 
     pub fn next_index(&self) -> u64 {

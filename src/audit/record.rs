@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::tag::Tag;
+use super::text::bound;
 use crate::prompt::{Finish, Origin, RequestId, Sampling, Usage};
 use crate::reason::Reason;
 use crate::time::Timestamp;
@@ -30,10 +32,19 @@ pub enum Event {
         count: u64,
         since: Timestamp,
     },
-    /// Old records removed by cap or retention: the first index that is left.
+    /// Accesses of one principal that were counted rather than recorded one by one.
+    AccessesSummary(Box<Summary>),
+    /// Old records removed by cap or retention: the first index that is left, and how many went.
     Truncated {
         first_index: u64,
         removed: u64,
+        /// Whose they were where the cap removed them. Between `first_index` and here only these
+        /// are missing.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        losses: Vec<Loss>,
+        /// Records of owners beyond [`MAX_LOSSES`].
+        #[serde(default, skip_serializing_if = "is_zero")]
+        of_others: u64,
     },
     /// Start, stop, reload, keys pinned, refused start, …: what happened, and particulars.
     Change {
@@ -45,6 +56,7 @@ pub enum Event {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Access {
+    #[serde(flatten)]
     pub request_id: RequestId,
     pub origin: Origin,
     pub action: String,
@@ -97,6 +109,47 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form of `skip_serializing_if`"
+)]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl Access {
+    /// The principal, where one was verified.
+    pub fn tag(&self) -> Option<Tag> {
+        tag(&self.issuer, &self.subject, &self.client)
+    }
+
+    /// Cuts what clients chose to what a record has room for.
+    pub(super) fn bound(&mut self) {
+        bound(&mut self.action);
+        if let Origin::Mqtt { topic } = &mut self.origin {
+            bound(topic);
+        }
+        let texts = [
+            &mut self.realm,
+            &mut self.endpoint,
+            &mut self.issuer,
+            &mut self.subject,
+            &mut self.client,
+            &mut self.token_id,
+            &mut self.scope,
+        ];
+        texts.into_iter().flatten().for_each(bound);
+    }
+}
+
+fn tag(issuer: &Option<String>, subject: &Option<String>, client: &Option<String>) -> Option<Tag> {
+    Some(Tag::of(
+        issuer.as_ref()?,
+        subject.as_ref()?,
+        client.as_ref()?,
+    ))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -106,7 +159,13 @@ pub enum Verdict {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
+    /// Of the access that ends.
+    #[serde(flatten)]
     pub request_id: RequestId,
+    /// Whose the access was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Tag>,
+    #[serde(flatten)]
     pub finish: Finish,
     #[serde(flatten)]
     pub usage: Usage,
@@ -115,4 +174,157 @@ pub struct Finished {
     pub queue_ms: u64,
     pub first_token_ms: Option<u64>,
     pub total_ms: u64,
+}
+
+/// The most token ids that a summary names.
+pub const MAX_TOKEN_IDS: usize = 8;
+
+/// Accesses of one principal by one transport, for one purpose, decided in one way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub transport: String,
+    pub action: String,
+    pub decision: Verdict,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realm: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// Granted to a local group, without a token.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub local_peer: bool,
+    /// Who used the admin socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub token_ids: Vec<String>,
+    /// Accesses by tokens beyond [`MAX_TOKEN_IDS`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub by_other_tokens: u64,
+    pub count: u64,
+    pub first: Timestamp,
+    pub last: Timestamp,
+}
+
+impl Summary {
+    /// One access by itself.
+    pub(super) fn of(access: &Access, now: Timestamp) -> Summary {
+        let mut access = access.clone();
+        access.bound();
+        Summary {
+            transport: access.origin.transport().to_owned(),
+            action: access.action,
+            decision: access.decision,
+            reason: access.reason,
+            realm: access.realm,
+            issuer: access.issuer,
+            subject: access.subject,
+            client: access.client,
+            local_peer: access.local_peer,
+            uid: None,
+            token_ids: access.token_id.into_iter().collect(),
+            by_other_tokens: 0,
+            count: 1,
+            first: now,
+            last: now,
+        }
+    }
+
+    /// One look by the admin socket.
+    pub(super) fn of_admin(origin: &Origin, what: &str, now: Timestamp) -> Summary {
+        let uid = match origin {
+            Origin::Admin { uid, .. } => Some(*uid),
+            _ => None,
+        };
+        let mut action = what.to_owned();
+        bound(&mut action);
+        Summary {
+            transport: origin.transport().to_owned(),
+            action,
+            decision: Verdict::Permit,
+            reason: None,
+            realm: None,
+            issuer: None,
+            subject: None,
+            client: None,
+            local_peer: false,
+            uid,
+            token_ids: Vec::new(),
+            by_other_tokens: 0,
+            count: 1,
+            first: now,
+            last: now,
+        }
+    }
+
+    /// Adds what `other` counts, which is of the same kind.
+    pub(super) fn add(&mut self, other: Summary) {
+        for token in other.token_ids {
+            if self.token_ids.contains(&token) {
+                continue;
+            }
+            match self.token_ids.len() < MAX_TOKEN_IDS {
+                true => self.token_ids.push(token),
+                false => self.by_other_tokens += other.count,
+            }
+        }
+        self.count += other.count;
+        self.last = other.last;
+    }
+
+    /// The principal, where it isn't the admin socket's.
+    pub(super) fn tag(&self) -> Option<Tag> {
+        tag(&self.issuer, &self.subject, &self.client)
+    }
+}
+
+/// The most owners that a truncation names.
+pub const MAX_LOSSES: usize = 16;
+
+/// Records that one owner has lost: the first, the last, and how many of those between.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    pub whose: Whose,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Tag>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    pub from: u64,
+    pub to: u64,
+    pub removed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whose {
+    /// What a principal was allowed.
+    Principal,
+    /// Refusals of a principal, or of a kind where nobody was verified.
+    Refusals,
+    Administration,
+    Daemon,
+    /// What told of earlier losses.
+    Truncations,
+    /// Of releases that didn't say whose a finish is.
+    Unknown,
+}
+
+impl Whose {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Whose::Principal => "principal",
+            Whose::Refusals => "refusals",
+            Whose::Administration => "administration",
+            Whose::Daemon => "daemon",
+            Whose::Truncations => "truncations",
+            Whose::Unknown => "unknown",
+        }
+    }
 }

@@ -5,17 +5,29 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::record::Event;
-use crate::reason::Reason;
+use super::record::{Access, Event};
+use super::tag::Tag;
+use crate::reason::{Reason, RefuseReason};
 use crate::time::Timestamp;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Bounded: transports and reasons are closed enums.
+/// All refusals of a transport that name nobody are recorded one by one up to so many times what
+/// one reason may have, and the first of each reason beyond.
+const REASONS: u32 = 4;
+
+/// Principals whose refusals have a rate of their own; those of more are taken as nobody's.
+const PRINCIPALS: usize = 256;
+
+/// How many were recorded one by one, and counts of the rest, for a minute. Bounded: transports and
+/// reasons are closed enums.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     started: Timestamp,
     by_kind: BTreeMap<Kind, Count>,
+    /// Recorded by themselves.
+    by_transport: BTreeMap<&'static str, u32>,
+    by_principal: BTreeMap<Tag, u32>,
 }
 
 /// Transport and name of the reason.
@@ -31,16 +43,36 @@ struct Count {
 }
 
 impl Refusals {
-    /// Whether one more refusal may be recorded by itself.
-    pub(super) fn admit(&mut self, transport: &'static str, reason: Reason, limit: u32) -> bool {
-        let count = self.count(transport, reason);
-        let fits = count.recorded < limit;
-        count.recorded = count.recorded.saturating_add(1);
+    /// Whether one more refusal may be recorded by itself. A verified principal has a rate of its
+    /// own, so that a flood of others hides none of its refusals.
+    pub(super) fn admit(&mut self, access: &Access, limit: u32) -> bool {
+        let room = self.by_principal.len() < PRINCIPALS;
+        match access.tag() {
+            Some(tag) if room || self.by_principal.contains_key(&tag) => {
+                let recorded = self.by_principal.entry(tag).or_default();
+                let fits = *recorded < limit;
+                *recorded = recorded.saturating_add(1);
+                fits
+            }
+            _ => self.admit_anybody(access, limit),
+        }
+    }
+
+    fn admit_anybody(&mut self, access: &Access, limit: u32) -> bool {
+        let transport = access.origin.transport();
+        let all = *self.by_transport.get(transport).unwrap_or(&0);
+        let count = self.count(transport, reason(access));
+        let fits =
+            count.recorded == 0 || (count.recorded < limit && all < limit.saturating_mul(REASONS));
+        if fits {
+            count.recorded += 1;
+            *self.by_transport.entry(transport).or_default() += 1;
+        }
         fits
     }
 
-    pub(super) fn add(&mut self, transport: &'static str, reason: Reason, now: Timestamp) {
-        let count = self.count(transport, reason);
+    pub(super) fn add(&mut self, access: &Access, now: Timestamp) {
+        let count = self.count(access.origin.transport(), reason(access));
         if count.counted == 0 {
             count.since = now;
         }
@@ -75,6 +107,8 @@ impl Refusals {
     pub(super) fn restart(&mut self, now: Timestamp) {
         self.started = now;
         self.by_kind.clear();
+        self.by_transport.clear();
+        self.by_principal.clear();
     }
 
     fn count(&mut self, transport: &'static str, reason: Reason) -> &mut Count {
@@ -88,4 +122,9 @@ impl Refusals {
             .entry((transport, reason.as_str()))
             .or_insert_with(fresh)
     }
+}
+
+fn reason(access: &Access) -> Reason {
+    let unknown = Reason::Refused(RefuseReason::Internal);
+    access.reason.unwrap_or(unknown)
 }

@@ -61,6 +61,7 @@ fn access(decision: Verdict) -> Access {
 fn finished() -> Finished {
     Finished {
         request_id: RequestId::random(),
+        principal: access(Verdict::Permit).tag(),
         finish: Finish::Length,
         usage: Usage {
             prompt_tokens: 31,
@@ -117,6 +118,28 @@ fn every_event_comes_back_as_it_went_in_and_indexes_go_on() {
 }
 
 #[test]
+fn records_of_earlier_releases_are_read() {
+    for (line, id) in [
+        (
+            r#"{"index":1,"time":5,"synchronised":true,"boot_id":"b","event":"access","request_id":"SAME","origin":{"transport":"socket","uid":1,"gid":1,"pid":null},"action":"chat","decision":"permit"}"#,
+            "SAME",
+        ),
+        (
+            r#"{"index":2,"time":5,"synchronised":true,"boot_id":"b","event":"finish","request_id":"SAME","finish":"stop","prompt_tokens":1,"completion_tokens":2,"answer_hash":"0","queue_ms":1,"first_token_ms":null,"total_ms":3}"#,
+            "SAME",
+        ),
+    ] {
+        let record: Record = serde_json::from_str(line).unwrap();
+        let found = match record.event {
+            Event::Access(access) => access.request_id,
+            Event::Finish(finished) => finished.request_id,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((found.as_str(), found.echoed()), (id, id));
+    }
+}
+
+#[test]
 fn equal_records_are_equal_bytes() {
     let record = Record {
         index: 5,
@@ -126,6 +149,8 @@ fn equal_records_are_equal_bytes() {
         event: Event::Truncated {
             first_index: 4,
             removed: 4,
+            losses: Vec::new(),
+            of_others: 0,
         },
     };
     assert_eq!(
@@ -134,15 +159,22 @@ fn equal_records_are_equal_bytes() {
     );
 }
 
+/// A refusal where nobody was verified.
+fn nobodys() -> Access {
+    let mut access = access(Verdict::Deny);
+    (access.issuer, access.subject, access.client) = (None, None, None);
+    access
+}
+
 #[test]
 fn a_flood_of_refusals_is_counted_once_a_minute() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(&folder, settings());
     log.tick(START).unwrap();
     for _ in 0..50 {
-        log.refuse(access(Verdict::Deny), later(1)).unwrap();
+        log.refuse(nobodys(), later(1)).unwrap();
     }
-    let mut other = access(Verdict::Deny);
+    let mut other = nobodys();
     other.reason = Some(Reason::Denied(DenyReason::Revoked));
     log.refuse(other, later(1)).unwrap();
     log.tick(later(30)).unwrap();
@@ -159,7 +191,7 @@ fn a_flood_of_refusals_is_counted_once_a_minute() {
     assert_eq!(records[4].event, summary);
     // A new minute, a new allowance; what is counted survives a clean stop.
     for _ in 0..4 {
-        log.refuse(access(Verdict::Deny), later(62)).unwrap();
+        log.refuse(nobodys(), later(62)).unwrap();
     }
     assert_eq!(log.next_index(), 8);
     log.close(later(63)).unwrap();
@@ -170,7 +202,46 @@ fn a_flood_of_refusals_is_counted_once_a_minute() {
 }
 
 #[test]
-fn refusals_never_push_out_permits() {
+fn a_verified_refusal_is_on_record_beside_a_flood_of_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder, settings());
+    log.tick(START).unwrap();
+    let reasons: Vec<Reason> = Reason::all().collect();
+    for (n, reason) in reasons.iter().copied().cycle().take(5000).enumerate() {
+        let mut flood = match n % 2 {
+            0 => nobodys(),
+            _ => access(Verdict::Deny),
+        };
+        flood.reason = Some(reason);
+        log.refuse(flood, later(1)).unwrap();
+    }
+    let mut own = access(Verdict::Deny);
+    own.subject = Some("somebody else".to_owned());
+    assert!(log.refuse(own.clone(), later(1)).unwrap());
+    let recorded = log.next_index();
+    // Four times what one reason may have, the first of each reason, the principals' own.
+    let most = 4 * 3 + reasons.len() as u64 + 2 * 3;
+    assert!(recorded <= most, "{recorded} of {most}");
+    let records = all(&log);
+    let last = &records.last().unwrap().event;
+    assert_eq!(*last, Event::Access(Box::new(own)));
+    // Whose the counted ones were is told too.
+    log.close(later(2)).unwrap();
+    let summaries = all(&log).split_off(records.len());
+    let counted = summaries.iter().map(|record| match &record.event {
+        Event::AccessesSummary(summary) => {
+            assert_eq!(summary.subject, access(Verdict::Deny).subject);
+            assert_eq!(summary.decision, Verdict::Deny);
+            summary.count
+        }
+        Event::RefusalsSummary { count, .. } => *count,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(counted.sum::<u64>() + recorded, 5001);
+}
+
+#[test]
+fn refusals_never_push_out_permits_and_the_newest_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let small = Settings {
         max_bytes: 0,
@@ -181,14 +252,111 @@ fn refusals_never_push_out_permits() {
     for _ in 0..20 {
         log.permit(access(Verdict::Permit), SALT, START).unwrap();
     }
-    for _ in 0..2000 {
-        log.refuse(access(Verdict::Deny), START).unwrap();
+    for n in 0..2000 {
+        log.refuse(nobodys(), later(n)).unwrap();
+    }
+    // Summaries are of the same share.
+    for n in 0..2000 {
+        let mut state = log.state();
+        let summary = Event::RefusalsSummary {
+            transport: "socket".into(),
+            reason: Reason::Denied(DenyReason::Expired),
+            count: n,
+            since: START,
+        };
+        log.0.append(&mut state, summary, None, later(n)).unwrap();
     }
     let records = all(&log);
-    assert_eq!(records[0].index, 0, "nothing was removed");
-    let refused = records.len() - 20;
-    assert!((30..100).contains(&refused), "{refused} refusals recorded");
-    assert_eq!(log.metrics().summarised.get(), 2000 - refused as u64);
+    let permits = records[..20].iter().map(|record| record.index);
+    assert!(permits.eq(0..20), "no permit was removed");
+    let bytes = |record: &Record| serde_json::to_vec(record).unwrap().len() as u64;
+    let refusals = records.iter().filter(|record| {
+        matches!(&record.event, Event::RefusalsSummary { .. })
+            || matches!(&record.event, Event::Access(access) if access.decision == Verdict::Deny)
+    });
+    let taken: u64 = refusals.map(bytes).sum();
+    assert!((15_000..=32 * 1024).contains(&taken), "{taken} bytes");
+    let newest = records.iter().rev().find_map(|record| match record.event {
+        Event::RefusalsSummary { count, .. } => Some(count),
+        _ => None,
+    });
+    assert_eq!(newest, Some(1999));
+}
+
+#[test]
+fn reads_are_counted_after_the_first_and_summed_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder, settings());
+    let read = |token: u64| {
+        let mut access = access(Verdict::Permit);
+        access.action = "list_models".into();
+        access.token_id = Some(format!("token-{token}"));
+        access
+    };
+    let look = |token, secs| {
+        let read = read(token);
+        let counted = log.count_read(&read, later(secs));
+        if !counted {
+            log.append_read(read.clone(), later(secs)).unwrap();
+            log.begin_counting(&read, later(secs));
+        }
+        counted
+    };
+    assert!(!look(0, 0), "the first is on record by itself");
+    for n in 0..20_000 {
+        assert!(look(n % 10, 1 + n / 100));
+    }
+    log.tick(later(300)).unwrap();
+    assert_eq!(log.next_index(), 1);
+    log.tick(later(600)).unwrap();
+    let records = all(&log);
+    let Event::AccessesSummary(summary) = &records[1].event else {
+        panic!("{:?}", records[1]);
+    };
+    assert_eq!((summary.count, summary.by_other_tokens), (20_000, 4000));
+    assert_eq!((summary.first, summary.last), (later(1), later(200)));
+    assert_eq!(summary.token_ids.len(), MAX_TOKEN_IDS);
+    assert_eq!(summary.subject, access(Verdict::Permit).subject);
+    assert_eq!(summary.action, "list_models");
+    // A new window, a new first; what is counted survives a clean stop.
+    assert!(!look(0, 601));
+    assert!(look(0, 602));
+    log.close(later(603)).unwrap();
+    assert!(matches!(&all(&log)[3].event, Event::AccessesSummary(s) if s.count == 1));
+    // What there is no room to count is recorded one by one.
+    for n in 0..600 {
+        let mut read = read(0);
+        read.subject = Some(n.to_string());
+        assert!(!log.count_read(&read, later(604)));
+        log.begin_counting(&read, later(604));
+    }
+    let mut late = read(0);
+    late.subject = Some("599".to_owned());
+    assert!(!log.count_read(&late, later(604)));
+}
+
+#[test]
+fn an_administrators_looks_are_counted_and_changes_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder, settings());
+    let admin = || Origin::Admin {
+        uid: 0,
+        gid: 0,
+        pid: None,
+    };
+    for n in 0..100 {
+        log.look(admin(), "status", later(n)).unwrap();
+    }
+    log.change(admin(), "reload", json!(null), later(100))
+        .unwrap();
+    log.close(later(101)).unwrap();
+    let records = all(&log);
+    assert_eq!(records.len(), 3);
+    assert!(matches!(&records[0].event, Event::Change { what, .. } if what == "status"));
+    let Event::AccessesSummary(summary) = &records[2].event else {
+        panic!("{:?}", records[2]);
+    };
+    assert_eq!((summary.uid, summary.count), (Some(0), 99));
 }
 
 #[test]
@@ -212,15 +380,21 @@ fn the_cap_holds_on_the_disk_and_removes_the_oldest() {
     }
     assert!(largest <= small.max_bytes, "{largest} bytes on the disk");
     let records = all(&log);
-    let first = records[0].index;
+    let is_permit = |record: &&Record| matches!(record.event, Event::Access(_));
+    let permits: Vec<u64> = records.iter().filter(is_permit).map(|r| r.index).collect();
+    let first = permits[0];
     assert!(first > 0);
-    assert!(records.len() > 1000, "{} records are left", records.len());
-    for (at, record) in records.iter().enumerate() {
-        assert_eq!(record.index, first + at as u64);
-    }
-    let truncated = |r: &&Record| matches!(r.event, Event::Truncated { .. });
-    let last = records.iter().rfind(truncated).unwrap();
-    assert!(matches!(last.event, Event::Truncated { first_index, .. } if first_index == first));
+    assert!(permits.len() > 1000, "{} permits are left", permits.len());
+    // Only truncations lie between the newest.
+    let since = records.iter().filter(|r| r.index >= first);
+    assert!(since.map(|r| r.index).eq(first..log.next_index()));
+    let last = records.iter().rev().find_map(|record| match &record.event {
+        Event::Truncated { losses, .. } => Some(losses[0].clone()),
+        _ => None,
+    });
+    let last = last.unwrap();
+    assert!(last.to < first && last.from < last.to, "{last:?}");
+    assert_eq!(last.subject, access(Verdict::Permit).subject);
     assert_eq!(log.salt(first - 1).unwrap(), None);
     assert_eq!(log.salt(log.next_index() - 2).unwrap(), Some(SALT));
     // The counters that were kept along the way are those of a fresh look.
@@ -253,7 +427,9 @@ fn retention_needs_a_known_time() {
             records.last().unwrap().event,
             Event::Truncated {
                 first_index: 4,
-                removed: 4
+                removed: 4,
+                losses: Vec::new(),
+                of_others: 0,
             }
         );
     } else {
@@ -265,14 +441,40 @@ fn retention_needs_a_known_time() {
 fn too_large_a_record_is_refused_and_costs_no_index() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(&folder, settings());
-    let mut access = access(Verdict::Permit);
-    access.endpoint = Some("x".repeat(MAX_RECORD));
-    let refused = log.permit(access.clone(), SALT, START);
+    let detail = json!("x".repeat(MAX_RECORD));
+    let refused = log.change(Origin::Daemon, "started", detail, START);
     assert!(matches!(refused, Err(AuditError::TooLarge)));
-    access.decision = Verdict::Deny;
-    log.refuse(access, START).unwrap();
-    assert_eq!(log.metrics().summarised.get(), 1);
     assert_eq!(log.next_index(), 0);
+}
+
+#[test]
+fn whatever_a_client_chooses_its_records_are_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder, settings());
+    let long = || Some("\u{1}".repeat(60_000));
+    let mut access = access(Verdict::Permit);
+    access.request_id = RequestId::beside(Some(&"\"".repeat(RequestId::MAX_CLIENT)));
+    access.origin = Origin::Mqtt {
+        topic: long().unwrap(),
+    };
+    (access.endpoint, access.token_id) = (long(), long());
+    (access.issuer, access.subject, access.client) = (long(), long(), long());
+    log.permit(access.clone(), SALT, START).unwrap();
+    access.decision = Verdict::Deny;
+    assert!(log.refuse(access.clone(), START).unwrap());
+    access.decision = Verdict::Permit;
+    log.begin_counting(&access, START);
+    for n in 0..20 {
+        access.token_id = Some(format!("{n}{}", long().unwrap()));
+        assert!(log.count_read(&access, START));
+    }
+    log.close(START).unwrap();
+    let records = all(&log);
+    assert_eq!(records.len(), 3);
+    for record in records {
+        let size = serde_json::to_vec(&record).unwrap().len();
+        assert!(size <= MAX_ENTRY, "{size} bytes: {record:?}");
+    }
 }
 
 #[test]
@@ -321,6 +523,8 @@ fn metrics_carry_the_promised_names() {
     for line in [
         "slmd_audit_records_total 1",
         "slmd_audit_refusals_summarised_total 0",
+        "slmd_audit_reads_summarised_total 0",
+        "slmd_audit_records_removed_total 0",
         "slmd_audit_bytes ",
         "slmd_audit_fill_ratio 0.0000",
     ] {

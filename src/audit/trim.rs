@@ -1,9 +1,14 @@
-//! Removing the oldest records, by size and by age.
+//! Removing records: by size from those who have most of them, by age from everybody.
+//!
+//! What is left keeps its index, and no index is given twice: a gap is a gap for good, and a
+//! truncation tells of it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::append::{OVERHEAD, State, is_refusal, parse};
-use super::record::{Event, Record};
+use super::append::{OVERHEAD, State, parse};
+use super::owners::Owner;
+use super::record::{Event, Loss, MAX_LOSSES, Record};
 use super::{AuditError, MAX_READ, Shared};
 use crate::store::Writer;
 use crate::time::Timestamp;
@@ -18,9 +23,8 @@ const DISK_FACTOR: (u64, u64) = (5, 2);
 /// With a cap too small for the base, the log still holds some records.
 const LEAST: u64 = 64 * 1024;
 
-/// Removing is done in steps of this part of the space, so that neither the log is rewritten nor
-/// a truncation recorded with every record.
-const STEP: u64 = 16;
+/// Records removed in one go; bounds what is noted meanwhile.
+const MOST: usize = 16_384;
 
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 
@@ -32,21 +36,68 @@ impl State {
     }
 }
 
-/// The oldest records, all before `until`.
-#[derive(Debug, Clone, Copy, Default)]
-struct Oldest {
-    until: u64,
+/// A record to remove.
+#[derive(Debug, Clone, Copy)]
+struct Removal {
+    index: u64,
+    owner: Owner,
     bytes: u64,
-    refused: u64,
 }
 
-impl Oldest {
-    fn add(&mut self, record: &Record, cost: u64) {
-        self.until = record.index + 1;
-        self.bytes += cost;
-        if is_refusal(&record.event) {
-            self.refused += cost;
+/// Records to remove, and what is left.
+#[derive(Debug, Default)]
+struct Removals {
+    records: Vec<Removal>,
+    losses: BTreeMap<Owner, Loss>,
+    /// The oldest record that stays.
+    first_left: Option<u64>,
+}
+
+impl Removals {
+    fn add(&mut self, record: &Record, owner: Owner, bytes: u64) {
+        let index = record.index;
+        self.records.push(Removal {
+            index,
+            owner,
+            bytes,
+        });
+        let loss = self.losses.entry(owner).or_insert_with(|| Loss {
+            whose: owner.whose(),
+            principal: None,
+            subject: None,
+            client: None,
+            from: index,
+            to: index,
+            removed: 0,
+        });
+        (loss.to, loss.removed) = (index, loss.removed + 1);
+        if loss.principal.is_none() {
+            name(loss, &record.event);
         }
+    }
+
+    /// The largest losses, and how many records the others have lost.
+    fn largest(&self) -> (Vec<Loss>, u64) {
+        let mut losses: Vec<Loss> = self.losses.values().cloned().collect();
+        losses.sort_by_key(|loss| (std::cmp::Reverse(loss.removed), loss.from));
+        let others = losses.split_off(losses.len().min(MAX_LOSSES));
+        (losses, others.iter().map(|loss| loss.removed).sum())
+    }
+}
+
+fn name(loss: &mut Loss, event: &Event) {
+    match event {
+        Event::Access(access) => {
+            loss.principal = access.tag();
+            loss.subject.clone_from(&access.subject);
+            loss.client.clone_from(&access.client);
+        }
+        Event::AccessesSummary(summary) => {
+            loss.principal = summary.tag();
+            loss.subject.clone_from(&summary.subject);
+            loss.client.clone_from(&summary.client);
+        }
+        _ => {}
     }
 }
 
@@ -57,18 +108,34 @@ impl Shared {
         writer: &Writer<'_>,
         now: Timestamp,
     ) -> Result<(), AuditError> {
-        if state.bytes <= state.budget() {
-            return Ok(());
-        }
-        let goal = state.bytes - state.budget() + state.budget() / STEP;
-        let mut oldest = Oldest::default();
-        self.visit_oldest(state, |record, cost| {
-            if oldest.bytes < goal {
-                oldest.add(record, cost);
+        // Refusals among themselves first; what that leaves may fit.
+        for _ in 0..2 {
+            let mut excess = state.owners.excess(state.budget());
+            if excess.is_empty() {
+                return Ok(());
             }
-            oldest.bytes < goal
-        })?;
-        self.remove(state, writer, oldest, now)
+            let mut open = excess.len();
+            let mut removals = Removals::default();
+            let newest = state.next.saturating_sub(1);
+            self.visit(state.first, |record, bytes| {
+                let owner = Owner::of(&record.event);
+                let left = excess.get_mut(&owner).filter(|left| **left > 0);
+                let fits = record.index < newest && removals.records.len() < MOST;
+                match left.filter(|_| fits) {
+                    Some(left) => {
+                        *left = left.saturating_sub(bytes);
+                        open -= usize::from(*left == 0);
+                        removals.add(record, owner, bytes);
+                    }
+                    None => {
+                        removals.first_left.get_or_insert(record.index);
+                    }
+                }
+                (open > 0 && removals.records.len() < MOST) || removals.first_left.is_none()
+            })?;
+            self.remove(state, writer, removals, now)?;
+        }
+        Ok(())
     }
 
     /// Once an hour, removes what is older than the retention. Only while the time is known: a
@@ -84,31 +151,53 @@ impl Shared {
             return Ok(());
         }
         let retention = state.settings.retention;
-        self.store.write(|writer| {
+        let done = self.store.write(|writer| {
             self.keep_up(state, writer)?;
-            let (mut seen, mut old) = (Oldest::default(), Oldest::default());
-            self.visit_oldest(state, |record, cost| {
-                seen.add(record, cost);
-                // A time that wasn't known says nothing: such a record goes with the next known.
-                if record.synchronised && now.since(record.time) > retention {
-                    old = seen;
+            let (mut seen, mut old) = (Vec::new(), 0);
+            let mut first_left = None;
+            self.visit(state.first, |record, bytes| {
+                let is_old = now.since(record.time) > retention;
+                if record.synchronised && !is_old || seen.len() == MOST {
+                    first_left = Some(record.index);
+                    return false;
                 }
-                !record.synchronised || now.since(record.time) > retention
+                let owner = Owner::of(&record.event);
+                let index = record.index;
+                seen.push(Removal {
+                    index,
+                    owner,
+                    bytes,
+                });
+                // A time that wasn't known says nothing: such a record goes with the next known.
+                if record.synchronised {
+                    old = seen.len();
+                }
+                true
             })?;
-            self.remove(state, writer, old, now)
+            let done = seen.len() < MOST;
+            let first_left = seen.get(old).map(|kept| kept.index).or(first_left);
+            seen.truncate(old);
+            let removals = Removals {
+                records: seen,
+                losses: BTreeMap::new(),
+                first_left,
+            };
+            self.remove(state, writer, removals, now)?;
+            Ok::<_, AuditError>(done)
         })?;
-        state.last_retention = Some(now);
+        if done {
+            state.last_retention = Some(now);
+        }
         self.report(state);
         Ok(())
     }
 
-    /// Shows records and what they cost from the oldest on, until `visit` says no.
-    fn visit_oldest(
+    /// Shows records and what they cost from `from` on, until `visit` says no.
+    fn visit(
         &self,
-        state: &State,
+        mut from: u64,
         mut visit: impl FnMut(&Record, u64) -> bool,
     ) -> Result<(), AuditError> {
-        let mut from = state.first;
         loop {
             let page = self.records.range(&from.to_be_bytes(), MAX_READ)?;
             if page.is_empty() {
@@ -130,25 +219,34 @@ impl Shared {
         &self,
         state: &mut State,
         writer: &Writer<'_>,
-        oldest: Oldest,
+        removals: Removals,
         now: Timestamp,
     ) -> Result<(), AuditError> {
-        if oldest.until <= state.first {
+        if removals.records.is_empty() {
             return Ok(());
         }
+        let first_index = removals.first_left.unwrap_or(state.next);
+        let (losses, of_others) = removals.largest();
         let truncated = Event::Truncated {
-            first_index: oldest.until,
-            removed: oldest.until - state.first,
+            first_index,
+            removed: removals.records.len() as u64,
+            losses,
+            of_others,
         };
         self.append_one(state, writer, truncated, None, now)?;
-        for index in state.first..oldest.until {
+        for Removal {
+            index,
+            owner,
+            bytes,
+        } in removals.records
+        {
             let key = index.to_be_bytes();
             writer.remove(&self.salts, &key)?;
             writer.remove(&self.records, &key)?;
-            state.first = index + 1;
+            state.owners.remove(owner, bytes);
+            self.metrics.removed.inc();
         }
-        state.bytes = state.bytes.saturating_sub(oldest.bytes);
-        state.refused = state.refused.saturating_sub(oldest.refused);
+        state.first = first_index;
         Ok(())
     }
 }

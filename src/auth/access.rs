@@ -6,7 +6,7 @@ use super::claims::Claims;
 use super::{Endpoint, Policy, Realm};
 use crate::prompt::{Action, Request, Scope, Transport};
 use crate::reason::DenyReason;
-use crate::time::Timestamp;
+use crate::time::Moment;
 
 /// What of a request the decision looks at.
 #[derive(Debug, Clone, Copy)]
@@ -87,9 +87,10 @@ pub(super) fn opens(
 }
 
 /// Whether the keys were confirmed too long ago for the scope; never confirmed is too long.
-pub(super) fn stale(realm: &Realm, scope: Scope, now: Timestamp) -> bool {
+pub(super) fn stale(realm: &Realm, scope: Scope, now: Moment) -> bool {
     let Some(grace) = realm.policy.offline_grace.get(&scope) else {
         return false;
     };
-    realm.confirmed_at.is_none_or(|at| now.since(at) > *grace)
+    let confirmed = realm.confirmed;
+    confirmed.is_none_or(|confirmed| confirmed.age(now) > *grace)
 }

@@ -4,19 +4,20 @@
 //! Cheap checks come before the signature, claims after it, and what depends on time, policy or
 //! the request last, so that a [`Verified`] token can be remembered for an epoch.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::access::{Asked, opens};
-use super::claims::{ClaimError, Claims, MAX_TIME, issued_at, principal};
+use super::claims::{ClaimError, Claims, principal};
 use super::judge::{Case, Finding, lifetime, revoked};
 use super::peer::{self, Peer};
 use super::token::{Decoded, Jws, Proven};
 use super::{
-    Clock, Credential, DEFAULT_PRIORITY, Endpoint, Grant, Principal, ProofUse, Realm, Snapshot,
+    Clock, Credential, DEFAULT_PRIORITY, Endpoint, Grant, KeySet, Principal, ProofUse, Realm,
+    Snapshot,
 };
 use crate::prompt::Request;
 use crate::reason::DenyReason;
-use crate::time::Timestamp;
+use crate::time::{MAX_SECS, Timestamp};
 
 #[must_use]
 #[derive(Debug)]
@@ -28,16 +29,12 @@ pub enum Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
     pub reason: DenyReason,
-    /// Nothing that the token says of itself, but times.
+    /// Nothing that the token says of itself, but times; what is said of its key is of the realm's.
     pub detail: Option<String>,
-    /// Of the realm, known once the signature is verified.
-    pub issuer: Option<String>,
-    /// Its name.
+    /// Its name, known once the signature is verified.
     pub realm: Option<String>,
     pub principal: Option<Principal>,
     pub token_id: Option<String>,
-    /// Of a token whose signature is verified, whatever else is wrong with it.
-    pub issued_at: Option<Timestamp>,
 }
 
 /// Proof that a request was allowed: only [`decide`] makes one.
@@ -65,6 +62,8 @@ pub(super) struct Verified {
     pub(super) claims: Claims,
     /// Of the key that signed it.
     pub(super) thumbprint: String,
+    /// Of the key that it is bound to, once a proof has shown that.
+    pub(super) proof_key_strong: OnceLock<bool>,
 }
 
 /// The steps of [`verify`], in their order.
@@ -162,7 +161,7 @@ pub fn recheck(
             if !realm.keys.has_thumbprint(&token.thumbprint) {
                 return Err(DenyReason::KeyUnknown);
             }
-            let now = clock.of_realm(issuer, token.claims.issued_at);
+            let now = clock.of_token(&token.claims.principal, token.claims.issued_at);
             revoked(token, &snapshot.deny, now).map_err(|finding| finding.reason)?;
             lifetime(token, &realm.policy).map_err(|finding| finding.reason)?;
             Some(token)
@@ -201,11 +200,11 @@ pub(super) fn verify(
         return Err(DenyReason::IssuerUnknown.into());
     };
     *passed += 1;
-    if realm.keys.is_empty() {
+    if realm.keys.is_empty() && realm.keys.skipped().is_empty() {
         return Err(DenyReason::KeysMissing.into());
     }
     let Some(key) = realm.keys.by_kid(&jws.header.kid) else {
-        return Err(DenyReason::KeyUnknown.into());
+        return Err(Denied::without_key(&realm.keys, &jws.header.kid).into());
     };
     *passed += 1;
     let kind = jws.header.kind;
@@ -217,13 +216,13 @@ pub(super) fn verify(
         Err(error) => return Err(Denied::claim(error, realm, None, &proven).into()),
     };
     *passed += 1;
-    let limits = &realm.policy.limit_claims;
-    match Claims::parse(&proven, kind, principal.clone(), limits) {
+    match Claims::parse(&proven, kind, principal.clone(), realm) {
         Ok(claims) => {
             *passed += 1;
             Ok(Verified {
                 claims,
                 thumbprint: key.thumbprint().to_owned(),
+                proof_key_strong: OnceLock::new(),
             })
         }
         Err(error) => Err(Denied::claim(error, realm, Some(principal), &proven).into()),
@@ -284,7 +283,6 @@ fn admit(
         Err(finding) => {
             return Err(Box::new(Denied {
                 detail: finding.detail,
-                issuer: Some(realm.issuer.clone()),
                 realm: Some(realm.name.clone()),
                 principal: Some(who),
                 ..finding.reason.into()
@@ -296,7 +294,7 @@ fn admit(
         principal: who,
         token_id: None,
         scope: asked.scope,
-        expires_at: Timestamp::from_secs(MAX_TIME),
+        expires_at: Timestamp::from_secs(MAX_SECS),
         tokens_per_minute: realm.policy.tokens_per_minute,
         max_context: None,
         priority: DEFAULT_PRIORITY,
@@ -312,15 +310,24 @@ fn admit(
 }
 
 impl Denied {
+    /// No key of the realm has this `kid`, or it has one that isn't used.
+    fn without_key(keys: &KeySet, kid: &str) -> Denied {
+        match keys.left_out(kid) {
+            None => DenyReason::KeyUnknown.into(),
+            Some(why) => Denied {
+                detail: Some(why.to_owned()),
+                ..DenyReason::KeyUnusable.into()
+            },
+        }
+    }
+
     fn token(finding: Finding, realm: &Realm, claims: &Claims) -> Denied {
         Denied {
             reason: finding.reason,
             detail: finding.detail,
-            issuer: Some(realm.issuer.clone()),
             realm: Some(realm.name.clone()),
             principal: Some(claims.principal.clone()),
             token_id: claims.token_id.clone(),
-            issued_at: Some(claims.issued_at),
         }
     }
 
@@ -329,14 +336,12 @@ impl Denied {
         Denied {
             reason,
             detail: Some(format!("claim `{claim}`")),
-            issuer: Some(realm.issuer.clone()),
             realm: Some(realm.name.clone()),
             principal: who,
             token_id: token
                 .get("jti")
                 .and_then(|id| id.as_str())
                 .map(str::to_owned),
-            issued_at: issued_at(token),
         }
     }
 }
@@ -347,11 +352,9 @@ impl From<DenyReason> for Denied {
         Denied {
             reason,
             detail: None,
-            issuer: None,
             realm: None,
             principal: None,
             token_id: None,
-            issued_at: None,
         }
     }
 }

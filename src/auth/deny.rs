@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::Principal;
-use super::claims::{Claims, MAX_TIME};
+use super::claims::Claims;
 use crate::json;
-use crate::time::Timestamp;
+use crate::time::{MAX_SECS, Timestamp};
 
 const MAX_LEN: usize = 256 * 1024;
 const MAX_ENTRIES: usize = 10_000;
@@ -173,7 +173,7 @@ impl Revocations {
 }
 
 fn time(secs: u64, name: &str) -> Result<Timestamp, String> {
-    if secs > MAX_TIME {
+    if secs > MAX_SECS {
         return Err(format!(
             "`{name}` is no time in seconds before the year 10000"
         ));

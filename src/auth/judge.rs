@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::access::{Asked, opened, stale};
 use super::decide::Verified;
-use super::dpop::{self, When};
+use super::dpop::{self, BoundTo, When};
 use super::{Clock, Credential, DenyList, Endpoint, Policy, ProofUse, Realm};
 use crate::reason::DenyReason;
-use crate::time::Timestamp;
+use crate::time::{Moment, Timestamp, Uptime};
 
 /// A check that failed, before it is known whom to tell.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub(super) struct Case<'c> {
     pub(super) synchronised: bool,
     /// The time that counts for this token.
     pub(super) now: Timestamp,
+    pub(super) uptime: Uptime,
     /// Found by the check `access`; never empty where that passed.
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     /// Found by the check `proof`.
@@ -69,7 +70,8 @@ impl<'c> Case<'c> {
             realm,
             deny,
             synchronised: clock.synchronised,
-            now: clock.of_realm(&realm.issuer, token.claims.issued_at),
+            now: clock.of_token(&token.claims.principal, token.claims.issued_at),
+            uptime: clock.uptime,
             endpoints: Vec::new(),
             proof: None,
         }
@@ -184,7 +186,11 @@ fn clock(case: &mut Case<'_>) -> Checked {
 }
 
 fn keys_age(case: &mut Case<'_>) -> Checked {
-    if stale(case.realm, case.asked.scope, case.now) {
+    let now = Moment {
+        known: case.now,
+        uptime: case.uptime,
+    };
+    if stale(case.realm, case.asked.scope, now) {
         return Err(DenyReason::KeysStale.into());
     }
     Ok(())
@@ -208,7 +214,11 @@ fn proof(case: &mut Case<'_>) -> Checked {
         synchronised: case.synchronised,
         leeway: case.policy().leeway,
     };
-    match dpop::verify(proof.expose(), token.expose(), thumbprint, binding, &when) {
+    let bound_to = BoundTo {
+        thumbprint,
+        strong: &case.token.proof_key_strong,
+    };
+    match dpop::verify(proof.expose(), token.expose(), &bound_to, binding, &when) {
         Ok(used) => {
             case.proof = Some(used);
             Ok(())

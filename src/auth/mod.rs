@@ -17,17 +17,20 @@ mod jwk;
 mod jws;
 mod key;
 mod keyset;
+mod members;
 mod mend;
 mod peer;
 mod policy;
 mod token;
+mod weak;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::identity::digest;
 use crate::prompt::Scope;
 use crate::secret::Secret;
-use crate::time::Timestamp;
+use crate::time::{Mark, Moment, Timestamp, Uptime};
 
 pub use cache::Cache;
 pub use decide::{Decision, Denied, Permitted, decide, recheck};
@@ -38,6 +41,7 @@ pub use jws::verify_jws;
 pub use key::KeyInfo;
 pub use keyset::{KeySet, KeySetError, Skipped};
 pub use policy::{Endpoint, LimitClaims, Policy};
+pub use token::algorithm_names;
 
 /// What a client shows.
 #[derive(Debug, Clone)]
@@ -73,6 +77,8 @@ pub enum NonceRule {
     /// Whatever the proof says.
     None,
     OneOf(Vec<String>),
+    /// One that was checked when this very message was first admitted.
+    Checked,
 }
 
 /// The one use of a DPoP proof: whoever admits the request records it, or refuses
@@ -81,8 +87,16 @@ pub enum NonceRule {
 pub struct ProofUse {
     /// A hash of the proof's key and `jti`.
     pub id: [u8; 32],
-    /// From then on the proof is refused for its age.
-    pub expires_at: Timestamp,
+    pub until: Until,
+}
+
+/// For how long a proof could be used again, if nobody remembered it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// As long as its nonce is taken: for [`NONCE_MAX_AGE`] from its use at most, in this boot.
+    Nonce,
+    /// From then on it is refused for its age.
+    Time(Timestamp),
 }
 
 /// The time as a decision sees it.
@@ -91,19 +105,34 @@ pub struct Clock {
     pub now: Timestamp,
     /// A time that has certainly passed.
     pub floor: Timestamp,
+    /// For the age of what this process has seen.
+    pub uptime: Uptime,
     pub synchronised: bool,
     /// What tokens of single realms, by issuer, have told of the time while it wasn't
     /// synchronised.
     pub realm_floors: Arc<BTreeMap<String, RealmFloor>>,
 }
 
-/// A realm's own floor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a realm's accepted tokens have told of the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RealmFloor {
+    /// By the word of two clients: it counts for every token of the realm.
     pub floor: Timestamp,
-    /// By how much one more `iat` may raise it: bounded, so that a far-future token can't stop a
-    /// realm.
-    pub headroom: std::time::Duration,
+    /// By the word of this client alone: it counts for no other's.
+    pub ahead: Option<(String, Timestamp)>,
+    /// The latest time that is taken from one more `iat`: bounded, so that a far-future token can't
+    /// stop anybody.
+    pub most: Timestamp,
+}
+
+impl RealmFloor {
+    /// What counts for a token of `client`.
+    pub fn of(&self, client: &str) -> Timestamp {
+        match &self.ahead {
+            Some((ahead, at)) if ahead == client => self.floor.max(*at),
+            _ => self.floor,
+        }
+    }
 }
 
 impl Clock {
@@ -113,20 +142,27 @@ impl Clock {
         self.now.max(self.floor)
     }
 
-    /// The effective time, held up by the realm's own floor as well.
-    pub(crate) fn held_up(&self, issuer: &str) -> Timestamp {
-        let floor = self.realm_floors.get(issuer).map(|realm| realm.floor);
+    /// The effective time and the uptime.
+    pub fn moment(&self) -> Moment {
+        Moment {
+            known: self.effective(),
+            uptime: self.uptime,
+        }
+    }
+
+    /// The effective time, held up by what the realm's tokens have told that count for `client`.
+    pub(crate) fn held_up(&self, issuer: &str, client: &str) -> Timestamp {
+        let floor = self.realm_floors.get(issuer);
+        let floor = floor.map(|realm| realm.of(client));
         self.effective().max(floor.unwrap_or_default())
     }
 
-    /// The time that counts for a token of the realm that was issued at `issued_at`: while nothing
-    /// better tells the time, the token's own word does, as far as the realm's headroom goes.
-    pub(crate) fn of_realm(&self, issuer: &str, issued_at: Timestamp) -> Timestamp {
-        let now = self.held_up(issuer);
-        match self.realm_floors.get(issuer) {
-            Some(realm) if !self.synchronised => {
-                now.max(issued_at.min(now.saturating_add(realm.headroom)))
-            }
+    /// The time that counts for a token of `who` that was issued at `issued_at`: while nothing
+    /// better tells the time, the token's own word does, as far as the realm's goes.
+    pub(crate) fn of_token(&self, who: &Principal, issued_at: Timestamp) -> Timestamp {
+        let now = self.held_up(&who.issuer, &who.client);
+        match self.realm_floors.get(&who.issuer) {
+            Some(realm) if !self.synchronised => now.max(issued_at.min(realm.most)),
             _ => now,
         }
     }
@@ -160,7 +196,7 @@ pub struct Realm {
     pub endpoints: Vec<Arc<Endpoint>>,
     pub keys: KeySet,
     /// When the keys were last confirmed.
-    pub confirmed_at: Option<Timestamp>,
+    pub confirmed: Option<Mark>,
 }
 
 /// The issuer that a credential's token names, before anything of it is proven: good for nothing
@@ -187,6 +223,17 @@ pub struct Principal {
     /// `azp`: the client that acts. Keycloak lets it hold `/`, `+`, `#` and control characters;
     /// whoever puts it into a topic or a file name must check it (`identity::is_topic_level`).
     pub client: String,
+}
+
+impl Principal {
+    /// Names the principal in a fixed size, whatever its issuer chose to call it.
+    pub fn key(&self) -> [u8; 32] {
+        digest(&[
+            self.issuer.as_bytes(),
+            self.subject.as_bytes(),
+            self.client.as_bytes(),
+        ])
+    }
 }
 
 /// What a verified token allows.

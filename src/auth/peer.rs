@@ -45,8 +45,9 @@ impl Peer {
             let detail = format!("for `{}`", scope.as_str());
             return Err(Finding::new(DenyReason::PeerNotAllowed, detail));
         }
-        let now = clock.held_up(&realm.issuer);
-        match snapshot.deny.names(&self.principal(realm), now) {
+        let who = self.principal(realm);
+        let now = clock.held_up(&who.issuer, &who.client);
+        match snapshot.deny.names(&who, now) {
             Some(what) => Err(Finding::new(DenyReason::Revoked, what.to_owned())),
             None => Ok(()),
         }

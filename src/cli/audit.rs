@@ -6,11 +6,11 @@ use serde_json::Value;
 use super::client::{Client, Problem};
 use super::exit::{Done, Failure};
 use super::{Global, offline, output};
-use crate::audit::{Access, Event, Finished, Record, Verdict};
+use crate::audit::{Access, Event, Finished, Loss, Record, Summary, Verdict};
 use crate::prompt::Origin;
 
 /// Records read at once.
-const PAGE: usize = 500;
+const PAGE: usize = 256;
 
 /// Read the audit log.
 #[derive(Debug, Subcommand)]
@@ -54,26 +54,13 @@ impl Tail {
     fn online(&self, global: &Global, admin: &Client, status: &Value) -> Done {
         // The use of the admin socket is itself a record, which comes after this index.
         let next = status["audit"]["next_index"].as_u64().unwrap_or(0);
-        let mut from = next.saturating_sub(self.lines);
-        if self.follow {
-            // Without a limit, which would end it.
-            let path = format!("/audit?from={from}&follow=true");
-            for line in admin.get(&path)?.lines() {
-                show(global, &line?)?;
-            }
-            return Ok(());
-        }
-        while from < next {
-            let limit = (next - from).min(PAGE as u64);
-            let lines = admin
-                .get(&format!("/audit?from={from}&limit={limit}"))?
-                .lines();
-            let lines = lines.collect::<Result<Vec<_>, _>>()?;
-            let Some(last) = lines.iter().rev().find_map(|line| index(line)) else {
-                break;
-            };
-            lines.iter().try_for_each(|line| show(global, line))?;
-            from = last + 1;
+        let count = self.lines;
+        let path = match self.follow {
+            true => format!("/audit?last={count}&follow=true"),
+            false => format!("/audit?last={count}&before={next}"),
+        };
+        for line in admin.get(&path)?.lines() {
+            show(global, &line?)?;
         }
         Ok(())
     }
@@ -81,7 +68,7 @@ impl Tail {
     fn offline(&self, global: &Global) -> Done {
         let state = offline::open(&global.load()?)?;
         let next = state.log.next_index();
-        let mut from = next.saturating_sub(self.lines);
+        let mut from = state.log.last(self.lines, next).map_err(Failure::failed)?;
         while from < next {
             let records = state.log.read(from, PAGE).map_err(Failure::failed)?;
             let Some(last) = records.last().map(|record| record.index) else {
@@ -95,10 +82,6 @@ impl Tail {
         }
         Ok(())
     }
-}
-
-fn index(line: &str) -> Option<u64> {
-    serde_json::from_str::<Value>(line).ok()?["index"].as_u64()
 }
 
 fn show(global: &Global, line: &str) -> Done {
@@ -124,12 +107,13 @@ pub(super) fn describe(line: &str) -> String {
         } => {
             format!("{count} more refusals: {reason} over {transport} since {since}")
         }
+        Event::AccessesSummary(summary) => summary_line(summary),
         Event::Truncated {
             first_index,
             removed,
-        } => {
-            format!("{removed} old records removed; the log begins at {first_index}")
-        }
+            losses,
+            of_others,
+        } => truncated_line(*first_index, *removed, losses, *of_others),
         Event::Change {
             origin,
             what,
@@ -175,11 +159,57 @@ fn access_line(access: &Access) -> String {
     if let Some(tokens) = access.prompt_tokens {
         text.push_str(&format!(" prompt_tokens={tokens}"));
     }
+    let id = &access.request_id;
+    let own = match id.echoed() == id.as_str() {
+        true => String::new(),
+        false => format!(" {:?}", id.echoed()),
+    };
+    format!("{text} from {} [{id}{own}]", origin_text(&access.origin))
+}
+
+fn summary_line(summary: &Summary) -> String {
+    let decision = match summary.reason {
+        Some(reason) => format!("DENY {reason}"),
+        None => "PERMIT".to_owned(),
+    };
+    let mut text = format!("{} more: {decision} {}", summary.count, summary.action);
+    let names = [
+        ("realm", &summary.realm),
+        ("client", &summary.client),
+        ("subject", &summary.subject),
+    ];
+    for (label, name) in names {
+        if let Some(name) = name {
+            text.push_str(&format!(" {label}={name}"));
+        }
+    }
+    let by = summary
+        .uid
+        .map_or_else(String::new, |uid| format!(" (uid {uid})"));
     format!(
-        "{text} from {} [{}]",
-        origin_text(&access.origin),
-        access.request_id
+        "{text} over {}{by} from {} to {}",
+        summary.transport, summary.first, summary.last
     )
+}
+
+fn truncated_line(first_index: u64, removed: u64, losses: &[Loss], of_others: u64) -> String {
+    let mut text = format!("{removed} old records removed; the log begins at {first_index}");
+    for loss in losses {
+        let Loss {
+            from, to, removed, ..
+        } = loss;
+        let named = |name: &Option<String>| name.as_ref().map(|name| format!(" {name}"));
+        let client = named(&loss.client).unwrap_or_default();
+        let subject = named(&loss.subject).unwrap_or_default();
+        let whose = loss.whose.as_str();
+        text.push_str(&format!(
+            "; {removed} of {whose}{client}{subject} from {from} to {to}"
+        ));
+    }
+    if of_others > 0 {
+        text.push_str(&format!("; {of_others} of others"));
+    }
+    text
 }
 
 fn finish_line(finished: &Finished) -> String {
@@ -202,5 +232,41 @@ fn origin_text(origin: &Origin) -> String {
         Origin::Admin { uid, .. } => format!("admin (uid {uid})"),
         Origin::Mqtt { topic } => format!("mqtt ({topic})"),
         Origin::Daemon => "the daemon".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_and_gaps_are_told_in_words() {
+        let head = r#""time":1800000000000,"synchronised":true,"boot_id":"b""#;
+        for (record, words) in [
+            (
+                r#""event":"accesses_summary","transport":"tcp","action":"list_models","decision":"permit","realm":"dev","issuer":"i","subject":"s","client":"c","count":7,"first":1800000000000,"last":1800000060000"#,
+                "7 more: PERMIT list_models realm=dev client=c subject=s over tcp from 2027",
+            ),
+            (
+                r#""event":"accesses_summary","transport":"admin","action":"status","decision":"permit","uid":0,"count":3,"first":1800000000000,"last":1800000060000"#,
+                "3 more: PERMIT status over admin (uid 0) from 2027",
+            ),
+            (
+                r#""event":"truncated","first_index":4,"removed":9,"losses":[{"whose":"principal","principal":"00000000000000ff","subject":"s","client":"c","from":5,"to":20,"removed":7}],"of_others":2"#,
+                "9 old records removed; the log begins at 4; 7 of principal c s from 5 to 20; 2 of others",
+            ),
+            (
+                r#""event":"truncated","first_index":4,"removed":9"#,
+                "9 old records removed; the log begins at 4",
+            ),
+            (
+                r#""event":"access","request_id":"req_1","client_request_id":"mine","origin":{"transport":"mqtt","topic":"t"},"action":"chat","decision":"permit""#,
+                "PERMIT chat from mqtt (t) [req_1 \"mine\"]",
+            ),
+        ] {
+            let line = format!(r#"{{"index":30,{head},{record}}}"#);
+            let told = describe(&line);
+            assert!(told.contains(words), "{told}");
+        }
     }
 }

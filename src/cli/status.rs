@@ -21,6 +21,9 @@ pub(super) struct Status {}
 )]
 pub(super) struct Reload {}
 
+/// A clock that was stepped back by less catches up by itself.
+const MOST_AHEAD: u64 = 60;
+
 impl Status {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let status = global.admin()?.get("/status")?.json()?;
@@ -70,6 +73,14 @@ fn human(status: &Value) -> Vec<String> {
         let realm = output::printable(realm);
         lines.push(format!("  tokens of {realm}: never before {}", text(floor)));
     }
+    for (realm, told) in clock["client_floors"].as_object().into_iter().flatten() {
+        lines.push(format!(
+            "  tokens of {}'s client {}: never before {}",
+            output::printable(realm),
+            text(&told["client"]),
+            text(&told["floor"])
+        ));
+    }
     lines.push(format!(
         "engine: {} running, {} waiting",
         status["engine"]["running"], status["engine"]["waiting"]
@@ -84,6 +95,13 @@ fn human(status: &Value) -> Vec<String> {
     let mut actions = Vec::new();
     if synchronised != "synchronised" {
         actions.push("the clock isn't synchronised; check this machine's time source".to_owned());
+    } else if clock["floor_ahead_seconds"].as_u64() > Some(MOST_AHEAD) {
+        actions.push(format!(
+            "the clock is synchronised, and an earlier one that was ahead was believed: until {} every \
+             token counts as {} older than it is; if the clock is right now, run slmd keys reset-time",
+            text(&clock["floor"]),
+            span(&clock["floor_ahead_seconds"])
+        ));
     }
     for realm in status["realms"].as_array().into_iter().flatten() {
         push_realm(&mut lines, realm, &now);
@@ -238,6 +256,7 @@ mod tests {
                 "floor": "2026-01-02T00:00:00.000Z",
                 "synchronised": false,
                 "realm_floors": {"dev": "2026-01-02T01:00:00.000Z"},
+                "client_floors": {"dev": {"client": "device-1", "floor": "2026-01-02T09:00:00.000Z"}},
             },
             "engine": {"running": 1, "waiting": 2},
             "mqtt": {"connected": false, "problem": "refused\u{1b}", "reconnects": 3},
@@ -269,6 +288,7 @@ not ready: draining
 slmd 1.2.3 on edge-1, up 1 h 1 min
 clock: 2026-01-01T00:00:00.000Z, not synchronised; never before 2026-01-02T00:00:00.000Z
   tokens of dev: never before 2026-01-02T01:00:00.000Z
+  tokens of dev's client device-1: never before 2026-01-02T09:00:00.000Z
 engine: 1 running, 2 waiting
 mqtt: not connected, 3 reconnect(s): refused\u{fffd}
 audit: next record 9
@@ -288,6 +308,24 @@ realm prod: https://k/prod
 ! realm dev: write stopped, because the keys are too old; run slmd keys refresh dev, or pin them again
 ! realm prod has no keys: every token is refused; run slmd keys pin prod FILE";
         assert_eq!(human(&status).join("\n"), expected);
+    }
+
+    #[test]
+    fn a_floor_that_is_ahead_of_a_synchronised_clock_is_named_with_its_remedy() {
+        let said = |synchronised: bool, ahead: u64| {
+            let floor = "2036-01-02T00:00:00.000Z";
+            let clock =
+                json!({"synchronised": synchronised, "floor": floor, "floor_ahead_seconds": ahead});
+            human(&json!({ "clock": clock })).join("\n")
+        };
+        let ten_years = said(true, 315_360_000);
+        assert!(ten_years.contains("3650 d 0 h older"), "{ten_years}");
+        assert!(ten_years.contains("slmd keys reset-time"), "{ten_years}");
+        assert!(!said(true, 60).contains("reset-time"));
+        assert!(
+            !said(false, 315_360_000).contains("reset-time"),
+            "nobody knows"
+        );
     }
 
     #[test]

@@ -9,7 +9,9 @@ use super::RealmConfig;
 use super::group;
 use super::read::Section;
 use super::sections::DAY;
-use super::value::{count, duration, issuer, kind, path, plain_name, scope, scopes, text};
+use super::value::{
+    boolean, count, duration, issuer, kind, plain_name, scope, scopes, text, trusted_file,
+};
 use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::https;
 use crate::keysync::Source;
@@ -71,7 +73,7 @@ fn realm(section: &mut Section<'_>) -> Option<RealmConfig> {
     let issuer = section.required("issuer", issuer);
     let mut policy = policy(section);
     let local_groups = local_groups(section, &mut policy);
-    let deny_file = section.optional("deny_file", path);
+    let deny_file = section.optional("deny_file", trusted_file);
     let endpoints = endpoints(section);
     let jwks = jwks(section, issuer.as_deref());
     if let Some(default) = &policy.default_endpoint
@@ -114,26 +116,26 @@ fn jwks(section: &mut Section<'_>, issuer: Option<&str>) -> Option<Source> {
     let default = issuer.map(|issuer| format!("{issuer}/protocol/openid-connect/certs"));
     let source = section.section("jwks", |section| {
         let uri = section.optional("uri", text).or(default);
-        let ca_file = section.optional("ca_file", path);
+        let ca_file = section.optional("ca_file", trusted_file);
+        let plain_http = section.or("plain_http_trusts_this_host", boolean, false);
         let refresh_interval = duration(60 * SECOND, 30 * DAY);
         let min_interval = duration(SECOND, HOUR);
+        let vouch_after = duration(SECOND, 365 * DAY);
         let timeout = duration(SECOND, 60 * SECOND);
         let source = Source {
             uri: uri?,
+            ca_file,
+            plain_http_trusts_this_host: plain_http,
             refresh_interval: section.or("refresh_interval", refresh_interval, 900 * SECOND),
             min_interval: section.or("min_interval", min_interval, 30 * SECOND),
+            vouch_after: section.or("vouch_after", vouch_after, DAY),
             timeout: section.or("timeout", timeout, 10 * SECOND),
-            ca_file,
         };
         if !given {
             return None;
         }
-        match https::check_url(&source.uri) {
-            Err(error) => section.problem("uri", error.to_string()),
-            Ok(()) if source.ca_file.is_none() && source.uri.starts_with("https:") => {
-                section.problem("ca_file", "is missing: HTTPS needs the CA to trust, as PEM");
-            }
-            Ok(()) => {}
+        if let Err((key, what)) = trusted(&source) {
+            section.problem(key, what);
         }
         if source.min_interval > source.refresh_interval {
             section.problem("min_interval", "is longer than `refresh_interval`");
@@ -141,6 +143,26 @@ fn jwks(section: &mut Section<'_>, issuer: Option<&str>) -> Option<Source> {
         Some(source)
     });
     source.filter(|_| given)
+}
+
+/// Whoever answers in the issuer's place can hand over keys, and on loopback that is every user who
+/// binds its port while it is away.
+fn trusted(source: &Source) -> Result<(), (&'static str, String)> {
+    https::check_url(&source.uri).map_err(|error| ("uri", error.to_string()))?;
+    match (source.uri.starts_with("https:"), &source.ca_file) {
+        (true, None) => Err((
+            "ca_file",
+            "is missing: HTTPS needs the CA to trust, as PEM".to_owned(),
+        )),
+        (false, _) if !source.plain_http_trusts_this_host => Err((
+            "uri",
+            "is plain HTTP: any user of this machine who gets its port while Keycloak is away \
+             could serve keys; write https:// and `ca_file`, or \
+             `plain_http_trusts_this_host = true` where all of them are trusted"
+                .to_owned(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Names of the claims that carry limits.

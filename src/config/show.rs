@@ -127,6 +127,8 @@ fn admission(settings: &admission::Settings) -> Value {
         "duplicate_window": show_duration(settings.duplicate_window),
         "duplicates": settings.duplicates,
         "tokens_per_minute": settings.tokens_per_minute,
+        "prompts_per_minute": settings.prompts_per_minute,
+        "operations_per_minute": settings.operations_per_minute,
     })
 }
 
@@ -165,8 +167,10 @@ fn jwks(source: &Source) -> Value {
     sparse(json!({
         "uri": source.uri,
         "ca_file": source.ca_file,
+        "plain_http_trusts_this_host": source.plain_http_trusts_this_host,
         "refresh_interval": show_duration(source.refresh_interval),
         "min_interval": show_duration(source.min_interval),
+        "vouch_after": show_duration(source.vouch_after),
         "timeout": show_duration(source.timeout),
     }))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::engine::Family;
+use crate::files::{self, Care};
 use crate::identity::is_topic_level;
 use crate::prompt::Scope;
 
@@ -163,6 +164,24 @@ pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     }
 }
 
+/// A file whose content is believed. That it isn't there is for its reader to tell.
+pub(super) fn trusted_file(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    kept_file(value, Care::Trusted)
+}
+
+/// A file with a key or a password.
+pub(super) fn secret_file(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    kept_file(value, Care::Secret)
+}
+
+fn kept_file(value: &DeValue<'_>, care: Care) -> Result<PathBuf, String> {
+    let file = path(value)?;
+    match files::check(&file, care) {
+        Ok(()) => Ok(file),
+        Err(error) => Err(format!("is {}: {error}", file.display())),
+    }
+}
+
 pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     let path = path(value)?;
     let length = path.as_os_str().len();
@@ -303,6 +322,13 @@ pub(super) fn required(value: &DeValue<'_>) -> Result<bool, String> {
         "required" => Ok(true),
         "optional" => Ok(false),
         other => Err(format!("is {other:?}; write \"optional\" or \"required\"")),
+    }
+}
+
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    match value {
+        DeValue::Boolean(value) => Ok(*value),
+        other => Err(format!("is {}; write true or false", kind(other))),
     }
 }
 

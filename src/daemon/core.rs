@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
@@ -11,16 +11,20 @@ use super::metrics::{Metrics, stops_at};
 use super::{RunError, State};
 use crate::admission::Admission;
 use crate::audit;
-use crate::auth::{self, ExplainContext, KeyInfo, Realm};
+use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm, Skipped, Snapshot};
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::keysync::{Changed, DenyStatus, Held, Outcome, Report, Why};
+use crate::keysync::{Change, Changed, DenyStatus, Held, KeysError, Outcome, Report, Told, Why};
 use crate::prompt::{Origin, Scope};
 use crate::reason::{Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
+use crate::store::StoreError;
 use crate::telemetry::Exposition;
-use crate::time::{self, Timestamp};
+use crate::time::{self, MAX_SECS, Moment, Timestamp};
 use crate::transport::{http, mqtt};
+
+/// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
+const AHEAD: Duration = Duration::from_secs(86_400);
 
 pub(super) struct Core {
     pub(super) admission: Admission,
@@ -34,6 +38,8 @@ pub(super) struct Core {
     pub(super) started: Instant,
     pub(super) config: ArcSwap<Config>,
     pub(super) metrics: Metrics,
+    /// Why nothing can be recorded, as the last tick has found it.
+    pub(super) store_problem: Mutex<Option<StoreError>>,
     /// Held while a snapshot is made and put in force, or an older one could take the place of a
     /// newer.
     pub(super) replacing: Mutex<()>,
@@ -43,6 +49,7 @@ impl Core {
     /// Once a second. A part that fails says so and is tried again.
     pub(super) fn tick(&self) {
         let now = time::now();
+        self.check_store();
         if let Err(error) = self.state.log.tick(now) {
             tracing::error!(%error, "audit housekeeping failed");
         }
@@ -52,11 +59,29 @@ impl Core {
         if let Err(error) = self
             .state
             .floor
-            .advance(now, time::synchronised(), time::instant())
+            .advance(now, time::synchronised(), time::booted())
         {
             tracing::error!(%error, "the time floor could not be saved");
         }
         self.refresh_due();
+    }
+
+    /// Says when the store breaks, and when it is whole again.
+    fn check_store(&self) {
+        let found = self.state.store.check().err();
+        let mut known = self.store_problem();
+        match (&*known, &found) {
+            (None, Some(error)) => tracing::error!(%error, "not ready: nothing can be recorded"),
+            (Some(_), None) => tracing::info!("records can be written again"),
+            _ => {}
+        }
+        *known = found;
+    }
+
+    fn store_problem(&self) -> MutexGuard<'_, Option<StoreError>> {
+        self.store_problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A thread for each fetch that is due: an issuer that hangs delays neither another realm nor
@@ -73,45 +98,49 @@ impl Core {
     }
 
     /// Puts in force what a fetch has found, and says so.
-    pub(super) fn keys_refreshed(&self, realm: &str, outcome: &Outcome, news: bool) {
+    pub(super) fn keys_refreshed(&self, told: &Told<'_>) {
+        let (realm, outcome) = (told.realm, told.outcome);
         self.metrics.refreshed(realm, outcome);
-        let recorded = match outcome {
-            Outcome::Cooldown(_) => return,
-            Outcome::Failed(why) => {
-                tracing::warn!(
-                    realm,
-                    why,
-                    "keys could not be refreshed; the pinned ones stay"
-                );
-                return;
-            }
-            Outcome::Held if !news => return,
-            Outcome::Held => {
-                tracing::warn!(realm, "an unknown key set is held; compare and pin it");
-                let held = self.state.refresher.report(realm).and_then(|r| r.held);
-                let fingerprint = held.map(|held| held.keys.fingerprint());
-                let detail = json!({"realm": realm, "fingerprint": fingerprint});
-                self.state.record("keys_held", detail)
-            }
-            Outcome::Replaced => {
-                tracing::info!(realm, "keys refreshed");
-                self.state.record("keys_refreshed", json!({"realm": realm}))
-            }
-            Outcome::Confirmed => Ok(()),
-        };
+        if let Outcome::Failed(why) = outcome {
+            tracing::warn!(
+                realm,
+                why,
+                "keys could not be refreshed; the pinned ones stay"
+            );
+        }
+        let recorded = self.record_refresh(told);
         if let Err(error) = recorded {
             tracing::error!(realm, %error, "a key refresh could not be recorded");
         }
-        if *outcome != Outcome::Held {
+        let confirmed = matches!(outcome, Outcome::Confirmed | Outcome::Replaced);
+        if confirmed || !told.change.is_empty() {
             self.replace_snapshot();
         }
+    }
+
+    fn record_refresh(&self, told: &Told<'_>) -> Result<(), RunError> {
+        let (realm, change) = (told.realm, told.change);
+        if *told.outcome == Outcome::Replaced || !change.is_empty() {
+            let (added, removed) = (&change.added, &change.removed);
+            tracing::info!(realm, ?added, ?removed, "the realm's keys have changed");
+            let detail = json!({"realm": realm, "added": added, "removed": removed});
+            self.state.record("keys_refreshed", detail)?;
+        }
+        if *told.outcome == Outcome::Held && told.news {
+            tracing::warn!(realm, "an unknown key set is held; compare and pin it");
+            let held = self.state.refresher.report(realm).and_then(|r| r.held);
+            let fingerprint = held.map(|held| held.keys.fingerprint());
+            let detail = json!({"realm": realm, "fingerprint": fingerprint});
+            self.state.record("keys_held", detail)?;
+        }
+        Ok(())
     }
 
     /// Looks at the deny files, and puts in force what has changed. Twice a second.
     pub(super) fn look_at_deny_files(&self) {
         let changed = self.state.deny_files.look();
         if changed.iter().any(|changed| changed.result.is_ok()) {
-            self.replace_snapshot();
+            self.replace_deny_list();
         }
         for Changed { realm, result } in changed {
             let recorded = match result {
@@ -132,9 +161,20 @@ impl Core {
         }
     }
 
+    /// A revocation waits for nothing that can fail, so the realms stay as they are in force.
+    fn replace_deny_list(&self) {
+        let _turn = self.replacing();
+        let snapshot = Snapshot {
+            epoch: 0,
+            realms: self.admission.snapshot().realms.clone(),
+            deny: self.state.deny_list(&self.config.load()),
+        };
+        self.admission.replace_snapshot(snapshot);
+    }
+
     fn replace_snapshot(&self) {
         if let Err(error) = self.try_replace_snapshot() {
-            tracing::error!(%error, "changed keys or deny-lists can't be put in force");
+            tracing::error!(%error, "changed keys can't be put in force");
         }
     }
 
@@ -145,15 +185,42 @@ impl Core {
         Ok(())
     }
 
-    fn replacing(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn replacing(&self) -> MutexGuard<'_, ()> {
         self.replacing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For keys that a person pins, who sees what time the machine thinks it is.
-    fn pinning_time(&self) -> Timestamp {
-        time::now().max(self.state.floor.get())
+    /// The last change of the realm's keys since the start; null without one.
+    fn keys_changed(&self, realm: &str) -> Value {
+        let pinned = self.state.keyring.get(realm).ok().flatten();
+        let changed = pinned.and_then(|pinned| pinned.changed().cloned());
+        changed.map_or(Value::Null, |(at, change)| {
+            json!({"at": at.to_string(), "added": change.added, "removed": change.removed})
+        })
+    }
+
+    /// Puts keys in force that a person has pinned.
+    fn pinned(
+        &self,
+        realm: &str,
+        pinned: Result<(KeySet, Change), KeysError>,
+    ) -> Result<Value, String> {
+        let (keys, change) = pinned.map_err(|e| e.to_string())?;
+        let (added, removed) = (&change.added, &change.removed);
+        tracing::info!(realm, ?added, ?removed, "the realm's keys were pinned");
+        let detail = json!({
+            "realm": realm,
+            "keys": keys.keys().iter().map(key_json).collect::<Vec<_>>(),
+            "fingerprint": keys.fingerprint(),
+            "left_out": left_out(&keys),
+            "added": added,
+            "removed": removed,
+        });
+        let recorded = self.state.record("keys_pinned", detail.clone());
+        recorded.map_err(|e| e.to_string())?;
+        self.try_replace_snapshot().map_err(|e| e.to_string())?;
+        Ok(detail)
     }
 
     /// How the realm's refreshes go; null where it isn't refreshed.
@@ -172,64 +239,47 @@ impl Core {
             "last_at": at.map(|at| at.to_string()),
             "why": why,
             "next_at": now.saturating_add(report.next_in).to_string(),
+            "vouching": report.vouching,
         });
         (refresh, held)
     }
 
-    /// Reads the file whole, checks it whole, and puts in force what can change while running.
-    /// Returns what was applied and what waits for a restart.
-    pub(super) fn reload_configuration(&self) -> Result<Value, Vec<String>> {
-        let Some(source) = &self.source else {
-            return Err(vec!["started without a configuration file".to_owned()]);
-        };
-        let new = Config::load(source)
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        // First, so that a bad file leaves everything as it is.
-        let renewed = self.certificates.reload();
-        renewed.map_err(|e| vec![format!("http.tls: {e}; the old certificate stays in force")])?;
-        let old = self.config.load_full();
-        let waiting = needs_restart(&old, &new);
-        let running = running_config(&old, new);
-        let _turn = self.replacing();
-        let followed = self.state.follow(&running);
-        followed.map_err(|e| vec![e.to_string()])?;
-        let snapshot = self.state.snapshot(&running);
-        let snapshot = snapshot.map_err(|e| vec![e.to_string()])?;
-        let detail = json!({"realms": running.realms.len(), "needs_restart": waiting});
-        let recorded = self.state.record("configuration_reloaded", detail.clone());
-        recorded.map_err(|e| vec![e.to_string()])?;
-        self.admission.replace_settings(running.admission.clone());
-        self.state.log.set_settings(running.audit.clone());
-        self.admission.replace_snapshot(snapshot);
-        self.config.store(running.into());
-        Ok(detail)
-    }
-
     fn clock_status(&self) -> Value {
-        let (now, synchronised) = (time::now(), time::synchronised());
+        let (now, uptime) = (time::now(), time::uptime());
+        let (floor, synchronised) = (self.state.floor.get(uptime), time::synchronised());
         let floors = match synchronised {
             true => Arc::default(),
-            false => self.state.floor.realms(now, time::instant()),
+            false => self.state.floor.realms(now, uptime),
         };
         let snapshot = self.admission.snapshot();
-        let raised = snapshot.realms.values().filter_map(|realm| {
-            let floor = floors.get(&realm.issuer)?.floor;
-            let raised = floor > self.state.floor.get();
-            raised.then(|| (realm.name.clone(), json!(floor.to_string())))
+        let realms = snapshot.realms.values().filter_map(|realm| {
+            let told = floors.get(&realm.issuer)?;
+            Some((realm.name.clone(), told))
         });
+        let (mut raised, mut alone) = (Map::new(), Map::new());
+        for (realm, told) in realms {
+            if told.floor > floor {
+                raised.insert(realm.clone(), json!(told.floor.to_string()));
+            }
+            if let Some((client, at)) = told.ahead.as_ref().filter(|(_, at)| *at > floor) {
+                alone.insert(realm, json!({"client": client, "floor": at.to_string()}));
+            }
+        }
         json!({
             "now": now.to_string(),
-            "floor": self.state.floor.get().to_string(),
+            "floor": floor.to_string(),
+            "floor_ahead_seconds": floor.since(now).as_secs(),
             "synchronised": synchronised,
-            "realm_floors": raised.collect::<Map<String, Value>>(),
+            "realm_floors": raised,
+            "client_floors": alone,
         })
     }
 
     fn set_metrics(&self) {
-        let floor = self.state.floor.get();
+        let now = self.state.moment();
+        let floor = self.state.floor.get(now.uptime);
         self.metrics.set_clock(floor, time::synchronised());
         self.metrics.clear_realms();
-        let now = time::now().max(floor);
         for realm in self.admission.snapshot().realms.values() {
             let report = self.state.refresher.report(&realm.name);
             let held = report.map(|Report { held, .. }| held.is_some());
@@ -241,13 +291,14 @@ impl Core {
 
     fn realms(&self) -> Vec<Value> {
         let snapshot = self.admission.snapshot();
-        let now = time::now().max(self.state.floor.get());
+        let now = self.state.moment();
         snapshot
             .realms
             .values()
             .map(|realm| {
                 let mut status = realm_status(realm, now);
-                (status["refresh"], status["held"]) = self.refresh_status(&realm.name, now);
+                status["keys_changed"] = self.keys_changed(&realm.name);
+                (status["refresh"], status["held"]) = self.refresh_status(&realm.name, now.known);
                 let denied = self.state.deny_files.status(&realm.name);
                 status["deny_list"] = denied.as_ref().map_or(Value::Null, deny_json);
                 status
@@ -256,60 +307,15 @@ impl Core {
     }
 }
 
-/// Sections whose settings are taken at start only, and differ.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let differs =
-        |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
-    let mut sections = Vec::new();
-    if differs(&old.identity.device, &new.identity.device) {
-        sections.push("device");
-    }
-    if old.state_dir != new.state_dir {
-        sections.push("state_dir");
-    }
-    if old.models_dir != new.models_dir || models(old) != models(new) {
-        sections.push("models");
-    }
-    if differs(&old.http, &new.http) {
-        sections.push("http");
-    }
-    if differs(&old.mqtt, &new.mqtt) {
-        sections.push("mqtt");
-    }
-    if differs(&old.engine, &new.engine) {
-        sections.push("engine");
-    }
-    if old.log != new.log {
-        sections.push("log");
-    }
-    sections
-}
-
-fn models(config: &Config) -> std::collections::BTreeSet<&str> {
-    let endpoints = config.realms.iter().flat_map(|realm| &realm.endpoints);
-    endpoints.map(|endpoint| endpoint.model.as_str()).collect()
-}
-
-/// The new configuration with the parts of the old that stay until a restart.
-fn running_config(old: &Config, new: Config) -> Config {
-    Config {
-        identity: old.identity.clone(),
-        state_dir: old.state_dir.clone(),
-        models_dir: old.models_dir.clone(),
-        http: old.http.clone(),
-        mqtt: old.mqtt.clone(),
-        engine: old.engine.clone(),
-        log: old.log.clone(),
-        ..new
-    }
-}
-
-fn realm_status(realm: &Realm, now: Timestamp) -> Value {
-    let age = realm.confirmed_at.map(|at| now.since(at).as_secs());
+fn realm_status(realm: &Realm, now: Moment) -> Value {
+    let age = realm
+        .confirmed
+        .map(|confirmed| confirmed.age(now).as_secs());
+    let confirmed_at = realm.confirmed.map(|confirmed| confirmed.shown(now));
     let stops: Map<String, Value> = Scope::ALL
         .into_iter()
         .filter_map(|scope| {
-            let stops_at = stops_at(realm, scope)?;
+            let stops_at = stops_at(realm, scope, now)?;
             Some((scope.as_str().to_owned(), json!(stops_at.to_string())))
         })
         .collect();
@@ -318,8 +324,9 @@ fn realm_status(realm: &Realm, now: Timestamp) -> Value {
         "issuer": realm.issuer,
         "keys": realm.keys.keys().iter().map(key_json).collect::<Vec<_>>(),
         "fingerprint": realm.keys.fingerprint(),
+        "left_out": left_out(&realm.keys),
         "keys_age_seconds": age,
-        "keys_confirmed_at": realm.confirmed_at.map(|at| at.to_string()),
+        "keys_confirmed_at": confirmed_at.map(|at| at.to_string()),
         "scope_stops_at": stops,
         "endpoints": realm.endpoints.iter().map(|e| json!({"client_id": e.client_id, "model": e.model})).collect::<Vec<_>>(),
     })
@@ -335,7 +342,16 @@ fn not_refreshed(realm: &str) -> String {
 
 fn held_json(held: &Held) -> Value {
     let keys: Vec<Value> = held.keys.keys().iter().map(key_json).collect();
-    json!({"fingerprint": held.keys.fingerprint(), "keys": keys})
+    json!({
+        "fingerprint": held.keys.fingerprint(),
+        "keys": keys,
+        "left_out": left_out(&held.keys),
+    })
+}
+
+/// Keys of a set that aren't used, and why.
+fn left_out(keys: &KeySet) -> Value {
+    keys.skipped().iter().map(Skipped::to_json).collect()
 }
 
 fn key_json(key: &KeyInfo) -> Value {
@@ -346,6 +362,16 @@ impl http::Control for Core {
     fn ready(&self) -> Result<(), String> {
         if self.shutdown.is_draining() {
             return Err("draining: the daemon is going down".to_owned());
+        }
+        // Without a record nothing is answered.
+        if let Some(error) = &*self.store_problem() {
+            let folder = self.state.folder.display();
+            return Err(match error {
+                StoreError::Full => {
+                    format!("{error} {folder}; make room, and it goes on by itself")
+                }
+                other => format!("state folder {folder}: {other}"),
+            });
         }
         let snapshot = self.admission.snapshot();
         let keyless = snapshot.realms.values().all(|realm| realm.keys.is_empty());
@@ -396,18 +422,10 @@ impl http::Control for Core {
                 names.join(", ")
             ));
         }
-        let keys = self
-            .state
-            .keyring
-            .pin(realm, jwks, self.pinning_time())
-            .map_err(|e| e.to_string())?;
+        let pinned = self.state.keyring.pin(realm, jwks, self.state.moment());
+        let answer = self.pinned(realm, pinned)?;
         self.state.refresher.settle(realm);
-        let keys: Vec<Value> = keys.iter().map(key_json).collect();
-        let detail = json!({"realm": realm, "keys": keys});
-        let recorded = self.state.record("keys_pinned", detail.clone());
-        recorded.map_err(|e| e.to_string())?;
-        self.try_replace_snapshot().map_err(|e| e.to_string())?;
-        Ok(detail)
+        Ok(answer)
     }
 
     fn fetch_keys(&self, realm: &str) -> Result<Value, String> {
@@ -422,31 +440,26 @@ impl http::Control for Core {
         let pinned = self
             .state
             .refresher
-            .pin_held(realm, fingerprint, self.pinning_time());
+            .pin_held(realm, fingerprint, self.state.moment());
         let pinned = pinned.ok_or_else(|| {
             format!(
                 "realm {realm:?} holds no set with this fingerprint; fetch it again and compare"
             )
         })?;
-        let keys: Vec<Value> = pinned
-            .map_err(|e| e.to_string())?
-            .iter()
-            .map(key_json)
-            .collect();
-        let detail = json!({"realm": realm, "keys": keys, "fingerprint": fingerprint});
-        let recorded = self.state.record("keys_pinned", detail.clone());
-        recorded.map_err(|e| e.to_string())?;
-        self.replace_snapshot();
-        Ok(detail)
+        self.pinned(realm, pinned)
     }
 
     fn refresh_keys(&self, realm: &str) -> Result<Value, String> {
         let outcome = self.state.refresher.refresh(realm, Why::Asked);
         let outcome = outcome.ok_or_else(|| not_refreshed(realm))?;
-        let (refresh, held) = self.refresh_status(realm, time::now());
-        Ok(
-            json!({"realm": realm, "outcome": outcome.as_str(), "why": refresh["why"], "held": held}),
-        )
+        let (refresh, held) = self.refresh_status(realm, self.state.moment().known);
+        Ok(json!({
+            "realm": realm,
+            "outcome": outcome.as_str(),
+            "why": refresh["why"],
+            "changed": self.keys_changed(realm),
+            "held": held,
+        }))
     }
 
     fn explain_token(&self, token: &str, context: &ExplainContext) -> Result<Value, String> {
@@ -456,11 +469,24 @@ impl http::Control for Core {
     }
 
     fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String> {
-        let was = self.state.floor.get();
-        let to = to.unwrap_or_else(time::now);
-        let reset = self.state.floor.reset(to, time::instant());
+        let (now, synchronised) = (time::now(), time::synchronised());
+        let to = to.unwrap_or(now);
+        if to.as_secs() > MAX_SECS || (synchronised && to > now.saturating_add(AHEAD)) {
+            return Err(format!(
+                "{to} is later than the clock ({now}); a floor that is too late refuses every token"
+            ));
+        }
+        let was = self.state.floor.get(time::uptime());
+        let reset = self.state.floor.reset(to, time::booted());
         reset.map_err(|error| format!("the time floor could not be saved: {error}"))?;
-        let detail = json!({"was": was.to_string(), "floor": self.state.floor.get().to_string()});
+        let moment = self.state.moment();
+        let mended = self.state.keyring.mend(moment);
+        mended.map_err(|error| format!("the keys' confirmations could not be mended: {error}"))?;
+        let mended = self.admission.mend_time(moment);
+        mended.map_err(|error| format!("what was delivered could not be mended: {error}"))?;
+        self.try_replace_snapshot().map_err(|e| e.to_string())?;
+        let floor = self.state.floor.get(moment.uptime);
+        let detail = json!({"was": was.to_string(), "floor": floor.to_string()});
         let recorded = self.state.record("time_reset", detail.clone());
         recorded.map_err(|e| e.to_string())?;
         Ok(detail)
@@ -470,13 +496,26 @@ impl http::Control for Core {
         self.state.log.clone()
     }
 
+    fn record_look(&self, origin: Origin, what: &str) {
+        if let Err(error) = self.state.log.look(origin, what, time::now()) {
+            tracing::error!(%error, what, "a look by the admin socket could not be recorded yet");
+        }
+    }
+
+    fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool {
+        self.admission.refuse_admin(origin, what, refusal)
+    }
+
     fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
+        if let Origin::Admin { uid, .. } = origin {
+            self.admission.take_admin_turn(uid)?;
+        }
         let recorded = self
             .state
             .log
-            .change(origin, what, Value::Null, time::now());
+            .change(origin.clone(), what, Value::Null, time::now());
         recorded.map(drop).map_err(|error| {
-            tracing::error!(%error, "a use of the admin socket could not be recorded");
+            tracing::error!(?origin, what, %error, "a use of the admin socket could not be recorded");
             RefuseReason::AuditUnavailable.into()
         })
     }

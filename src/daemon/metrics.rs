@@ -11,7 +11,7 @@ use crate::auth::Realm;
 use crate::keysync::Outcome;
 use crate::prompt::Scope;
 use crate::telemetry::Registry;
-use crate::time::Timestamp;
+use crate::time::{Moment, Timestamp};
 
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
@@ -100,19 +100,19 @@ impl Metrics {
     pub(super) fn set_realm(
         &self,
         realm: &Realm,
-        now: Timestamp,
+        now: Moment,
         held: Option<bool>,
         denied: Option<usize>,
     ) {
         let name = OfRealm {
             realm: realm.name.clone(),
         };
-        if let Some(at) = realm.confirmed_at {
+        if let Some(confirmed) = realm.confirmed {
             let age = self.keys_age.get_or_create(&name);
-            age.set(number(now.since(at).as_secs()));
+            age.set(number(confirmed.age(now).as_secs()));
         }
         for scope in Scope::ALL {
-            let Some(stops_at) = stops_at(realm, scope) else {
+            let Some(stops_at) = stops_at(realm, scope, now) else {
                 continue;
             };
             let labels = OfScope {
@@ -120,7 +120,7 @@ impl Metrics {
                 scope: scope.as_str(),
             };
             let remaining = self.scope_remaining.get_or_create(&labels);
-            remaining.set(number(stops_at.since(now).as_secs()));
+            remaining.set(number(stops_at.since(now.known).as_secs()));
         }
         if let Some(held) = held {
             self.held.get_or_create(&name).set(held.into());
@@ -133,10 +133,10 @@ impl Metrics {
     }
 }
 
-/// When the realm's keys will be too old for the scope, if ever.
-pub(super) fn stops_at(realm: &Realm, scope: Scope) -> Option<Timestamp> {
+/// When the realm's keys will be too old for the scope, if ever, by the clock of `now`.
+pub(super) fn stops_at(realm: &Realm, scope: Scope, now: Moment) -> Option<Timestamp> {
     let grace = realm.policy.offline_grace.get(&scope)?;
-    Some(realm.confirmed_at?.saturating_add(*grace))
+    Some(realm.confirmed?.shown(now).saturating_add(*grace))
 }
 
 fn number(value: u64) -> i64 {

@@ -7,6 +7,7 @@ mod core;
 mod health;
 mod metrics;
 mod models;
+mod reload;
 mod state;
 
 use std::future::Future;
@@ -23,12 +24,12 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::admission::{Admission, Parts, Refresh, Refreshed};
 use crate::config::Config;
 use crate::engine::{Engine, LoadError};
-use crate::keysync::{Outcome, Refresher, Why};
+use crate::keysync::{Outcome, Refresher, Told, Why};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::{Exposition, Registry};
 use crate::transport::{http, mqtt};
-use crate::{systemd, time};
+use crate::{process, systemd, time};
 use core::Core;
 use health::Health;
 use metrics::Metrics;
@@ -72,11 +73,16 @@ const REFRESH_RETRY: Duration = Duration::from_secs(5);
 /// How often the realms' deny files are looked at.
 const DENY_FILES_LOOK: Duration = Duration::from_millis(500);
 
+/// Files that are open beside connections: database, runtime, broker, fetches of keys, models being
+/// loaded, and a reserve.
+const OWN_DESCRIPTORS: u64 = 128;
+
 /// How long answers get to end once they have been interrupted.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. `source` is the file that a reload reads again.
 pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError> {
+    raise_descriptors(&config);
     let loading = Loading::begin(&config);
     let state = State::open(&config)?;
     state.record(
@@ -96,6 +102,18 @@ pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError
     }
     state.close();
     Ok(())
+}
+
+fn raise_descriptors(config: &Config) {
+    let needed = config.http.descriptors() + OWN_DESCRIPTORS;
+    let limit = process::raise_descriptors(needed);
+    if limit < needed {
+        tracing::warn!(
+            limit,
+            needed,
+            "open files may run short; raise LimitNOFILE=, or lower http.max_connections"
+        );
+    }
 }
 
 struct Daemon {
@@ -120,8 +138,7 @@ impl Daemon {
         let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
         let shutdown = Shutdown::default();
         let parts = parts(state, &engine, &shutdown);
-        state.follow(&config)?;
-        let snapshot = state.snapshot(&config)?;
+        let snapshot = state.follow(state.prepare(&config)?);
         let admission = Admission::new(parts, config.admission.clone(), snapshot, &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
@@ -154,6 +171,7 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
             metrics,
+            store_problem: std::sync::Mutex::default(),
             replacing: std::sync::Mutex::default(),
         });
         core.follow_refreshes();
@@ -256,7 +274,7 @@ fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
         log: state.log.clone(),
         store: state.store.clone(),
         clock: state.clock(),
-        issued: state.issued(),
+        heard: state.heard(),
         shutdown: shutdown.clone(),
         refresh: refresh(state.refresher.clone()),
     }
@@ -339,9 +357,9 @@ impl Core {
     /// The refresher outlives nobody, so it holds no core.
     fn follow_refreshes(self: &Arc<Self>) {
         let core = Arc::downgrade(self);
-        let changed = move |realm: &str, outcome: &Outcome, news: bool| {
+        let changed = move |told: &Told<'_>| {
             if let Some(core) = core.upgrade() {
-                core.keys_refreshed(realm, outcome, news);
+                core.keys_refreshed(told);
             }
         };
         self.state.refresher.on_change(Box::new(changed));

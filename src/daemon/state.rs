@@ -7,16 +7,16 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::RunError;
-use crate::admission::Issued;
+use crate::admission::Heard;
 use crate::audit;
-use crate::auth::{Clock, DenyList, KeySet, Realm, Snapshot};
+use crate::auth::{Clock, DenyList, KeySet, Realm, Revocations, Snapshot};
 use crate::config::{Config, RealmConfig};
-use crate::https::HttpsError;
+use crate::files;
 use crate::identity::{Key, Nonces};
-use crate::keysync::{DenyFiles, Floor, Keyring, Refresher};
+use crate::keysync::{DenyFiles, Floor, Keyring, KeysError, Lines, NewDenyFiles, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
-use crate::time::{self, Timestamp};
+use crate::time::{self, Moment};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -32,6 +32,15 @@ pub struct State {
     pub deny_files: DenyFiles,
 }
 
+/// Everything that following a configuration needs; nothing of it is in force.
+#[derive(Debug)]
+pub struct Prepared {
+    deny_files: NewDenyFiles,
+    lines: Lines,
+    issuers: Vec<String>,
+    snapshot: Snapshot,
+}
+
 impl State {
     pub fn open(config: &Config) -> Result<State, RunError> {
         let folder = config.state_dir.clone();
@@ -39,28 +48,29 @@ impl State {
             folder: folder.clone(),
             source,
         };
+        let own = files::check_own_folder(&folder).map_err(std::io::Error::from);
+        own.map_err(|e| fail(StoreError::from_io(&e)))?;
         let store = Store::open(&folder.join("db")).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;
-        let keyring = Keyring::open(&store, folder.join("keys"))
-            .map_err(|e| RunError::Keys(e.to_string()))?;
-        let floor = Arc::new(Floor::open(&store).map_err(fail)?);
+        let floor = Arc::new(Floor::open(&store, time::booted()).map_err(fail)?);
         let passed = Arc::clone(&floor);
-        // Only a time that can be trusted confirms keys: by a clock that is ahead they would never
-        // grow old again.
-        let clock = move || {
-            let now = match time::synchronised() {
-                true => time::now(),
-                false => Timestamp(0),
-            };
-            (now.max(passed.get()), time::instant())
-        };
+        let moment = move || passed.moment(time::now(), time::uptime());
+        let begun = time::uptime();
+        let keyring = Keyring::open(&store, folder.join("keys"), floor.ran(begun), begun)
+            .map_err(|e| RunError::Keys(e.to_string()))?;
+        if time::synchronised() {
+            // A confirmation that lies in the future is from a clock that was wrong.
+            let mended = keyring.mend(moment());
+            mended.map_err(|e| RunError::Keys(e.to_string()))?;
+        }
+        let clock = move || (moment(), time::instant());
         let deny_files = DenyFiles::default();
         let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
         let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         let state = State {
             refresher,
-            nonces: Nonces::new(key, &config.identity.device),
+            nonces: Nonces::new(key, &config.identity.device, time::booted().boot),
             folder: folder.clone(),
             store,
             log,
@@ -84,6 +94,13 @@ impl State {
             tracing::warn!(realm, "pinned keys were restored from their copy");
             self.record("keys_restored", json!({"realm": realm}))?;
         }
+        for realm in self.keyring.ignored() {
+            tracing::warn!(
+                realm,
+                "a copy of pinned keys isn't what was pinned; it was set aside"
+            );
+            self.record("keys_copy_ignored", json!({"realm": realm}))?;
+        }
         Ok(())
     }
 
@@ -99,83 +116,114 @@ impl State {
     pub fn clock(&self) -> Box<dyn Fn() -> Clock + Send + Sync> {
         let floor = Arc::clone(&self.floor);
         Box::new(move || {
-            let (now, synchronised) = (time::now(), time::synchronised());
+            let (now, uptime) = (time::now(), time::uptime());
+            let synchronised = time::synchronised();
             Clock {
                 now,
-                floor: floor.get(),
+                floor: floor.get(uptime),
+                uptime,
                 synchronised,
                 realm_floors: match synchronised {
                     true => Arc::default(),
-                    false => floor.realms(now, time::instant()),
+                    false => floor.realms(now, uptime),
                 },
             }
         })
     }
 
-    /// Takes a genuine token's word for the time, while nothing better tells it.
-    pub fn issued(&self) -> Issued {
+    /// Takes an accepted token's word for the time, while nothing better tells it. What is known
+    /// when a request is admitted stays known after a power cut.
+    pub fn heard(&self) -> Heard {
         let floor = Arc::clone(&self.floor);
-        Box::new(move |issuer, issued_at| {
+        Box::new(move |who, issued_at| {
+            let (now, at) = (time::now(), time::booted());
             if !time::synchronised() {
-                floor.issued(issuer, issued_at, time::now(), time::instant());
+                floor.hear(&who.issuer, &who.client, issued_at, now, at.uptime);
             }
+            floor.write_along(at)
         })
     }
 
-    /// Follows the configuration's issuers, their keys, floors and deny files; where one of these
-    /// can't be used, nothing changes.
-    pub fn follow(&self, config: &Config) -> Result<(), RunError> {
+    /// Both clocks, the wall clock held up by the floor.
+    pub fn moment(&self) -> Moment {
+        self.floor.moment(time::now(), time::uptime())
+    }
+
+    /// Reads and makes all that a configuration's realms need. Whatever can fail does so here,
+    /// where nothing is in force yet.
+    pub fn prepare(&self, config: &Config) -> Result<Prepared, RunError> {
         let files = config.realms.iter().filter_map(|realm| {
             let path = realm.deny_file.clone()?;
             Some((realm.name.clone(), path))
         });
-        let followed = self.deny_files.configure(&files.collect());
-        followed.map_err(RunError::DenyFile)?;
-        let followed = self.follow_issuers(config);
-        followed.map_err(|e| RunError::Keys(e.to_string()))?;
-        let issuers = config.realms.iter().map(|realm| realm.issuer.as_str());
-        let issuers: Vec<&str> = issuers.collect();
-        self.floor.follow(&issuers, time::instant());
-        Ok(())
-    }
-
-    /// Fetches keys from where the configuration says, from now on.
-    fn follow_issuers(&self, config: &Config) -> Result<(), HttpsError> {
+        let deny_files = self.deny_files.prepare(&files.collect());
+        let deny_files = deny_files.map_err(RunError::DenyFile)?;
         let sources = config.realms.iter().filter_map(|realm| {
             let source = realm.jwks.clone()?;
             Some((realm.name.clone(), source))
         });
-        self.refresher.configure(&sources.collect())
+        let lines = self.refresher.prepare(&sources.collect());
+        let lines = lines.map_err(|e| RunError::Keys(e.to_string()))?;
+        let snapshot = Snapshot {
+            epoch: 0,
+            realms: self.realms(config)?,
+            deny: deny_list(config, |realm| deny_files.list(realm)),
+        };
+        let issuers = config.realms.iter().map(|realm| realm.issuer.clone());
+        Ok(Prepared {
+            deny_files,
+            lines,
+            issuers: issuers.collect(),
+            snapshot,
+        })
+    }
+
+    /// Follows what was prepared, and no other realm, from now on. Can't fail. The snapshot is
+    /// for whoever decides by it.
+    pub fn follow(&self, prepared: Prepared) -> Snapshot {
+        self.deny_files.follow(prepared.deny_files);
+        self.refresher.follow(prepared.lines);
+        let issuers: Vec<&str> = prepared.issuers.iter().map(String::as_str).collect();
+        self.floor.follow(&issuers, time::booted());
+        prepared.snapshot
     }
 
     /// The configured realms with their pinned keys.
     pub fn snapshot(&self, config: &Config) -> Result<Snapshot, RunError> {
-        let mut realms = BTreeMap::new();
-        for realm in &config.realms {
-            realms.insert(realm.issuer.clone(), self.realm(realm)?);
-        }
         Ok(Snapshot {
             epoch: 0,
-            realms,
+            realms: self.realms(config)?,
             deny: self.deny_list(config),
         })
     }
 
-    fn deny_list(&self, config: &Config) -> DenyList {
-        let lists = config.realms.iter().filter_map(|realm| {
-            let list = self.deny_files.list(&realm.name)?;
-            Some((realm.issuer.clone(), list))
-        });
-        DenyList {
-            realms: lists.collect(),
-        }
+    pub fn deny_list(&self, config: &Config) -> DenyList {
+        deny_list(config, |realm| self.deny_files.list(realm))
+    }
+
+    /// By issuer.
+    fn realms(&self, config: &Config) -> Result<BTreeMap<String, Realm>, RunError> {
+        let realms = config.realms.iter();
+        realms
+            .map(|realm| Ok((realm.issuer.clone(), self.realm(realm)?)))
+            .collect()
     }
 
     fn realm(&self, config: &RealmConfig) -> Result<Realm, RunError> {
-        let pinned = self.keyring.get(&config.name);
-        let pinned = pinned.map_err(|e| RunError::Keys(format!("realm {}: {e}", config.name)))?;
-        let (keys, confirmed_at) = match pinned {
-            Some(pinned) => (pinned.keys, Some(pinned.confirmed_at)),
+        let pinned = match self.keyring.get(&config.name) {
+            // One realm without keys mustn't keep the others from their start.
+            Err(KeysError::Invalid(why)) => {
+                tracing::error!(
+                    realm = config.name,
+                    why,
+                    "the pinned keys can't be used; pin them again"
+                );
+                None
+            }
+            other => other.map_err(|e| RunError::Keys(format!("realm {}: {e}", config.name)))?,
+        };
+        let (keys, confirmed) = match pinned {
+            Some(pinned) => (pinned.keys, Some(pinned.confirmed)),
             None => (KeySet::default(), None),
         };
         Ok(Realm {
@@ -184,7 +232,7 @@ impl State {
             policy: config.policy.clone(),
             endpoints: config.endpoints.iter().cloned().map(Arc::new).collect(),
             keys,
-            confirmed_at,
+            confirmed,
         })
     }
 
@@ -201,11 +249,21 @@ impl State {
         if let Err(error) = closed {
             tracing::error!(%error, "the stop could not be recorded");
         }
-        if let Err(error) = self.floor.save(time::instant()) {
+        if let Err(error) = self.floor.save(time::booted()) {
             tracing::error!(%error, "the time floor could not be saved");
         }
         if let Err(error) = self.log.close(time::now()) {
             tracing::error!(%error, "the audit log could not be closed in order");
         }
+    }
+}
+
+fn deny_list(config: &Config, list: impl Fn(&str) -> Option<Revocations>) -> DenyList {
+    let lists = config.realms.iter().filter_map(|realm| {
+        let list = list(&realm.name)?;
+        Some((realm.issuer.clone(), list))
+    });
+    DenyList {
+        realms: lists.collect(),
     }
 }

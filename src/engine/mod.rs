@@ -29,6 +29,7 @@ mod sample;
 mod stop;
 mod template;
 mod thread;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,7 +39,7 @@ use std::time::Duration;
 use self::queue::{Place, Queue, Work};
 use self::text::Text;
 use self::thread::{Loaded, OpenSequence};
-use crate::auth::Permitted;
+use crate::auth::{Permitted, Principal};
 use crate::catalog::Bundle;
 use crate::identity;
 use crate::prompt::{AnswerSender, Chat, Interrupt, Outcome, Sampling};
@@ -89,6 +90,14 @@ pub struct Prompt {
     pub model_digest: String,
     /// The time that the template was told, if it asked.
     pub time: Option<Timestamp>,
+}
+
+/// What the asking principal may use for prompt and answer together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    pub tokens: u32,
+    /// Whose limit it is, for the refusal: comes before the number.
+    pub by: &'static str,
 }
 
 pub struct Job {
@@ -187,21 +196,21 @@ impl Engine {
         Ok(Engine { shared })
     }
 
-    /// Takes a place in the queue, or says when to try again.
-    pub fn reserve(&self) -> Result<Slot, Refusal> {
-        let place = self.shared.queue.reserve()?;
+    /// Takes a place in the queue of the principal's share, or says when to try again.
+    pub fn reserve(&self, principal: &Principal) -> Result<Slot, Refusal> {
+        let place = self.shared.queue.reserve(principal.key())?;
         Ok(Slot { place })
     }
 
     /// Renders, tokenises and checks the context. CPU-bound (milliseconds). `limit` is the
-    /// endpoint's bound of the answer, `allowed` the token's of prompt and answer together; `now`
-    /// is what a template that asks for the time is told.
+    /// endpoint's bound of the answer. An answer is cut to what is `allowed` besides its prompt; a
+    /// prompt that leaves nothing of that is refused. A template that asks for the time is told `now`.
     pub fn prepare(
         &self,
         model: &str,
         chat: &Chat,
         limit: Option<u32>,
-        allowed: Option<u32>,
+        allowed: Option<Allowance>,
         now: Timestamp,
     ) -> Result<Prompt, Refusal> {
         let Some(served) = self.shared.models.get(model) else {
@@ -264,7 +273,7 @@ impl Drop for Shared {
 }
 
 impl Slot {
-    /// Puts the job at the end of those of its priority. Its end comes by `done` and the answer's channel.
+    /// Puts the job where its turn will be. Its end comes by `done` and the answer's channel.
     pub fn submit(self, job: Job) {
         let queue = Arc::clone(self.place.queue());
         queue.push(Work {
@@ -316,15 +325,15 @@ fn panicked() -> LoadError {
     LoadError("loading a model panicked; the log has it".to_owned())
 }
 
-/// How many tokens the token's own limit leaves for the answer.
-fn allowed_answer(prompt: usize, allowed: u32) -> Result<u32, Refusal> {
+/// How many tokens the principal's own limit leaves for the answer.
+fn allowed_answer(prompt: usize, allowed: Allowance) -> Result<u32, Refusal> {
+    let Allowance { tokens, by } = allowed;
     let room = u32::try_from(prompt)
         .ok()
-        .and_then(|prompt| allowed.checked_sub(prompt));
+        .and_then(|prompt| tokens.checked_sub(prompt));
     room.filter(|room| *room > 0).ok_or_else(|| {
         let detail = format!(
-            "the token allows {allowed} tokens; the prompt has {prompt}, which leaves none for the \
-             answer"
+            "{by} {tokens} tokens; the prompt has {prompt}, which leaves none for the answer"
         );
         Refusal::new(RefuseReason::ContextLengthExceeded)
             .detail(detail)

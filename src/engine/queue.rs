@@ -1,20 +1,21 @@
-//! The bounded queue in front of the engine thread: by priority, and of one priority first come,
-//! first served.
+//! The bounded queue in front of the engine thread: its places are shared between the principals
+//! ([`Shares`]), and so are the turns ([`Turns`]).
 //!
 //! A [`Place`] is taken before anything is charged or recorded, travels with the request, and is
 //! free again when it is dropped: after the answer, or when the request never comes.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::generate::{Progress, departed};
 use super::metrics::Metrics;
+use super::turns::{Key, Turns};
 use super::{Prompt, Report};
 use crate::auth::Permitted;
 use crate::prompt::{AnswerSender, Finish, Interrupt, Outcome};
 use crate::reason::{Refusal, RefuseReason};
+use crate::share::{Full, Shares};
 use crate::time;
 
 /// How often an idle engine shows that it lives.
@@ -30,24 +31,26 @@ pub(super) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
     beat: AtomicU64,
-    places: usize,
     pub(super) metrics: Metrics,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    waiting: VecDeque<Work>,
+    waiting: Turns<Work>,
     /// Places that are reserved, waiting or running.
-    taken: usize,
+    places: Shares<Key>,
     running: Option<Interrupt>,
     closed: bool,
     /// Mean seconds of a run; what a full queue waits for.
     mean_run: Option<f64>,
 }
 
-/// A place in the queue.
+/// A place in the queue, of one principal's share.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Queue>);
+pub(super) struct Place {
+    queue: Arc<Queue>,
+    whose: Key,
+}
 
 /// A request in the queue. Ended by [`Work::end`] exactly once.
 pub(super) struct Work {
@@ -67,33 +70,36 @@ pub(super) struct Work {
 impl Queue {
     /// One place runs, `waiting` wait.
     pub(super) fn new(waiting: usize, metrics: Metrics) -> Queue {
+        let state = State {
+            waiting: Turns::default(),
+            places: Shares::new(waiting.saturating_add(1)),
+            running: None,
+            closed: false,
+            mean_run: None,
+        };
         Queue {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             wake: Condvar::new(),
             beat: AtomicU64::new(0),
-            places: waiting.saturating_add(1),
             metrics,
         }
     }
 
-    pub(super) fn reserve(self: &Arc<Self>) -> Result<Place, Refusal> {
+    /// Takes a place for the principal `whose`.
+    pub(super) fn reserve(self: &Arc<Self>, whose: Key) -> Result<Place, Refusal> {
         let mut state = self.state();
         if state.closed {
             return Err(Refusal::new(RefuseReason::Draining));
         }
-        if state.taken >= self.places {
-            let (least, most) = RETRY_AFTER;
-            let wait = state.mean_run.unwrap_or(least).clamp(least, most).ceil();
-            return Err(Refusal::new(RefuseReason::Overloaded)
-                .detail(format!("{} requests are waiting or running", state.taken))
-                .retry_after(Duration::from_secs_f64(wait)));
+        if let Err(full) = state.places.take(&whose) {
+            return Err(state.overloaded(full, &whose));
         }
-        state.taken += 1;
         self.publish(&state);
-        Ok(Place(Arc::clone(self)))
+        let queue = Arc::clone(self);
+        Ok(Place { queue, whose })
     }
 
-    /// Puts work behind what has its priority or a higher one. A closed queue ends it at once, on the caller's thread.
+    /// Puts work where its turn will be. A closed queue ends it at once, on the caller's thread.
     pub(super) fn push(&self, work: Work) {
         let mut state = self.state();
         if state.closed {
@@ -101,11 +107,8 @@ impl Queue {
             work.end_unrun(Finish::Shutdown);
             return;
         }
-        let goes_first = |other: &Work| other.priority >= work.priority;
-        let place = state.waiting.iter().rposition(goes_first);
-        state
-            .waiting
-            .insert(place.map_or(0, |place| place + 1), work);
+        let (priority, whose) = (work.priority, work.place.whose);
+        state.waiting.push(priority, whose, work);
         self.publish(&state);
         drop(state);
         self.wake.notify_one();
@@ -118,7 +121,7 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            if let Some(work) = state.waiting.pop_front() {
+            if let Some(work) = state.waiting.next() {
                 state.running = Some(work.interrupt.clone());
                 self.publish(&state);
                 return Some(work);
@@ -145,18 +148,7 @@ impl Queue {
     /// of its deadline late.
     pub(super) fn sweep(&self) {
         let mut state = self.state();
-        if state.waiting.iter().all(|work| work.departed().is_none()) {
-            return;
-        }
-        let (mut kept, mut left) = (VecDeque::with_capacity(state.waiting.len()), Vec::new());
-        for work in state.waiting.drain(..) {
-            match work.departed() {
-                None => kept.push_back(work),
-                Some(cause) => left.push((work, cause)),
-            }
-        }
-        state.waiting = kept;
-        self.publish(&state);
+        let left = state.waiting.extract(Work::departed);
         drop(state);
         for (work, cause) in left {
             work.end_unrun(cause);
@@ -176,8 +168,8 @@ impl Queue {
 
     /// Ends everything that still waits.
     pub(super) fn abandon(&self) {
-        let waiting = std::mem::take(&mut self.state().waiting);
-        for work in waiting {
+        let mut waiting = std::mem::take(&mut self.state().waiting);
+        while let Some(work) = waiting.next() {
             work.end_unrun(Finish::Shutdown);
         }
     }
@@ -208,21 +200,48 @@ impl Queue {
 impl State {
     fn load(&self) -> (usize, usize) {
         let running = usize::from(self.running.is_some());
-        (self.taken.saturating_sub(running), running)
+        (self.places.taken().saturating_sub(running), running)
+    }
+
+    /// Tells whether the whole queue is full or the principal's share of it, and when a place may
+    /// be free: soon one of all, but of its own only one a round.
+    fn overloaded(&self, full: Full, whose: &Key) -> Refusal {
+        let (taken, room) = (self.places.taken(), self.places.room());
+        let (detail, turns) = match full {
+            Full::Room => (format!("{taken} requests are waiting or running"), 1),
+            Full::Share => {
+                let own = self.places.held(whose);
+                let detail = format!(
+                    "{own} requests of this principal are waiting or running, which is its share \
+                     of {room} places while {taken} are taken; the rest is for others"
+                );
+                (detail, self.places.holders())
+            }
+        };
+        let (least, most) = RETRY_AFTER;
+        let wait = self.mean_run.unwrap_or(least) * turns as f64;
+        Refusal::new(RefuseReason::Overloaded)
+            .detail(detail)
+            .retry_after(Duration::from_secs_f64(wait.clamp(least, most).ceil()))
     }
 }
 
 impl Place {
     pub(super) fn queue(&self) -> &Arc<Queue> {
-        &self.0
+        &self.queue
+    }
+
+    #[cfg(test)]
+    pub(super) fn whose(&self) -> Key {
+        self.whose
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.taken -= 1;
-        self.0.publish(&state);
+        let mut state = self.queue.state();
+        state.places.give_back(&self.whose);
+        self.queue.publish(&state);
     }
 }
 

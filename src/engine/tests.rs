@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::fake;
 use super::*;
 use crate::prompt::{AnswerReceiver, Finish, Fragment, Message, Role, Usage, channel};
-use crate::reason::Reason;
+use crate::reason::{DenyReason, Reason};
 use crate::secret::Secret;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -54,12 +54,23 @@ fn start(queue: usize, loaded: Loaded) -> (Engine, Registry) {
     )
 }
 
+fn principal(subject: &str) -> Principal {
+    Principal {
+        issuer: "https://keycloak.test/realms/dev".to_owned(),
+        subject: subject.to_owned(),
+        client: "tests".to_owned(),
+    }
+}
+
+/// For a principal that asks for nothing else.
 fn submit(
     engine: &Engine,
     prompt: Prompt,
     deadline: Option<Instant>,
 ) -> Result<Submitted, Refusal> {
-    let slot = engine.reserve()?;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let slot = engine.reserve(&principal(&format!("once-{number}")))?;
     let (answer, receiver) = channel(64);
     let (send, report) = mpsc::channel();
     let interrupt = Interrupt::default();
@@ -160,7 +171,7 @@ fn a_full_queue_says_when_to_come_back_and_order_is_kept() {
     let (engine, _) = start(2, fake::loaded(model));
     let prompts = ["a>", "bb>", "ccc>"].map(|text| fake::prompt(text, 9, &[]));
     let all = prompts.map(|prompt| submit(&engine, prompt, None).unwrap());
-    let refusal = engine.reserve().unwrap_err();
+    let refusal = engine.reserve(&principal("a")).unwrap_err();
     assert_eq!(refusal.reason, Reason::Refused(RefuseReason::Overloaded));
     let wait = refusal.retry_after.unwrap().as_secs();
     assert!((1..=60).contains(&wait), "{wait}");
@@ -174,16 +185,16 @@ fn a_full_queue_says_when_to_come_back_and_order_is_kept() {
     let order = order.lock().unwrap();
     assert!(order.is_sorted(), "{order:?}");
     assert_eq!(engine.load().0, 0);
-    drop(engine.reserve().unwrap());
+    drop(engine.reserve(&principal("a")).unwrap());
 }
 
 #[test]
 fn a_dropped_slot_is_free_again() {
     let (engine, _) = start(0, fake::loaded(fake::saying(b"x$")));
-    let slot = engine.reserve().unwrap();
-    assert!(engine.reserve().is_err());
+    let slot = engine.reserve(&principal("a")).unwrap();
+    assert!(engine.reserve(&principal("a")).is_err());
     drop(slot);
-    assert!(engine.reserve().is_ok());
+    assert!(engine.reserve(&principal("a")).is_ok());
 }
 
 #[test]
@@ -206,7 +217,9 @@ fn work_that_nobody_wants_is_dropped_while_it_waits() {
     let late = submit(&engine, prompt(), past).unwrap();
     let left = submit(&engine, prompt(), None).unwrap();
     let revoked = submit(&engine, prompt(), None).unwrap();
-    revoked.interrupt.raise(Finish::Revoked);
+    revoked
+        .interrupt
+        .raise(Finish::Revoked(DenyReason::KeyUnknown));
     let Submitted {
         receiver,
         report: left,
@@ -220,7 +233,10 @@ fn work_that_nobody_wants_is_dropped_while_it_waits() {
     assert_eq!(late.outcome.usage, Usage::default());
     let left = left.recv_timeout(Duration::from_secs(20)).unwrap();
     assert_eq!(left.outcome.finish, Finish::Cancelled);
-    assert_eq!(revoked.report().outcome.finish, Finish::Revoked);
+    assert_eq!(
+        revoked.report().outcome.finish,
+        Finish::Revoked(DenyReason::KeyUnknown)
+    );
     assert_eq!(runs.load(Ordering::Relaxed), 1);
 }
 
@@ -257,7 +273,7 @@ fn stop_ends_what_runs_and_what_waits() {
         says(tokens)
     };
     let (engine, _) = start(2, fake::loaded(model));
-    let reserved = engine.reserve().unwrap();
+    let reserved = engine.reserve(&principal("a")).unwrap();
     let submitted =
         ["a>", "b>"].map(|text| submit(&engine, fake::prompt(text, 100, &[]), None).unwrap());
     while engine.load().1 == 0 {
@@ -268,7 +284,7 @@ fn stop_ends_what_runs_and_what_waits() {
     for submitted in submitted {
         assert_eq!(submitted.report().outcome.finish, Finish::Shutdown);
     }
-    let refusal = engine.reserve().unwrap_err();
+    let refusal = engine.reserve(&principal("a")).unwrap_err();
     assert_eq!(refusal.reason, Reason::Refused(RefuseReason::Draining));
     drop(reserved);
 }
@@ -346,7 +362,7 @@ fn prepare_bounds_the_answer_by_the_context() {
 fn a_higher_priority_goes_first_and_equals_keep_their_order() {
     let (engine, _) = start(8, fake::loaded(fake::saying(b"x$")));
     let metrics = Metrics::register(&mut Registry::default());
-    let queue = Arc::new(Queue::new(8, metrics));
+    let queue = Arc::new(Queue::new(16, metrics));
     let prompt = engine
         .prepare("fake", &chat("hi"), None, None, NOW)
         .unwrap();
@@ -364,13 +380,63 @@ fn a_higher_priority_goes_first_and_equals_keep_their_order() {
             priority,
             done: Box::new(|_| {}),
             submitted: time::instant(),
-            place: queue.reserve().unwrap(),
+            place: queue.reserve([0; 32]).unwrap(),
             permitted: None,
         });
     }
     let next = |_| queue.next().unwrap().prompt.sampling.seed.unwrap();
     let order: Vec<u64> = (0..6).map(next).collect();
     assert_eq!(order, [2, 4, 0, 3, 1, 5]);
+}
+
+/// Work of a principal in a queue that the test runs itself.
+fn work(queue: &Arc<Queue>, whose: [u8; 32]) -> Result<Work, Refusal> {
+    Ok(Work {
+        prompt: fake::prompt("a>", 1, &[]),
+        answer: channel(1).0,
+        interrupt: Interrupt::default(),
+        deadline: None,
+        priority: 5,
+        done: Box::new(|_| {}),
+        submitted: time::instant(),
+        place: queue.reserve(whose)?,
+        permitted: None,
+    })
+}
+
+/// One principal asks whenever it finds a place. Another asks again only while the turn after its
+/// own is running, which is as bad for it as it gets.
+#[test]
+fn beside_a_flooder_others_find_their_places_and_have_their_turns() {
+    const FLOODER: [u8; 32] = [1; 32];
+    const OTHER: [u8; 32] = [2; 32];
+    let queue = Arc::new(Queue::new(8, Metrics::register(&mut Registry::default())));
+    let (mut turns, mut refused) = (Vec::new(), None);
+    for _ in 0..200 {
+        let refusal = loop {
+            match work(&queue, FLOODER) {
+                Ok(work) => queue.push(work),
+                Err(refusal) => break refusal,
+            }
+        };
+        refused = Some(refusal);
+        let turn = queue.next().unwrap();
+        turns.push(turn.place.whose());
+        if turns.last() == Some(&FLOODER) && turns[..turns.len() - 1].last() != Some(&FLOODER) {
+            queue.push(work(&queue, OTHER).unwrap());
+        }
+        turn.end(Finish::Stop, Duration::ZERO, &generate::Progress::new());
+        queue.ended(Duration::from_secs(2));
+    }
+    let of_flooder: Vec<usize> = turns.split(|turn| *turn == OTHER).map(<[_]>::len).collect();
+    assert!(of_flooder.len() > 50, "{of_flooder:?}");
+    assert!(of_flooder.iter().all(|turns| *turns <= 2), "{of_flooder:?}");
+    let refused = refused.unwrap();
+    assert_eq!(refused.reason, RefuseReason::Overloaded.into());
+    // One turn of each, of two seconds.
+    assert_eq!(refused.retry_after, Some(Duration::from_secs(4)));
+    let told = refused.detail.unwrap();
+    assert!(told.starts_with("4 requests of this principal"), "{told}");
 }
 
 #[test]
@@ -384,6 +450,11 @@ fn a_tokens_own_context_caps_the_answer_and_refuses_a_prompt_that_fills_it() {
         let chat = Chat {
             max_completion_tokens: asked,
             ..chat("hi")
+        };
+        let by = "the token allows";
+        let allowed = Allowance {
+            tokens: allowed,
+            by,
         };
         engine.prepare("fake", &chat, limit, Some(allowed), NOW)
     };

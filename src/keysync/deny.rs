@@ -4,13 +4,13 @@
 //! the list before it in force: to forget a revocation would be worse than to miss one.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::auth::Revocations;
+use crate::files::{self, Care};
 
 /// A little more than `Revocations::parse` takes, so that it is what refuses a larger file.
 const MAX_READ: u64 = 257 * 1024;
@@ -18,6 +18,10 @@ const MAX_READ: u64 = 257 * 1024;
 /// The deny files by realm. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct DenyFiles(Arc<Mutex<BTreeMap<String, Watched>>>);
+
+/// The deny files of a configuration, read and understood, for [`DenyFiles::follow`].
+#[derive(Debug)]
+pub struct NewDenyFiles(BTreeMap<String, Watched>);
 
 #[derive(Debug, Clone)]
 struct Watched {
@@ -52,10 +56,10 @@ pub struct DenyStatus {
 }
 
 impl DenyFiles {
-    /// Follows the configuration: all of it, or, where a new file can't be used, nothing. A file
-    /// that is followed already keeps its list.
-    pub fn configure(&self, files: &BTreeMap<String, PathBuf>) -> Result<(), String> {
-        let mut watched = self.watched();
+    /// Reads what following `files` needs, and changes nothing. A file that is followed already
+    /// keeps its list.
+    pub fn prepare(&self, files: &BTreeMap<String, PathBuf>) -> Result<NewDenyFiles, String> {
+        let watched = self.watched().clone();
         let mut new = BTreeMap::new();
         for (realm, path) in files {
             let same = watched.get(realm).filter(|old| old.path == *path);
@@ -66,8 +70,19 @@ impl DenyFiles {
             };
             new.insert(realm.clone(), file);
         }
-        *watched = new;
-        Ok(())
+        Ok(NewDenyFiles(new))
+    }
+
+    /// Follows these files from now on, and no others. Can't fail. A file that was followed
+    /// before stays as it is: it may have been looked at since `new` was prepared.
+    pub fn follow(&self, new: NewDenyFiles) {
+        let mut watched = self.watched();
+        let files = new.0.into_iter().map(|(realm, file)| {
+            let same = watched.remove(&realm).filter(|old| old.path == file.path);
+            (realm, same.unwrap_or(file))
+        });
+        let files = files.collect();
+        *watched = files;
     }
 
     /// Reads what has changed since the last look; each state of a file is reported once. Blocks.
@@ -94,6 +109,12 @@ impl DenyFiles {
 
     fn watched(&self) -> MutexGuard<'_, BTreeMap<String, Watched>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NewDenyFiles {
+    pub fn list(&self, realm: &str) -> Option<Revocations> {
+        self.0.get(realm).map(|file| file.list.clone())
     }
 }
 
@@ -152,11 +173,8 @@ impl Mark {
 
 /// The mark is taken first, so that what is written while this reads is seen at the next look.
 fn read(path: &Path) -> io::Result<(Mark, Result<Revocations, String>)> {
-    let file = File::open(path)?;
+    let file = files::open(path, Care::Trusted)?;
     let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is no plain file"));
-    }
     let mut text = Vec::new();
     file.take(MAX_READ).read_to_end(&mut text)?;
     Ok((Mark::of(&meta), Revocations::parse(&text)))
@@ -197,7 +215,7 @@ mod tests {
 
         fn configure(&self) -> Result<(), String> {
             let files = BTreeMap::from([("dev".to_owned(), self.path.clone())]);
-            self.files.configure(&files)
+            self.files.prepare(&files).map(|new| self.files.follow(new))
         }
 
         fn replace(&self, text: &str) {
@@ -262,7 +280,31 @@ mod tests {
         bench.replace("{");
         bench.configure().unwrap();
         assert_eq!(bench.look().0, 1);
-        bench.files.configure(&BTreeMap::new()).unwrap();
+        bench
+            .files
+            .follow(bench.files.prepare(&BTreeMap::new()).unwrap());
         assert_eq!(bench.files.list("dev"), None);
+    }
+
+    #[test]
+    fn what_is_only_prepared_changes_nothing() {
+        let bench = Bench::new(TWO);
+        bench.configure().unwrap();
+        let other = bench.path.with_extension("other");
+        fs::write(&other, ONE).unwrap();
+        let path = |path: &Path| BTreeMap::from([("dev".to_owned(), path.to_owned())]);
+        let new = bench.files.prepare(&path(&other)).unwrap();
+        assert_eq!(new.list("dev").unwrap().len(), 1);
+        assert_eq!(bench.files.list("dev").unwrap().len(), 2);
+        bench.files.prepare(&BTreeMap::new()).unwrap();
+        assert_eq!(bench.look(), (2, false, vec![]));
+        // What a look has found since then isn't lost.
+        let same = bench.files.prepare(&path(&bench.path)).unwrap();
+        bench.replace(ONE);
+        assert_eq!(bench.look(), (1, false, vec![Ok(1)]));
+        bench.files.follow(same);
+        assert_eq!(bench.look(), (1, false, vec![]));
+        bench.files.follow(new);
+        assert_eq!(bench.files.list("dev").unwrap().len(), 1);
     }
 }

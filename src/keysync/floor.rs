@@ -1,32 +1,34 @@
 //! The time floors: saved lower bounds of the time, so that a power cut on a box without a clock
 //! of its own can't bring expired tokens back.
 //!
-//! The global floor follows the synchronised clock. While nothing synchronises it, each realm's
-//! own floor follows what that realm's tokens say of the time when they were issued: no further
-//! than the time that has passed on the monotonic clock, and a day's *budget* beyond. So a token
-//! from the far future moves its realm by a day and not by ten years.
+//! The global floor follows the synchronised clock, and goes on by itself from there: what passes on
+//! the clock that never steps has passed for certain. While nothing synchronises the clock, each
+//! realm also has what its accepted tokens say ([`words`](super::words)).
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde_json::Error;
 
+use super::words::{BUDGET, Line, Saved, Words};
 use crate::auth::RealmFloor;
 use crate::store::{Store, StoreError, Tree};
-use crate::time::Timestamp;
+use crate::time::{Booted, Moment, Timestamp, Uptime};
 
 /// When this release was made, where its build doesn't say (`SOURCE_DATE_EPOCH`):
 /// 2026-11-24T00:00:00Z.
 const RELEASED: u64 = 1_795_478_400;
 
-/// A floor is saved when it has moved by this much: seldom, for the flash's sake.
+/// The floors are saved when they have moved by this much: seldom, for the flash's sake.
 const SAVE_EVERY: Duration = Duration::from_secs(600);
-/// A realm's floor that has moved by more than this is saved at once.
+/// What tokens have raised by more than this is saved at once.
 const LARGE: Duration = Duration::from_secs(3600);
-/// The most that tokens can raise a realm's floor beyond the time that has passed; it refills
-/// once in as much time.
-const BUDGET: Duration = Duration::from_secs(86_400);
+/// What has passed by less isn't worth a place in another's write.
+const SMALL: Duration = Duration::from_secs(1);
 
 /// Realms of earlier configurations that are remembered.
 const MOST_SAVED: usize = 64;
@@ -40,45 +42,36 @@ pub struct Floor {
     store: Store,
     tree: Tree,
     state: Arc<Mutex<State>>,
+    /// Held during a write, or an older one could take the place of a newer.
+    writing: Arc<Mutex<()>>,
 }
 
 #[derive(Debug)]
 struct State {
-    floor: Timestamp,
+    floor: Line,
+    /// For how long the daemon has run, as of `begun`.
+    ran: Duration,
+    begun: Uptime,
+    /// The clock is synchronised: the floor follows it and doesn't go on by itself, so that a clock
+    /// that was stepped back by a little can catch up.
+    kept: bool,
     saved: Timestamp,
     /// By issuer.
-    realms: BTreeMap<String, Realm>,
+    realms: BTreeMap<String, Words>,
     saved_realms: BTreeMap<String, Saved>,
-    realms_saved_at: Option<Instant>,
+    realms_saved_at: Option<Uptime>,
     /// The budget of a realm that isn't known.
     whole: Duration,
 }
 
-#[derive(Debug)]
-struct Realm {
-    floor: Timestamp,
-    /// A time that had passed at `since`: with what has passed since then, that has passed too.
-    passed: Timestamp,
-    since: Instant,
-    /// As of `counted`; refills from then on.
-    budget: Duration,
-    counted: Instant,
-}
-
-/// A realm's floor as it is stored. The time while the process didn't run refills nothing: nobody
-/// can tell how long that was.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Saved {
-    floor: Timestamp,
-    budget_ms: u64,
-}
-
 impl Floor {
-    pub fn open(store: &Store) -> Result<Floor, StoreError> {
+    pub fn open(store: &Store, now: Booted) -> Result<Floor, StoreError> {
         let tree = store.tree("time")?;
-        let saved = tree.get(KEY)?.and_then(|bytes| bytes.try_into().ok());
-        let saved = Timestamp(saved.map_or(0, u64::from_be_bytes));
-        let floor = saved.max(build_time());
+        let saved = tree.get(KEY)?.and_then(|bytes| read(&bytes));
+        let (saved, then, ran) = saved.unwrap_or_default();
+        let passed = then.and_then(|then| now.since(then)).unwrap_or_default();
+        let floor = Line::stored(saved, then, now).at(now.uptime);
+        let floor = Line::new(floor.max(build_time()), now.uptime);
         // Damage counts as budgets that are spent.
         let (saved_realms, whole) = match tree.get(REALMS_KEY)? {
             None => (BTreeMap::new(), BUDGET),
@@ -92,51 +85,71 @@ impl Floor {
             tree,
             state: Arc::new(Mutex::new(State {
                 floor,
+                ran: ran.saturating_add(passed),
+                begun: now.uptime,
+                kept: false,
                 saved,
                 realms: BTreeMap::new(),
                 saved_realms,
                 whole,
                 realms_saved_at: None,
             })),
+            writing: Arc::default(),
         })
     }
 
     /// Keeps floors for these issuers' realms, and for no others.
-    pub fn follow(&self, issuers: &[&str], now: Instant) {
+    pub fn follow(&self, issuers: &[&str], now: Booted) {
         let mut state = self.state();
         let mut realms = BTreeMap::new();
         for issuer in issuers.iter().copied() {
             let known = state.realms.remove(issuer);
-            let realm = known.unwrap_or_else(|| state.opened(issuer, now));
-            realms.insert(issuer.to_owned(), realm);
+            let words = known.unwrap_or_else(|| state.opened(issuer, now));
+            realms.insert(issuer.to_owned(), words);
         }
         state.realms = realms;
     }
 
     /// No moment from now on is earlier.
-    pub fn get(&self) -> Timestamp {
-        self.state().floor
+    pub fn get(&self, now: Uptime) -> Timestamp {
+        self.state().floor(now)
+    }
+
+    /// For how long the daemon has run in all, as far as is known: it goes on with the uptime, whatever
+    /// clocks do, and a power cut takes back what wasn't saved.
+    pub fn ran(&self, now: Uptime) -> Duration {
+        self.state().ran(now)
+    }
+
+    /// Both clocks, for a wall clock that says `now`.
+    pub fn moment(&self, now: Timestamp, uptime: Uptime) -> Moment {
+        let known = now.max(self.get(uptime));
+        Moment { known, uptime }
     }
 
     /// The realms' own floors by issuer, for a clock that isn't synchronised and says `now`.
-    pub fn realms(&self, now: Timestamp, instant: Instant) -> Arc<BTreeMap<String, RealmFloor>> {
+    pub fn realms(&self, now: Timestamp, uptime: Uptime) -> Arc<BTreeMap<String, RealmFloor>> {
         let state = self.state();
-        let held = now.max(state.floor);
-        let floors = state.realms.iter().map(|(issuer, realm)| {
-            let headroom = realm.headroom(held, instant);
-            let floor = realm.floor;
-            (issuer.clone(), RealmFloor { floor, headroom })
-        });
+        let held = now.max(state.floor(uptime));
+        let floors = state.realms.iter();
+        let floors = floors.map(|(issuer, words)| (issuer.clone(), words.floor(held, uptime)));
         Arc::new(floors.collect())
     }
 
-    /// Takes the word of a genuine token of the realm that was issued at `issued_at`, while the
-    /// clock isn't synchronised and says `now`. Saves nothing itself: [`Floor::advance`] does.
-    pub fn issued(&self, issuer: &str, issued_at: Timestamp, now: Timestamp, instant: Instant) {
+    /// Takes the word of an accepted token of the realm that was issued to `client` at `issued_at`,
+    /// while the clock isn't synchronised and says `now`.
+    pub fn hear(
+        &self,
+        issuer: &str,
+        client: &str,
+        issued_at: Timestamp,
+        now: Timestamp,
+        uptime: Uptime,
+    ) {
         let mut state = self.state();
-        let held = now.max(state.floor);
-        if let Some(realm) = state.realms.get_mut(issuer) {
-            realm.raise(issued_at, held, instant);
+        let floor = state.floor(uptime);
+        if let Some(words) = state.realms.get_mut(issuer) {
+            words.hear(client, issued_at, now.max(floor), floor, uptime);
         }
     }
 
@@ -145,81 +158,88 @@ impl Floor {
         &self,
         now: Timestamp,
         synchronised: bool,
-        instant: Instant,
+        at: Booted,
     ) -> Result<(), StoreError> {
-        let (due, realms_due) = {
+        let due = {
             let mut state = self.state();
-            if synchronised {
-                state.floor = state.floor.max(now);
-                // What tokens have said is worth nothing beside a time that is known.
-                for realm in state.realms.values_mut() {
-                    realm.floor = Timestamp(0);
-                    (realm.passed, realm.since) = (now, instant);
-                }
+            match synchronised {
+                true => state.synchronise(now, at.uptime),
+                false => state.kept = false,
             }
-            let due = state.floor.since(state.saved) >= SAVE_EVERY;
-            (due, state.realms_due(instant))
+            state.due(at.uptime)
         };
-        if due {
-            self.save_global()?;
-        }
-        match realms_due {
-            true => self.save_realms(instant),
+        match due {
+            true => self.save(at),
             false => Ok(()),
         }
     }
 
-    /// Saves the floors; durable when this returns. For the stop. Blocks.
-    pub fn save(&self, instant: Instant) -> Result<(), StoreError> {
-        self.save_global()?;
-        let unsaved = {
+    /// Saves the floors; durable when this returns. Blocks.
+    pub fn save(&self, at: Booted) -> Result<(), StoreError> {
+        if !self.state().unsaved(at) {
+            return Ok(());
+        }
+        self.commit(at)
+    }
+
+    /// Writes what has changed; rides on the next sync.
+    pub fn write_along(&self, at: Booted) -> Result<(), StoreError> {
+        let small = {
             let state = self.state();
-            state.to_saved(instant) != state.saved_realms
+            let raised = state
+                .realms
+                .values()
+                .any(|words| !words.unsaved().is_zero());
+            !raised && state.floor(at.uptime).since(state.saved) < SMALL
         };
-        match unsaved {
-            true => self.save_realms(instant),
-            false => Ok(()),
+        match small {
+            true => Ok(()),
+            false => self.write(at),
         }
     }
 
     /// Sets the floor, also back, but never before the build; the realms' own floors end. Durable
     /// when this returns; the caller audits it. Blocks.
-    pub fn reset(&self, to: Timestamp, instant: Instant) -> Result<(), StoreError> {
-        let to = to.max(build_time());
-        self.write(to)?;
+    pub fn reset(&self, to: Timestamp, at: Booted) -> Result<(), StoreError> {
         {
             let mut state = self.state();
-            state.floor = to;
-            for realm in state.realms.values_mut() {
-                realm.floor = Timestamp(0);
-                (realm.passed, realm.since) = (to, instant);
+            state.floor = Line::new(to.max(build_time()), at.uptime);
+            // Also of those realms that aren't configured now.
+            for saved in state.saved_realms.values_mut() {
+                saved.forget();
+            }
+            for words in state.realms.values_mut() {
+                words.forget(at.uptime);
             }
         }
-        self.save_realms(instant)
+        self.commit(at)
     }
 
-    fn save_global(&self) -> Result<(), StoreError> {
-        let floor = self.get();
-        if floor != self.state().saved {
-            self.write(floor)?;
+    fn commit(&self, at: Booted) -> Result<(), StoreError> {
+        let committed = self.store.commit(|| self.write(at));
+        if committed.is_err() {
+            // So that it is due again.
+            self.state().saved = Timestamp(0);
         }
-        Ok(())
+        committed
     }
 
-    fn write(&self, floor: Timestamp) -> Result<(), StoreError> {
-        let bytes = floor.0.to_be_bytes();
-        self.store.commit(|| self.tree.insert(KEY, &bytes))?;
-        self.state().saved = floor;
-        Ok(())
-    }
-
-    fn save_realms(&self, instant: Instant) -> Result<(), StoreError> {
-        let saved = self.state().to_saved(instant);
-        let bytes = serde_json::to_vec(&saved).map_err(|e| StoreError::Io(e.to_string()))?;
-        self.store.commit(|| self.tree.insert(REALMS_KEY, &bytes))?;
+    fn write(&self, at: Booted) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (floor, ran, realms) = {
+            let state = self.state();
+            let ran = state.ran(at.uptime);
+            (state.floor(at.uptime), ran, state.to_saved(at))
+        };
+        let bytes =
+            serde_json::to_vec(&realms).map_err(|e: Error| StoreError::Io(e.to_string()))?;
+        self.tree.insert(KEY, &stored(floor, at, ran))?;
+        self.tree.insert(REALMS_KEY, &bytes)?;
         let mut state = self.state();
-        state.saved_realms = saved;
-        state.realms_saved_at = Some(instant);
+        state.saved = floor;
+        state.saved_realms = realms;
+        state.realms_saved_at = Some(at.uptime);
+        state.realms.values_mut().for_each(Words::stored_now);
         Ok(())
     }
 
@@ -230,295 +250,95 @@ impl Floor {
 
 impl State {
     /// A realm as it was saved; a new one begins with a whole budget.
-    fn opened(&self, issuer: &str, now: Instant) -> Realm {
-        let saved = self.saved_realms.get(issuer).copied();
-        let saved = saved.unwrap_or(Saved {
-            floor: Timestamp(0),
-            budget_ms: millis(self.whole),
-        });
-        Realm {
-            floor: saved.floor,
-            passed: saved.floor.max(self.floor),
-            since: now,
-            budget: Duration::from_millis(saved.budget_ms).min(BUDGET),
-            counted: now,
+    fn opened(&self, issuer: &str, now: Booted) -> Words {
+        match self.saved_realms.get(issuer) {
+            Some(saved) => Words::stored(saved.clone(), now),
+            None => Words::new(self.whole, now.uptime),
         }
     }
 
-    fn to_saved(&self, now: Instant) -> BTreeMap<String, Saved> {
+    fn ran(&self, now: Uptime) -> Duration {
+        self.ran.saturating_add(now.since(self.begun))
+    }
+
+    fn floor(&self, now: Uptime) -> Timestamp {
+        match self.kept {
+            true => self.floor.start(),
+            false => self.floor.at(now),
+        }
+    }
+
+    fn synchronise(&mut self, now: Timestamp, uptime: Uptime) {
+        self.floor = Line::new(self.floor(uptime).max(now), uptime);
+        self.kept = true;
+        // What tokens have said is worth nothing beside a time that is known.
+        for words in self.realms.values_mut() {
+            words.forget(uptime);
+        }
+    }
+
+    fn to_saved(&self, now: Booted) -> BTreeMap<String, Saved> {
         // Those of realms that aren't configured now wait for them, within bounds.
         let mut saved = self.saved_realms.clone();
         if saved.len() > MOST_SAVED {
             saved.clear();
         }
-        for (issuer, realm) in &self.realms {
-            let budget_ms = millis(realm.budget(now));
-            let floor = realm.floor;
-            saved.insert(issuer.clone(), Saved { floor, budget_ms });
-        }
+        let realms = self.realms.iter();
+        saved.extend(realms.map(|(issuer, words)| (issuer.clone(), words.saved(now))));
         saved
     }
 
+    /// Whether anything has moved since the last write.
+    fn unsaved(&self, now: Booted) -> bool {
+        self.floor(now.uptime) != self.saved
+            || self.realms.iter().any(|(issuer, words)| {
+                let saved = self.saved_realms.get(issuer);
+                saved.is_none_or(|saved| words.saved(now).differs(saved))
+            })
+    }
+
     /// Whether a floor has moved far, or at all and long enough since the last write.
-    fn realms_due(&self, now: Instant) -> bool {
-        let moved = |(issuer, realm): (&String, &Realm)| {
-            let saved = self.saved_realms.get(issuer).copied().unwrap_or_default();
-            let (up, down) = (
-                realm.floor.since(saved.floor),
-                saved.floor.since(realm.floor),
-            );
-            up.max(down)
-        };
-        let moved = self.realms.iter().map(moved).max().unwrap_or_default();
+    fn due(&self, now: Uptime) -> bool {
+        let floor = self.floor(now);
+        if floor.since(self.saved) >= SAVE_EVERY {
+            return true;
+        }
+        let raised = self.realms.values().map(Words::unsaved).max();
+        let raised = raised.unwrap_or_default();
         let waited = self
             .realms_saved_at
-            .is_none_or(|at| now.saturating_duration_since(at) >= SAVE_EVERY);
-        moved > LARGE || (waited && !moved.is_zero())
+            .is_none_or(|at| now.since(at) >= SAVE_EVERY);
+        raised > LARGE || (waited && !raised.is_zero())
     }
 }
 
-impl Realm {
-    fn budget(&self, now: Instant) -> Duration {
-        let refilled = now.saturating_duration_since(self.counted);
-        self.budget.saturating_add(refilled).min(BUDGET)
-    }
-
-    /// What has passed for certain.
-    fn passed(&self, now: Instant) -> Timestamp {
-        let since = now.saturating_duration_since(self.since);
-        self.passed.saturating_add(since)
-    }
-
-    /// Moves what has passed on, never back.
-    fn pass(&mut self, to: Timestamp, now: Instant) {
-        if to > self.passed(now) {
-            (self.passed, self.since) = (to, now);
-        }
-    }
-
-    /// By how much a token may raise the time, from the later of `held` and the realm's floor.
-    fn headroom(&self, held: Timestamp, now: Instant) -> Duration {
-        let unused = self.passed(now).since(held.max(self.floor));
-        unused.saturating_add(self.budget(now))
-    }
-
-    fn raise(&mut self, issued_at: Timestamp, held: Timestamp, now: Instant) {
-        let held = held.max(self.floor);
-        let most = held.saturating_add(self.headroom(held, now));
-        let to = issued_at.min(most);
-        if to <= held {
-            return;
-        }
-        let spent = to.since(self.passed(now).max(held));
-        if !spent.is_zero() {
-            self.budget = self.budget(now).saturating_sub(spent);
-            self.counted = now;
-        }
-        self.floor = to;
-        self.pass(to, now);
-    }
+/// A floor as it is stored: the time, the boot and uptime at which it was that, and for how long the
+/// daemon had run.
+fn stored(floor: Timestamp, at: Booted, ran: Duration) -> Vec<u8> {
+    let ran = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
+    let numbers = [floor.0, at.boot, at.uptime.0, ran];
+    numbers.map(u64::to_be_bytes).concat()
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Earlier releases stored the time alone. Damage counts as nothing saved.
+fn read(bytes: &[u8]) -> Option<(Timestamp, Option<Booted>, Duration)> {
+    let (numbers, []) = bytes.as_chunks::<8>() else {
+        return None;
+    };
+    let number = |at: usize| numbers.get(at).copied().map(u64::from_be_bytes);
+    match (number(0)?, number(1), number(2), number(3), numbers.len()) {
+        (floor, None, ..) => Some((Timestamp(floor), None, Duration::ZERO)),
+        (floor, Some(boot), Some(uptime), Some(ran), 4) => {
+            let uptime = Uptime(uptime);
+            let then = Booted { boot, uptime };
+            Some((Timestamp(floor), Some(then), Duration::from_millis(ran)))
+        }
+        _ => None,
+    }
 }
 
 /// When this binary was built, as far as the build tells.
 fn build_time() -> Timestamp {
     let told = option_env!("SOURCE_DATE_EPOCH").and_then(|secs| secs.parse().ok());
     Timestamp::from_secs(told.unwrap_or(RELEASED))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::time::instant;
-
-    fn floor_in(folder: &tempfile::TempDir) -> Floor {
-        Floor::open(&Store::open(folder.path()).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn follows_a_synchronised_clock_only_and_survives() {
-        let folder = tempfile::tempdir().unwrap();
-        let built = build_time();
-        let later = |secs| built.saturating_add(Duration::from_secs(secs));
-        let floor = floor_in(&folder);
-        assert_eq!(floor.get(), built);
-        floor.advance(later(9_999_999), false, instant()).unwrap();
-        assert_eq!(floor.get(), built);
-        floor.advance(later(1000), true, instant()).unwrap();
-        floor.advance(later(1100), true, instant()).unwrap();
-        floor.advance(later(50), true, instant()).unwrap();
-        assert_eq!(floor.get(), later(1100));
-        drop(floor);
-        // 100 seconds weren't worth a write.
-        let floor = floor_in(&folder);
-        assert_eq!(floor.get(), later(1000));
-        floor.advance(later(1001), true, instant()).unwrap();
-        floor.save(instant()).unwrap();
-        drop(floor);
-        let floor = floor_in(&folder);
-        assert_eq!(floor.get(), later(1001));
-        floor.reset(Timestamp(0), instant()).unwrap();
-        assert_eq!(floor.get(), built);
-        drop(floor);
-        assert_eq!(floor_in(&folder).get(), built);
-    }
-
-    #[test]
-    fn saves_seldom_and_never_starts_before_its_build() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let floor = Floor::open(&store).unwrap();
-        store.sync().unwrap();
-        let (built, before) = (build_time(), store.syncs());
-        // The first save is due at once; then one in ten minutes.
-        for second in 0..3600 {
-            let now = built.saturating_add(Duration::from_secs(second));
-            floor.advance(now, true, instant()).unwrap();
-        }
-        assert_eq!(store.syncs() - before, 6);
-        // What is stored from an earlier release doesn't hold this one back.
-        floor.tree.insert(KEY, &1_u64.to_be_bytes()).unwrap();
-        assert_eq!(Floor::open(&store).unwrap().get(), built);
-        // Damage counts as nothing saved.
-        floor.tree.insert(KEY, b"x").unwrap();
-        assert_eq!(Floor::open(&store).unwrap().get(), built);
-    }
-
-    const REALM: &str = "https://a/realms/a";
-    const OTHER: &str = "https://a/realms/b";
-    const DAY: Duration = Duration::from_secs(86_400);
-    const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
-    /// What a clock without a battery says.
-    const EPOCH: Timestamp = Timestamp(0);
-
-    fn following(folder: &tempfile::TempDir, now: Instant) -> Floor {
-        let floor = floor_in(folder);
-        floor.follow(&[REALM, OTHER], now);
-        floor
-    }
-
-    fn realm(floor: &Floor, now: Timestamp, at: Instant) -> (Timestamp, Duration) {
-        let realm = floor.realms(now, at)[REALM];
-        (realm.floor, realm.headroom)
-    }
-
-    #[test]
-    fn in_1970_a_token_tells_its_realm_the_time_and_no_other() {
-        let (folder, start, built) = (tempfile::tempdir().unwrap(), instant(), build_time());
-        let floor = following(&folder, start);
-        assert_eq!(realm(&floor, EPOCH, start), (EPOCH, DAY));
-        let told = built.saturating_add(DAY / 2);
-        floor.issued(REALM, told, EPOCH, start);
-        assert_eq!(realm(&floor, EPOCH, start), (told, DAY / 2));
-        assert_eq!(floor.realms(EPOCH, start)[OTHER].floor, EPOCH);
-        // An earlier one takes nothing back; what has passed and the budget give more.
-        floor.issued(REALM, built, EPOCH, start);
-        let later = start + DAY / 4;
-        assert_eq!(realm(&floor, EPOCH, later), (told, DAY / 4 + DAY * 3 / 4));
-        assert_eq!(floor.get(), built);
-    }
-
-    #[test]
-    fn what_has_passed_costs_no_budget_and_is_used_once() {
-        let (folder, start, built) = (tempfile::tempdir().unwrap(), instant(), build_time());
-        let floor = following(&folder, start);
-        let (mut at, mut told) = (start, built);
-        for _ in 0..100 {
-            at += DAY / 10;
-            told = told.saturating_add(DAY / 10);
-            floor.issued(REALM, told, EPOCH, at);
-            assert_eq!(realm(&floor, EPOCH, at), (told, DAY));
-        }
-    }
-
-    #[test]
-    fn a_clock_that_is_ten_years_ahead_is_raised_by_nobody() {
-        let (folder, start) = (tempfile::tempdir().unwrap(), instant());
-        let floor = following(&folder, start);
-        let ahead = build_time().saturating_add(TEN_YEARS);
-        floor.issued(REALM, build_time().saturating_add(DAY), ahead, start);
-        assert_eq!(realm(&floor, ahead, start), (EPOCH, DAY));
-        // Stepped back, it is as if it had never been.
-        assert_eq!(realm(&floor, build_time(), start), (EPOCH, DAY));
-        floor.advance(ahead, false, start).unwrap();
-        assert_eq!(floor.get(), build_time());
-    }
-
-    #[test]
-    fn a_clock_that_steps_back_leaves_the_realms_floor() {
-        let (folder, start, built) = (tempfile::tempdir().unwrap(), instant(), build_time());
-        let floor = following(&folder, start);
-        let (now, told) = (built.saturating_add(DAY), built.saturating_add(DAY * 3 / 2));
-        floor.issued(REALM, told, now, start);
-        assert_eq!(realm(&floor, EPOCH, start), (told, DAY / 2));
-    }
-
-    #[test]
-    fn a_far_future_token_moves_its_realm_by_a_day_however_often_and_over_restarts() {
-        let folder = tempfile::tempdir().unwrap();
-        let (start, built) = (instant(), build_time());
-        let far = built.saturating_add(TEN_YEARS);
-        for _restart in 0..5 {
-            let floor = following(&folder, start);
-            for _ in 0..100 {
-                floor.issued(REALM, far, EPOCH, start);
-                // Killed afterwards: a large raise is saved within a second.
-                floor.advance(EPOCH, false, start).unwrap();
-            }
-            let raised = built.saturating_add(DAY);
-            assert_eq!(realm(&floor, EPOCH, start), (raised, Duration::ZERO));
-        }
-        // A day later a day is there again, and one for the day that has passed.
-        let floor = following(&folder, start);
-        assert_eq!(realm(&floor, EPOCH, start + DAY).1, DAY * 2);
-        assert_eq!(realm(&floor, EPOCH, start + DAY * 10).1, DAY * 11);
-    }
-
-    #[test]
-    fn damaged_budgets_are_spent_ones() {
-        let (folder, start) = (tempfile::tempdir().unwrap(), instant());
-        floor_in(&folder).tree.insert(REALMS_KEY, b"x").unwrap();
-        let floor = following(&folder, start);
-        assert_eq!(realm(&floor, EPOCH, start), (EPOCH, Duration::ZERO));
-    }
-
-    #[test]
-    fn synchronisation_and_a_reset_end_what_tokens_said() {
-        let (folder, start, built) = (tempfile::tempdir().unwrap(), instant(), build_time());
-        let floor = following(&folder, start);
-        let told = built.saturating_add(DAY);
-        floor.issued(REALM, told, EPOCH, start);
-        floor.reset(built, start).unwrap();
-        assert_eq!(realm(&floor, EPOCH, start).0, EPOCH);
-        let at = start + DAY * 2;
-        floor.issued(REALM, told, EPOCH, at);
-        assert_eq!(realm(&floor, EPOCH, at).0, told);
-        floor
-            .advance(built.saturating_add(DAY / 2), true, at)
-            .unwrap();
-        assert_eq!(realm(&floor, EPOCH, at).0, EPOCH);
-        drop(floor);
-        assert_eq!(realm(&following(&folder, at), EPOCH, at).0, EPOCH);
-    }
-
-    #[test]
-    fn realm_floors_are_written_seldom() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let (floor, start, built) = (Floor::open(&store).unwrap(), instant(), build_time());
-        floor.follow(&[REALM], start);
-        floor.save(start).unwrap();
-        let before = store.syncs();
-        for second in 1..=3600 {
-            let passed = Duration::from_secs(second);
-            let told = built.saturating_add(passed);
-            floor.issued(REALM, told, EPOCH, start + passed);
-            floor.advance(EPOCH, false, start + passed).unwrap();
-        }
-        let writes = store.syncs() - before;
-        assert!((1..=6).contains(&writes), "{writes}");
-    }
 }

@@ -1,6 +1,6 @@
 //! Fetching the realms' keys over HTTPS: seldom, one at a time, and never at the cost of a good set.
 //!
-//! A fetched set counts only when it shares a key with the pinned one. Any other is *held*: kept in
+//! A fetched set counts only when it is vouched for ([`super::vouch`]). Any other is *held*: kept in
 //! memory and shown, until a person pins it. Whatever else goes wrong changes nothing.
 
 use std::collections::BTreeMap;
@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{DenyFiles, Keyring, KeysError, MAX_JWKS};
-use crate::auth::{KeyInfo, KeySet};
+use super::vouch::{Circumstances, Next, Verdict};
+use super::{Change, DenyFiles, Keyring, KeysError, MAX_JWKS, Pinned};
+use crate::auth::KeySet;
 use crate::https::{Https, HttpsError};
 use crate::identity::random;
-use crate::time::Timestamp;
+use crate::time::{Mark, Moment, Timestamp};
 
 /// Where a realm's keys are fetched from, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +21,11 @@ pub struct Source {
     pub uri: String,
     /// The CA to trust; without one only this machine can be asked.
     pub ca_file: Option<PathBuf>,
+    /// Every user of this machine may serve the keys: whoever has the port while the issuer is away.
+    pub plain_http_trusts_this_host: bool,
     pub refresh_interval: Duration,
+    /// How long a key must be in force until it vouches for others.
+    pub vouch_after: Duration,
     /// Least time between fetches for unknown keys; also the first pause after a failure.
     pub min_interval: Duration,
     pub timeout: Duration,
@@ -40,9 +45,10 @@ pub enum Why {
 pub enum Outcome {
     /// The pinned keys, again.
     Confirmed,
-    /// A set that shares a key with the pinned one has taken its place.
+    /// A set that is vouched for has taken their place.
     Replaced,
-    /// A set that shares none, or nothing is pinned yet: a person must look at it.
+    /// A set that nobody vouches for, or nothing is pinned yet: a person must look at it. Keys that
+    /// it lacks may have left all the same.
     Held,
     Failed(String),
     Cooldown(Duration),
@@ -73,15 +79,27 @@ pub struct Report {
     pub last: Option<(Outcome, Timestamp)>,
     /// Until the next regular fetch.
     pub next_in: Duration,
+    /// Keys that vouch for a fetched set, in force or not, by thumbprint.
+    pub vouching: Vec<String>,
     pub held: Option<Held>,
 }
 
-/// A realm, what came of a fetch, and whether that is news: a set that is held already is none.
-/// Called within the flight, so that whoever waited for it sees its effect.
-type Changed = Box<dyn Fn(&str, &Outcome, bool) + Send + Sync>;
+/// What came of a realm's fetch.
+#[derive(Debug)]
+pub struct Told<'t> {
+    pub realm: &'t str,
+    pub outcome: &'t Outcome,
+    /// What is in force now and wasn't, and the other way round.
+    pub change: &'t Change,
+    /// A set that is held already is none.
+    pub news: bool,
+}
 
-/// A time that has passed for certain, which confirms keys, and the instant.
-type Clock = Box<dyn Fn() -> (Timestamp, Instant) + Send + Sync>;
+/// Called within the flight, so that whoever waited for it sees its effect.
+type Changed = Box<dyn Fn(&Told<'_>) + Send + Sync>;
+
+/// Both clocks, and the instant for waits.
+type Clock = Box<dyn Fn() -> (Moment, Instant) + Send + Sync>;
 
 /// What an explicit fetch has found.
 #[derive(Debug, Clone)]
@@ -104,6 +122,15 @@ struct Inner {
     realms: Mutex<BTreeMap<String, Arc<Line>>>,
 }
 
+/// The lines of a configuration, for [`Refresher::follow`].
+pub struct Lines(BTreeMap<String, Arc<Line>>);
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
 /// One realm's line to its issuer.
 struct Line {
     source: Source,
@@ -122,6 +149,8 @@ struct State {
     held: Option<Held>,
     /// The fingerprint of the set that was reported as held last.
     told: Option<String>,
+    /// When an answer of the realm's own came last.
+    heard: Option<Instant>,
 }
 
 impl std::fmt::Debug for Refresher {
@@ -146,8 +175,9 @@ impl Refresher {
         let _ = self.0.changed.set(changed);
     }
 
-    /// Follows the configuration. A realm whose source is the same keeps its state.
-    pub fn configure(&self, sources: &BTreeMap<String, Source>) -> Result<(), HttpsError> {
+    /// Makes what asking `sources` needs, and changes nothing. A realm whose source is the same
+    /// keeps its state.
+    pub fn prepare(&self, sources: &BTreeMap<String, Source>) -> Result<Lines, HttpsError> {
         let (_, now) = (self.0.clock)();
         let mut lines = BTreeMap::new();
         let old = self.realms().clone();
@@ -159,8 +189,12 @@ impl Refresher {
             };
             lines.insert(realm.clone(), line);
         }
-        *self.realms() = lines;
-        Ok(())
+        Ok(Lines(lines))
+    }
+
+    /// Asks these issuers from now on, and no others. Can't fail.
+    pub fn follow(&self, lines: Lines) {
+        *self.realms() = lines.0;
     }
 
     /// Realms whose regular fetch is due and not under way.
@@ -190,13 +224,15 @@ impl Refresher {
                 return Some(Outcome::Cooldown(wait));
             }
         }
-        let outcome = match line.fetch() {
-            Ok((keys, jwks)) => self.judge(realm, &line, keys, jwks),
-            Err(why) => Outcome::Failed(why),
+        let fetched = line.fetch().map(|(keys, jwks)| Held { keys, jwks });
+        let judged = fetched.and_then(|set| self.judge(realm, &line, set));
+        let (outcome, change) = match judged {
+            Ok(judged) => judged,
+            Err(why) => (Outcome::Failed(why), Change::default()),
         };
-        let (wall, now) = (self.0.clock)();
-        line.note(outcome.clone(), wall, now);
-        self.tell(realm, &line, &outcome);
+        let (moment, now) = (self.0.clock)();
+        line.note(outcome.clone(), moment.known, now);
+        self.tell(realm, &line, &outcome, &change);
         drop(flight);
         Some(outcome)
     }
@@ -218,7 +254,7 @@ impl Refresher {
             let confirmed = keyring.confirm(realm, now);
             confirmed.map_err(|error| error.to_string())?;
             line.state().forget_held();
-            self.tell(realm, line, &Outcome::Confirmed);
+            self.tell(realm, line, &Outcome::Confirmed, &Change::default());
         } else {
             // Whoever fetches sees it, so it is no news.
             let mut state = line.state();
@@ -240,8 +276,8 @@ impl Refresher {
         &self,
         realm: &str,
         fingerprint: &str,
-        now: Timestamp,
-    ) -> Option<Result<Vec<KeyInfo>, KeysError>> {
+        now: Moment,
+    ) -> Option<Result<(KeySet, Change), KeysError>> {
         let line = self.line(realm)?;
         let held = line.state().held.clone();
         let held = held.filter(|held| held.keys.fingerprint() == fingerprint)?;
@@ -255,58 +291,93 @@ impl Refresher {
     pub fn report(&self, realm: &str) -> Option<Report> {
         let line = self.line(realm)?;
         let (_, now) = (self.0.clock)();
+        let pinned = self.0.keyring.get(realm).ok().flatten();
+        let vouching = pinned.map(|pinned| pinned.history.vouching(line.source.vouch_after));
         let state = line.state();
         Some(Report {
             last: state.last.clone(),
             next_in: state.next.saturating_duration_since(now),
+            vouching: vouching.unwrap_or_default(),
             held: state.held.clone(),
         })
     }
 
-    fn tell(&self, realm: &str, line: &Line, outcome: &Outcome) {
+    fn tell(&self, realm: &str, line: &Line, outcome: &Outcome, change: &Change) {
         let news = *outcome != Outcome::Held || line.state().is_held_news();
         if let Some(changed) = self.0.changed.get() {
-            changed(realm, outcome, news);
+            changed(&Told {
+                realm,
+                outcome,
+                change,
+                news,
+            });
         }
     }
 
-    /// Whether a key that is in force vouches for the new set. One that the realm's deny-list
-    /// names doesn't: it may be in the hands of whoever serves the set.
-    fn vouched(&self, realm: &str, old: &KeySet, new: &KeySet, now: Timestamp) -> bool {
+    /// What becomes of a sound set.
+    fn judge(&self, realm: &str, line: &Line, set: Held) -> Result<(Outcome, Change), String> {
+        let said = |error: KeysError| error.to_string();
+        let Some(pinned) = self.0.keyring.get(realm).map_err(said)? else {
+            line.state().held = Some(set);
+            return Ok((Outcome::Held, Change::default()));
+        };
+        let (now, instant) = (self.0.clock)();
         let denied = self.0.deny_files.list(realm).unwrap_or_default();
-        let thumbprints = |set: &KeySet| set.keys().into_iter().map(|key| key.thumbprint);
-        thumbprints(old)
-            .filter(|old| !denied.revokes_key(old, now))
-            .any(|old| thumbprints(new).any(|new| new == old))
+        let circumstances = Circumstances {
+            passed: line.since_heard(instant),
+            vouch_after: line.source.vouch_after,
+            denied: &|thumbprint| denied.revokes_key(thumbprint, now.known),
+        };
+        let (was, fetched) = (pinned.keys.thumbprints(), set.keys.thumbprints());
+        let next = pinned.history.next(&was, &fetched, &circumstances);
+        let verdict = next.verdict;
+        let change = self
+            .put_in_force(realm, &pinned, &set, next, now)
+            .map_err(said)?;
+        let mut state = line.state();
+        if verdict != Verdict::Foreign {
+            state.heard = Some(instant);
+        }
+        if matches!(verdict, Verdict::Held | Verdict::Foreign) {
+            state.held = Some(set);
+            return Ok((Outcome::Held, change));
+        }
+        state.forget_held();
+        let same = pinned.keys.same_keys(&set.keys);
+        let outcome = if same {
+            Outcome::Confirmed
+        } else {
+            Outcome::Replaced
+        };
+        Ok((outcome, change))
     }
 
-    /// What becomes of a sound set.
-    fn judge(&self, realm: &str, line: &Line, keys: KeySet, jwks: Vec<u8>) -> Outcome {
-        let (now, _) = (self.0.clock)();
+    /// Puts in force what the history says.
+    fn put_in_force(
+        &self,
+        realm: &str,
+        pinned: &Pinned,
+        set: &Held,
+        next: Next,
+        now: Moment,
+    ) -> Result<Change, KeysError> {
         let keyring = &self.0.keyring;
-        let pinned = match keyring.get(realm) {
-            Ok(pinned) => pinned,
-            Err(error) => return Outcome::Failed(error.to_string()),
-        };
-        let (done, outcome) = match pinned {
-            Some(pinned) if pinned.keys.same_keys(&keys) => {
-                (keyring.confirm(realm, now), Outcome::Confirmed)
+        let none = |()| Change::default();
+        match next.verdict {
+            Verdict::Foreign => Ok(Change::default()),
+            Verdict::Held if next.in_force == pinned.keys.thumbprints() => {
+                keyring.note(realm, None, Some(next.history), now).map(none)
             }
-            Some(pinned) if self.vouched(realm, &pinned.keys, &keys, now) => {
-                let at = now.max(pinned.confirmed_at);
-                (keyring.pin(realm, &jwks, at).map(drop), Outcome::Replaced)
+            Verdict::Held => keyring.reduce(realm, &next.in_force, next.history, now),
+            _ if pinned.keys.same_set(&set.keys) => {
+                let noted = keyring.note(realm, Some(Mark::here(now)), Some(next.history), now);
+                noted.map(none)
             }
+            // The same keys by other names or beside others that are left out, too.
             _ => {
-                line.state().held = Some(Held { keys, jwks });
-                return Outcome::Held;
+                let (keys, confirmed) = (set.keys.clone(), Mark::here(now));
+                keyring.replace(realm, keys, &set.jwks, next.history, confirmed, now)
             }
-        };
-        match done {
-            Ok(()) => {
-                line.state().forget_held();
-                outcome
-            }
-            Err(error) => Outcome::Failed(error.to_string()),
         }
     }
 
@@ -334,6 +405,7 @@ impl Line {
                 last: None,
                 held: None,
                 told: None,
+                heard: None,
             }),
         })
     }
@@ -367,6 +439,15 @@ impl Line {
         state.last_fetch = Some(now);
         state.next = now + jittered(pause);
         state.last = Some((outcome, wall));
+    }
+
+    /// How long one silence may count: about as long as there is one while all goes well. Whoever
+    /// can cut the line shall not age keys by that.
+    fn since_heard(&self, now: Instant) -> Duration {
+        let heard = self.state().heard;
+        let passed = heard.map(|heard| now.saturating_duration_since(heard));
+        let most = self.source.refresh_interval.saturating_mul(2);
+        passed.unwrap_or_default().min(most)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::tests::jwks;
+use super::tests::{jwks, moment, open_keyring};
 use super::*;
 use crate::time;
 
@@ -62,7 +62,7 @@ impl Issuer {
 }
 
 struct Bench {
-    _folder: TempDir,
+    folder: TempDir,
     keyring: Keyring,
     issuer: Issuer,
     refresher: Refresher,
@@ -73,36 +73,56 @@ struct Bench {
 impl Bench {
     fn new(pinned: Option<&[u8]>) -> Bench {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("db")).unwrap();
-        let keyring = Keyring::open(&store, folder.path().join("keys")).unwrap();
+        std::fs::write(folder.path().join("deny.json"), r#"{"version":1}"#).unwrap();
+        let bench = Bench::open(folder, Issuer::start());
         if let Some(set) = pinned {
-            keyring.pin("dev", set, Timestamp(5)).unwrap();
+            bench.keyring.pin("dev", set, moment(5)).unwrap();
         }
-        let clock = || (Timestamp(1_000_000), time::instant());
+        bench
+    }
+
+    fn open(folder: TempDir, issuer: Issuer) -> Bench {
+        let store = Store::open(&folder.path().join("db")).unwrap();
+        let keyring = open_keyring(&store, folder.path().join("keys"));
+        let clock = || (moment(1_000_000), time::instant());
         let denied = folder.path().join("deny.json");
-        std::fs::write(&denied, r#"{"version":1}"#).unwrap();
         let deny_files = DenyFiles::default();
         let files = BTreeMap::from([("dev".to_owned(), denied.clone())]);
-        deny_files.configure(&files).unwrap();
+        deny_files.follow(deny_files.prepare(&files).unwrap());
         let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
-        let issuer = Issuer::start();
         let source = Source {
             uri: issuer.uri.clone(),
             ca_file: None,
+            plain_http_trusts_this_host: true,
             refresh_interval: Duration::from_secs(900),
+            vouch_after: Duration::from_secs(86_400),
             min_interval: Duration::from_secs(30),
             timeout: Duration::from_millis(500),
         };
         let sources = BTreeMap::from([("dev".to_owned(), source)]);
-        refresher.configure(&sources).unwrap();
+        refresher.follow(refresher.prepare(&sources).unwrap());
         Bench {
-            _folder: folder,
+            folder,
             keyring,
             issuer,
             refresher,
             denied,
             deny_files,
         }
+    }
+
+    /// With what is stored, and the same issuer.
+    fn restarted(self) -> Bench {
+        let Bench {
+            folder,
+            issuer,
+            keyring,
+            refresher,
+            ..
+        } = self;
+        // They hold the store.
+        drop((keyring, refresher));
+        Bench::open(folder, issuer)
     }
 
     fn refresh(&self) -> Outcome {
@@ -126,7 +146,7 @@ fn the_same_set_confirms_and_one_that_shares_a_key_replaces() {
     let bench = Bench::new(Some(&old));
     bench.issuer.says("200 OK", old.clone());
     assert_eq!(bench.refresh(), Outcome::Confirmed);
-    assert_eq!(bench.pinned().confirmed_at, Timestamp(1_000_000));
+    assert_eq!(bench.pinned().confirmed.at(), Timestamp(1_000_000));
     bench.issuer.says("200 OK", both(&old, &new));
     assert_eq!(bench.refresh(), Outcome::Replaced);
     assert_eq!(bench.pinned().keys.keys().len(), 2);
@@ -144,7 +164,7 @@ fn a_foreign_set_is_held_until_its_fingerprint_is_pinned() {
         let before = bench.keyring.get("dev").unwrap();
         assert_eq!(before.is_some(), pinned.is_some());
         let held = bench.refresher.report("dev").unwrap().held.unwrap();
-        let now = Timestamp(2_000_000);
+        let now = moment(2_000_000);
         assert!(bench.refresher.pin_held("dev", "other", now).is_none());
         let fingerprint = held.keys.fingerprint();
         bench
@@ -155,6 +175,80 @@ fn a_foreign_set_is_held_until_its_fingerprint_is_pinned() {
         assert_eq!(bench.pinned().keys.keys()[0].kid, "foreign");
         assert!(bench.refresher.report("dev").unwrap().held.is_none());
     }
+}
+
+fn thumbprint(set: &[u8]) -> String {
+    let keys = KeySet::parse(set).unwrap();
+    keys.thumbprints().into_iter().next().unwrap()
+}
+
+#[test]
+fn a_realm_isnt_handed_over_in_three_fetches() {
+    let (own, added, next) = (jwks("own"), jwks("added"), jwks("next"));
+    let mut bench = Bench::new(Some(&own));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&told);
+    let note = move |told: &Told<'_>| notes.lock().unwrap().push(told.change.clone());
+    bench.refresher.on_change(Box::new(note));
+    let serves = |set: &[u8]| {
+        bench.issuer.says("200 OK", set.to_vec());
+        let outcome = bench.refresh();
+        let change = told.lock().unwrap().pop().unwrap();
+        (outcome, change.added, change.removed)
+    };
+    let [k, a] = [&own, &added].map(|set| thumbprint(set));
+    let (one, none) = (|key: &String| vec![key.clone()], Vec::new);
+    assert_eq!(
+        serves(&both(&own, &added)),
+        (Outcome::Replaced, one(&a), none())
+    );
+    assert_eq!(serves(&added), (Outcome::Replaced, none(), one(&k)));
+    assert_eq!(
+        serves(&both(&added, &next)),
+        (Outcome::Held, none(), none())
+    );
+    assert_eq!(bench.pinned().keys.thumbprints(), [a.clone()].into());
+    // Over a restart, too, the realm's own key still vouches.
+    bench = bench.restarted();
+    bench.issuer.says("200 OK", own.clone());
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+    assert_eq!(bench.pinned().keys.thumbprints(), [k].into());
+}
+
+#[test]
+fn what_isnt_in_a_held_set_goes_all_the_same() {
+    let (own, added, next) = (jwks("own"), jwks("added"), jwks("next"));
+    let bench = Bench::new(Some(&own));
+    bench.issuer.says("200 OK", both(&own, &added));
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+    bench.issuer.says("200 OK", both(&added, &next));
+    assert_eq!(bench.refresh(), Outcome::Held);
+    let pinned = bench.pinned();
+    assert_eq!(pinned.keys.thumbprints(), [thumbprint(&added)].into());
+    let (_, change) = pinned.changed().unwrap();
+    assert_eq!(change.removed, [thumbprint(&own)]);
+    let bench = bench.restarted();
+    assert_eq!(
+        bench.pinned().keys.thumbprints(),
+        [thumbprint(&added)].into()
+    );
+    let vouching = bench.refresher.report("dev").unwrap().vouching;
+    assert_eq!(vouching, [thumbprint(&own)]);
+}
+
+#[test]
+fn a_known_name_with_another_key_is_a_foreign_key() {
+    let (own, other) = (jwks("one"), jwks("one"));
+    let bench = Bench::new(Some(&own));
+    bench.issuer.says("200 OK", other);
+    assert_eq!(bench.refresh(), Outcome::Held);
+    assert_eq!(bench.pinned().keys.thumbprints(), [thumbprint(&own)].into());
+    // The same key by another name is the same key.
+    let renamed = String::from_utf8(own.clone()).unwrap();
+    let renamed = renamed.replace("\"one\"", "\"two\"");
+    bench.issuer.says("200 OK", renamed.into_bytes());
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+    assert_eq!(bench.pinned().keys.keys()[0].kid, "two");
 }
 
 #[test]
@@ -175,8 +269,9 @@ fn a_set_is_news_when_it_begins_to_be_held_and_gone_when_keys_are_pinned() {
     let bench = Bench::new(Some(&jwks("old")));
     let told = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&told);
-    let note = move |_: &str, outcome: &Outcome, news| {
-        notes.lock().unwrap().push((outcome.as_str(), news));
+    let note = move |told: &Told<'_>| {
+        let told = (told.outcome.as_str(), told.news);
+        notes.lock().unwrap().push(told);
     };
     bench.refresher.on_change(Box::new(note));
     let (one, other) = (jwks("one"), jwks("other"));
@@ -201,7 +296,7 @@ fn a_fetch_tells_whether_its_set_is_the_pinned_one() {
     bench.issuer.says("200 OK", old);
     assert!(fetch());
     assert!(bench.refresher.report("dev").unwrap().held.is_none());
-    assert_eq!(bench.pinned().confirmed_at, Timestamp(1_000_000));
+    assert_eq!(bench.pinned().confirmed.at(), Timestamp(1_000_000));
 }
 
 #[test]
@@ -223,12 +318,12 @@ fn whatever_fails_keeps_the_last_good_set() {
         bench.issuer.says(head, body);
         assert!(matches!(bench.refresh(), Outcome::Failed(_)), "{head}");
         assert_eq!(bench.pinned().keys.keys()[0].kid, "good");
-        assert_eq!(bench.pinned().confirmed_at, Timestamp(5));
+        assert_eq!(bench.pinned().confirmed.at(), Timestamp(5));
     }
     let hang = |_: &mut TcpStream| std::thread::sleep(Duration::from_secs(1));
     bench.issuer.does(hang);
     assert!(matches!(bench.refresh(), Outcome::Failed(_)), "hang");
-    assert_eq!(bench.pinned().confirmed_at, Timestamp(5));
+    assert_eq!(bench.pinned().confirmed.at(), Timestamp(5));
 }
 
 #[test]

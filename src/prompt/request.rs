@@ -7,32 +7,70 @@ use serde::{Deserialize, Serialize};
 use super::Origin;
 use crate::secret::Secret;
 
-/// Names one request in the reply, the log and the audit. Taken from the client or made here.
+/// Names one request. Our own id is what audit, log and answer go by: nobody else can choose it,
+/// so no two requests share one. A client's id lies beside it and is only told back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct RequestId(String);
+pub struct RequestId {
+    #[serde(rename = "request_id")]
+    own: String,
+    #[serde(
+        rename = "client_request_id",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    client: Option<String>,
+}
 
 impl RequestId {
-    pub const MAX_LEN: usize = 128;
-
-    /// A client's own id: visible ASCII, at most [`Self::MAX_LEN`] bytes.
-    pub fn parse(text: &str) -> Option<RequestId> {
-        let fits = !text.is_empty() && text.len() <= Self::MAX_LEN;
-        (fits && text.bytes().all(|b| b.is_ascii_graphic())).then(|| RequestId(text.to_owned()))
-    }
+    /// The longest id that is taken from a client, in bytes.
+    pub const MAX_CLIENT: usize = 128;
 
     /// A new random id, `req_` and 128 bits of hexadecimal.
     pub fn random() -> RequestId {
-        RequestId(format!("req_{}", crate::identity::random_hex::<16>()))
+        RequestId {
+            own: format!("req_{}", crate::identity::random_hex::<16>()),
+            client: None,
+        }
     }
 
+    /// A new one with the id that the client sent: visible ASCII of at most [`Self::MAX_CLIENT`]
+    /// bytes. Any other counts as none.
+    pub fn beside(client: Option<&str>) -> RequestId {
+        let sound = |id: &&str| {
+            !id.is_empty()
+                && id.len() <= Self::MAX_CLIENT
+                && id.bytes().all(|b| b.is_ascii_graphic())
+        };
+        RequestId {
+            client: client.filter(sound).map(str::to_owned),
+            ..RequestId::random()
+        }
+    }
+
+    /// Without the client's.
+    #[must_use]
+    pub fn own(&self) -> RequestId {
+        RequestId {
+            own: self.own.clone(),
+            client: None,
+        }
+    }
+
+    /// Ours.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.own
+    }
+
+    /// What the client is told: its own where it sent one, else ours.
+    pub fn echoed(&self) -> &str {
+        self.client.as_deref().unwrap_or(&self.own)
     }
 }
 
+/// Ours.
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.own)
     }
 }
 
@@ -96,6 +134,14 @@ impl Action {
             Action::Chat(_) | Action::ListModels | Action::Cancel { .. } => Scope::Read,
             Action::ReadAudit | Action::ReadMetrics => Scope::Audit,
         }
+    }
+
+    /// Whether it changes nothing and nobody waits for it: such are counted in the audit.
+    pub fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Action::ListModels | Action::ReadAudit | Action::ReadMetrics
+        )
     }
 
     /// The name that audit and metrics use.
@@ -169,5 +215,25 @@ impl Default for Sampling {
             min_p: 0.0,
             seed: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_id_is_told_back_and_names_nothing() {
+        let [one, other] = [(); 2].map(|()| RequestId::beside(Some("SAME")));
+        assert_eq!((one.echoed(), other.echoed()), ("SAME", "SAME"));
+        assert_ne!(one.as_str(), other.as_str());
+        assert_ne!(one.own(), other.own());
+        assert_eq!(one.own().echoed(), one.as_str());
+        let long = "x".repeat(RequestId::MAX_CLIENT + 1);
+        for unsound in ["", "a b", "\u{e9}", "a\n", &long] {
+            let id = RequestId::beside(Some(unsound));
+            assert_eq!(id.echoed(), id.as_str(), "{unsound:?}");
+        }
+        assert_eq!(RequestId::beside(Some(&long[1..])).echoed(), &long[1..]);
     }
 }

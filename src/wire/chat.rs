@@ -18,7 +18,7 @@ pub fn parse_chat(body: &[u8]) -> Result<ChatBody, Refusal> {
         return Err(unreadable("the body must be a JSON object"));
     };
     let authorization = map.shift_remove("authorization");
-    let body_hash = crate::identity::digest(&[&canonical(&map)]);
+    let body_hash = crate::identity::digest_json(&map);
 
     let mut members = Members::new(map, "");
     let authorization = match authorization {
@@ -76,10 +76,6 @@ fn parse(body: &[u8]) -> Result<Value, Refusal> {
         let (line, column) = (error.line(), error.column());
         unreadable(format!("{what}, at line {line}, column {column}"))
     })
-}
-
-fn canonical(map: &serde_json::Map<String, Value>) -> Vec<u8> {
-    Value::Object(map.clone()).to_string().into_bytes()
 }
 
 fn unreadable(detail: impl Into<String>) -> Refusal {

@@ -1,18 +1,17 @@
 //! A realm's own floor: what its tokens tell of the time while nothing better does, and no more.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 use slmd::auth::{Decision, RealmFloor};
-use slmd::reason::DenyReason::{ClaimInvalid, Expired, IssuedInFuture};
-use slmd::time::Timestamp;
+use slmd::reason::DenyReason::{Expired, IssuedInFuture, KeysStale};
+use slmd::time::{Mark, Moment, Timestamp, Uptime};
 
 use crate::case::Case;
 use crate::mint::{ISSUER, NOW};
 
 /// A device that restarted in 1970, with a floor of its realm `before` seconds before the tests'
-/// time.
+/// time, and room for a token that was issued so many seconds later.
 fn asleep(before: u64, headroom: u64) -> Case {
     let mut case = Case::sound();
     case.clock.now = Timestamp(0);
@@ -23,10 +22,20 @@ fn asleep(before: u64, headroom: u64) -> Case {
 }
 
 fn floor(case: &mut Case, issuer: &str, before: u64, headroom: u64) {
-    let floor = RealmFloor {
-        floor: Timestamp::from_secs(NOW - before),
-        headroom: Duration::from_secs(headroom),
-    };
+    let floor = Timestamp::from_secs(NOW - before);
+    let most = Timestamp::from_secs(NOW - before + headroom);
+    set(case, issuer, floor, None, most);
+}
+
+fn set(
+    case: &mut Case,
+    issuer: &str,
+    floor: Timestamp,
+    ahead: Option<(&str, Timestamp)>,
+    most: Timestamp,
+) {
+    let ahead = ahead.map(|(client, at)| (client.to_owned(), at));
+    let floor = RealmFloor { floor, ahead, most };
     case.clock.realm_floors = Arc::new([(issuer.to_owned(), floor)].into());
 }
 
@@ -40,10 +49,7 @@ fn a_token_raises_its_realms_time_by_the_headroom_at_most() {
     assert!(permitted(&asleep(300, 0)));
     assert!(permitted(&asleep(1000, 700)));
     assert!(permitted(&asleep(1000, 670)));
-    let denied = asleep(1000, 669).denied();
-    assert_eq!(denied.reason, IssuedInFuture);
-    let issued = Some(Timestamp::from_secs(NOW - 300));
-    assert_eq!(denied.issued_at, issued, "for the floor to rise by");
+    assert_eq!(asleep(1000, 669).denied().reason, IssuedInFuture);
 }
 
 #[test]
@@ -69,13 +75,50 @@ fn a_realms_floor_lets_tokens_expire() {
     assert_eq!(case.denied().reason, Expired);
 }
 
+/// What one client's tokens say alone lets its own expire, and nobody else's.
 #[test]
-fn when_a_genuine_token_was_issued_is_told_whatever_else_is_wrong() {
-    let mut case = Case::sound();
-    case.claims["jti"] = json!(7);
-    let denied = case.denied();
-    assert_eq!(denied.reason, ClaimInvalid);
-    assert_eq!(denied.issued_at, Some(Timestamp::from_secs(NOW - 300)));
-    case.spoil = |token| format!("{token}AA");
-    assert_eq!(case.denied().issued_at, None);
+fn the_word_of_one_client_counts_for_that_client() {
+    let mut case = asleep(300, 0);
+    case.claims["exp"] = json!(NOW - 200);
+    let (floor, ahead) = (NOW - 300, Timestamp::from_secs(NOW + 86_400));
+    let own = case.claims["azp"].as_str().unwrap().to_owned();
+    for (client, expired) in [("another", false), (own.as_str(), true)] {
+        set(
+            &mut case,
+            ISSUER,
+            Timestamp::from_secs(floor),
+            Some((client, ahead)),
+            ahead,
+        );
+        match expired {
+            true => assert_eq!(case.denied().reason, Expired),
+            false => assert!(permitted(&case)),
+        }
+    }
+}
+
+/// Keys that this process has seen confirmed are as old as that, whatever a clock or a token says.
+#[test]
+fn what_a_clock_or_a_token_says_makes_no_confirmation_older_or_younger() {
+    let confirmed = Moment {
+        known: Timestamp(0),
+        uptime: Uptime(1000),
+    };
+    let day = 86_400_000;
+    for (clock, uptime, stale) in [
+        (0, 1000, false),
+        (NOW, 1000, false),
+        (NOW, 1000 + 31 * day, true),
+        (0, 1000 + 31 * day, true),
+    ] {
+        let mut case = Case::sound();
+        case.realm.confirmed = Some(Mark::here(confirmed));
+        case.clock.now = Timestamp::from_secs(clock);
+        case.clock.floor = Timestamp::from_secs(NOW);
+        case.clock.uptime = Uptime(uptime);
+        match stale {
+            true => assert_eq!(case.denied().reason, KeysStale),
+            false => assert!(permitted(&case)),
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! nothing here shares code with what is tested.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use slmd::auth::{Clock, Credential, DenyList, Endpoint, KeySet, Policy, Realm, Snapshot};
 use slmd::prompt::{Action, Chat, Message, Origin, Request, RequestId, Role, Sampling};
 use slmd::secret::Secret;
-use slmd::time::Timestamp;
+use slmd::time::{Mark, Timestamp, Uptime};
 
 pub(crate) const ISSUER: &str = "https://keycloak.test/realms/dev";
 /// 2026-11-24, in seconds: when all tests happen.
@@ -191,8 +192,17 @@ pub(crate) fn realm(issuers: &[&Issuer]) -> Realm {
         },
         endpoints: vec![Arc::new(endpoint("slm")), Arc::new(endpoint("other"))],
         keys: KeySet::parse(jwks(issuers).as_bytes()).unwrap(),
-        confirmed_at: Some(Timestamp::from_secs(NOW - 3600)),
+        confirmed: confirmed(NOW - 3600),
     }
+}
+
+/// By an earlier process than the one that decides.
+pub(crate) fn confirmed(secs: u64) -> Option<Mark> {
+    Some(Mark::before(
+        Timestamp::from_secs(secs),
+        Duration::ZERO,
+        Uptime(0),
+    ))
 }
 
 pub(crate) fn snapshot(issuers: &[&Issuer]) -> Snapshot {
@@ -203,6 +213,7 @@ pub(crate) fn clock() -> Clock {
     Clock {
         now: Timestamp::from_secs(NOW),
         floor: Timestamp::from_secs(NOW - 86_400),
+        uptime: Uptime(0),
         synchronised: true,
         realm_floors: Arc::default(),
     }
@@ -227,7 +238,7 @@ pub(crate) fn chat() -> Action {
 
 pub(crate) fn request(model: Option<&str>, action: Action) -> Arc<Request> {
     Arc::new(Request {
-        id: RequestId::parse("r-1").unwrap(),
+        id: RequestId::random(),
         origin: Origin::Daemon,
         model: model.map(str::to_owned),
         action,

@@ -20,7 +20,7 @@ fn broken() -> Case {
     };
     case.realm.policy.local_groups = [(TECHNICIANS, vec![Scope::Read])].into();
     case.realm.keys = KeySet::default();
-    case.realm.confirmed_at = None;
+    case.realm.confirmed = None;
     case.clock.now = Timestamp(0);
     case.clock.synchronised = false;
     case

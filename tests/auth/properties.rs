@@ -111,7 +111,7 @@ fn shrink(realm: &Realm, way: u8, at: usize) -> (Realm, Revocations) {
         6 => drop(own.insert("device-1".to_owned(), policy.max_lifetime.min(secs))),
         7 => drop(less.endpoints.remove(at % less.endpoints.len())),
         8 => less.keys = mint::realm(&[&ISSUERS[at % ISSUERS.len()]]).keys,
-        9 => less.confirmed_at = None,
+        9 => less.confirmed = None,
         10 => revoked = revocations(at),
         // Not the last one: without any mapping the roles mean themselves again.
         11 if policy.roles.len() > 1 => {

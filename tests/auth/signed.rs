@@ -79,14 +79,30 @@ fn key_sets_compare_by_their_keys() {
     assert_eq!(ab.fingerprint(), ba.fingerprint());
     assert_ne!(ab.fingerprint(), bc.fingerprint());
     assert!(ab.same_keys(&ba) && !ab.same_keys(&bc));
-    assert!(ab.shares_key(&bc) && !set(&[&a]).shares_key(&bc));
+    assert!(!ab.thumbprints().is_disjoint(&bc.thumbprints()));
+    assert!(set(&[&a]).thumbprints().is_disjoint(&bc.thumbprints()));
     let renamed = jwks(&[&a, &b]).replace("\"kid\":\"a\"", "\"kid\":\"z\"");
     let renamed = KeySet::parse(renamed.as_bytes()).unwrap();
     assert!(
         !ab.same_keys(&renamed),
         "the same key by another name isn't found by the old one"
     );
-    assert!(ab.shares_key(&renamed));
+    assert_eq!(ab.thumbprints(), renamed.thumbprints());
+}
+
+/// Anybody can sign for the neutral point: with itself and 0, whatever the message.
+#[test]
+fn a_point_of_small_order_signs_nothing() {
+    let issuer = Issuer::new("ES256", "ec");
+    let (mut neutral, mut signature) = ([0; 32], [0; 64]);
+    (neutral[0], signature[0]) = (1, 1);
+    let weak = json!({"kty": "OKP", "crv": "Ed25519", "kid": "weak", "x": encode(neutral)});
+    let set = json!({"keys": [issuer.jwk(), weak]}).to_string();
+    let keys = KeySet::parse(set.as_bytes()).unwrap();
+    let header = encode(json!({"alg": "EdDSA", "kid": "weak"}).to_string());
+    let forged = format!("{header}.{}.{}", encode("{}"), encode(signature));
+    assert_eq!(verify_jws(&forged, &keys).unwrap_err(), KeyUnusable);
+    assert!(keys.skipped()[0].why.contains("small order"));
 }
 
 #[test]

@@ -12,19 +12,20 @@ PEERS = os.environ.get("PEERS", os.path.join(ROOT, "target/peers/bin"))
 
 def bench(name):
     """Builds one of our benches and gives its executable."""
-    return built(["bench", "--profile", PROFILE, "--bench", name, "--no-run"])
+    return built(name, ["bench", "--profile", PROFILE, "--bench", name, "--no-run"])
 
 
 def binary():
     """Builds slmd itself and gives its executable."""
-    return built(["build", "--profile", PROFILE, "--bin", "slmd"])
+    return built("slmd", ["build", "--profile", PROFILE, "--bin", "slmd"])
 
 
-def built(arguments):
+def built(name, arguments):
     command = ["cargo"] + arguments + ["--message-format=json-render-diagnostics"]
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     messages = [json.loads(line) for line in lines.splitlines() if line.startswith(b"{")]
-    return [m["executable"] for m in messages if m.get("executable")][-1]
+    # A bench may have slmd itself built as well.
+    return [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == name][-1]
 
 
 def timed(command, env=None, cores=None):

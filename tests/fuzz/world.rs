@@ -1,6 +1,7 @@
 //! One realm, one request, one time: what every target decides against.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -9,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::auth::{Clock, Credential, DenyList, Endpoint, KeySet, Policy, Realm, Snapshot};
 use crate::prompt::{Action, Origin, Request, RequestId};
 use crate::secret::Secret;
-use crate::time::Timestamp;
+use crate::time::{Mark, Timestamp, Uptime};
 
 pub const ISSUER: &str = "https://keycloak.test/realms/dev";
 pub const CLIENT: &str = "slm";
@@ -31,7 +32,7 @@ pub static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| snapshot(jwks().as_by
 /// Asks for what every role may: the list of models.
 pub static REQUEST: LazyLock<Arc<Request>> = LazyLock::new(|| {
     Arc::new(Request {
-        id: RequestId::parse("r-1").expect("a sound id"),
+        id: RequestId::random(),
         origin: Origin::Daemon,
         model: Some(CLIENT.to_owned()),
         action: Action::ListModels,
@@ -62,7 +63,7 @@ pub fn snapshot(jwks: &[u8]) -> Snapshot {
         policy: Policy::default(),
         endpoints: vec![Arc::new(endpoint)],
         keys: KeySet::parse(jwks).expect("a sound set"),
-        confirmed_at: Some(Timestamp::from_secs(NOW)),
+        confirmed: Some(Mark::before(Timestamp::from_secs(NOW), Duration::ZERO, Uptime(0))),
     };
     Snapshot::new(1, vec![realm], DenyList::default())
 }
@@ -71,6 +72,7 @@ pub fn clock() -> Clock {
     Clock {
         now: Timestamp::from_secs(NOW),
         floor: Timestamp::from_secs(NOW),
+        uptime: Uptime(0),
         synchronised: true,
         realm_floors: Arc::default(),
     }

@@ -10,7 +10,7 @@ use slmd::auth::{
 use slmd::prompt::{Action, Chat, Message, Origin, Request, RequestId, Role, Sampling, Scope};
 use slmd::reason::DenyReason;
 use slmd::secret::Secret;
-use slmd::time::Timestamp;
+use slmd::time::{Mark, Timestamp, Uptime};
 
 use crate::grants;
 
@@ -50,7 +50,7 @@ pub fn trusted_with(realm: &grants::Realm, jwks: &str) -> Realm {
         },
         endpoints: vec![endpoint(ENDPOINT), endpoint("slm-other")],
         keys: KeySet::parse(jwks.as_bytes()).expect("Keycloak publishes usable keys"),
-        confirmed_at: Some(slmd::time::now()),
+        confirmed: Some(Mark::before(slmd::time::now(), Duration::ZERO, Uptime(0))),
     }
 }
 
@@ -154,6 +154,7 @@ fn clock(now: Timestamp) -> Clock {
     Clock {
         now,
         floor: Timestamp::from_secs(0),
+        uptime: Uptime(0),
         synchronised: true,
         realm_floors: Arc::default(),
     }

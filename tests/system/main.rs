@@ -8,9 +8,12 @@
 
 mod badinput;
 mod cli;
+mod clocks;
 mod crash;
 mod demo;
 mod dpop;
+mod evidence;
+mod fair;
 mod http;
 mod install;
 mod keys;
@@ -18,6 +21,7 @@ mod login;
 mod mqtt;
 mod peers;
 mod readme;
+mod reload;
 mod secrets;
 mod support;
 mod tls;

@@ -38,7 +38,7 @@ fn paho_asks_with_mqtt_5() {
     let said: Value = serde_json::from_slice(&output.stdout).expect("the script prints JSON");
     assert!(said["usage"]["completion_tokens"].as_u64() > Some(0));
     let audit = scene.audit();
-    let whole = |r: &&Value| r["event"] == "access" && r["request_id"] == "paho-whole-1";
+    let whole = |r: &&Value| r["event"] == "access" && r["client_request_id"] == "paho-whole-1";
     let whole: Vec<&Value> = audit.iter().filter(whole).collect();
     assert_eq!(whole.len(), 1);
     assert_eq!(whole[0]["decision"], "permit");

@@ -11,7 +11,7 @@ use crate::identity::{digest, random};
 use crate::prompt::{Outcome, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::StoreError;
-use crate::time::{self, Timestamp};
+use crate::time::Timestamp;
 
 /// A request that is begun twice and not finished isn't tried again.
 const MOST_ATTEMPTS: u32 = 2;
@@ -127,10 +127,12 @@ impl Admission {
             Some((State::Begun, attempts, _)) if attempts >= MOST_ATTEMPTS => {
                 return Err(reject(RefuseReason::AttemptsExhausted.into()));
             }
-            Some((State::Begun, attempts, clock)) => prior.begin(attempts + 1, clock),
+            Some((State::Begun, attempts, clock)) => {
+                prior.begin(attempts + 1, clock, self.0.inbox.now())
+            }
             None => {
-                let clock = FirstClock::new(&clock, &grant.principal.issuer);
-                prior.begin(1, clock)
+                let clock = FirstClock::new(&clock, &grant.principal);
+                prior.begin(1, clock, self.0.inbox.now())
             }
         };
         let begin = Begin {
@@ -223,12 +225,12 @@ impl Prior {
         ])
     }
 
-    fn begin(&self, attempts: u32, clock: FirstClock) -> Entry {
+    fn begin(&self, attempts: u32, clock: FirstClock, touched: Timestamp) -> Entry {
         Entry {
             state: State::Begun,
             attempts,
             clock,
-            touched: time::now(),
+            touched,
             attempt_key: self.attempt_key,
         }
     }
@@ -286,7 +288,7 @@ impl Ticket {
         let entry = Entry {
             state,
             attempts,
-            touched: time::now(),
+            touched: self.begin.inbox.now(),
             ..self.begin.entry.clone()
         };
         // The claim ends only when the entry is on record, or given up.
@@ -323,7 +325,7 @@ impl Rejected {
 /// A redelivery is decided as at its first admission, when its nonce was checked.
 fn waive_nonce(credential: &mut Credential) {
     if let Credential::Dpop { binding, .. } = credential {
-        binding.nonce = NonceRule::None;
+        binding.nonce = NonceRule::Checked;
     }
 }
 

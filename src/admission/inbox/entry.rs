@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{Clock, RealmFloor};
+use crate::auth::{Clock, Principal, RealmFloor};
 use crate::prompt::{Finish, Outcome, RequestId, Usage};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, Uptime};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Entry {
@@ -29,10 +29,12 @@ pub(super) enum State {
 /// The first run's answer, for a duplicate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredAnswer {
+    #[serde(flatten)]
     pub request_id: RequestId,
     pub model: String,
     pub created: Timestamp,
     pub text: String,
+    #[serde(flatten)]
     pub finish: Finish,
     pub usage: Usage,
 }
@@ -64,11 +66,16 @@ struct FirstFloor {
 }
 
 impl FirstClock {
-    pub(super) fn new(clock: &Clock, issuer: &str) -> FirstClock {
-        let realm = clock.realm_floors.get(issuer).map(|realm| FirstFloor {
-            issuer: issuer.to_owned(),
-            floor: realm.floor,
-            headroom_ms: u64::try_from(realm.headroom.as_millis()).unwrap_or(u64::MAX),
+    /// With what counts for tokens of `who`.
+    pub(super) fn new(clock: &Clock, who: &Principal) -> FirstClock {
+        let realm = clock.realm_floors.get(&who.issuer).map(|realm| {
+            let floor = realm.of(&who.client);
+            let headroom = realm.most.since(clock.effective().max(floor));
+            FirstFloor {
+                issuer: who.issuer.clone(),
+                floor,
+                headroom_ms: u64::try_from(headroom.as_millis()).unwrap_or(u64::MAX),
+            }
         });
         FirstClock {
             now: clock.now,
@@ -82,13 +89,19 @@ impl FirstClock {
 impl From<FirstClock> for Clock {
     fn from(clock: FirstClock) -> Clock {
         let realm_floors = clock.realm.into_iter().map(|realm| {
-            let headroom = Duration::from_millis(realm.headroom_ms);
-            let floor = realm.floor;
-            (realm.issuer, RealmFloor { floor, headroom })
+            let held = clock.now.max(clock.floor).max(realm.floor);
+            let floor = RealmFloor {
+                floor: realm.floor,
+                ahead: None,
+                most: held.saturating_add(Duration::from_millis(realm.headroom_ms)),
+            };
+            (realm.issuer, floor)
         });
         Clock {
             now: clock.now,
             floor: clock.floor,
+            // Of another process, perhaps of another boot: what this one has seen came later.
+            uptime: Uptime::default(),
             synchronised: clock.synchronised,
             realm_floors: Arc::new(realm_floors.collect()),
         }
@@ -104,23 +117,59 @@ mod tests {
     #[test]
     fn a_second_attempt_sees_its_realms_floor_of_the_first() {
         let floor = RealmFloor {
-            floor: Timestamp(9000),
-            headroom: Duration::from_millis(500),
+            floor: Timestamp(7000),
+            ahead: Some(("device-1".to_owned(), Timestamp(9000))),
+            most: Timestamp(9500),
         };
-        let floors = [("a".to_owned(), floor), ("b".to_owned(), floor)];
+        let floors = [("a".to_owned(), floor.clone()), ("b".to_owned(), floor)];
         let clock = Clock {
             now: Timestamp(1),
             floor: Timestamp(2),
+            uptime: Uptime(3),
             synchronised: false,
             realm_floors: Arc::new(BTreeMap::from(floors)),
         };
-        let kept = serde_json::to_vec(&FirstClock::new(&clock, "a")).unwrap();
-        let again: Clock = serde_json::from_slice::<FirstClock>(&kept).unwrap().into();
-        let expected = BTreeMap::from([("a".to_owned(), floor)]);
-        assert_eq!(*again.realm_floors, expected);
+        for (client, floor) in [("device-1", 9000), ("device-2", 7000)] {
+            let who = Principal {
+                issuer: "a".to_owned(),
+                subject: "s".to_owned(),
+                client: client.to_owned(),
+            };
+            let kept = serde_json::to_vec(&FirstClock::new(&clock, &who)).unwrap();
+            let again: Clock = serde_json::from_slice::<FirstClock>(&kept).unwrap().into();
+            let expected = RealmFloor {
+                floor: Timestamp(floor),
+                ahead: None,
+                most: Timestamp(9500),
+            };
+            assert_eq!(*again.realm_floors, [("a".to_owned(), expected)].into());
+        }
         // What an earlier release has stored.
         let old = br#"{"now":1,"floor":2,"synchronised":true}"#;
         let old: Clock = serde_json::from_slice::<FirstClock>(old).unwrap().into();
         assert!(old.realm_floors.is_empty());
+    }
+
+    #[test]
+    fn an_answer_is_told_again_under_the_id_that_it_had() {
+        let answer = |request_id| StoredAnswer {
+            request_id,
+            model: "slm".to_owned(),
+            created: Timestamp(1),
+            text: "Paris".to_owned(),
+            finish: Finish::Stop,
+            usage: Usage::default(),
+        };
+        for id in [RequestId::random(), RequestId::beside(Some("mine"))] {
+            let kept = serde_json::to_vec(&answer(id.clone())).unwrap();
+            let again: StoredAnswer = serde_json::from_slice(&kept).unwrap();
+            assert_eq!(again, answer(id));
+        }
+        // What an earlier release has stored.
+        let old =
+            br#"{"request_id":"mine","model":"slm","created":1,"text":"Paris","finish":"stop",
+            "usage":{"prompt_tokens":0,"completion_tokens":0}}"#;
+        let old: StoredAnswer = serde_json::from_slice(old).unwrap();
+        assert_eq!(old.request_id.echoed(), "mine");
     }
 }

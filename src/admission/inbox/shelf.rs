@@ -25,12 +25,21 @@ type Delivery = (Key, Entry);
 #[derive(Debug, Clone)]
 pub(in crate::admission) struct Inbox(Arc<Shelf>);
 
-#[derive(Debug)]
+/// The time as decisions see it.
+pub(in crate::admission) type Now = Box<dyn Fn() -> Timestamp + Send + Sync>;
+
 struct Shelf {
     tree: Tree,
     store: Store,
+    now: Now,
     /// Deliveries between their claim and their answer, in this process; whether they are ending.
     busy: Mutex<BTreeMap<Key, watch::Receiver<bool>>>,
+}
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shelf").finish_non_exhaustive()
+    }
 }
 
 /// A delivery claimed by this process; dropped, it may be claimed again.
@@ -78,12 +87,18 @@ impl Drop for Busy {
 }
 
 impl Inbox {
-    pub(in crate::admission) fn open(store: &Store) -> Result<Inbox, StoreError> {
+    pub(in crate::admission) fn open(store: &Store, now: Now) -> Result<Inbox, StoreError> {
         Ok(Inbox(Arc::new(Shelf {
             tree: store.tree("inbox")?,
             store: store.clone(),
+            now,
             busy: Mutex::default(),
         })))
+    }
+
+    /// The time by which deliveries are remembered.
+    pub(in crate::admission) fn now(&self) -> Timestamp {
+        (self.0.now)()
     }
 
     /// An error says that it runs already.
@@ -119,7 +134,7 @@ impl Inbox {
 
     /// Rides on the next sync.
     pub(super) fn put(&self, key: &[u8; 32], entry: &Entry) -> Result<(), StoreError> {
-        let value = serde_json::to_vec(entry).map_err(|e| StoreError::Io(e.to_string()))?;
+        let value = to_bytes(entry)?;
         let mut batch = Batch::default();
         batch.insert(&named(b'd', key), &value);
         batch.insert(&named(b'a', &entry.attempt_key), key);
@@ -137,14 +152,19 @@ impl Inbox {
         now: Timestamp,
         settings: &Settings,
     ) -> Result<(), StoreError> {
+        // Until all is applied, or what begins meanwhile would be set back.
+        let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
         let (attempts, mut entries) = self.all()?;
+        let mut batch = Batch::default();
+        for (key, entry) in &mut entries {
+            // A clock was ahead. It would be kept until then, and push newer ones out meanwhile.
+            if entry.touched > now && !busy.contains_key(&*key) {
+                entry.touched = now;
+                batch.insert(&named(b'd', key), &to_bytes(entry)?);
+            }
+        }
         entries.sort_by_key(|(_, entry)| entry.touched);
         let mut excess = entries.len().saturating_sub(settings.duplicates);
-        let busy: BTreeSet<Key> = {
-            let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
-            busy.keys().copied().collect()
-        };
-        let mut batch = Batch::default();
         let mut kept = BTreeSet::new();
         for (key, entry) in entries {
             let window = match entry.state {
@@ -152,7 +172,7 @@ impl Inbox {
                 State::Answered(_) => settings.duplicate_window,
             };
             let old = now.since(entry.touched) > window || excess > 0;
-            if old && !busy.contains(&key) {
+            if old && !busy.contains_key(&key) {
                 excess = excess.saturating_sub(1);
                 batch.remove(&named(b'd', &key));
             } else {
@@ -186,6 +206,10 @@ impl Inbox {
     }
 }
 
+fn to_bytes(entry: &Entry) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(entry).map_err(|e| StoreError::Io(e.to_string()))
+}
+
 fn named(kind: u8, key: &[u8; 32]) -> [u8; 33] {
     let mut name = [kind; 33];
     name[1..].copy_from_slice(key);
@@ -198,15 +222,20 @@ mod tests {
 
     use super::super::entry::StoredAnswer;
     use super::*;
-    use crate::auth::Clock;
+    use crate::auth::{Clock, Principal};
     use crate::prompt::{Finish, RequestId, Usage};
 
     const START: Timestamp = Timestamp(1_800_000_000_000);
 
     fn open() -> (TempDir, Inbox) {
         let folder = tempfile::tempdir().unwrap();
-        let inbox = Inbox::open(&Store::open(folder.path()).unwrap()).unwrap();
+        let inbox = reopen(&folder);
         (folder, inbox)
+    }
+
+    fn reopen(folder: &TempDir) -> Inbox {
+        let store = Store::open(folder.path()).unwrap();
+        Inbox::open(&store, Box::new(|| START)).unwrap()
     }
 
     fn settings(duplicates: usize) -> Settings {
@@ -216,6 +245,8 @@ mod tests {
             duplicate_window: Duration::from_secs(600),
             duplicates,
             tokens_per_minute: 20_000,
+            prompts_per_minute: 600,
+            operations_per_minute: 120,
         }
     }
 
@@ -224,13 +255,19 @@ mod tests {
         let clock = Clock {
             now: touched,
             floor: START,
+            uptime: Default::default(),
             synchronised: true,
             realm_floors: Default::default(),
+        };
+        let who = Principal {
+            issuer: "a".to_owned(),
+            subject: "s".to_owned(),
+            client: "c".to_owned(),
         };
         Entry {
             state: State::Begun,
             attempts: 1,
-            clock: super::super::entry::FirstClock::new(&clock, "a"),
+            clock: super::super::entry::FirstClock::new(&clock, &who),
             touched,
             attempt_key: [n | 0x80; 32],
         }
@@ -299,7 +336,7 @@ mod tests {
         let (folder, inbox) = open();
         inbox.put_durably(&[1; 32], &answered(1, 0)).unwrap();
         drop(inbox);
-        let inbox = Inbox::open(&Store::open(folder.path()).unwrap()).unwrap();
+        let inbox = reopen(&folder);
         let entry = inbox.get(&[1; 32]).unwrap().unwrap();
         assert!(matches!(entry.state, State::Answered(answer) if answer.text == "answer 1"));
         assert_eq!(entry.attempts, 1);
@@ -322,10 +359,24 @@ mod tests {
         assert_eq!(left(&inbox), [3]);
         inbox.prune(after(86_401), &settings(8)).unwrap();
         assert!(left(&inbox).is_empty());
-        // A clock that was set back forgets nothing early.
+        // A clock that was set back forgets nothing early, and nothing late.
         inbox.put(&[4; 32], &answered(4, 5000)).unwrap();
         inbox.prune(START, &settings(8)).unwrap();
         assert_eq!(left(&inbox), [4]);
+        inbox.prune(after(601), &settings(8)).unwrap();
+        assert!(left(&inbox).is_empty());
+    }
+
+    #[test]
+    fn what_a_clock_dated_too_late_pushes_nothing_newer_out() {
+        let (_folder, inbox) = open();
+        for n in 1..=4 {
+            inbox.put(&[n; 32], &answered(n, 315_360_000)).unwrap();
+        }
+        inbox.prune(after(0), &settings(4)).unwrap();
+        inbox.put(&[5; 32], &begun(5, 1)).unwrap();
+        inbox.prune(after(2), &settings(4)).unwrap();
+        assert!(left(&inbox).contains(&5), "{:?}", left(&inbox));
     }
 
     #[test]

@@ -14,10 +14,7 @@ use crate::auth::{Clock, ExplainContext, explain};
 use crate::config::Config;
 use crate::prompt::{Scope, Transport};
 use crate::secret::Secret;
-use crate::time::{now, synchronised};
-
-/// The daemon refuses larger tokens anyway.
-const MAX_TOKEN: u64 = 64 << 10;
+use crate::time::{now, synchronised, uptime};
 
 /// Tell, check by check, why a token is accepted or refused, and what to change in Keycloak.
 ///
@@ -66,9 +63,7 @@ impl Way {
 impl Explain {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let file = self.token_file.as_deref().unwrap_or(Path::new("-"));
-        let token = String::from_utf8(input::read(file, MAX_TOKEN)?);
-        let token = token.map_err(|_| Failure::failed("the token isn't text"))?;
-        let token = Secret::new(token.trim().to_owned());
+        let token = input::token(file)?;
         let body = json!({
             "token": token.expose(),
             "transport": self.transport.transport().as_str(),
@@ -104,7 +99,8 @@ impl Explain {
         let snapshot = state.snapshot(config).map_err(Failure::failed)?;
         let clock = Clock {
             now: now(),
-            floor: state.floor.get(),
+            floor: state.floor.get(uptime()),
+            uptime: uptime(),
             synchronised: synchronised(),
             realm_floors: Arc::default(),
         };

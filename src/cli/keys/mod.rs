@@ -11,9 +11,9 @@ use ureq::http::Method;
 use super::client::{Client, Problem, Shown};
 use super::exit::{Done, Exit, Failure};
 use super::{Global, offline, output};
-use crate::auth::KeyInfo;
+use crate::auth::{KeyInfo, KeySet, Skipped};
 use crate::config::Config;
-use crate::time::{Timestamp, now};
+use crate::time::MAX_SECS;
 
 /// Show, pin and refresh the keys that tokens are verified with; explain a token.
 #[derive(Debug, Subcommand)]
@@ -27,8 +27,8 @@ pub(super) enum Keys {
     Pin(pin::Pin),
     /// Fetch key sets over HTTPS now, of REALM or of every realm that has `[realm.jwks]`.
     #[command(after_help = "\
-A set that shares no key with the pinned one is held, not trusted: see slmd keys list.
-Ends with 1 when a realm couldn't be refreshed.
+A set that no pinned key, nor one in force for vouch_after, vouches for is held, not trusted: see
+slmd keys list. Ends with 1 when a realm couldn't be refreshed.
 
 Examples:
   slmd keys refresh
@@ -69,7 +69,8 @@ impl Keys {
 
 fn reset_to(text: &str) -> Result<Value, String> {
     match text.parse::<u64>() {
-        Ok(seconds) => Ok(seconds.into()),
+        Ok(seconds) if seconds <= MAX_SECS => Ok(seconds.into()),
+        Ok(_) => Err("that is after the year 9999".to_owned()),
         Err(_) if text == "now" => Ok("now".into()),
         Err(_) => Err("write now, or seconds since 1970 (date +%s)".to_owned()),
     }
@@ -87,23 +88,24 @@ fn list(global: &Global) -> Done {
 /// What only a running daemon knows (refreshes, a held set) is left out.
 fn list_offline(config: &Config) -> Result<Value, Failure> {
     let state = offline::open(config)?;
-    let now = now().max(state.floor.get());
+    let now = state.moment();
     let mut realms = Vec::new();
     for realm in &config.realms {
         let pinned = state.keyring.get(&realm.name).map_err(Failure::failed)?;
-        let confirmed_at = pinned.as_ref().map(|pinned| pinned.confirmed_at);
-        let keys = pinned.map(|p| p.keys.keys()).unwrap_or_default();
+        let confirmed = pinned.as_ref().map(|pinned| pinned.confirmed);
+        let set = pinned.map(|pinned| pinned.keys).unwrap_or_default();
         let grace = realm.policy.offline_grace.iter();
         let stops = grace.filter_map(|(scope, grace)| {
-            let at: Timestamp = confirmed_at?.saturating_add(*grace);
+            let at = confirmed?.shown(now).saturating_add(*grace);
             Some((scope.as_str().to_owned(), Value::from(at.to_string())))
         });
         realms.push(json!({
             "name": realm.name,
             "issuer": realm.issuer,
-            "keys": keys.iter().map(describe).collect::<Value>(),
-            "keys_age_seconds": confirmed_at.map(|at| now.since(at).as_secs()),
-            "keys_confirmed_at": confirmed_at.map(|at| at.to_string()),
+            "keys": described(&set),
+            "left_out": left_out(&set),
+            "keys_age_seconds": confirmed.map(|at| at.age(now).as_secs()),
+            "keys_confirmed_at": confirmed.map(|at| at.shown(now).to_string()),
             "scope_stops_at": stops.collect::<serde_json::Map<_, _>>(),
         }));
     }
@@ -180,8 +182,24 @@ fn describe(key: &KeyInfo) -> Value {
     json!({"kid": key.kid, "algorithms": key.algorithms, "thumbprint": key.thumbprint})
 }
 
-fn lines(keys: &Value) -> Vec<String> {
-    keys.as_array().into_iter().flatten().map(line).collect()
+fn described(keys: &KeySet) -> Value {
+    keys.keys().iter().map(describe).collect()
+}
+
+fn left_out(keys: &KeySet) -> Value {
+    keys.skipped().iter().map(Skipped::to_json).collect()
+}
+
+/// A set: each key, then what isn't used of it.
+fn lines(set: &Value) -> Vec<String> {
+    let list = |name: &str| set[name].as_array().cloned().unwrap_or_default();
+    let keys = list("keys");
+    let left_out = list("left_out");
+    let unused = left_out.iter().map(|key| {
+        let text = |name: &str| output::printable(key[name].as_str().unwrap_or("none"));
+        format!("  left out: kid {}: {}", text("kid"), text("why"))
+    });
+    keys.iter().map(line).chain(unused).collect()
 }
 
 /// A key as [`describe`] and the daemon tell it.
@@ -214,10 +232,31 @@ mod tests {
     }
 
     #[test]
+    fn a_set_is_shown_with_what_is_left_out() {
+        let set = json!({
+            "keys": [{"kid": "a", "algorithms": ["ES256"], "thumbprint": "t"}],
+            "left_out": [{"index": 1, "kid": "b\u{1b}", "why": "weak"}, {"index": 2, "why": "no kid"}],
+        });
+        let shown = lines(&set);
+        assert_eq!(shown[0], "  t ES256 (kid a)");
+        assert_eq!(shown[1], "  left out: kid b\u{fffd}: weak");
+        assert_eq!(shown[2], "  left out: kid none: no kid");
+    }
+
+    #[test]
     fn a_reset_is_to_now_or_to_seconds() {
         assert_eq!(reset_to("now"), Ok("now".into()));
         assert_eq!(reset_to("1790000000"), Ok(1_790_000_000_u64.into()));
-        for bad in ["", "-1", "tomorrow", "2026-11-24"] {
+        assert_eq!(reset_to("253402300799"), Ok(MAX_SECS.into()));
+        let year_584556019 = u64::MAX.to_string();
+        for bad in [
+            "",
+            "-1",
+            "tomorrow",
+            "2026-11-24",
+            "253402300800",
+            &year_584556019,
+        ] {
             assert!(reset_to(bad).is_err(), "{bad}");
         }
     }

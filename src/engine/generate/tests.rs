@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::fake::{self, FakeForward};
 use crate::prompt::{AnswerReceiver, Fragment, channel};
+use crate::reason::DenyReason;
 
 struct Ended {
     finish: Result<Finish, String>,
@@ -147,7 +148,7 @@ fn every_cause_ends_it_between_two_tokens() {
     for cause in [
         Finish::Cancelled,
         Finish::Deadline,
-        Finish::Revoked,
+        Finish::Revoked(DenyReason::KeyUnknown),
         Finish::Shutdown,
     ] {
         let ended = run(&prompt, fake::saying(b"abc"), None, |step, interrupt, _| {

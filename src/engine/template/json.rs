@@ -41,7 +41,9 @@ pub(super) fn tojson(value: &Value, indent: Option<usize>, named: Kwargs) -> Res
     let mut output = Bounded::new(MAX_OUTPUT);
     let written = value.serialize(&mut Serializer::with_formatter(&mut output, style));
     written.map_err(|error| failed(error.to_string()))?;
-    output.into_text().map_err(failed)
+    let text = output.into_text();
+    let text = text.ok_or_else(|| failed("the output isn't UTF-8".to_owned()))?;
+    Ok(text.expose().clone())
 }
 
 /// What `json.dumps` writes around values.

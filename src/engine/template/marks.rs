@@ -2,6 +2,7 @@
 
 use super::Piece;
 use crate::identity;
+use crate::secret::Secret;
 
 /// Random text that nobody can put into a message beforehand. Digits only between two private-use
 /// characters, so that neither trimming nor change of case touches it.
@@ -24,8 +25,8 @@ impl Marks {
         }
     }
 
-    pub(super) fn wrap(&self, text: &str) -> String {
-        format!("{}{text}{}", self.open, self.close)
+    pub(super) fn wrap(&self, text: &str) -> Secret<String> {
+        Secret::new(format!("{}{text}{}", self.open, self.close))
     }
 
     /// `None` when the marks aren't whole pairs in order.

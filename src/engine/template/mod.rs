@@ -20,12 +20,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::{Environment, Error, ErrorKind, Value, context};
+use zeroize::Zeroize;
 
 use self::marks::Marks;
 use self::python::Raised;
 use self::strftime::strftime;
 use crate::prompt::{Message, Role};
-use crate::secret::Secret;
+use crate::secret::{Secret, Wiped};
 use crate::time::Timestamp;
 
 /// What a template may write beyond the messages themselves.
@@ -179,17 +180,17 @@ impl Template {
             let wrap = |(message, marked): (&Message, &bool)| match marked {
                 true if trimmed.contains(&message.role) => marks.wrap(text(message).trim()),
                 true => marks.wrap(text(message)),
-                false => text(message).to_owned(),
+                false => Secret::new(text(message).to_owned()),
             };
-            let texts: Vec<String> = messages.iter().zip(marked).map(wrap).collect();
-            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let pieces = marks.split(&run(&texts).ok()?)?;
-            marks::are(&pieces, &plain).then_some(pieces)
+            let texts: Vec<_> = messages.iter().zip(marked).map(wrap).collect();
+            let texts: Vec<&str> = texts.iter().map(|text| text.expose().as_str()).collect();
+            let pieces = marks.split(run(&texts).ok()?.expose())?;
+            marks::are(&pieces, plain.expose()).then_some(pieces)
         });
         let pieces = match pieces {
             Some(pieces) => pieces,
             None if is_suspect => return Err(TemplateError::Mixed),
-            None => vec![Piece::Control(plain)],
+            None => vec![Piece::Control(plain.expose().clone())],
         };
         let dated = dated.load(Ordering::Relaxed);
         Ok(Rendered { pieces, dated })
@@ -201,7 +202,7 @@ impl Template {
         texts: &[&str],
         now: Timestamp,
         dated: &Arc<AtomicBool>,
-    ) -> Result<String, TemplateError> {
+    ) -> Result<Secret<String>, TemplateError> {
         let message = |(message, text): (&Message, &&str)| {
             let content = match self.content {
                 Content::Text => Value::from(*text),
@@ -239,7 +240,8 @@ impl Template {
             return Err(TemplateError::TooLong);
         }
         rendered.map_err(|error| failed(&error))?;
-        output.into_text().map_err(TemplateError::Failed)
+        let text = output.into_text();
+        text.ok_or_else(|| TemplateError::Failed("the output isn't UTF-8".to_owned()))
     }
 }
 
@@ -248,6 +250,13 @@ impl Piece {
         match self {
             Piece::Control(text) | Piece::Plain(text) => text,
         }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let (Piece::Control(text) | Piece::Plain(text)) = self;
+        text.zeroize();
     }
 }
 
@@ -278,7 +287,7 @@ pub(super) fn trials() -> [Vec<Message>; 4] {
 
 /// Output that ends with an error when it grows beyond its bound.
 struct Bounded {
-    bytes: Vec<u8>,
+    bytes: Wiped,
     /// `None` once it was used up.
     left: Option<usize>,
 }
@@ -286,7 +295,7 @@ struct Bounded {
 impl Bounded {
     fn new(most: usize) -> Bounded {
         Bounded {
-            bytes: Vec::new(),
+            bytes: Wiped::default(),
             left: Some(most),
         }
     }
@@ -295,8 +304,8 @@ impl Bounded {
         self.left.is_none()
     }
 
-    fn into_text(self) -> Result<String, String> {
-        String::from_utf8(self.bytes).map_err(|_| "the output isn't UTF-8".to_owned())
+    fn into_text(self) -> Option<Secret<String>> {
+        self.bytes.into_text()
     }
 }
 
@@ -306,7 +315,7 @@ impl io::Write for Bounded {
         if self.left.is_none() {
             return Err(io::Error::other("the output is too long"));
         }
-        self.bytes.extend_from_slice(bytes);
+        self.bytes.push(bytes);
         Ok(bytes.len())
     }
 

@@ -19,9 +19,9 @@ use crate::auth::ExplainContext;
 use crate::json;
 use crate::prompt::{Origin, Scope, Transport};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::secret::Secret;
+use crate::secret::{Secret, wipe_json};
 use crate::shutdown::Shutdown;
-use crate::time::Timestamp;
+use crate::time::{MAX_SECS, Timestamp};
 use crate::wire;
 
 const JSON_LINES: &str = "application/jsonl";
@@ -56,6 +56,14 @@ impl Service for Admin {
         let route = Route::at(request.uri().path());
         let name = route.as_ref().map_or("other", Route::name);
         let answer = match route {
+            _ if !may_administer(&peer) => {
+                let what = route
+                    .as_ref()
+                    .map_or_else(|| "unknown".to_owned(), Route::what);
+                Err(self
+                    .refuse(&peer, what, DenyReason::PeerNotAllowed.into())
+                    .into())
+            }
             Some(route) => self.handle(route, peer, request).await,
             None => Err(Refusal::new(RefuseReason::NotFound).into()),
         };
@@ -66,6 +74,22 @@ impl Service for Admin {
 
     async fn turned_away(&self, peer: Peer, refusal: &Refusal) {
         tracing::warn!(uid = peer.uid, %refusal, "admin connection turned away");
+        if !may_administer(&peer) {
+            self.refuse(&peer, "connect".to_owned(), refusal.clone());
+        }
+    }
+}
+
+/// Root, and the daemon's own user.
+fn may_administer(peer: &Peer) -> bool {
+    peer.uid == 0 || peer.uid == rustix::process::geteuid().as_raw()
+}
+
+fn origin(peer: &Peer) -> Origin {
+    Origin::Admin {
+        uid: peer.uid,
+        gid: peer.gid,
+        pid: peer.pid,
     }
 }
 
@@ -76,15 +100,12 @@ impl Admin {
         peer: Peer,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
-        if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
-            tracing::warn!(
-                uid = peer.uid,
-                "the admin socket was used by a user who may not"
-            );
-            return Err(Refusal::new(DenyReason::PeerNotAllowed).into());
-        }
         route.check_method(request.method())?;
-        self.record(peer, route.what()).await?;
+        let recorded = self.record(&peer, &route).await;
+        // Who mends a full disk has to see what is wrong; the log has who looked.
+        if !route.is_look() {
+            recorded?;
+        }
         match route {
             Route::Status => self.json(|control| Ok(control.status())).await,
             Route::Keys => self.json(|control| Ok(control.keys())).await,
@@ -110,7 +131,10 @@ impl Admin {
                     .await
             }
             Route::Explain => {
-                let (token, context) = to_explain(&self.object(request).await?)?;
+                let mut body = self.object(request).await?;
+                let asked = to_explain(&body);
+                wipe_json(&mut body);
+                let (token, context) = asked?;
                 self.json(move |control| control.explain_token(token.expose(), &context))
                     .await
             }
@@ -122,9 +146,20 @@ impl Admin {
         }
     }
 
-    async fn record(&self, peer: Peer, what: String) -> Result<(), Refused> {
-        let Peer { uid, gid, pid, .. } = peer;
-        let origin = Origin::Admin { uid, gid, pid };
+    /// Records a refusal at the refusals' rate.
+    fn refuse(&self, peer: &Peer, what: String, refusal: Refusal) -> Refusal {
+        if self.control.record_refused(origin(peer), what, &refusal) {
+            tracing::warn!(uid = peer.uid, "the admin socket was used by who may not");
+        }
+        refusal
+    }
+
+    async fn record(&self, peer: &Peer, route: &Route) -> Result<(), Refused> {
+        let (origin, what) = (origin(peer), route.what());
+        if route.is_look() {
+            let counted = self.blocking(move |control| control.record_look(origin, &what));
+            return counted.await.map_err(Refused::from);
+        }
         let recorded = self
             .blocking(move |control| control.record_admin(origin, &what))
             .await?;
@@ -169,10 +204,16 @@ impl Admin {
             Some(_) => return Err(bad_value("follow", "true or false").into()),
         };
         let log = self.control.audit();
+        let before = number("before")?.unwrap_or(u64::MAX).min(log.next_index());
+        let start = match (number("from")?, number("last")?) {
+            (Some(_), Some(_)) => return Err(bad_value("last", "alone, without `from`").into()),
+            (None, Some(last)) => Start::Last(last, before),
+            (from, None) => Start::At(from.unwrap_or(0)),
+        };
         let reader = Reader {
-            next: number("from")?.unwrap_or(0),
+            start,
             left: number("limit")?.unwrap_or(u64::MAX),
-            end: if follow { u64::MAX } else { log.next_index() },
+            end: if follow { u64::MAX } else { before },
             log,
             shutdown: self.shutdown.clone(),
         };
@@ -211,7 +252,7 @@ impl Admin {
 /// Walks through the audit log in batches, and waits at its end where it is to follow.
 struct Reader {
     log: Log,
-    next: u64,
+    start: Start,
     /// Records that may still be sent.
     left: u64,
     /// The first index that isn't sent.
@@ -219,18 +260,34 @@ struct Reader {
     shutdown: Shutdown,
 }
 
+/// Where a reader goes on.
+#[derive(Debug, Clone, Copy)]
+enum Start {
+    At(u64),
+    /// At so many records before an index.
+    Last(u64, u64),
+}
+
 impl Reader {
     /// The next lines; `None` at the end, at shutdown, or when the log can't be read.
     async fn lines(&mut self) -> Option<Bytes> {
         loop {
+            let next = match self.begin().await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::error!(%error, "the audit log can't be read");
+                    return None;
+                }
+            };
+            // Of indexes that are left there may be fewer.
             let wanted = self
                 .left
-                .min(self.end.saturating_sub(self.next))
+                .min(self.end.saturating_sub(next))
                 .min(BATCH as u64);
             if wanted == 0 {
                 return None;
             }
-            match self.batch(wanted as usize).await {
+            match self.batch(next, wanted as usize).await {
                 Ok(records) if !records.is_empty() => return Some(self.advance(&records)),
                 // Only a follower waits: below `end` nothing is missing but what was truncated.
                 Ok(_) if self.end < u64::MAX => return None,
@@ -241,14 +298,30 @@ impl Reader {
                 }
             }
             tokio::select! {
-                () = self.log.wait(self.next) => {}
+                () = self.log.wait(next) => {}
                 () = self.shutdown.draining() => return None,
             }
         }
     }
 
-    async fn batch(&self, limit: usize) -> Result<Vec<Record>, AuditError> {
-        let (log, from) = (self.log.clone(), self.next);
+    /// The index to go on at.
+    async fn begin(&mut self) -> Result<u64, AuditError> {
+        let (count, end) = match self.start {
+            Start::At(next) => return Ok(next),
+            Start::Last(count, end) => (count, end),
+        };
+        let log = self.log.clone();
+        let found = tokio::task::spawn_blocking(move || log.last(count, end)).await;
+        let next = found.unwrap_or_else(|error| {
+            tracing::error!(%error, "an audit reader failed");
+            Ok(end)
+        })?;
+        self.start = Start::At(next);
+        Ok(next)
+    }
+
+    async fn batch(&self, from: u64, limit: usize) -> Result<Vec<Record>, AuditError> {
+        let log = self.log.clone();
         let read = tokio::task::spawn_blocking(move || log.read(from, limit)).await;
         read.unwrap_or_else(|error| {
             tracing::error!(%error, "an audit reader failed");
@@ -266,7 +339,7 @@ impl Reader {
         }
         self.left = self.left.saturating_sub(records.len() as u64);
         if let Some(last) = records.last() {
-            self.next = last.index.saturating_add(1);
+            self.start = Start::At(last.index.saturating_add(1));
         }
         bytes.into()
     }
@@ -313,6 +386,14 @@ impl Route {
             Route::ResetTime => "/time/reset",
             Route::Audit => "/audit",
         }
+    }
+
+    /// Whether it changes nothing: such are counted in the audit, and work on a full disk too.
+    fn is_look(&self) -> bool {
+        matches!(
+            self,
+            Route::Status | Route::Metrics | Route::Keys | Route::Explain | Route::Audit
+        )
     }
 
     /// What the audit says was done.
@@ -379,9 +460,12 @@ fn to_explain(body: &Value) -> Result<(Secret<String>, ExplainContext), Refusal>
 fn reset_to(body: &Value) -> Result<Option<Timestamp>, Refusal> {
     match &body["to"] {
         Value::String(now) if now == "now" => Ok(None),
-        to => match to.as_u64() {
+        to => match to.as_u64().filter(|secs| *secs <= MAX_SECS) {
             Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
-            None => Err(bad_value("to", "\"now\" or seconds since 1970")),
+            None => Err(bad_value(
+                "to",
+                "\"now\" or seconds since 1970, of the year 9999 at most",
+            )),
         },
     }
 }

@@ -65,6 +65,13 @@ impl Control for Notes {
     fn audit(&self) -> Log {
         panic!("the audit log is tested with the daemon")
     }
+    fn record_look(&self, origin: Origin, what: &str) {
+        assert!(matches!(origin, Origin::Admin { pid: Some(_), .. }));
+        self.note(format!("counted {what}"));
+    }
+    fn record_refused(&self, _: Origin, what: String, _: &Refusal) -> bool {
+        panic!("{what}: only the user of the test comes")
+    }
     fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
         assert!(matches!(origin, Origin::Admin { pid: Some(_), .. }));
         self.note(format!("recorded {what}"));
@@ -133,7 +140,7 @@ async fn administration_is_recorded_before_it_is_done() {
         "pinned 2 bytes for dev 1",
         "recorded reload",
         "reloaded",
-        "recorded status",
+        "counted status",
     ];
     assert_eq!(*notes.done.lock().unwrap(), expected);
 }

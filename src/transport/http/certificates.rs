@@ -26,6 +26,9 @@ pub struct Certificates {
     config: ArcSwapOption<ServerConfig>,
 }
 
+/// Certificates as their files have them, for [`Certificates::renew`].
+pub struct Renewed(Option<Arc<ServerConfig>>);
+
 impl Certificates {
     /// Reads the files, where there is TLS at all.
     pub fn open(settings: Option<&TlsSettings>) -> Result<Certificates, TlsError> {
@@ -33,19 +36,23 @@ impl Certificates {
             settings: settings.cloned(),
             config: ArcSwapOption::empty(),
         };
-        certificates.reload()?;
+        certificates.renew(certificates.read()?);
         Ok(certificates)
     }
 
-    /// Reads the files again. When one can't be used, the certificate in force stays.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        if let Some(settings) = &self.settings {
+    /// Reads the files again, and changes nothing.
+    pub fn read(&self) -> Result<Renewed, TlsError> {
+        let read = |settings: &TlsSettings| {
             let client_ca = settings.client_ca_file.as_deref();
             let required = settings.client_certificate_required;
-            let config = tls::server(&settings.own, client_ca, required)?;
-            self.config.store(Some(config));
-        }
-        Ok(())
+            tls::server(&settings.own, client_ca, required)
+        };
+        Ok(Renewed(self.settings.as_ref().map(read).transpose()?))
+    }
+
+    /// Greets new connections with what was read. Can't fail.
+    pub fn renew(&self, renewed: Renewed) {
+        self.config.store(renewed.0);
     }
 
     pub(super) fn current(&self) -> Option<Arc<ServerConfig>> {

@@ -1,6 +1,6 @@
 //! The OpenAI-compatible API on a Unix socket, TCP and TLS, and the admin socket.
 //!
-//! A request's way: `door` greets, `connections` bounds, `public` routes, `request` reads,
+//! A request's way: `door` greets, `seats` bounds, `connections` serves, `public` routes, `request` reads,
 //! `wire` parses, `admission` decides, `chat` brings the answer, `reply` writes what else is
 //! said. `admin` is the other socket. hyper is used directly, because its own builder has the
 //! timers that an idle or slow client needs.
@@ -17,6 +17,8 @@ mod metrics;
 mod public;
 mod reply;
 mod request;
+mod reserve;
+mod seats;
 mod socket;
 mod stall;
 #[cfg(test)]
@@ -30,11 +32,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
 
-pub use certificates::{Certificates, TlsSettings};
+pub use certificates::{Certificates, Renewed, TlsSettings};
 pub use metrics::Metrics;
 pub use socket::bind;
 
 use door::{Listening, TlsDoor};
+use reserve::Reserved;
 
 use crate::admission::Admission;
 use crate::audit::Log;
@@ -70,6 +73,15 @@ pub struct Settings {
     pub public_urls: Vec<String>,
 }
 
+impl Settings {
+    /// The files that connections may keep open: each door has as much room as the others.
+    pub fn descriptors(&self) -> u64 {
+        let doors = 2 + usize::from(self.listen.is_some()) + usize::from(self.tls.is_some());
+        let each = self.max_connections.saturating_add(seats::FAREWELLS);
+        each.saturating_mul(doors).saturating_add(reserve::KEPT) as u64
+    }
+}
+
 /// The listening sockets of the public API.
 pub struct Listeners {
     pub unix: UnixListener,
@@ -101,8 +113,13 @@ pub trait Control: Send + Sync + 'static {
     /// Sets the time floor, also back. Blocks (called on the blocking pool).
     fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String>;
     fn audit(&self) -> Log;
-    /// Records a use of the admin socket, before it is carried out. Blocks (called on the blocking
-    /// pool).
+    /// Counts or records a look by the admin socket, which changes nothing: it goes on also where
+    /// the log can't be written. Blocks (called on the blocking pool).
+    fn record_look(&self, origin: Origin, what: &str);
+    /// Records or counts a refused use of the admin socket; says whether it is recorded by itself.
+    fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool;
+    /// Records a change by the admin socket, before it is carried out. Blocks (called on the
+    /// blocking pool).
     fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal>;
 }
 
@@ -152,7 +169,8 @@ pub async fn serve(
 /// Serves the admin socket: `GET /status`, `GET /metrics`, `POST /reload`, `GET /keys`,
 /// `PUT /keys/{realm}` (JWKS body), `POST /keys/{realm}/fetch`, `POST /keys/{realm}/pin-held`
 /// (`{"fingerprint": …}`), `POST /keys/{realm}/refresh`, `POST /keys/explain` (`{"token": …}`), `POST /time/reset` (`{"to": "now"}` or
-/// seconds since 1970), `GET /audit?from=N&limit=M&follow=true` (JSON lines).
+/// seconds since 1970), `GET /audit?from=N&limit=M&follow=true` (JSON lines; `last=N` instead of
+/// `from` for the last records, before an index where `before` says so).
 pub async fn serve_admin(
     listener: UnixListener,
     settings: Arc<Settings>,
@@ -166,5 +184,6 @@ pub async fn serve_admin(
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     });
-    connections::run(Listening::new(listener), settings, metrics, admin, shutdown).await;
+    let door = Reserved::new(Listening::new(listener));
+    connections::run(door, settings, metrics, admin, shutdown).await;
 }

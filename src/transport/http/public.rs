@@ -96,7 +96,7 @@ impl Public {
             }
         };
         let status = response.status();
-        reply::set(response.headers_mut(), REQUEST_ID, id.as_str());
+        reply::set(response.headers_mut(), REQUEST_ID, id.echoed());
         self.metrics.answered(name, status.as_u16());
         tracing::debug!(request_id = %id, route = name, status = status.as_u16(), "answered");
         response

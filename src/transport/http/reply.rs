@@ -11,6 +11,7 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
+use crate::auth;
 use crate::prompt::Scope;
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
 use crate::wire;
@@ -128,9 +129,6 @@ fn retry_after(refusal: &Refusal) -> Option<u64> {
     }
 }
 
-/// What a proof may be signed with, as the decision takes it.
-const ALGS: &str = "RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA";
-
 /// RFC 6750 section 3, and RFC 9449 section 7.1 where a proof is what fails.
 fn challenge(refusal: &Refusal, scope: Option<Scope>) -> Option<String> {
     let Reason::Denied(reason) = refusal.reason else {
@@ -156,7 +154,10 @@ fn challenge(refusal: &Refusal, scope: Option<Scope>) -> Option<String> {
         });
     let description = quotable(&refusal.message());
     let algs = match scheme {
-        "DPoP" => format!(r#", algs="{ALGS}""#),
+        "DPoP" => {
+            let names: Vec<&str> = auth::algorithm_names().collect();
+            format!(r#", algs="{}""#, names.join(" "))
+        }
         _ => String::new(),
     };
     Some(format!(

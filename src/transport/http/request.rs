@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use hyper::{Method, Request};
 
+use super::seats::Turn;
 use crate::auth::{Binding, Credential, NonceRule};
 use crate::prompt::RequestId;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::secret::Secret;
+use crate::secret::{Secret, Wiped};
 
-/// The client's own id when it is a sound one, else a new one.
+/// A new id, with the client's own beside it.
 pub(super) fn id(headers: &HeaderMap) -> RequestId {
-    let own = headers.get("x-request-id").and_then(|id| id.to_str().ok());
-    own.and_then(RequestId::parse)
-        .unwrap_or_else(RequestId::random)
+    RequestId::beside(headers.get("x-request-id").and_then(|id| id.to_str().ok()))
 }
 
 /// Reads `Authorization` (RFC 6750 section 2.1, RFC 9449 section 7.1). An unknown scheme counts as
@@ -92,8 +90,8 @@ pub(super) async fn body(
     request: Request<Incoming>,
     max: usize,
     timeout: Duration,
-) -> Result<Bytes, Refusal> {
-    let body = request.into_body();
+) -> Result<Wiped, Refusal> {
+    let (head, body) = request.into_parts();
     if body.size_hint().lower() > max as u64 {
         return Err(too_large(max));
     }
@@ -102,9 +100,12 @@ pub(super) async fn body(
         Refusal::new(RefuseReason::RequestTimeout)
             .detail(format!("the body was not whole after {limit} ms"))
     };
-    tokio::time::timeout(timeout, collect(body, max))
-        .await
-        .unwrap_or_else(|_| Err(late()))
+    let whole = tokio::time::timeout(timeout, collect(body, max)).await;
+    let whole = whole.unwrap_or_else(|_| Err(late()));
+    if let Some(turn) = head.extensions.get::<Turn>() {
+        turn.is_whole();
+    }
+    whole
 }
 
 /// A path segment with its percent-encoding undone (RFC 3986 section 2.1).
@@ -133,8 +134,8 @@ pub(super) fn query<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'
         .find_map(|(key, value)| (key == name).then_some(value))
 }
 
-async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
-    let mut bytes = BytesMut::new();
+async fn collect(mut body: Incoming, max: usize) -> Result<Wiped, Refusal> {
+    let mut bytes = Wiped::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {
             Refusal::new(RefuseReason::BadRequest).detail("the body broke off or isn't framed well")
@@ -145,9 +146,9 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
         if bytes.len() + data.len() > max {
             return Err(too_large(max));
         }
-        bytes.extend_from_slice(&data);
+        bytes.push(&data);
     }
-    Ok(bytes.freeze())
+    Ok(bytes)
 }
 
 fn too_large(max: usize) -> Refusal {
@@ -242,15 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_kept_when_sound() {
-        assert_eq!(id(&headers(&[("x-request-id", "abc-1")])).as_str(), "abc-1");
-        for bad in ["", "a b", "\u{e9}", &"x".repeat(129)] {
-            assert!(
-                id(&headers(&[("x-request-id", bad)]))
-                    .as_str()
-                    .starts_with("req_")
-            );
-        }
+    fn a_clients_id_is_echoed_and_names_no_request() {
+        let named = id(&headers(&[("x-request-id", "abc-1")]));
+        assert_eq!(named.echoed(), "abc-1");
+        assert!(named.as_str().starts_with("req_"), "{named}");
+        let other = id(&headers(&[("x-request-id", "\u{e9}")]));
+        assert_eq!(other.echoed(), other.as_str());
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) struct Messages<'a> {
 #[derive(Serialize)]
 struct Plain<'a> {
     status: u16,
-    request_id: &'a RequestId,
+    request_id: &'a str,
     seq: u32,
     #[serde(rename = "final")]
     last: bool,
@@ -93,7 +93,7 @@ impl<'a> Messages<'a> {
         let pair = |name: &str, value: String| (name.to_owned(), value);
         let mut user = vec![
             pair("status", status.to_string()),
-            pair("request-id", self.id.to_string()),
+            pair("request-id", self.id.echoed().to_owned()),
             pair("seq", self.seq.to_string()),
             pair("final", last.to_string()),
         ];
@@ -115,7 +115,7 @@ impl<'a> Messages<'a> {
         let branch = if status < 300 { "accepted" } else { "rejected" };
         let plain = Plain {
             status,
-            request_id: self.id,
+            request_id: self.id.echoed(),
             seq: self.seq,
             last,
             body: serde_json::from_slice(body).unwrap_or(RawValue::NULL),
@@ -329,7 +329,7 @@ mod tests {
                 client: "dev".to_owned(),
             },
         };
-        let id = RequestId::parse("req\"1").unwrap();
+        let id = RequestId::beside(Some("req\"1"));
         let messages = Messages::new(&outbox, &reply, &id);
         let accepted = messages.frame(200, false, br#"{"a":1}"#);
         assert_eq!(accepted.topic, "slm/edge-1/reply/dev/7/accepted");

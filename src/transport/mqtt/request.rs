@@ -227,9 +227,7 @@ fn reply(topics: &Topics, message: &Message, route: &Route<'_>) -> Option<Reply>
 }
 
 fn request_id(properties: &Properties) -> RequestId {
-    let own = user(properties, "request-id").next();
-    own.and_then(RequestId::parse)
-        .unwrap_or_else(RequestId::random)
+    RequestId::beside(user(properties, "request-id").next())
 }
 
 fn credential(

@@ -224,7 +224,8 @@ impl Context {
     async fn refuse(&self, refusal: &Refusal, id: &RequestId, reply: &Reply) -> Served {
         let mut messages = Messages::new(&self.outbox, reply, id);
         if refusal.reason == Reason::Denied(DenyReason::UseDpopNonce) {
-            messages.tell_nonce(self.nonces.current(crate::time::now()).value);
+            let nonce = self.nonces.current(self.admission.moment());
+            messages.tell_nonce(nonce.value);
         }
         match messages.refuse(refusal).await {
             Ok(()) => Served::Done,

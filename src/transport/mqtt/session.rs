@@ -215,7 +215,8 @@ impl Session {
 
     /// Tells clients what their DPoP proofs must say, where they haven't heard on this connection.
     fn publish_nonce(&mut self) {
-        let nonce = self.context.nonces.current(time::now());
+        let now = self.context.admission.moment();
+        let nonce = self.context.nonces.current(now);
         let told = self
             .state
             .live
@@ -281,7 +282,8 @@ impl Session {
             }
         }
         let topics = &self.context.topics;
-        let accepted = || self.context.nonces.accepted(time::now());
+        let moment = || self.context.admission.moment();
+        let accepted = || self.context.nonces.accepted(moment());
         let parsed = request::parse(
             topics,
             message,
@@ -305,7 +307,7 @@ impl Session {
         }
         let context = Arc::clone(&self.context);
         let cancel = request::parse_cancel(&context.topics, message, &|| {
-            context.nonces.accepted(time::now())
+            context.nonces.accepted(context.admission.moment())
         });
         let origin = request::origin(message);
         let task = serve::cancel(context, origin, cancel);

@@ -8,7 +8,9 @@
 #![allow(dead_code, unused_imports)]
 
 mod certs;
+mod clock;
 mod daemon;
+mod disk;
 mod dpop;
 mod http;
 mod issuer;
@@ -18,7 +20,9 @@ pub mod secrets;
 mod wait;
 
 pub use certs::{Ca, Certificate};
+pub use clock::{Clock, Kept};
 pub use daemon::{Daemon, Setup, signal};
+pub use disk::Disk;
 pub use dpop::{Holder, bound, message_hash, thumbprint};
 pub use http::{Exchange, Response, exchange, http, send};
 pub use issuer::{Issuer, claims};

@@ -1,0 +1,105 @@
+//! What needs no engine: reads and cancels. Each principal has a rate for each kind of them; reads
+//! are counted in the audit rather than recorded one by one, so that who looks often pushes nothing
+//! out of it.
+
+use std::sync::{Arc, PoisonError};
+
+use super::{Admission, records};
+use crate::audit::AuditError;
+use crate::auth::{Credential, Decision, Permitted};
+use crate::identity::digest;
+use crate::prompt::{Action, Request};
+use crate::reason::{Refusal, RefuseReason};
+use crate::time;
+
+impl Admission {
+    /// Decides and records what needs no engine: model list, audit reading.
+    pub async fn authorize(
+        &self,
+        credential: Credential,
+        request: Request,
+    ) -> Result<Permitted, Refusal> {
+        let request = Arc::new(request);
+        match self.decide_fresh(&credential, &request, None).await {
+            Decision::Deny(denied) => Err(self.deny(&request, denied)),
+            Decision::Permit(permitted) => match self.record_operation(&permitted).await {
+                Ok(()) => {
+                    self.0.metrics.permitted(&permitted);
+                    Ok(permitted)
+                }
+                Err(refusal) => Err(self.refuse(&permitted, refusal)),
+            },
+        }
+    }
+
+    /// Stops the principal's own running request with this correlation data; says whether there
+    /// was one.
+    pub async fn cancel(
+        &self,
+        credential: Credential,
+        correlation: &[u8],
+        request: Request,
+    ) -> Result<bool, Refusal> {
+        let permitted = self.authorize(credential, request).await?;
+        let principal = &permitted.grant().principal;
+        Ok(self.0.running.cancel(principal, correlation))
+    }
+
+    /// Takes one of the administrator's turns to change something.
+    pub fn take_admin_turn(&self, uid: u32) -> Result<(), Refusal> {
+        let rate = self.0.settings.load().operations_per_minute;
+        self.take(&digest(&[b"slmd admin", &uid.to_be_bytes()]), rate)
+    }
+
+    /// Takes one of the principal's turns at this kind of request. To be called before anything is
+    /// written for it.
+    pub(super) fn take_turn(&self, permitted: &Permitted) -> Result<(), Refusal> {
+        let settings = self.0.settings.load();
+        let action = &permitted.request().action;
+        let rate = match action {
+            Action::Chat(_) => settings.prompts_per_minute,
+            _ => settings.operations_per_minute,
+        };
+        let principal = permitted.grant().principal.key();
+        let key = digest(&[b"slmd turn", &principal, action.as_str().as_bytes()]);
+        self.take(&key, rate)
+    }
+
+    fn take(&self, key: &[u8; 32], rate: u32) -> Result<(), Refusal> {
+        let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = turns.charge(key, 1, rate, time::instant());
+        taken.map_err(|wait| {
+            let detail = format!("{rate} a minute allowed");
+            let refusal = Refusal::new(RefuseReason::RateLimitExceeded).detail(detail);
+            refusal.retry_after(wait)
+        })
+    }
+
+    async fn record_operation(&self, permitted: &Permitted) -> Result<(), Refusal> {
+        self.take_turn(permitted)?;
+        let proof = self.claim_proof(permitted)?;
+        let access = records::permitted(permitted);
+        let log = self.0.log.clone();
+        let is_read = permitted.request().action.is_read();
+        let counted = is_read && log.count_read(&access, time::now());
+        if counted && proof.is_none() {
+            // Nor is its word on the time taken: that would be the write that is saved.
+            return Ok(());
+        }
+        let record = access.clone();
+        self.commit(permitted, move || {
+            if let Some(proof) = &proof {
+                proof.write()?;
+            }
+            if !counted {
+                log.append_read(record, time::now())?;
+            }
+            Ok::<_, AuditError>(())
+        })
+        .await?;
+        if is_read && !counted {
+            self.0.log.begin_counting(&access, time::now());
+        }
+        Ok(())
+    }
+}
