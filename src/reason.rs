@@ -124,6 +124,7 @@ names! {
         AuditUnavailable = "audit_unavailable", "the access couldn't be recorded, so nothing was done; free space in the state folder or check its permissions";
         ReplayStoreFull = "replay_store_full", "too many DPoP proofs were used lately to remember one more; try again later";
         ModelUnavailable = "model_unavailable", "the endpoint's model isn't loaded; see `slmd status`";
+        TemplateFailed = "template_failed", "a fault of the model, not of the request; ask the operator to import one whose chat template can be run";
         DeadlineExceeded = "deadline_exceeded", "the request's deadline passed before it could be answered";
         Cancelled = "cancelled", "the request was cancelled before its answer was whole";
         AttemptsExhausted = "attempts_exhausted", "the request was begun twice and not finished; it won't be tried again";
@@ -261,7 +262,7 @@ impl RefuseReason {
             RefuseReason::AttemptsExhausted | RefuseReason::AnswerTooLarge => 422,
             // Nobody is left to read it, or who asked for it: nginx's "client closed request".
             RefuseReason::Cancelled => 499,
-            RefuseReason::Internal => 500,
+            RefuseReason::TemplateFailed | RefuseReason::Internal => 500,
             RefuseReason::TooManyConnections
             | RefuseReason::Overloaded
             | RefuseReason::Draining

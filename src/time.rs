@@ -37,6 +37,11 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(millis))
     }
 
+    /// Year, month (1 to 12) and day in UTC.
+    pub fn date(self) -> (u64, u64, u64) {
+        civil(self.as_secs() / 86_400)
+    }
+
     pub fn saturating_sub(self, duration: Duration) -> Timestamp {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Timestamp(self.0.saturating_sub(millis))
@@ -52,8 +57,8 @@ impl Timestamp {
 /// RFC 3339 in UTC with milliseconds.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (days, of_day) = (self.as_secs() / 86_400, self.as_secs() % 86_400);
-        let (year, month, day) = civil(days);
+        let of_day = self.as_secs() % 86_400;
+        let (year, month, day) = self.date();
         let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
         let millis = self.0 % 1000;
         write!(

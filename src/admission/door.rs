@@ -88,10 +88,11 @@ impl Admission {
         let request = Arc::clone(permitted.request());
         let endpoint = Arc::clone(permitted.endpoint());
         let allowed = allowance(permitted.grant().max_context, rate);
+        let now = (self.0.clock)().effective();
         let prepared = tokio::task::spawn_blocking(move || match &request.action {
             Action::Chat(chat) => {
                 let limit = endpoint.max_completion_tokens;
-                engine.prepare(&endpoint.model, chat, limit, Some(allowed))
+                engine.prepare(&endpoint.model, chat, limit, Some(allowed), now)
             }
             _ => Err(RefuseReason::Internal.into()),
         });
