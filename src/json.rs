@@ -120,6 +120,49 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 }
 
+/// Half of a surrogate pair in an escape, which no text can hold (RFC 8259 section 8.2).
+#[derive(Debug, PartialEq, Eq)]
+pub struct HalfPair {
+    high: bool,
+    at: usize,
+}
+
+impl fmt::Display for HalfPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (half, other) = match self.high {
+            true => ("high", "low one behind"),
+            false => ("low", "high one before"),
+        };
+        let at = self.at;
+        write!(
+            f,
+            "half a surrogate pair: a {half} surrogate without a {other} it, at byte {at}"
+        )
+    }
+}
+
+/// The first half of a surrogate pair that stands alone among the escapes of a JSON text.
+pub fn half_pair(text: &str) -> Option<HalfPair> {
+    let bytes = text.as_bytes();
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut at = 0;
+    while at < bytes.len() {
+        at += match (bytes[at], unit(at)) {
+            (b'\\', Some(0xd800..=0xdbff)) => match unit(at + 6) {
+                Some(0xdc00..=0xdfff) => 12,
+                _ => return Some(HalfPair { high: true, at }),
+            },
+            (b'\\', Some(0xdc00..=0xdfff)) => return Some(HalfPair { high: false, at }),
+            (b'\\', _) => 2,
+            _ => 1,
+        };
+    }
+    None
+}
+
 impl<'a> Value<'a> {
     pub fn as_str(&self) -> Option<&str> {
         match self {
@@ -368,6 +411,38 @@ mod tests {
                     prop_assert_eq!(both(&written), Some((number, up)), "{}", written);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_named() {
+        for (text, words) in [
+            (
+                r#""\ud83d""#,
+                "a high surrogate without a low one behind it, at byte 1",
+            ),
+            (
+                r#""a\ud83d\ud83d\ude00""#,
+                "a high surrogate without a low one behind it, at byte 2",
+            ),
+            (
+                r#""\ud83d\ude00\ude00""#,
+                "a low surrogate without a high one before it, at byte 13",
+            ),
+            (r#""é\ud83dé""#, "at byte 3"),
+        ] {
+            assert!(parse(text.as_bytes()).unwrap_err().is_syntax(), "{text}");
+            let half = super::half_pair(text).unwrap().to_string();
+            assert!(half.contains(words), "{half}");
+        }
+        for sound in [
+            r#""\ud83d\ude00""#,
+            r#""\\ud83d""#,
+            r#""\u00e9""#,
+            r#""\u12"#,
+            "",
+        ] {
+            assert_eq!(super::half_pair(sound), None, "{sound}");
         }
     }
 

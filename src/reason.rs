@@ -114,7 +114,7 @@ names! {
         NotFound = "not_found", "no such resource";
         MethodNotAllowed = "method_not_allowed", "the resource doesn't take this method";
         BodyTooLarge = "body_too_large", "the request's body is larger than the configured `max_body`";
-        UnsupportedMediaType = "unsupported_media_type", "send `Content-Type: application/json`";
+        UnsupportedMediaType = "unsupported_media_type", "send `Content-Type: application/json`, not encoded";
         RequestTimeout = "request_timeout", "the request didn't arrive in time";
         QuotaExceeded = "quota_exceeded", "the principal's token quota is used up; try again later";
         RateLimitExceeded = "rate_limit_exceeded", "the principal asks more often than it may; try again later";

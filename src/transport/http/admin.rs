@@ -13,7 +13,7 @@ use super::connections::{Peer, Service};
 use super::metrics::Metrics;
 use super::public::{OPENMETRICS, wrong_method};
 use super::reply::{self, Body, JSON, Refused};
-use super::{Control, Settings, request};
+use super::{Control, Settings, host, request};
 use crate::audit::{AuditError, Log, Record};
 use crate::auth::ExplainContext;
 use crate::json;
@@ -64,7 +64,10 @@ impl Service for Admin {
                     .refuse(&peer, what, DenyReason::PeerNotAllowed.into())
                     .into())
             }
-            Some(route) => self.handle(route, peer, request).await,
+            Some(route) => match host::single(&request) {
+                Ok(()) => self.handle(route, peer, request).await,
+                Err(refusal) => Err(refusal.into()),
+            },
             None => Err(Refusal::new(RefuseReason::NotFound).into()),
         };
         let response = answer.unwrap_or_else(Refused::into_response);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use hyper::{Method, Request};
 
 use super::seats::Turn;
@@ -71,8 +71,13 @@ fn targets(path: &str, origins: &[String]) -> Vec<String> {
     whole.collect()
 }
 
-/// Refuses a body that doesn't say that it is JSON.
+/// Refuses a body that doesn't say that it is JSON, or says that it is encoded.
 pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Refusal::new(RefuseReason::UnsupportedMediaType)
+            .detail("no `Content-Encoding` is supported; send the body as it is"));
+    }
     let kind = headers
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
@@ -271,6 +276,18 @@ mod tests {
             );
         }
         assert!(require_json(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn encoded_bodies_are_refused() {
+        let json = ("content-type", "application/json");
+        for coding in ["gzip", "identity, gzip", "br", ""] {
+            let refusal =
+                require_json(&headers(&[json, ("content-encoding", coding)])).unwrap_err();
+            assert_eq!(refusal.status(), 415, "{coding}");
+            assert!(refusal.message().contains("Content-Encoding"), "{refusal}");
+        }
+        assert!(require_json(&headers(&[json, ("content-encoding", "Identity")])).is_ok());
     }
 
     #[test]
