@@ -10,6 +10,8 @@ use ureq::Agent;
 use ureq::http::{HeaderMap, Request, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider};
 
+use crate::files::{self, Care};
+
 /// Certificates of a CA file; no sound one comes near.
 const MAX_CA: u64 = 1 << 20;
 
@@ -149,13 +151,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, HttpsError> {
         file: file.to_owned(),
         why,
     };
-    let size = std::fs::metadata(file)
-        .map_err(|e| wrong(e.to_string()))?
-        .len();
-    if size > MAX_CA {
-        return Err(wrong("it is larger than 1 MiB".to_owned()));
-    }
-    let pem = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
+    let pem = files::read(file, MAX_CA, Care::Trusted).map_err(|e| wrong(e.to_string()))?;
     let mut certificates = Vec::new();
     for item in ureq::tls::parse_pem(&pem) {
         match item {

@@ -2,18 +2,21 @@
 //! proofs, and random ids.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
+use crate::files::{self, Care, FileError};
+use crate::secret::Secret;
 use crate::time::{Moment, Timestamp};
 
 /// The device's key in the state folder.
@@ -61,38 +64,28 @@ impl Key {
     /// is damaged is an error: a new key would silently make this another device.
     pub fn open(state_folder: &Path) -> io::Result<Key> {
         let file = state_folder.join(KEY_FILE);
-        match fs::metadata(&file) {
-            Ok(meta) if meta.len() > MAX_KEY_FILE => return Err(unusable("it is too large")),
-            Ok(_) => fs::set_permissions(&file, Permissions::from_mode(0o600))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(state_folder, &file)?,
-            Err(error) => return Err(error),
+        let told = |e: FileError| io::Error::new(e.kind(), format!("{}: {e}", file.display()));
+        let mut read = files::read(&file, MAX_KEY_FILE, Care::Own);
+        if let Err(FileError::Readable { .. }) = read {
+            tracing::warn!("others could read the device's key; from now on they can't");
+            files::close(&file).map_err(told)?;
+            read = files::read(&file, MAX_KEY_FILE, Care::Own);
         }
-        let pair = Ed25519KeyPair::from_pkcs8(&fs::read(&file)?);
+        let pkcs8 = match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(&file)?,
+            read => Secret::new(read.map_err(told)?),
+        };
+        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.expose());
         let pair = pair.map_err(|_| unusable("it is no PKCS #8 Ed25519 key; restore it"))?;
         Ok(Key(Arc::new(pair)))
     }
 }
 
-/// Written beside and renamed, so that a power cut leaves a whole key or none.
-fn make_key(folder: &Path, file: &Path) -> io::Result<()> {
+fn make_key(file: &Path) -> io::Result<Secret<Vec<u8>>> {
     let pkcs8 = Ed25519KeyPair::generate_pkcs8(&aws_lc_rs::rand::SystemRandom::new());
     let pkcs8 = pkcs8.map_err(|_| io::Error::other("no key could be made"))?;
-    let new = folder.join("device.key.new");
-    // One that a power cut left may have other rights.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    let mut out = options
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&new)?;
-    out.write_all(pkcs8.as_ref())?;
-    out.sync_all()?;
-    fs::rename(&new, file)?;
-    File::open(folder)?.sync_all()
+    files::replace(file, pkcs8.as_ref())?;
+    Ok(Secret::new(pkcs8.as_ref().to_vec()))
 }
 
 fn unusable(why: &str) -> io::Error {
@@ -226,7 +219,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// SHA-256 over `parts`, each preceded by its length, so that no two lists collide.
 pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
@@ -236,8 +229,50 @@ pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
     out
 }
 
+/// [`digest`] of an object's JSON text, which is hashed as it is written and kept nowhere.
+pub fn digest_json(object: &Map<String, Value>) -> [u8; 32] {
+    // INVARIANT: names and values of a JSON value have a text, and these writers take any.
+    let write = |to: &mut dyn Write| serde_json::to_writer(to, object).expect("a JSON value");
+    let mut length = Length(0);
+    write(&mut length);
+    let mut hash = Hash(Context::new(&SHA256));
+    hash.0.update(&length.0.to_be_bytes());
+    write(&mut hash);
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.0.finish().as_ref());
+    out
+}
+
+struct Length(u64);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Hash(Context);
+
+impl Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::time::Uptime;
 
@@ -257,6 +292,14 @@ mod tests {
     }
 
     #[test]
+    fn json_is_hashed_by_its_text() {
+        let value = serde_json::json!({"b": "\u{1F600}\n", "a": [1.5, null, {"c": true}]});
+        let text = value.to_string();
+        let object = value.as_object().unwrap();
+        assert_eq!(digest_json(object), digest(&[text.as_bytes()]));
+    }
+
+    #[test]
     fn a_damaged_device_key_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(KEY_FILE);
@@ -272,6 +315,30 @@ mod tests {
             known: Timestamp::from_secs(1_800_000_000 + secs),
             uptime: Uptime(uptime * 1000),
         }
+    }
+
+    #[test]
+    fn the_device_key_is_never_reached_through_a_link_and_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        Key::open(folder.path()).unwrap();
+        let file = folder.path().join(KEY_FILE);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let change = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        change(&file, 0o644);
+        Key::open(folder.path()).unwrap();
+        assert_eq!(mode(&file), 0o600);
+        // Who could write it may have put his own there.
+        change(&file, 0o660);
+        assert!(Key::open(folder.path()).is_err());
+        let target = folder.path().join("somebody's");
+        fs::rename(&file, &target).unwrap();
+        change(&target, 0o644);
+        std::os::unix::fs::symlink(&target, &file).unwrap();
+        let refused = Key::open(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("symbolic link"), "{refused}");
+        assert_eq!(mode(&target), 0o644, "its mode is its owner's affair");
     }
 
     #[test]

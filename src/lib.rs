@@ -4,8 +4,8 @@
 //! checks it):
 //!
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not; [`secret`], [`time`],
-//!    [`json`], [`identity`], [`share`], [`link`], [`https`], [`tls`], [`shutdown`], [`systemd`],
-//!    [`telemetry`] are small tools.
+//!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`process`], [`tls`],
+//!    [`shutdown`], [`systemd`], [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
 //!    [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
@@ -25,11 +25,13 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod engine;
+pub mod files;
 pub mod https;
 pub mod identity;
 pub mod json;
 pub mod keysync;
 pub mod link;
+pub mod process;
 pub mod prompt;
 pub mod quota;
 pub mod reason;

@@ -69,6 +69,7 @@ names! {
         IssuerUnknown = "issuer_unknown", "the token's `iss` is no realm of this appliance; compare it with the configuration's `issuer`";
         KeyIdMissing = "key_id_missing", "the token's header has no `kid`";
         KeyUnknown = "key_unknown", "no pinned key of the realm has the token's `kid`; pin the realm's current keys";
+        KeyUnusable = "key_unusable", "the token's key is in the realm's set, but can't be used here; `slmd keys list` says why";
         KeysMissing = "keys_missing", "the realm has no pinned keys yet; run `slmd keys pin`";
         KeysRefreshing = "keys_refreshing", "the token's key isn't known yet and the realm's keys are being refreshed; try again shortly";
         SignatureInvalid = "signature_invalid", "the token's signature doesn't match its key; get a new token";
@@ -113,7 +114,7 @@ names! {
         NotFound = "not_found", "no such resource";
         MethodNotAllowed = "method_not_allowed", "the resource doesn't take this method";
         BodyTooLarge = "body_too_large", "the request's body is larger than the configured `max_body`";
-        UnsupportedMediaType = "unsupported_media_type", "send `Content-Type: application/json`";
+        UnsupportedMediaType = "unsupported_media_type", "send `Content-Type: application/json`, not encoded";
         RequestTimeout = "request_timeout", "the request didn't arrive in time";
         QuotaExceeded = "quota_exceeded", "the principal's token quota is used up; try again later";
         RateLimitExceeded = "rate_limit_exceeded", "the principal asks more often than it may; try again later";
@@ -123,6 +124,7 @@ names! {
         AuditUnavailable = "audit_unavailable", "the access couldn't be recorded, so nothing was done; free space in the state folder or check its permissions";
         ReplayStoreFull = "replay_store_full", "too many DPoP proofs were used lately to remember one more; try again later";
         ModelUnavailable = "model_unavailable", "the endpoint's model isn't loaded; see `slmd status`";
+        TemplateFailed = "template_failed", "a fault of the model, not of the request; ask the operator to import one whose chat template can be run";
         DeadlineExceeded = "deadline_exceeded", "the request's deadline passed before it could be answered";
         Cancelled = "cancelled", "the request was cancelled before its answer was whole";
         AttemptsExhausted = "attempts_exhausted", "the request was begun twice and not finished; it won't be tried again";
@@ -260,7 +262,7 @@ impl RefuseReason {
             RefuseReason::AttemptsExhausted | RefuseReason::AnswerTooLarge => 422,
             // Nobody is left to read it, or who asked for it: nginx's "client closed request".
             RefuseReason::Cancelled => 499,
-            RefuseReason::Internal => 500,
+            RefuseReason::TemplateFailed | RefuseReason::Internal => 500,
             RefuseReason::TooManyConnections
             | RefuseReason::Overloaded
             | RefuseReason::Draining
@@ -281,6 +283,9 @@ pub struct Refusal {
     /// The parameter that the refusal is about.
     pub param: Option<String>,
     pub retry_after: Option<Duration>,
+    /// What to do, where that isn't what the reason's own hint says: other transports have other
+    /// places for things.
+    pub hint: Option<&'static str>,
 }
 
 impl Refusal {
@@ -290,6 +295,7 @@ impl Refusal {
             detail: None,
             param: None,
             retry_after: None,
+            hint: None,
         }
     }
 
@@ -311,15 +317,30 @@ impl Refusal {
         self
     }
 
+    #[must_use]
+    pub fn hint(mut self, hint: &'static str) -> Refusal {
+        self.hint = Some(hint);
+        self
+    }
+
     pub fn status(&self) -> u16 {
         self.reason.status()
     }
 
+    /// Whole seconds, rounded up; every 429 and 503 has some.
+    pub fn retry_after_secs(&self) -> Option<u64> {
+        match self.retry_after {
+            Some(wait) => u64::try_from(wait.as_millis().div_ceil(1000).clamp(1, 86_400)).ok(),
+            None => matches!(self.status(), 429 | 503).then_some(1),
+        }
+    }
+
     /// `name: detail (hint)`, without a full stop.
     pub fn message(&self) -> String {
+        let hint = self.hint.unwrap_or(self.reason.hint());
         match &self.detail {
-            Some(detail) => format!("{}: {detail} ({})", self.reason, self.reason.hint()),
-            None => format!("{}: {}", self.reason, self.reason.hint()),
+            Some(detail) => format!("{}: {detail} ({hint})", self.reason),
+            None => format!("{}: {hint}", self.reason),
         }
     }
 }

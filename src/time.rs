@@ -37,6 +37,11 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(millis))
     }
 
+    /// Year, month (1 to 12) and day in UTC.
+    pub fn date(self) -> (u64, u64, u64) {
+        civil(self.as_secs() / 86_400)
+    }
+
     pub fn saturating_sub(self, duration: Duration) -> Timestamp {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Timestamp(self.0.saturating_sub(millis))
@@ -52,8 +57,8 @@ impl Timestamp {
 /// RFC 3339 in UTC with milliseconds.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (days, of_day) = (self.as_secs() / 86_400, self.as_secs() % 86_400);
-        let (year, month, day) = civil(days);
+        let of_day = self.as_secs() % 86_400;
+        let (year, month, day) = self.date();
         let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
         let millis = self.0 % 1000;
         write!(
@@ -125,7 +130,8 @@ pub struct Moment {
 
 /// When something happened, so that its age can be told later. What this process saw is as old as
 /// the uptime says, whatever becomes of the wall clock; what an earlier one saw is as old as the wall
-/// clocks of then and now say, and no younger than this process: a time in the future is none.
+/// clocks of then and now say, and no younger than the time that the daemon has run since: a time in
+/// the future, or a clock that is set back, makes nothing young.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     at: Timestamp,
@@ -135,8 +141,11 @@ pub struct Mark {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Here(Uptime),
-    /// By an earlier process; when this one learnt of it.
-    Before(Uptime),
+    /// By an earlier process; for how long the daemon had run since when this one began.
+    Before {
+        ran: Duration,
+        begun: Uptime,
+    },
 }
 
 impl Mark {
@@ -147,11 +156,12 @@ impl Mark {
         }
     }
 
-    /// What an earlier process saw at `at`.
-    pub fn before(at: Timestamp, opened: Uptime) -> Mark {
+    /// What an earlier process saw at `at`; the daemon had run for `ran` since then when this one
+    /// began.
+    pub fn before(at: Timestamp, ran: Duration, begun: Uptime) -> Mark {
         Mark {
             at,
-            seen: Seen::Before(opened),
+            seen: Seen::Before { ran, begun },
         }
     }
 
@@ -163,7 +173,10 @@ impl Mark {
     pub fn age(&self, now: Moment) -> Duration {
         match self.seen {
             Seen::Here(at) => now.uptime.since(at),
-            Seen::Before(opened) => now.known.since(self.at).max(now.uptime.since(opened)),
+            Seen::Before { ran, begun } => {
+                let ran = ran.saturating_add(now.uptime.since(begun));
+                now.known.since(self.at).max(ran)
+            }
         }
     }
 
@@ -177,7 +190,7 @@ impl Mark {
     pub fn mended(&self, now: Moment) -> Mark {
         let at = match self.seen {
             Seen::Here(_) => self.shown(now),
-            Seen::Before(_) => self.at.min(now.known),
+            Seen::Before { .. } => self.at.min(now.known),
         };
         Mark { at, ..*self }
     }
@@ -277,19 +290,20 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_process_saw_is_no_younger_than_this_one() {
-        let mark = Mark::before(Timestamp(1000), Uptime(50));
+    fn what_an_earlier_process_saw_is_no_younger_than_the_daemon_has_run_since() {
+        let ran = Duration::from_millis(5);
+        let mark = Mark::before(Timestamp(1000), ran, Uptime(50));
         let age = |known, uptime| mark.age(moment(known, uptime)).as_millis();
         assert_eq!(age(1500, 60), 500);
-        assert_eq!(age(900, 60), 10, "from the future");
-        assert_eq!(age(1000, 50), 0);
+        assert_eq!(age(900, 60), 15, "from the future");
+        assert_eq!(age(1000, 50), 5);
     }
 
     #[test]
     fn a_clock_that_was_mended_mends_what_is_stored() {
-        let before = Mark::before(Timestamp(9000), Uptime(50));
+        let before = Mark::before(Timestamp(9000), Duration::ZERO, Uptime(50));
         assert_eq!(before.mended(moment(700, 60)).at(), Timestamp(700));
-        let before = Mark::before(Timestamp(600), Uptime(50));
+        let before = Mark::before(Timestamp(600), Duration::ZERO, Uptime(50));
         assert_eq!(before.mended(moment(700, 60)).at(), Timestamp(600));
         let here = Mark::here(moment(9000, 50));
         assert_eq!(here.mended(moment(700, 60)).at(), Timestamp(690));

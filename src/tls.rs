@@ -11,6 +11,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use crate::files::{self, Care};
+use crate::secret::Secret;
+
+/// No sound chain, bundle of CAs or key comes near.
+const MAX_PEM: u64 = 1 << 20;
+
 /// A file that can't be used, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {why}", file = .file.display())]
@@ -90,8 +96,8 @@ fn roots(ca_file: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|e| error(file, &e))?;
-    let certificates: Result<Vec<_>, _> = certificates.collect();
+    let pem = files::read(file, MAX_PEM, Care::Trusted).map_err(|e| error(file, &e))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates.map_err(|e| error(file, &e))? {
         none if none.is_empty() => Err(error(file, &"it holds no PEM certificate")),
         certificates => Ok(certificates),
@@ -99,7 +105,9 @@ fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(file).map_err(|e| error(file, &e))
+    let pem = files::read(file, MAX_PEM, Care::Secret).map_err(|e| error(file, &e))?;
+    let pem = Secret::new(pem);
+    PrivateKeyDer::from_pem_slice(pem.expose()).map_err(|e| error(file, &e))
 }
 
 fn error(file: &Path, why: &dyn std::fmt::Display) -> TlsError {

@@ -159,6 +159,7 @@ fn permit(id: &RequestId) -> Access {
         model_digest: Some("0".repeat(64)),
         sampling: None,
         prompt_tokens: Some(31),
+        prompt_time: None,
         attempt: None,
         dpop: false,
         local_peer: false,

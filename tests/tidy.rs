@@ -17,10 +17,8 @@ use source::{Source, blank, is_word, item_end, test_modules, words};
 
 /// From the bottom. A module imports only from the layers before its own.
 const LAYERS: &[&[&str]] = &[
-    &["time"],
-    &[
-        "https", "identity", "json", "reason", "secret", "share", "shutdown",
-    ],
+    &["files", "process", "secret", "time"],
+    &["https", "identity", "json", "reason", "share", "shutdown"],
     &["prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],

@@ -23,16 +23,16 @@ pub struct Admitted {
 }
 
 impl Admission {
-    /// Reserves, charges, records and queues. Runs to its end even when the caller leaves, so
+    /// Reserves (where no place was waited for), charges, records and queues. Runs to its end even when the caller leaves, so
     /// that no permit is recorded without its finish.
     pub(super) async fn admit(
         &self,
         permitted: Permitted,
-        begin: Option<Begin>,
+        delivery: Option<(Begin, Slot)>,
     ) -> Result<Admitted, Refusal> {
         let door = self.clone();
         let admitted = tokio::spawn(async move {
-            let result = door.try_admit(&permitted, begin).await;
+            let result = door.try_admit(&permitted, delivery).await;
             result.map_err(|refusal| door.refuse(&permitted, refusal))
         });
         admitted
@@ -43,12 +43,18 @@ impl Admission {
     async fn try_admit(
         &self,
         permitted: &Permitted,
-        begin: Option<Begin>,
+        delivery: Option<(Begin, Slot)>,
     ) -> Result<Admitted, Refusal> {
         if self.0.shutdown.is_draining() {
             return Err(RefuseReason::Draining.into());
         }
-        let slot = self.0.engine.reserve(&permitted.grant().principal)?;
+        let (slot, begin) = match delivery {
+            Some((begin, slot)) => (slot, Some(begin)),
+            None => {
+                let principal = &permitted.grant().principal;
+                (self.0.engine.reserve(principal)?, None)
+            }
+        };
         let rate = self.rate(permitted);
         let prompt = self.prepare(permitted, rate).await?;
         let charge = Charge::take(self, permitted, &prompt, rate)?;
@@ -82,10 +88,11 @@ impl Admission {
         let request = Arc::clone(permitted.request());
         let endpoint = Arc::clone(permitted.endpoint());
         let allowed = allowance(permitted.grant().max_context, rate);
+        let now = (self.0.clock)().effective();
         let prepared = tokio::task::spawn_blocking(move || match &request.action {
             Action::Chat(chat) => {
                 let limit = endpoint.max_completion_tokens;
-                engine.prepare(&endpoint.model, chat, limit, Some(allowed))
+                engine.prepare(&endpoint.model, chat, limit, Some(allowed), now)
             }
             _ => Err(RefuseReason::Internal.into()),
         });
@@ -107,8 +114,8 @@ impl Admission {
         let (key, interrupt) = self.0.running.start(permitted.clone(), correlation);
         // What was revoked since the decision didn't find it among what runs.
         let (snapshot, clock) = (self.snapshot(), (self.0.clock)());
-        if auth::recheck(&permitted, &snapshot, &clock).is_err() {
-            interrupt.raise(Finish::Revoked);
+        if let Err(reason) = auth::recheck(&permitted, &snapshot, &clock) {
+            interrupt.raise(Finish::Revoked(reason));
         }
         let admitted = Admitted {
             id: permitted.request().id.clone(),

@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 
 use crate::auth::Permitted;
 use crate::prompt::Finish;
-use crate::reason::Reason;
+use crate::reason::{DenyReason, Reason};
 use crate::telemetry::Registry;
 
 #[derive(Debug, Default)]
@@ -27,6 +27,8 @@ struct DecisionLabels {
 struct FinishLabels {
     transport: &'static str,
     finish: &'static str,
+    /// Of a permission that was taken away.
+    reason: &'static str,
 }
 
 impl Metrics {
@@ -76,8 +78,11 @@ impl Metrics {
     }
 
     pub(super) fn finished(&self, transport: &'static str, finish: Finish) {
-        let finish = finish.as_str();
-        let labels = FinishLabels { transport, finish };
+        let labels = FinishLabels {
+            transport,
+            finish: finish.as_str(),
+            reason: finish.reason().map_or("", DenyReason::as_str),
+        };
         self.finishes.get_or_create(&labels).inc();
     }
 }

@@ -12,15 +12,15 @@ mod operations;
 mod records;
 mod replay;
 mod running;
+mod waiters;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 
 pub use door::Admitted;
-pub use inbox::{Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
+pub use inbox::{Asker, Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
 
 use crate::audit::AuditError;
 use crate::auth::{
@@ -35,10 +35,11 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time::{Moment, Timestamp};
 use crate::{audit, time};
-use inbox::{Begin, Inbox};
+use inbox::{Begin, Inbox, Waiting};
 use metrics::Metrics;
 use replay::{Claimed, Replay};
 use running::Running;
+use waiters::Waiters;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -60,8 +61,6 @@ pub struct Settings {
 
 /// Verified tokens kept; each costs about 2 KiB.
 const CACHED_TOKENS: usize = 1024;
-/// Prompts that may wait for a refresh at once: a flood of unknown keys stalls nobody else.
-const REFRESH_WAITERS: usize = 32;
 /// How long a prompt waits for a refresh that its token's key caused.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
 /// When a prompt is to come again that didn't get to wait, or waited in vain.
@@ -114,9 +113,10 @@ struct Inner {
     turns: Mutex<Quota>,
     running: Running,
     inbox: Inbox,
+    waiting: Waiting,
     replay: Replay,
     refresh: Refresh,
-    refreshing: Arc<Semaphore>,
+    refreshing: Waiters,
     metrics: Metrics,
     engine: Engine,
     log: audit::Log,
@@ -144,9 +144,10 @@ impl Admission {
         let effective = move || own().effective();
         Ok(Admission(Arc::new(Inner {
             inbox: Inbox::open(&parts.store, Box::new(effective))?,
+            waiting: Waiting::default(),
             replay: Replay::open(&parts.store, registry)?,
             refresh: parts.refresh,
-            refreshing: Arc::new(Semaphore::new(REFRESH_WAITERS)),
+            refreshing: Waiters::new(),
             settings: ArcSwap::from_pointee(settings),
             snapshot: ArcSwap::from_pointee(snapshot),
             cache: Cache::new(CACHED_TOKENS),
@@ -200,11 +201,10 @@ impl Admission {
         let snapshot = Arc::new(snapshot);
         self.0.snapshot.store(Arc::clone(&snapshot));
         let clock = (self.0.clock)();
-        self.0
-            .running
-            .interrupt_where(Finish::Revoked, |permitted| {
-                auth::recheck(permitted, &snapshot, &clock).is_err()
-            });
+        self.0.running.interrupt_where(|permitted| {
+            let again = auth::recheck(permitted, &snapshot, &clock);
+            again.err().map(Finish::Revoked)
+        });
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -217,7 +217,7 @@ impl Admission {
 
     /// Ends what still runs: the drain deadline has passed.
     pub fn interrupt_all(&self) {
-        self.0.running.interrupt_where(Finish::Shutdown, |_| true);
+        self.0.running.interrupt_where(|_| Some(Finish::Shutdown));
     }
 
     /// Requests admitted and not finished.
@@ -278,7 +278,7 @@ impl Admission {
         let Some(realm) = snapshot.realms.get(&issuer).map(|realm| realm.name.clone()) else {
             return Decision::Deny(denied);
         };
-        let refreshed = self.refresh(realm).await;
+        let refreshed = self.refresh(realm, &request.origin).await;
         match (decide(), refreshed) {
             (Decision::Deny(again), Refreshed::Later(wait))
                 if again.reason == DenyReason::KeyUnknown =>
@@ -292,9 +292,9 @@ impl Admission {
     }
 
     /// Off the async threads, bounded in time and number. The fetch goes on when the wait ends.
-    async fn refresh(&self, realm: String) -> Refreshed {
+    async fn refresh(&self, realm: String, origin: &Origin) -> Refreshed {
         let late = Refreshed::Later(REFRESH_RETRY);
-        let Ok(waiter) = Arc::clone(&self.0.refreshing).try_acquire_owned() else {
+        let Some(waiter) = self.0.refreshing.enter(origin) else {
             return late;
         };
         let door = self.clone();

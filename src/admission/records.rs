@@ -62,6 +62,7 @@ pub(super) fn chat(
     access.prompt_hash = Some(commitment);
     access.model_digest = Some(prompt.model_digest.clone());
     access.sampling = Some(prompt.sampling);
+    access.prompt_time = prompt.time;
     access.prompt_tokens = u32::try_from(prompt.tokens.len()).ok();
     access.attempt = attempt;
     access
@@ -108,6 +109,7 @@ fn blank(request_id: RequestId, origin: Origin, action: &str) -> Access {
         model_digest: None,
         sampling: None,
         prompt_tokens: None,
+        prompt_time: None,
         attempt: None,
     }
 }

@@ -62,9 +62,10 @@ impl Running {
             > 0
     }
 
-    pub(super) fn interrupt_where(&self, cause: Finish, applies: impl Fn(&Permitted) -> bool) {
+    /// Ends each request that there is a cause for.
+    pub(super) fn interrupt_where(&self, cause: impl Fn(&Permitted) -> Option<Finish>) {
         for entry in self.lock().entries.values() {
-            if applies(&entry.permitted) {
+            if let Some(cause) = cause(&entry.permitted) {
                 entry.interrupt.raise(cause);
             }
         }

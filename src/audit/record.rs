@@ -93,6 +93,9 @@ pub struct Access {
     pub sampling: Option<Sampling>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<u32>,
+    /// The time that the chat template was told, if it asked: with it the same tokens come again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_time: Option<Timestamp>,
     /// 2 for a second attempt after a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
@@ -162,6 +165,7 @@ pub struct Finished {
     /// Whose the access was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<Tag>,
+    #[serde(flatten)]
     pub finish: Finish,
     #[serde(flatten)]
     pub usage: Usage,

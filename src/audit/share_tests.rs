@@ -83,6 +83,7 @@ fn event(step: Step) -> Event {
             model_digest: None,
             sampling: None,
             prompt_tokens: None,
+            prompt_time: None,
             attempt: None,
         }))
     };

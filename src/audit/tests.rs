@@ -53,6 +53,7 @@ fn access(decision: Verdict) -> Access {
             ..Sampling::default()
         }),
         prompt_tokens: Some(31),
+        prompt_time: None,
         attempt: None,
     }
 }

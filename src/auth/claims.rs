@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::token::{HeaderType, Proven};
-use super::{LimitClaims, Principal};
-use crate::json::Value;
+use super::{LimitClaims, Principal, Realm};
+use crate::json::{Round, Value};
 use crate::reason::DenyReason;
 use crate::time::{MAX_SECS, Timestamp};
 
@@ -24,7 +24,7 @@ pub(super) struct Claims {
     pub(super) expires_at: Timestamp,
     pub(super) not_before: Option<Timestamp>,
     pub(super) audience: Vec<String>,
-    /// Client id → its roles (Keycloak's `resource_access`).
+    /// Endpoint → its roles (Keycloak's `resource_access`).
     pub(super) roles: BTreeMap<String, Vec<String>>,
     /// `cnf.jkt`: the key that must sign a DPoP proof (RFC 9449 section 6).
     pub(super) proof_key: Option<String>,
@@ -47,12 +47,14 @@ impl Claims {
         token: &Proven,
         kind: HeaderType,
         principal: Principal,
-        limits: &LimitClaims,
+        realm: &Realm,
     ) -> Result<Claims, ClaimError> {
         let proof_key = confirmation(token.get("cnf"))?;
         check_type(text(token, "typ")?, kind, proof_key.is_some())?;
-        let issued_at = time(token, "iat")?.ok_or((DenyReason::IssuedAtMissing, "iat"))?;
-        let expires_at = time(token, "exp")?.ok_or((DenyReason::ExpiryMissing, "exp"))?;
+        let issued_at = time(token, "iat", Round::Up)?;
+        let issued_at = issued_at.ok_or((DenyReason::IssuedAtMissing, "iat"))?;
+        let expires_at = time(token, "exp", Round::Down)?;
+        let expires_at = expires_at.ok_or((DenyReason::ExpiryMissing, "exp"))?;
         if expires_at <= issued_at {
             return Err((DenyReason::ClaimInvalid, "exp"));
         }
@@ -62,11 +64,11 @@ impl Claims {
             session: text(token, "sid")?.map(str::to_owned),
             issued_at,
             expires_at,
-            not_before: time(token, "nbf")?,
+            not_before: time(token, "nbf", Round::Up)?,
             audience: audience(token.get("aud"))?,
-            roles: roles(token.get("resource_access"))?,
+            roles: roles(token.get("resource_access"), realm)?,
             proof_key,
-            limits: Limits::parse(token, limits)?,
+            limits: Limits::parse(token, &realm.policy.limit_claims)?,
         })
     }
 
@@ -157,7 +159,11 @@ fn audience(aud: Option<&Value>) -> Result<Vec<String>, ClaimError> {
     }
 }
 
-fn roles(access: Option<&Value>) -> Result<BTreeMap<String, Vec<String>>, ClaimError> {
+/// Those of the realm's endpoints. What a token says of other clients is theirs to read.
+fn roles(
+    access: Option<&Value>,
+    realm: &Realm,
+) -> Result<BTreeMap<String, Vec<String>>, ClaimError> {
     const NAME: &str = "resource_access";
     let invalid = (DenyReason::ClaimInvalid, NAME);
     let clients = match access {
@@ -173,7 +179,8 @@ fn roles(access: Option<&Value>) -> Result<BTreeMap<String, Vec<String>>, ClaimE
         };
         Ok((client.to_owned(), roles))
     };
-    clients.iter().map(of_client).collect()
+    let ours = |(client, _): &(&str, &Value)| realm.endpoint(client).is_some();
+    clients.iter().filter(ours).map(of_client).collect()
 }
 
 fn strings(list: &[Value], claim: &'static str) -> Result<Vec<String>, ClaimError> {
@@ -190,13 +197,14 @@ fn text<'t>(token: &'t Proven, name: &'static str) -> Result<Option<&'t str>, Cl
     }
 }
 
-/// A NumericDate as whole seconds. RFC 7519 allows fractions; no issuer that we know writes them,
-/// and a number that two parsers round differently is no good base for a decision.
-fn time(token: &Proven, name: &'static str) -> Result<Option<Timestamp>, ClaimError> {
-    let Some(value) = token.get(name) else {
+/// A NumericDate (RFC 7519 section 2) as whole seconds; a fraction goes the way that makes the token
+/// good for less.
+fn time(token: &Proven, name: &'static str, round: Round) -> Result<Option<Timestamp>, ClaimError> {
+    if token.get(name).is_none() {
         return Ok(None);
-    };
-    match value.as_u64().filter(|secs| *secs <= MAX_SECS) {
+    }
+    let secs = token.whole(name, round);
+    match secs.filter(|secs| *secs <= MAX_SECS) {
         Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
         None => Err((DenyReason::ClaimInvalid, name)),
     }

@@ -4,7 +4,7 @@
 //! Cheap checks come before the signature, claims after it, and what depends on time, policy or
 //! the request last, so that a [`Verified`] token can be remembered for an epoch.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::access::{Asked, opens};
 use super::claims::{ClaimError, Claims, principal};
@@ -12,7 +12,8 @@ use super::judge::{Case, Finding, lifetime, revoked};
 use super::peer::{self, Peer};
 use super::token::{Decoded, Jws, Proven};
 use super::{
-    Clock, Credential, DEFAULT_PRIORITY, Endpoint, Grant, Principal, ProofUse, Realm, Snapshot,
+    Clock, Credential, DEFAULT_PRIORITY, Endpoint, Grant, KeySet, Principal, ProofUse, Realm,
+    Snapshot,
 };
 use crate::prompt::Request;
 use crate::reason::DenyReason;
@@ -28,7 +29,7 @@ pub enum Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
     pub reason: DenyReason,
-    /// Nothing that the token says of itself, but times.
+    /// Nothing that the token says of itself, but times; what is said of its key is of the realm's.
     pub detail: Option<String>,
     /// Its name, known once the signature is verified.
     pub realm: Option<String>,
@@ -61,6 +62,8 @@ pub(super) struct Verified {
     pub(super) claims: Claims,
     /// Of the key that signed it.
     pub(super) thumbprint: String,
+    /// Of the key that it is bound to, once a proof has shown that.
+    pub(super) proof_key_strong: OnceLock<bool>,
 }
 
 /// The steps of [`verify`], in their order.
@@ -197,11 +200,11 @@ pub(super) fn verify(
         return Err(DenyReason::IssuerUnknown.into());
     };
     *passed += 1;
-    if realm.keys.is_empty() {
+    if realm.keys.is_empty() && realm.keys.skipped().is_empty() {
         return Err(DenyReason::KeysMissing.into());
     }
     let Some(key) = realm.keys.by_kid(&jws.header.kid) else {
-        return Err(DenyReason::KeyUnknown.into());
+        return Err(Denied::without_key(&realm.keys, &jws.header.kid).into());
     };
     *passed += 1;
     let kind = jws.header.kind;
@@ -213,13 +216,13 @@ pub(super) fn verify(
         Err(error) => return Err(Denied::claim(error, realm, None, &proven).into()),
     };
     *passed += 1;
-    let limits = &realm.policy.limit_claims;
-    match Claims::parse(&proven, kind, principal.clone(), limits) {
+    match Claims::parse(&proven, kind, principal.clone(), realm) {
         Ok(claims) => {
             *passed += 1;
             Ok(Verified {
                 claims,
                 thumbprint: key.thumbprint().to_owned(),
+                proof_key_strong: OnceLock::new(),
             })
         }
         Err(error) => Err(Denied::claim(error, realm, Some(principal), &proven).into()),
@@ -307,6 +310,17 @@ fn admit(
 }
 
 impl Denied {
+    /// No key of the realm has this `kid`, or it has one that isn't used.
+    fn without_key(keys: &KeySet, kid: &str) -> Denied {
+        match keys.left_out(kid) {
+            None => DenyReason::KeyUnknown.into(),
+            Some(why) => Denied {
+                detail: Some(why.to_owned()),
+                ..DenyReason::KeyUnusable.into()
+            },
+        }
+    }
+
     fn token(finding: Finding, realm: &Realm, claims: &Claims) -> Denied {
         Denied {
             reason: finding.reason,

@@ -4,6 +4,7 @@
 //! Cheap checks come before the signature. That a proof is used once is for the caller to see to
 //! ([`ProofUse`]).
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest as sha256};
@@ -12,11 +13,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
+use super::jwk::not_known_weak;
 use super::jws::Compact;
 use super::key::Key;
-use super::keyset::PRIVATE_MEMBERS;
+use super::members::is_secret;
 use super::{Binding, NonceRule, ProofUse, Until};
 use crate::identity::digest;
+use crate::json::{self, Round};
 use crate::reason::DenyReason;
 use crate::time::{MAX_SECS, Timestamp};
 
@@ -37,11 +40,20 @@ pub(super) struct When {
 /// Why a proof isn't one: the reason, and which check said so. Never anything from the proof.
 pub(super) type ProofError = (DenyReason, &'static str);
 
-/// Checks `proof` against the token that it came with, the token's `cnf.jkt` and the request.
+/// The key that a token is bound to.
+pub(super) struct BoundTo<'t> {
+    /// The token's `cnf.jkt`.
+    pub(super) thumbprint: &'t str,
+    /// Whether it isn't known to be weak: the same for every proof, so it is found once a token.
+    pub(super) strong: &'t OnceLock<bool>,
+}
+
+/// Checks `proof` against the token that it came with, the key that this is bound to and the
+/// request.
 pub(super) fn verify(
     proof: &str,
     token: &str,
-    thumbprint: &str,
+    bound_to: &BoundTo<'_>,
     binding: &Binding,
     when: &When,
 ) -> Result<ProofUse, ProofError> {
@@ -51,26 +63,33 @@ pub(super) fn verify(
     let malformed = invalid("form: the proof is no compact JWS with strict JSON inside");
     let jws = Compact::parse(proof).ok_or(malformed)?;
     let claims = jws.payload_object().ok_or(malformed)?;
-    let (key, alg) = header(&jws)?;
-    if key.thumbprint() != thumbprint {
+    let (key, alg, jwk) = header(&jws)?;
+    if key.thumbprint() != bound_to.thumbprint {
         return Err(invalid("jwk: the token is bound to another key"));
+    }
+    if !bound_to.strong.get_or_init(|| not_known_weak(jwk).is_ok()) {
+        return Err(invalid(
+            "jwk: a weak key, whose private half can be computed; make a new one",
+        ));
     }
     request(&claims, token, binding)?;
     let id = text(&claims, "jti").filter(|id| !id.is_empty() && id.len() <= MAX_ID_LEN);
     let id = id.ok_or(invalid("jti: missing, empty or longer than 128 bytes"))?;
-    let until = age(&claims, &binding.nonce, when)?;
+    let until = age(&jws.payload, &binding.nonce, when)?;
     nonce(&claims, &binding.nonce)?;
     if !jws.signed_by(&key, alg) {
         return Err(invalid("signature: not made by the proof's key"));
     }
     Ok(ProofUse {
-        id: digest(&[thumbprint.as_bytes(), id.as_bytes()]),
+        id: digest(&[bound_to.thumbprint.as_bytes(), id.as_bytes()]),
         until,
     })
 }
 
 /// Checks 4, 5 and 7, and the key that the signature (6) is checked with.
-fn header(jws: &Compact<'_>) -> Result<(Key, Algorithm), ProofError> {
+fn header<'j>(
+    jws: &'j Compact<'_>,
+) -> Result<(Key, Algorithm, &'j Map<String, Value>), ProofError> {
     let typ = text(&jws.header, "typ").unwrap_or_default();
     let types = ["dpop+jwt", "application/dpop+jwt"];
     if !types.iter().any(|known| typ.eq_ignore_ascii_case(known)) {
@@ -86,15 +105,16 @@ fn header(jws: &Compact<'_>) -> Result<(Key, Algorithm), ProofError> {
     let Some(Value::Object(jwk)) = jws.header.get("jwk") else {
         return Err(invalid("jwk: missing"));
     };
-    if PRIVATE_MEMBERS.iter().any(|name| jwk.contains_key(*name)) {
+    if is_secret(jwk) {
         return Err(invalid("jwk: a private key; make a new one, it has leaked"));
     }
     let key = Key::of_proof(jwk, alg);
-    let key = key.map_err(|_| invalid("jwk: no public key of a supported kind"))?;
+    let key =
+        key.map_err(|_| invalid("jwk: no public key, and nothing else, of a supported kind"))?;
     if !key.allows(alg) {
         return Err(invalid("alg: doesn't fit the `jwk`"));
     }
-    Ok((key, alg))
+    Ok((key, alg, jwk))
 }
 
 /// Checks 8, 9 and 12: the request and the token that the proof speaks of.
@@ -121,13 +141,16 @@ fn request(claims: &Map<String, Value>, token: &str, binding: &Binding) -> Resul
 
 /// Check 11; gives until when the proof would be taken again. Where a nonce is wanted,
 /// the nonce bounds the age, and a device without the time can't hold `iat` against anything.
-fn age(claims: &Map<String, Value>, rule: &NonceRule, when: &When) -> Result<Until, ProofError> {
-    let issued = claims.get("iat").and_then(Value::as_u64);
-    let issued = issued.filter(|secs| *secs <= MAX_SECS);
-    let issued = issued.ok_or(invalid("iat: missing or no whole number of seconds"))?;
-    let issued = Timestamp::from_secs(issued);
+fn age(claims: &[u8], rule: &NonceRule, when: &When) -> Result<Until, ProofError> {
+    let issued = |round| {
+        let secs = json::whole(claims, "iat", round);
+        secs.filter(|secs| *secs <= MAX_SECS)
+            .map(Timestamp::from_secs)
+            .ok_or(invalid("iat: missing or no number of seconds"))
+    };
+    let (issued, latest) = (issued(Round::Down)?, issued(Round::Up)?);
     let dated = *rule != NonceRule::None;
-    let future = issued > when.now.saturating_add(when.leeway);
+    let future = latest > when.now.saturating_add(when.leeway);
     if future && (when.synchronised || !dated) {
         return Err(invalid("iat: in the future; compare the clocks"));
     }
@@ -225,7 +248,11 @@ mod tests {
             synchronised: true,
             leeway: Duration::from_secs(30),
         };
-        verify(proof, token, thumbprint, &binding, &when)
+        let bound_to = BoundTo {
+            thumbprint,
+            strong: &OnceLock::new(),
+        };
+        verify(proof, token, &bound_to, &binding, &when)
     }
 
     #[test]

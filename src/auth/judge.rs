@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::access::{Asked, opened, stale};
 use super::decide::Verified;
-use super::dpop::{self, When};
+use super::dpop::{self, BoundTo, When};
 use super::{Clock, Credential, DenyList, Endpoint, Policy, ProofUse, Realm};
 use crate::reason::DenyReason;
 use crate::time::{Moment, Timestamp, Uptime};
@@ -214,7 +214,11 @@ fn proof(case: &mut Case<'_>) -> Checked {
         synchronised: case.synchronised,
         leeway: case.policy().leeway,
     };
-    match dpop::verify(proof.expose(), token.expose(), thumbprint, binding, &when) {
+    let bound_to = BoundTo {
+        thumbprint,
+        strong: &case.token.proof_key_strong,
+    };
+    match dpop::verify(proof.expose(), token.expose(), &bound_to, binding, &when) {
         Ok(used) => {
             case.proof = Some(used);
             Ok(())

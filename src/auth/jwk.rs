@@ -1,7 +1,7 @@
 //! The mathematics of a JWK: which public keys are good enough, and their thumbprints.
 //!
 //! RSA of 2048 to 4096 bits with a sound exponent, P-256 and P-384 points that lie on their curve,
-//! Ed25519 keys of exactly 32 bytes.
+//! Ed25519 keys of exactly 32 bytes; none that is weak ([`super::weak`]).
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{
@@ -14,6 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
+
+use super::weak;
 
 const RSA: [(Algorithm, &RsaParameters); 6] = [
     (Algorithm::RS256, &RSA_PKCS1_2048_8192_SHA256),
@@ -30,6 +32,12 @@ const RSA_EXPONENT: std::ops::Range<u64> = 65_537..1 << 33;
 
 /// Whether a key shall be made ready for an algorithm: RSA has six, and each takes its time.
 pub(super) type Wanted<'w> = &'w dyn Fn(Algorithm) -> bool;
+
+/// What is to be done about a key of another kind.
+const SUPPORTED: &str = "supported are RSA, P-256, P-384 and Ed25519: choose one of these for the \
+    realm's tokens";
+/// What is to be done about a weak one.
+const WEAK: &str = "its private key can be computed; make a new one, and remove this";
 
 /// A public key that passed, ready for use.
 pub(super) struct Material {
@@ -54,9 +62,37 @@ impl Material {
                 elliptic(jwk, "P-384", 48, (Algorithm::ES384, curve), wanted)
             }
             (Some("OKP"), Some("Ed25519")) => edwards(jwk, wanted),
-            (Some("EC" | "OKP"), _) => Err("its `crv` isn't P-256, P-384 or Ed25519".into()),
-            _ => Err("its `kty` isn't RSA, EC or OKP".into()),
+            (Some("EC" | "OKP"), Some(crv)) => {
+                Err(format!("its `crv` is {}; {SUPPORTED}", short(crv)))
+            }
+            (Some("EC" | "OKP"), None) => Err("it has no `crv`".into()),
+            (Some(kty), _) => Err(format!("its `kty` is {}; {SUPPORTED}", short(kty))),
+            (None, _) => Err("it has no `kty`".into()),
         }
+    }
+}
+
+/// As much of the member of a key as can be shown.
+fn short(text: &str) -> String {
+    format!("{:?}", text.chars().take(32).collect::<String>())
+}
+
+/// Whether anybody can compute the private half: all that can be told of it.
+pub(super) fn strong(jwk: &Map<String, Value>) -> Result<(), String> {
+    let found = match member(jwk, "kty")? {
+        "RSA" => weak::thorough_rsa(&integer(jwk, "n")?),
+        "OKP" => weak::thorough_ed25519(&point(jwk)?),
+        _ => Ok(()),
+    };
+    found.map_err(|why| format!("{why}: {WEAK}"))
+}
+
+/// [`strong`], as far as it can be told before each use of a key.
+pub(super) fn not_known_weak(jwk: &Map<String, Value>) -> Result<(), String> {
+    match member(jwk, "kty")? {
+        "RSA" => weak::quick_rsa(&integer(jwk, "n")?),
+        "OKP" => weak::quick_ed25519(&point(jwk)?),
+        _ => Ok(()),
     }
 }
 
@@ -66,12 +102,11 @@ fn rsa(jwk: &Map<String, Value>, wanted: Wanted<'_>) -> Result<Material, String>
     if !RSA_BITS.contains(&bits) {
         return Err(format!("its modulus has {bits} bits, not 2048 to 4096"));
     }
-    let odd = |bytes: &[u8]| bytes.last().is_some_and(|last| last % 2 == 1);
     let in_range = e.len() <= 8 && {
         let exponent = e.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-        RSA_EXPONENT.contains(&exponent)
+        RSA_EXPONENT.contains(&exponent) && exponent % 2 == 1
     };
-    if !in_range || !odd(&e) || !odd(&n) {
+    if !in_range {
         return Err("its exponent is below 65537, above 33 bits or even".into());
     }
     let components = RsaPublicKeyComponents { n: &n, e: &e };
@@ -121,17 +156,20 @@ fn elliptic(
 
 fn edwards(jwk: &Map<String, Value>, wanted: Wanted<'_>) -> Result<Material, String> {
     let alg = Algorithm::EdDSA;
-    let x = bytes(jwk, "x")?;
-    if x.len() != 32 {
-        return Err("its `x` isn't of 32 bytes".into());
-    }
-    let key = ParsedPublicKey::new(&ED25519, &x).map_err(|_| "its `x` is no Ed25519 key")?;
+    let x = point(jwk)?;
+    let key = ParsedPublicKey::new(&ED25519, x).map_err(|_| "its `x` is no Ed25519 key")?;
     let x_text = member(jwk, "x")?;
     let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x_text}"}}"#);
     Ok(Material {
         verifiers: wanted(alg).then_some((alg, key)).into_iter().collect(),
         thumbprint: thumbprint(&canonical),
     })
+}
+
+/// The encoded point of an Ed25519 key.
+fn point(jwk: &Map<String, Value>) -> Result<[u8; 32], String> {
+    let x = bytes(jwk, "x")?.try_into();
+    x.map_err(|_| "its `x` isn't of 32 bytes".to_owned())
 }
 
 /// `canonical` holds the required members in lexicographic order (RFC 7638 section 3.2). Their

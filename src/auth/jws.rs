@@ -79,7 +79,11 @@ pub fn verify_jws(jws: &str, keys: &KeySet) -> Result<KeyInfo, DenyReason> {
     let candidates: Vec<&Key> = match jws.header.get("kid") {
         None => keys.iter().filter(|key| key.allows(alg)).collect(),
         Some(Value::String(kid)) => {
-            let key = keys.by_kid(kid).ok_or(DenyReason::KeyUnknown)?;
+            let unknown = match keys.left_out(kid) {
+                Some(_) => DenyReason::KeyUnusable,
+                None => DenyReason::KeyUnknown,
+            };
+            let key = keys.by_kid(kid).ok_or(unknown)?;
             if !key.allows(alg) {
                 return Err(DenyReason::AlgorithmRejected);
             }

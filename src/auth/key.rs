@@ -4,7 +4,8 @@ use aws_lc_rs::signature::ParsedPublicKey;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
-use super::jwk::{Material, Wanted};
+use super::jwk::{Material, Wanted, strong};
+use super::members::all_public;
 use super::token::{algorithm, algorithm_name};
 
 const MAX_KID_LEN: usize = 256;
@@ -28,7 +29,9 @@ pub struct KeyInfo {
 }
 
 impl KeyInfo {
-    pub(super) fn parts(self) -> (String, Vec<&'static str>, String) {
+    /// What makes the key, for comparison.
+    pub(super) fn parts(mut self) -> (String, Vec<&'static str>, String) {
+        self.algorithms.sort_unstable();
         (self.kid, self.algorithms, self.thumbprint)
     }
 }
@@ -69,13 +72,15 @@ impl Key {
         }
     }
 
-    /// The key, or why it isn't one of ours.
+    /// The key, or why it isn't one of ours and what to do about it.
     pub(super) fn import(entry: &Map<String, Value>) -> Result<Key, String> {
-        let kid = printable_kid(entry)?.to_owned();
         let key = Key::unnamed(entry, &|_| true)?;
         if key.verifiers.is_empty() {
-            return Err("its `alg` isn't a signature algorithm for its kind".into());
+            let why = "its `alg` is no signature algorithm for its kind that is supported";
+            return Err(why.into());
         }
+        let kid = printable_kid(entry)?.to_owned();
+        strong(entry)?;
         Ok(Key { kid, ..key })
     }
 
@@ -85,8 +90,18 @@ impl Key {
         Key::unnamed(entry, &|own| own == alg)
     }
 
+    /// Adds what the same key was published for besides.
+    pub(super) fn also(&mut self, other: Key) {
+        for (alg, verifier) in other.verifiers {
+            if !self.allows(alg) {
+                self.verifiers.push((alg, verifier));
+            }
+        }
+    }
+
     fn unnamed(entry: &Map<String, Value>, wanted: Wanted<'_>) -> Result<Key, String> {
         for_signatures(entry)?;
+        all_public(entry)?;
         let named = text(entry, "alg")?.map(algorithm);
         let both = |own| wanted(own) && named.is_none_or(|named| named == Some(own));
         let Material {
@@ -101,10 +116,13 @@ impl Key {
     }
 }
 
-/// `use` and `key_ops` must leave room for verifying (RFC 7517 sections 4.2 and 4.3).
-fn for_signatures(entry: &Map<String, Value>) -> Result<(), String> {
+/// `use` and `key_ops` must leave room for verifying (RFC 7517 sections 4.2 and 4.3), and `alg` too.
+pub(super) fn for_signatures(entry: &Map<String, Value>) -> Result<(), String> {
     if text(entry, "use")?.is_some_and(|usage| usage != "sig") {
         return Err("its `use` isn't `sig`".into());
+    }
+    if text(entry, "alg")?.is_some_and(encrypts) {
+        return Err("its `alg` is for encryption".into());
     }
     match entry.get("key_ops") {
         None => Ok(()),
@@ -113,9 +131,19 @@ fn for_signatures(entry: &Map<String, Value>) -> Result<(), String> {
     }
 }
 
+/// Key management algorithms for asymmetric keys (RFC 7518 section 4.1).
+fn encrypts(alg: &str) -> bool {
+    alg.starts_with("RSA-OAEP") || alg.starts_with("RSA1_5") || alg.starts_with("ECDH-ES")
+}
+
 /// A `kid` that can be shown on a terminal.
 pub(super) fn printable_kid(entry: &Map<String, Value>) -> Result<&str, String> {
-    let kid = text(entry, "kid")?.ok_or("it has no `kid`")?;
+    let kid = match entry.get("kid") {
+        None | Some(Value::Null) => {
+            return Err("it has no `kid`, by which tokens name their key".into());
+        }
+        Some(_) => text(entry, "kid")?.unwrap_or_default(),
+    };
     let fits = !kid.is_empty() && kid.len() <= MAX_KID_LEN;
     if fits && !kid.chars().any(char::is_control) {
         Ok(kid)
@@ -259,6 +287,8 @@ pub(super) mod tests {
         let even = RSA_N.replace("poQ", "poA");
         let foreign = [
             with(rsa(), "alg", json!("RSA-OAEP")),
+            with(rsa(), "alg", json!("RSA-OAEP-256")),
+            with(p256(), "alg", json!("ECDH-ES+A256KW")),
             with(rsa(), "use", json!("enc")),
             with(rsa(), "key_ops", json!(["encrypt"])),
             with(rsa(), "e", json!("Aw")),
@@ -287,6 +317,9 @@ pub(super) mod tests {
             with(ed25519(), "kid", json!(1)),
             with(ed25519(), "kid", json!("a\u{1b}[2J")),
             with(ed25519(), "kid", json!("k".repeat(257))),
+            with(ed25519(), "kid", Value::Null),
+            with(ed25519(), "alg", json!("Ed448")),
+            with(ed25519(), "seed", json!("")),
             json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": ""}),
         ];
         for key in foreign {
@@ -311,6 +344,56 @@ pub(super) mod tests {
             let key = of(&key, alg);
             assert!(key.info().algorithms.is_empty() && !key.allows(alg));
         }
+    }
+
+    #[test]
+    fn what_is_left_out_is_said_with_what_to_do() {
+        let three = RSA_N.replacen('o', "t", 1);
+        for (key, why) in [
+            (
+                with(p256(), "crv", json!("P-521")),
+                "\"P-521\"; supported are",
+            ),
+            (
+                with(ed25519(), "crv", json!("Ed448")),
+                "\"Ed448\"; supported are",
+            ),
+            (json!({"kty": "AKP", "pub": ""}), "\"AKP\"; supported are"),
+            (
+                with(rsa(), "n", json!(RSA_N.replace("poQ", "poA"))),
+                "even: its private key",
+            ),
+            (
+                with(rsa(), "n", json!(three)),
+                "factor 3: its private key can be computed",
+            ),
+            (
+                with(
+                    ed25519(),
+                    "x",
+                    json!("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+                ),
+                "small order: its private key",
+            ),
+            (
+                with(ed25519(), "d", json!("")),
+                "no member of a public OKP key",
+            ),
+            (with(ed25519(), "kid", Value::Null), "no `kid`"),
+        ] {
+            let said = import(&key).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    /// RFC 9864 gives EdDSA with this curve a name of its own.
+    #[test]
+    fn ed25519_has_two_names_and_is_one_algorithm() {
+        for name in ["EdDSA", "Ed25519"] {
+            let key = import(&with(ed25519(), "alg", json!(name))).unwrap();
+            assert_eq!(key.info().algorithms, ["EdDSA"]);
+        }
+        assert!(import(&with(p256(), "alg", json!("Ed25519"))).is_err());
     }
 
     #[test]

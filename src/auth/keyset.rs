@@ -1,8 +1,10 @@
 //! A realm's pinned keys (RFC 7517), imported one by one under a strict policy.
 //!
-//! A key that isn't for verifying our tokens (Keycloak's set holds an RSA-OAEP one) is skipped
-//! with a note, so that it can't take the good ones down with it. A set that holds secrets or
-//! repeats a `kid` is refused whole: whoever made it made a mistake that a person must see.
+//! A key that isn't for verifying our tokens (Keycloak's set holds an RSA-OAEP one), or can't be
+//! used, is left out by name, so that it can't take the good ones down with it. One key may stand
+//! in the set for several algorithms; two different ones of one `kid` are left out both, because a
+//! token can't tell which of them it means. Only a set that holds secrets is refused whole: whoever
+//! made it made a mistake that a person must see.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,15 +12,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::key::{Key, KeyInfo, printable_kid};
+use super::key::{Key, KeyInfo, for_signatures, printable_kid};
+use super::members::is_secret;
 use crate::identity::{digest, hex};
 use crate::json;
 
 const MAX_LEN: usize = 64 * 1024;
 const MAX_KEYS: usize = 32;
-
-/// Members that only a private or symmetric key has (RFC 7518 sections 6.2.2, 6.3.2, 6.4.1).
-pub(super) const PRIVATE_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// Pinned keys of a realm; empty only before the first pin. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,17 @@ pub struct Skipped {
     /// Its place in the set, from 0.
     pub index: usize,
     pub kid: Option<String>,
+    /// And what to do about it.
     pub why: String,
+    /// Whether tokens may be signed with it: nobody misses one that encrypts.
+    pub signs: bool,
+}
+
+impl Skipped {
+    /// As commands and records show it.
+    pub fn to_json(&self) -> Value {
+        json!({"index": self.index, "kid": self.kid, "why": self.why})
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -43,25 +53,32 @@ pub struct KeySetError(pub String);
 impl KeySet {
     /// Also refuses a set without one usable key.
     pub fn parse(jwks: &[u8]) -> Result<KeySet, KeySetError> {
-        let entries = entries(jwks)?;
-        refuse_secrets(&entries)?;
-        refuse_duplicates(&entries)?;
-        let (mut keys, mut skipped) = (Vec::new(), Vec::new());
-        for (index, entry) in entries.iter().enumerate() {
-            match Key::import(entry) {
-                Ok(key) => keys.push(key),
-                Err(why) => skipped.push(Skipped {
-                    index,
-                    kid: printable_kid(entry).ok().map(str::to_owned),
-                    why,
-                }),
-            }
-        }
-        if keys.is_empty() {
-            let why: Vec<String> = skipped.iter().map(Skipped::to_string).collect();
+        let set = KeySet::stored(jwks)?;
+        if set.is_empty() {
+            let why: Vec<String> = set.skipped.iter().map(Skipped::to_string).collect();
             let why = why.join("; ");
             return Err(KeySetError(format!("the set has no usable key: {why}")));
         }
+        Ok(set)
+    }
+
+    /// A set that was good once: where its keys no longer are, it is empty and says why.
+    pub fn stored(jwks: &[u8]) -> Result<KeySet, KeySetError> {
+        let entries = entries(jwks)?;
+        refuse_secrets(&entries)?;
+        let mut found = Found::default();
+        for (index, entry) in entries.iter().enumerate() {
+            match Key::import(entry) {
+                Ok(key) => found.add(index, key),
+                Err(why) => found.skipped.push(Skipped {
+                    index,
+                    kid: printable_kid(entry).ok().map(str::to_owned),
+                    why,
+                    signs: for_signatures(entry).is_ok(),
+                }),
+            }
+        }
+        let (keys, skipped) = found.unambiguous();
         Ok(KeySet {
             keys: keys.into(),
             skipped: skipped.into(),
@@ -87,6 +104,17 @@ impl KeySet {
         let thumbprints = self.thumbprints();
         let parts: Vec<&[u8]> = thumbprints.iter().map(String::as_bytes).collect();
         hex(&digest(&parts))
+    }
+
+    /// [`KeySet::same_keys`], and the same ones left out for the same reasons.
+    pub fn same_set(&self, other: &KeySet) -> bool {
+        let left_out = |set: &KeySet| {
+            let skipped = set.skipped.iter();
+            let mut skipped: Vec<_> = skipped.map(|s| (s.kid.clone(), s.why.clone())).collect();
+            skipped.sort_unstable();
+            skipped
+        };
+        self.same_keys(other) && left_out(self) == left_out(other)
     }
 
     /// RFC 7638, base64url: what tells one key from another, whatever its `kid`.
@@ -123,8 +151,59 @@ impl KeySet {
         self.keys.iter().find(|key| key.kid() == kid)
     }
 
+    /// Why the set's key of this `kid` isn't used.
+    pub(super) fn left_out(&self, kid: &str) -> Option<&str> {
+        let of_kid = |skipped: &&Skipped| skipped.signs && skipped.kid.as_deref() == Some(kid);
+        let skipped = self.skipped.iter().find(of_kid);
+        skipped.map(|skipped| skipped.why.as_str())
+    }
+
     pub(super) fn has_thumbprint(&self, thumbprint: &str) -> bool {
         self.keys.iter().any(|key| key.thumbprint() == thumbprint)
+    }
+}
+
+/// What a set holds, each key with its place.
+#[derive(Default)]
+struct Found {
+    keys: Vec<(usize, Key)>,
+    skipped: Vec<Skipped>,
+}
+
+impl Found {
+    fn add(&mut self, index: usize, key: Key) {
+        let same = |known: &&mut (usize, Key)| {
+            known.1.kid() == key.kid() && known.1.thumbprint() == key.thumbprint()
+        };
+        match self.keys.iter_mut().find(same) {
+            Some((_, known)) => known.also(key),
+            None => self.keys.push((index, key)),
+        }
+    }
+
+    /// Without the keys that share a `kid` with another.
+    fn unambiguous(self) -> (Vec<Key>, Vec<Skipped>) {
+        let kids: Vec<String> = self
+            .keys
+            .iter()
+            .map(|(_, key)| key.kid().to_owned())
+            .collect();
+        let alone = |kid: &str| kids.iter().filter(|other| *other == kid).count() == 1;
+        let (keys, shared): (Vec<_>, Vec<_>) =
+            self.keys.into_iter().partition(|(_, key)| alone(key.kid()));
+        let mut skipped = self.skipped;
+        skipped.extend(shared.into_iter().map(|(index, key)| {
+            Skipped {
+            index,
+            kid: Some(key.kid().to_owned()),
+            why: "another key of the set has the same `kid`, so that a token can't tell which it \
+                  means; give each a `kid` of its own"
+                .to_owned(),
+            signs: true,
+        }
+        }));
+        skipped.sort_by_key(|skipped| skipped.index);
+        (keys.into_iter().map(|(_, key)| key).collect(), skipped)
     }
 }
 
@@ -158,25 +237,12 @@ fn entries(jwks: &[u8]) -> Result<Vec<Map<String, Value>>, KeySetError> {
 }
 
 fn refuse_secrets(entries: &[Map<String, Value>]) -> Result<(), KeySetError> {
-    let is_secret = |entry: &Map<String, Value>| {
-        entry.get("kty").is_some_and(|kty| kty == "oct")
-            || PRIVATE_MEMBERS.iter().any(|name| entry.contains_key(*name))
-    };
     match entries.iter().position(is_secret) {
         None => Ok(()),
         Some(index) => Err(KeySetError(format!(
             "key {index} is a private or symmetric key; export the public keys, and replace this one: it has leaked"
         ))),
     }
-}
-
-fn refuse_duplicates(entries: &[Map<String, Value>]) -> Result<(), KeySetError> {
-    let kids: Vec<&Value> = entries.iter().filter_map(|e| e.get("kid")).collect();
-    let repeats = |(place, kid): (usize, &&Value)| kids[..place].contains(kid);
-    if kids.iter().enumerate().any(repeats) {
-        return Err(KeySetError("two keys of the set share one `kid`".into()));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -189,13 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn a_set_with_secrets_or_a_repeated_kid_is_refused() {
+    fn a_set_with_secrets_or_without_a_key_is_refused() {
         let bad = [
             vec![ed25519(), with(p256(), "d", json!("jpsQ"))],
             vec![ed25519(), json!({"kty": "oct", "kid": "x"})],
             vec![ed25519(), json!({"kty": "other", "kid": "x", "k": ""})],
+            vec![ed25519(), json!({"kty": "AKP", "pub": "", "priv": ""})],
             vec![ed25519(), with(p256(), "kid", json!("ed"))],
-            vec![ed25519(), json!({"kid": "ed", "use": "enc"})],
             (0..33)
                 .map(|i| with(ed25519(), "kid", json!(i.to_string())))
                 .collect(),
@@ -235,5 +301,147 @@ mod tests {
             shown.into_iter().next().unwrap(),
             "key 0 (enc): its `use` isn't `sig`"
         );
+    }
+}
+
+#[cfg(test)]
+mod published_sets {
+    use super::super::key::tests::{ed25519, p256, with};
+    use super::*;
+
+    fn parse(keys: &[Value]) -> KeySet {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
+    }
+
+    /// Kid, algorithms.
+    fn used(set: &KeySet) -> Vec<(String, Vec<&'static str>)> {
+        let keys = set.keys().into_iter();
+        keys.map(|key| (key.kid, key.algorithms)).collect()
+    }
+
+    /// Place and kid of what is left out and would sign.
+    fn missed(set: &KeySet) -> Vec<(usize, Option<&str>)> {
+        let skipped = set.skipped().iter().filter(|skipped| skipped.signs);
+        skipped
+            .map(|skipped| (skipped.index, skipped.kid.as_deref()))
+            .collect()
+    }
+
+    /// As Keycloak publishes an RSA key that two providers share.
+    #[test]
+    fn one_key_for_signatures_and_encryption_is_a_signing_key() {
+        let jwks = include_bytes!("../../tests/data/jwks/one-key-sig-and-enc.json");
+        let set = KeySet::parse(jwks).unwrap();
+        let rs256 = vec!["RS256"];
+        assert_eq!(
+            used(&set),
+            [
+                (
+                    "4GeIWp5Q8kBZoI5-s2lLC58MFM8MJoeCuQhJTyBaX-A".to_owned(),
+                    rs256.clone()
+                ),
+                (
+                    "tmPYFFaELdqEMtv_FeqfjkpD72ZeCP5-vf8AM77XdSQ".to_owned(),
+                    rs256
+                ),
+            ]
+        );
+        assert_eq!((set.skipped().len(), missed(&set)), (2, vec![]));
+    }
+
+    #[test]
+    fn one_key_for_two_algorithms_is_one_key_with_both() {
+        let jwks = include_bytes!("../../tests/data/jwks/one-key-two-algs.json");
+        let set = KeySet::parse(jwks).unwrap();
+        let keys = used(&set);
+        assert_eq!(keys.len(), 2);
+        assert_eq!(keys[0].1, ["RS256", "PS256"]);
+        assert_eq!(keys[1].1, ["RS256"]);
+        assert_eq!(missed(&set), []);
+    }
+
+    #[test]
+    fn ed25519_by_its_own_name_is_eddsa() {
+        let jwks = include_bytes!("../../tests/data/jwks/ed25519-rfc9864.json");
+        let set = KeySet::parse(jwks).unwrap();
+        assert_eq!(used(&set), [("ed".to_owned(), vec!["EdDSA"])]);
+    }
+
+    #[test]
+    fn a_private_key_of_a_new_type_is_a_leak() {
+        let jwks = include_bytes!("../../tests/data/jwks/akp-private.json");
+        let why = KeySet::parse(jwks).unwrap_err().0;
+        assert!(why.contains("key 1") && why.contains("leaked"), "{why}");
+    }
+
+    #[test]
+    fn an_exact_duplicate_is_one_key() {
+        let set = parse(&[ed25519(), p256(), ed25519()]);
+        assert_eq!(set.keys().len(), 2);
+        assert!(set.skipped().is_empty());
+    }
+
+    #[test]
+    fn keys_without_a_kid_are_left_out_and_harm_nobody() {
+        let nameless = [ed25519(), p256()].map(|key| with(key, "kid", Value::Null));
+        let [one, other] = nameless;
+        let set = parse(&[one, ed25519(), other]);
+        assert_eq!(used(&set), [("ed".to_owned(), vec!["EdDSA"])]);
+        assert_eq!(missed(&set), [(0, None), (2, None)]);
+    }
+
+    #[test]
+    fn two_keys_of_one_kid_are_left_out_both_and_named() {
+        let third = with(ed25519(), "kid", json!("third"));
+        let set = parse(&[ed25519(), with(p256(), "kid", json!("ed")), third]);
+        assert_eq!(used(&set), [("third".to_owned(), vec!["EdDSA"])]);
+        assert_eq!(missed(&set), [(0, Some("ed")), (1, Some("ed"))]);
+        assert!(set.left_out("ed").unwrap().contains("`kid` of its own"));
+        assert_eq!(set.left_out("third"), None);
+    }
+
+    #[test]
+    fn what_cannot_sign_is_no_rival_for_a_kid() {
+        let unsupported = json!({"kty": "EC", "crv": "P-521", "alg": "ES512", "kid": "ed"});
+        let set = parse(&[json!({"kid": "ed", "use": "enc"}), unsupported, ed25519()]);
+        assert_eq!(used(&set), [("ed".to_owned(), vec!["EdDSA"])]);
+        assert_eq!(missed(&set), [(1, Some("ed"))]);
+    }
+
+    #[test]
+    fn a_set_whose_keys_are_no_longer_good_enough_is_empty_and_says_why() {
+        let weak = with(
+            ed25519(),
+            "x",
+            json!("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+        );
+        let jwks = json!({ "keys": [weak] }).to_string();
+        assert!(KeySet::parse(jwks.as_bytes()).is_err());
+        let set = KeySet::stored(jwks.as_bytes()).unwrap();
+        assert!(set.is_empty() && set.skipped()[0].why.contains("small order"));
+    }
+
+    #[test]
+    fn a_part_of_a_set_is_its_keys_and_nothing_that_was_left_out() {
+        let rival = with(p256(), "kid", json!("ed"));
+        let jwks = json!({"keys": [ed25519(), with(ed25519(), "kid", json!("b")), rival]});
+        let only = KeySet::parse(jwks.to_string().as_bytes())
+            .unwrap()
+            .thumbprints();
+        let part = KeySet::only(jwks.to_string().as_bytes(), &only).unwrap();
+        let part = KeySet::stored(&part).unwrap();
+        assert_eq!(part.thumbprints(), only);
+    }
+
+    #[test]
+    fn the_order_of_a_set_makes_no_difference() {
+        let rsa = include_bytes!("../../tests/data/jwks/one-key-two-algs.json");
+        let mut value: Value = serde_json::from_slice(rsa).unwrap();
+        let set = KeySet::parse(rsa).unwrap();
+        value["keys"].as_array_mut().unwrap().reverse();
+        let reversed = KeySet::parse(value.to_string().as_bytes()).unwrap();
+        assert!(set.same_set(&reversed));
+        value["keys"].as_array_mut().unwrap().pop();
+        assert!(!set.same_set(&KeySet::parse(value.to_string().as_bytes()).unwrap()));
     }
 }

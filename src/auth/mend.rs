@@ -82,6 +82,11 @@ fn here(reason: DenyReason) -> Option<&'static str> {
         DenyReason::KeyUnknown | DenyReason::KeysStale => {
             "`slmd keys refresh` while Keycloak can be reached, or `slmd keys pin` with its current keys"
         }
+        DenyReason::KeyUnusable => {
+            "choose another key for the realm's tokens in Keycloak (Realm settings, Keys, Add provider; \
+             client, tab Advanced, access token signature algorithm): RSA from 2048 bits, P-256, P-384 \
+             or Ed25519, with a `kid` of its own"
+        }
         DenyReason::KeysMissing => "`slmd keys pin REALM --fetch`, or with a file",
         DenyReason::TooOld => "get a new token; the realm's `max_age` here says how old one may be",
         DenyReason::ClaimInvalid => {

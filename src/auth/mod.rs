@@ -17,10 +17,12 @@ mod jwk;
 mod jws;
 mod key;
 mod keyset;
+mod members;
 mod mend;
 mod peer;
 mod policy;
 mod token;
+mod weak;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +41,7 @@ pub use jws::verify_jws;
 pub use key::KeyInfo;
 pub use keyset::{KeySet, KeySetError, Skipped};
 pub use policy::{Endpoint, LimitClaims, Policy};
+pub use token::algorithm_names;
 
 /// What a client shows.
 #[derive(Debug, Clone)]

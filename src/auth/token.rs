@@ -8,16 +8,18 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::key::Key;
-use crate::json::{self, Members, Value};
+use crate::json::{self, Members, Round, Value};
 use crate::reason::DenyReason;
 
 /// Beyond this a token isn't even split.
 pub(super) const MAX_LEN: usize = 16 * 1024;
 
 /// Asymmetric algorithms only: `none` and HMAC have no place here (RFC 8725 section 3.1).
-const ALGORITHMS: [(&str, Algorithm); 9] = [
+/// Where one has two names, the one that is shown comes first.
+const ALGORITHMS: [(&str, Algorithm); 10] = [
     ("RS256", Algorithm::RS256),
     ("RS384", Algorithm::RS384),
     ("RS512", Algorithm::RS512),
@@ -27,6 +29,8 @@ const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("ES256", Algorithm::ES256),
     ("ES384", Algorithm::ES384),
     ("EdDSA", Algorithm::EdDSA),
+    // RFC 9864 section 2.2: what EdDSA means with a key of this curve, the only one here.
+    ("Ed25519", Algorithm::EdDSA),
 ];
 
 /// A well-formed compact JWS whose signature nobody has checked.
@@ -34,7 +38,7 @@ pub(super) struct Jws<'a> {
     pub(super) header: Header<'a>,
     pub(super) alleged: Alleged<'a>,
     signing_input: &'a [u8],
-    signature: Vec<u8>,
+    signature: Zeroizing<Vec<u8>>,
 }
 
 /// What a token's segments decode to; what is read from them borrows from it.
@@ -42,6 +46,13 @@ pub(super) struct Jws<'a> {
 pub(super) struct Decoded {
     header: Vec<u8>,
     payload: Vec<u8>,
+}
+
+impl Drop for Decoded {
+    fn drop(&mut self) {
+        self.header.zeroize();
+        self.payload.zeroize();
+    }
 }
 
 /// The part of a JOSE header that counts here.
@@ -62,10 +73,15 @@ pub(super) enum HeaderType {
 
 /// What a token says of itself before its signature is checked: good for nothing but picking the
 /// realm whose keys may prove it.
-pub(super) struct Alleged<'a>(Members<'a>);
+pub(super) struct Alleged<'a>(Payload<'a>);
 
 /// Claims signed by a pinned key of the realm that they name. Only [`Jws::prove`] makes one.
-pub(super) struct Proven<'a>(Members<'a>);
+pub(super) struct Proven<'a>(Payload<'a>);
+
+struct Payload<'a> {
+    claims: Members<'a>,
+    text: &'a [u8],
+}
 
 impl<'a> Jws<'a> {
     pub(super) fn parse(token: &'a str, room: &'a mut Decoded) -> Result<Jws<'a>, DenyReason> {
@@ -75,8 +91,11 @@ impl<'a> Jws<'a> {
         let malformed = DenyReason::TokenMalformed;
         let (signing_input, signature) = token.rsplit_once('.').ok_or(malformed)?;
         let (header, payload) = signing_input.split_once('.').ok_or(malformed)?;
-        let header = Header::parse(object(header, &mut room.header).ok_or(malformed)?)?;
-        let alleged = Alleged(object(payload, &mut room.payload).ok_or(malformed)?);
+        let (header, _) = object(header, &mut room.header).ok_or(malformed)?;
+        let header = Header::parse(header)?;
+        let claims = object(payload, &mut room.payload);
+        let (claims, text) = claims.ok_or(malformed)?;
+        let alleged = Alleged(Payload { claims, text });
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed)?;
         if signature.is_empty() {
             return Err(malformed);
@@ -85,7 +104,7 @@ impl<'a> Jws<'a> {
             header,
             alleged,
             signing_input: signing_input.as_bytes(),
-            signature,
+            signature: Zeroizing::new(signature),
         })
     }
 
@@ -95,9 +114,9 @@ impl<'a> Jws<'a> {
             return Err(DenyReason::AlgorithmRejected);
         }
         let genuine = key.verify(self.header.alg, self.signing_input, &self.signature);
-        let Alleged(claims) = self.alleged;
+        let Alleged(payload) = self.alleged;
         genuine
-            .then_some(Proven(claims))
+            .then_some(Proven(payload))
             .ok_or(DenyReason::SignatureInvalid)
     }
 }
@@ -126,7 +145,7 @@ impl<'a> Header<'a> {
 impl Alleged<'_> {
     /// The issuer that the token claims, a string or nothing.
     pub(super) fn issuer(&self) -> Result<&str, DenyReason> {
-        match self.0.get("iss") {
+        match self.0.claims.get("iss") {
             None => Err(DenyReason::IssuerMissing),
             Some(Value::String(issuer)) => Ok(issuer),
             Some(_) => Err(DenyReason::ClaimInvalid),
@@ -136,8 +155,23 @@ impl Alleged<'_> {
 
 impl<'a> Proven<'a> {
     pub(super) fn get(&self, name: &str) -> Option<&Value<'a>> {
-        self.0.get(name)
+        self.0.claims.get(name)
     }
+
+    /// A number that isn't negative, as a whole one.
+    pub(super) fn whole(&self, name: &str, round: Round) -> Option<u64> {
+        match self.get(name)? {
+            value @ Value::Number(_) => value
+                .as_u64()
+                .or_else(|| json::whole(self.0.text, name, round)),
+            _ => None,
+        }
+    }
+}
+
+/// The names of all algorithms, as the challenge for a proof tells them.
+pub fn algorithm_names() -> impl Iterator<Item = &'static str> {
+    ALGORITHMS.iter().map(|(name, _)| *name)
 }
 
 pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
@@ -156,10 +190,11 @@ fn is_access_token_type(typ: &str) -> bool {
 }
 
 /// A segment as a JSON object: base64url without padding or stray bits, no duplicate members.
-fn object<'a>(segment: &str, room: &'a mut Vec<u8>) -> Option<Members<'a>> {
+fn object<'a>(segment: &str, room: &'a mut Vec<u8>) -> Option<(Members<'a>, &'a [u8])> {
     URL_SAFE_NO_PAD.decode_vec(segment, room).ok()?;
-    match json::read(room).ok()? {
-        Value::Object(members) => Some(members),
+    let text: &'a [u8] = room;
+    match json::read(text).ok()? {
+        Value::Object(members) => Some((members, text)),
         _ => None,
     }
 }

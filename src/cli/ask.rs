@@ -1,7 +1,7 @@
 //! `slmd ask`: one prompt over the local socket, its answer as it comes.
 
 use std::io::{IsTerminal, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -17,8 +17,7 @@ use crate::time::now;
 
 const DEFAULT_SOCKET: &str = "/run/slmd/slmd.sock";
 pub(super) const CHAT: &str = "/v1/chat/completions";
-/// The daemon refuses larger tokens and bodies anyway.
-const MAX_TOKEN: u64 = 64 << 10;
+/// The daemon refuses larger bodies anyway.
 const MAX_PROMPT: u64 = 16 << 20;
 
 /// Ask the model and print the answer as it is generated; Ctrl-C stops it.
@@ -130,11 +129,12 @@ impl Ask {
 
     fn token(&self) -> Result<Option<Secret<String>>, Failure> {
         let token = match &self.token_file {
-            Some(file) => Some(read_token(file)?),
-            None => std::env::var("SLMD_TOKEN").ok(),
+            Some(file) => Some(input::token(file)?),
+            None => std::env::var("SLMD_TOKEN")
+                .ok()
+                .map(|token| Secret::new(token.trim().to_owned())),
         };
-        let token = token.map(|token| token.trim().to_owned());
-        Ok(token.filter(|token| !token.is_empty()).map(Secret::new))
+        Ok(token.filter(|token| !token.expose().is_empty()))
     }
 
     fn socket(&self, global: &Global) -> PathBuf {
@@ -162,11 +162,6 @@ impl Ask {
         set("seed", self.seed.map(Value::from));
         body
     }
-}
-
-fn read_token(file: &Path) -> Result<String, Failure> {
-    let token = String::from_utf8(input::read(file, MAX_TOKEN)?);
-    token.map_err(|_| Failure::failed(format!("token file {} isn't text", file.display())))
 }
 
 /// Hands on the text of a stream of server-sent events as it comes; returns its finish reason.

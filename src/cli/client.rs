@@ -19,6 +19,10 @@ use crate::secret::Secret;
 
 /// Longer than any silence of a healthy daemon, which sends a comment line every `keep_alive`.
 const SILENCE: Duration = Duration::from_secs(120);
+/// Until the daemon takes the connection: a full backlog blocks.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Until what only looks is answered: nothing of that waits for the network or the engine.
+const LOOK: Duration = Duration::from_secs(30);
 /// No answer of the admin socket that isn't a stream comes near.
 const MAX_BODY: u64 = 64 << 20;
 
@@ -58,7 +62,6 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)
-            .timeout_recv_response(Some(SILENCE))
             .user_agent(concat!("slmd/", env!("CARGO_PKG_VERSION")))
             .build();
         let connector = UnixConnector(socket.clone());
@@ -120,14 +123,26 @@ impl Client {
         let request = request.body(body).map_err(|_| {
             failed("the token can't be sent in a header; check its file".to_owned())
         })?;
+        let patience = match request.method() == Method::GET {
+            true => LOOK,
+            false => SILENCE,
+        };
+        let request = self.agent.configure_request(request);
+        let request = request.timeout_recv_response(Some(patience)).build();
         self.agent.run(request).map_err(|e| self.unreachable(e))
     }
 
     fn unreachable(&self, error: ureq::Error) -> Problem {
         let socket = self.socket.display();
         let fail = |what: String| Failure::new(Exit::Unreachable, what);
-        let ureq::Error::Io(error) = error else {
-            return Problem::Other(fail(format!("{socket}: {error}")));
+        let silent = format!(
+            "{socket}: the daemon doesn't answer; it may be stuck or out of open files: see its log \
+             (journalctl -u slmd)"
+        );
+        let error = match error {
+            ureq::Error::Io(error) => error,
+            ureq::Error::Timeout(_) => return Problem::Other(fail(silent)),
+            error => return Problem::Other(fail(format!("{socket}: {error}"))),
         };
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Problem::Down(fail(format!(
@@ -137,6 +152,7 @@ impl Client {
                 "{socket}: permission denied; the admin socket is for root and the daemon's user \
                  (try sudo), the public one for members of its group"
             ))),
+            ErrorKind::WouldBlock => Problem::Other(fail(silent)),
             _ => Problem::Other(fail(format!("{socket}: {error}"))),
         }
     }
@@ -221,13 +237,20 @@ impl Connector for UnixConnector {
     ) -> Result<Option<UnixTransport>, ureq::Error> {
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        let stream = connect(&self.0)?;
+        let stream = connect(&self.0, CONNECT)?;
         Ok(Some(UnixTransport { stream, buffers }))
     }
 }
 
-fn connect(socket: &Path) -> io::Result<UnixStream> {
-    UnixStream::connect(socket)
+/// A blocking connect waits for room in the backlog, for as long as it may wait to send (unix(7)).
+fn connect(socket: &Path, limit: Duration) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+    let flags = SocketFlags::CLOEXEC;
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let stream = rustix::net::socket_with(family, kind, flags, None)?;
+    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(limit))?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    Ok(stream.into())
 }
 
 struct UnixTransport {
@@ -358,6 +381,30 @@ mod tests {
         assert_eq!(
             failure.message,
             "refused (401): expired: get a new one; try again in 7 s"
+        );
+    }
+
+    #[test]
+    fn a_full_backlog_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let limit = Duration::from_millis(50);
+        let mut waiting = Vec::new();
+        let full = loop {
+            match connect(&path, limit) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock, "{full}");
+        let told = Client::new(path).unreachable(ureq::Error::Io(full));
+        let told = told.into_failure();
+        assert_eq!(told.exit, Exit::Unreachable);
+        assert!(
+            told.message.contains("out of open files"),
+            "{}",
+            told.message
         );
     }
 

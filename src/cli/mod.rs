@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_PATH, Problem};
+use crate::process;
 use client::Client;
 use exit::{Done, Exit, Failure};
 
@@ -89,6 +90,7 @@ enum Command {
 
 /// Parses the arguments, does what they say, and reports a failure.
 pub fn main() -> ExitCode {
+    process::keep_memory_private();
     let command = Cli::command().after_help(format!("{EXAMPLES}{}", Exit::table()));
     let parsed = Cli::from_arg_matches(&command.get_matches());
     let cli = parsed.unwrap_or_else(|error| error.exit());

@@ -15,6 +15,9 @@ use crate::engine;
 #[derive(Debug, Subcommand)]
 pub(super) enum Model {
     /// Turn a GGUF file into a bundle in the models folder.
+    ///
+    /// The new bundle is loaded and answers once, as the daemon would have it, before it takes the
+    /// place of one with the same name.
     #[command(after_help = "\
 Examples:
   slmd model import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m-instruct
@@ -35,7 +38,7 @@ Examples:
         #[command(flatten)]
         folder: Folder,
     },
-    /// Read every byte of a bundle and compare the hashes.
+    /// Read every byte of a bundle, compare the hashes, and load it as the daemon does.
     #[command(after_help = "Examples:\n  slmd model verify smollm2-135m-instruct")]
     Verify {
         /// The bundle's name.
@@ -76,6 +79,7 @@ impl Model {
                 let catalog = Catalog::new(&folder.resolve(global)?);
                 let bundle = catalog.open(name).map_err(Failure::failed)?;
                 catalog.verify(&bundle).map_err(Failure::failed)?;
+                engine::check(&bundle).map_err(Failure::failed)?;
                 let mut shown = describe(&bundle);
                 shown["verified"] = Value::Bool(true);
                 output::show(global, &shown)

@@ -51,10 +51,6 @@ fn human(status: &Value) -> Vec<String> {
         None => "ready".to_owned(),
     };
     let clock = &status["clock"];
-    let synchronised = match clock["synchronised"].as_bool() {
-        Some(true) => "synchronised",
-        _ => "not synchronised",
-    };
     let mut lines = vec![
         ready,
         format!(
@@ -63,12 +59,39 @@ fn human(status: &Value) -> Vec<String> {
             text(&status["device"]),
             span(&status["uptime_seconds"])
         ),
-        format!(
-            "clock: {}, {synchronised}; never before {}",
-            text(&clock["now"]),
-            text(&clock["floor"])
-        ),
     ];
+    push_clock(&mut lines, clock);
+    lines.push(format!(
+        "engine: {} running, {} waiting",
+        status["engine"]["running"], status["engine"]["waiting"]
+    ));
+    lines.push(format!("mqtt: {}", mqtt(&status["mqtt"])));
+    lines.push(format!(
+        "audit: next record {}",
+        status["audit"]["next_index"]
+    ));
+    // Decisions never go back before the floor.
+    let now = text(&clock["now"]).max(text(&clock["floor"]));
+    let mut actions: Vec<String> = clock_action(clock).into_iter().collect();
+    for realm in status["realms"].as_array().into_iter().flatten() {
+        push_realm(&mut lines, realm, &now);
+        push_actions(&mut actions, realm, &now);
+    }
+    lines.extend(actions.iter().map(|action| format!("! {action}")));
+    lines
+}
+
+/// What time it is, and what of that is only tokens' word.
+fn push_clock(lines: &mut Vec<String>, clock: &Value) {
+    let kept = match is_synchronised(clock) {
+        true => "synchronised",
+        false => "not synchronised",
+    };
+    lines.push(format!(
+        "clock: {}, {kept}; never before {}",
+        text(&clock["now"]),
+        text(&clock["floor"])
+    ));
     for (realm, floor) in clock["realm_floors"].as_object().into_iter().flatten() {
         let realm = output::printable(realm);
         lines.push(format!("  tokens of {realm}: never before {}", text(floor)));
@@ -81,34 +104,25 @@ fn human(status: &Value) -> Vec<String> {
             text(&told["floor"])
         ));
     }
-    lines.push(format!(
-        "engine: {} running, {} waiting",
-        status["engine"]["running"], status["engine"]["waiting"]
-    ));
-    lines.push(format!("mqtt: {}", mqtt(&status["mqtt"])));
-    lines.push(format!(
-        "audit: next record {}",
-        status["audit"]["next_index"]
-    ));
-    // Decisions never go back before the floor.
-    let now = text(&clock["now"]).max(text(&clock["floor"]));
-    let mut actions = Vec::new();
-    if synchronised != "synchronised" {
-        actions.push("the clock isn't synchronised; check this machine's time source".to_owned());
-    } else if clock["floor_ahead_seconds"].as_u64() > Some(MOST_AHEAD) {
-        actions.push(format!(
+}
+
+fn is_synchronised(clock: &Value) -> bool {
+    clock["synchronised"].as_bool() == Some(true)
+}
+
+fn clock_action(clock: &Value) -> Option<String> {
+    if !is_synchronised(clock) {
+        return Some("the clock isn't synchronised; check this machine's time source".to_owned());
+    }
+    let ahead = clock["floor_ahead_seconds"].as_u64() > Some(MOST_AHEAD);
+    ahead.then(|| {
+        format!(
             "the clock is synchronised, and an earlier one that was ahead was believed: until {} every \
              token counts as {} older than it is; if the clock is right now, run slmd keys reset-time",
             text(&clock["floor"]),
             span(&clock["floor_ahead_seconds"])
-        ));
-    }
-    for realm in status["realms"].as_array().into_iter().flatten() {
-        push_realm(&mut lines, realm, &now);
-        push_actions(&mut actions, realm, &now);
-    }
-    lines.extend(actions.iter().map(|action| format!("! {action}")));
-    lines
+        )
+    })
 }
 
 /// What only a person can mend.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::read::Section;
-use super::value::{issuer, path, text};
+use super::value::{issuer, text, trusted_file};
 
 /// Defaults of `slmd login`; the daemon itself doesn't use them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) fn login(section: &mut Section<'_>) -> Login {
     Login {
         issuer: section.optional("issuer", issuer),
         client_id: section.optional("client_id", text),
-        ca_file: section.optional("ca_file", path),
+        ca_file: section.optional("ca_file", trusted_file),
     }
 }
 

@@ -22,6 +22,7 @@ use toml::de::DeTable;
 
 pub use self::login::Login;
 use self::read::{Problems, Section, place};
+use crate::files::{self, Care};
 use crate::prompt::Scope;
 use crate::{admission, audit, auth, engine, identity, keysync, transport};
 
@@ -111,6 +112,7 @@ impl Config {
         }
     }
 
+    /// Reads and checks a file, which nobody but its owner may change.
     pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
         let text = read_bounded(path).map_err(|message| {
             vec![Problem {
@@ -143,11 +145,8 @@ fn syntax(text: &str, error: &toml::de::Error) -> Problem {
 
 fn read_bounded(path: &Path) -> Result<String, String> {
     let read = || -> std::io::Result<String> {
-        let size = std::fs::metadata(path)?.len();
-        if size > MAX_BYTES {
-            return Err(std::io::Error::other("it is larger than 1 MiB"));
-        }
-        std::fs::read_to_string(path)
+        let bytes = files::read(path, MAX_BYTES, Care::Trusted)?;
+        String::from_utf8(bytes).map_err(|_| std::io::Error::other("it isn't UTF-8"))
     };
     read().map_err(|error| {
         format!("can't be read: {error}; check the path and its permissions, or give --config")

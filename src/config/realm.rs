@@ -9,7 +9,9 @@ use super::RealmConfig;
 use super::group;
 use super::read::Section;
 use super::sections::DAY;
-use super::value::{boolean, count, duration, issuer, kind, path, plain_name, scope, scopes, text};
+use super::value::{
+    boolean, count, duration, issuer, kind, plain_name, scope, scopes, text, trusted_file,
+};
 use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::https;
 use crate::keysync::Source;
@@ -71,7 +73,7 @@ fn realm(section: &mut Section<'_>) -> Option<RealmConfig> {
     let issuer = section.required("issuer", issuer);
     let mut policy = policy(section);
     let local_groups = local_groups(section, &mut policy);
-    let deny_file = section.optional("deny_file", path);
+    let deny_file = section.optional("deny_file", trusted_file);
     let endpoints = endpoints(section);
     let jwks = jwks(section, issuer.as_deref());
     if let Some(default) = &policy.default_endpoint
@@ -114,7 +116,7 @@ fn jwks(section: &mut Section<'_>, issuer: Option<&str>) -> Option<Source> {
     let default = issuer.map(|issuer| format!("{issuer}/protocol/openid-connect/certs"));
     let source = section.section("jwks", |section| {
         let uri = section.optional("uri", text).or(default);
-        let ca_file = section.optional("ca_file", path);
+        let ca_file = section.optional("ca_file", trusted_file);
         let plain_http = section.or("plain_http_trusts_this_host", boolean, false);
         let refresh_interval = duration(60 * SECOND, 30 * DAY);
         let min_interval = duration(SECOND, HOUR);

@@ -1,16 +1,16 @@
 //! The schema of everything but realms, with its defaults and cross checks.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::{Problems, Section};
 use super::value::{
     Broker, address, broker, count, duration, hosts, kernels, log_filter, loopback, origins, path,
-    required, show_size, size, socket_path, text, topic_level,
+    required, secret_file, show_size, size, socket_path, text, topic_level, trusted_file,
 };
 use super::{Config, login, realm};
+use crate::files::{self, FileError};
 use crate::identity::{Identity, host_name};
 use crate::tls::KeyPair;
 use crate::{admission, audit, engine, link, transport};
@@ -27,6 +27,7 @@ pub(super) fn config(root: &mut Section<'_>, warnings: &Problems<'_>) -> Option<
     let device = identity.as_ref().map_or("", |i| i.device.as_str());
     let state_dir = root.or("state_dir", path, "/var/lib/slmd".into());
     let models_dir = root.or("models_dir", path, state_dir.join("models"));
+    folders(root, &state_dir, &models_dir, warnings);
     let drain_deadline = duration(Duration::ZERO, HOUR);
     let drain_deadline = root.or("drain_deadline", drain_deadline, 20 * SECOND);
     let log = root.or("log", log_filter, "info".to_owned());
@@ -34,7 +35,7 @@ pub(super) fn config(root: &mut Section<'_>, warnings: &Problems<'_>) -> Option<
     let engine = root.section("engine", engine);
     let mqtt = root.has("mqtt");
     let mqtt = root.section("mqtt", |section| {
-        mqtt.then(|| mqtt_settings(section, device, &http, &engine, warnings))
+        mqtt.then(|| mqtt_settings(section, device, &http, &engine))
     });
     let admission = root.section("admission", admission);
     let audit = root.section("audit", audit);
@@ -119,9 +120,9 @@ fn default_urls(device: &str) -> Vec<String> {
 
 fn http_tls(section: &mut Section<'_>) -> Option<transport::http::TlsSettings> {
     let listen = section.required("listen", address);
-    let cert_file = section.required("cert_file", path);
-    let key_file = section.required("key_file", path);
-    let client_ca_file = section.optional("client_ca_file", path);
+    let cert_file = section.required("cert_file", trusted_file);
+    let key_file = section.required("key_file", secret_file);
+    let client_ca_file = section.optional("client_ca_file", trusted_file);
     let client_certificate_required = section.or("client_certificate", required, false);
     if client_certificate_required && client_ca_file.is_none() {
         section.problem("client_certificate", "needs `client_ca_file` too");
@@ -138,9 +139,9 @@ fn http_tls(section: &mut Section<'_>) -> Option<transport::http::TlsSettings> {
 }
 
 fn mqtt_tls(section: &mut Section<'_>) -> Option<link::Tls> {
-    let ca_file = section.required("ca_file", path);
-    let cert_file = section.optional("cert_file", path);
-    let key_file = section.optional("key_file", path);
+    let ca_file = section.required("ca_file", trusted_file);
+    let cert_file = section.optional("cert_file", trusted_file);
+    let key_file = section.optional("key_file", secret_file);
     if cert_file.is_some() != key_file.is_some() {
         section.problem(
             "cert_file",
@@ -221,11 +222,10 @@ fn mqtt_settings(
     device: &str,
     http: &transport::http::Settings,
     engine: &engine::Settings,
-    warnings: &Problems<'_>,
 ) -> Option<transport::mqtt::Settings> {
     let url = section.required("url", broker);
     let username = section.optional("username", text);
-    let password_file = password_file(section, username.is_some(), warnings);
+    let password_file = password_file(section, username.is_some());
     // What one principal alone may have in the queue, so that none is sent more than it may ask.
     let share = u16::try_from(engine.queue.div_ceil(2)).unwrap_or(u16::MAX);
     let tls = broker_tls(section, url.as_ref());
@@ -317,41 +317,39 @@ fn reply_to(section: &mut Section<'_>, device: &str) -> String {
     pattern
 }
 
+/// Whoever may write to them decides who may do what, and what is answered.
+fn folders(root: &Section<'_>, state_dir: &Path, models_dir: &Path, warnings: &Problems<'_>) {
+    let told = |folder: &Path, error: &FileError| format!("is {}: {error}", folder.display());
+    if let Err(error) = files::check_kept_folder(state_dir) {
+        root.problem("state_dir", told(state_dir, &error));
+    }
+    if let Err(error) = files::check_folder(models_dir) {
+        root.problem("models_dir", told(models_dir, &error));
+    } else if let Err(error) = files::check_kept_folder(models_dir) {
+        root.warn(warnings, "models_dir", &told(models_dir, &error));
+    }
+}
+
 /// Where the broker's password is. It is read at each connect; here only to see that it can be.
-fn password_file(
-    section: &mut Section<'_>,
-    has_username: bool,
-    warnings: &Problems<'_>,
-) -> Option<PathBuf> {
+fn password_file(section: &mut Section<'_>, has_username: bool) -> Option<PathBuf> {
     if section.has("password") {
         section.optional("password", |_| -> Result<(), String> {
             Err("doesn't belong in this file; put it in a file of mode 0600 and name that in `password_file`".to_owned())
         });
     }
-    let file = section.optional("password_file", path)?;
+    let file = section.optional("password_file", secret_file)?;
     if !has_username {
         section.problem(
             "password_file",
             "needs `username` too (MQTT 3.1.1 section 3.1.2.9)",
         );
     }
-    let read = std::fs::read_to_string(&file).and_then(|_| std::fs::metadata(&file));
-    match read {
-        Ok(meta) => {
-            if meta.permissions().mode() & 0o007 != 0 {
-                section.warn(warnings, "password_file", &open_to_all(&file));
-            }
-            Some(file)
-        }
+    match std::fs::read_to_string(&file) {
+        Ok(_) => Some(file),
         Err(error) => {
             let message = format!("{} can't be read: {error}", file.display());
             section.problem("password_file", message);
             None
         }
     }
-}
-
-fn open_to_all(file: &Path) -> String {
-    let file = file.display();
-    format!("{file} is open to every user of this machine; run chmod 0640 {file}")
 }

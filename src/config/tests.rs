@@ -172,10 +172,9 @@ fn a_password_file_can_be_read_and_not_by_all() {
         "[mqtt]\nurl = \"mqtt://h\"\nusername = \"u\"\npassword_file = \"{}\"\n",
         file.display()
     ));
-    for (mode, warnings) in [(0o600, 0), (0o644, 1)] {
+    for mode in [0o600, 0o640] {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let config = Config::parse(&text).unwrap();
-        assert_eq!(config.warnings.len(), warnings);
         let mqtt = config.mqtt.as_ref().unwrap();
         assert_eq!(mqtt.password_file.as_ref(), Some(&file));
         assert!(!format!("{config:?}{}", config.show()).contains("hunter2"));
@@ -387,4 +386,142 @@ fn spared_cores_are_left_alone_but_one_always_works() {
     assert_eq!(threads("spare_cores = 1"), (cores - 1).max(1));
     assert_eq!(threads("spare_cores = 255"), 1);
     assert_eq!(threads("threads = 3\nspare_cores = 1"), 3);
+}
+
+/// Each file and folder that the configuration names, with the modes that are taken and refused.
+#[test]
+fn files_that_others_may_change_or_read_are_refused_with_what_to_do() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("f");
+    let shown = path.display();
+    let tls = |more: &str| format!("[http.tls]\nlisten = \"127.0.0.1:1\"\n{more}");
+    let mqtt = |more: &str| format!("[mqtt]\nurl = \"mqtts://h\"\nusername = \"u\"\n{more}");
+    let realm = |more: &str| {
+        format!(
+            "[[realm]]\nname = \"d\"\nissuer = \"https://k/d\"\n{more}\n\
+             [[realm.endpoint]]\nclient_id = \"c\"\nmodel = \"m\"\n"
+        )
+    };
+    let named = |key: &str| format!("{key} = \"{shown}\"\n");
+    let (cert, key) = ("cert_file = \"/c\"\n", "key_file = \"/k\"\n");
+    let ca = "ca_file = \"/a\"\n";
+    let trusted: (&[u32], &[u32]) = (&[0o600, 0o644, 0o444], &[0o664, 0o646, 0o666]);
+    let secret: (&[u32], &[u32]) = (&[0o600, 0o640, 0o400], &[0o644, 0o660, 0o604, 0o666]);
+    for (key, text, (taken, refused)) in [
+        (
+            "http.tls.cert_file",
+            with(&tls(&(named("cert_file") + key))),
+            trusted,
+        ),
+        (
+            "http.tls.key_file",
+            with(&tls(&(named("key_file") + cert))),
+            secret,
+        ),
+        (
+            "http.tls.client_ca_file",
+            with(&tls(&(named("client_ca_file") + cert + key))),
+            trusted,
+        ),
+        (
+            "mqtt.tls.ca_file",
+            with(&mqtt(&("[mqtt.tls]\n".to_owned() + &named("ca_file")))),
+            trusted,
+        ),
+        (
+            "mqtt.tls.cert_file",
+            with(&mqtt(
+                &("[mqtt.tls]\n".to_owned() + ca + key + &named("cert_file")),
+            )),
+            trusted,
+        ),
+        (
+            "mqtt.tls.key_file",
+            with(&mqtt(
+                &("[mqtt.tls]\n".to_owned() + ca + cert + &named("key_file")),
+            )),
+            secret,
+        ),
+        (
+            "mqtt.password_file",
+            with(&mqtt(&(named("password_file") + "[mqtt.tls]\n" + ca))),
+            secret,
+        ),
+        ("realm.deny_file", realm(&named("deny_file")), trusted),
+        (
+            "realm.jwks.ca_file",
+            realm(&("[realm.jwks]\nuri = \"https://k/c\"\n".to_owned() + &named("ca_file"))),
+            trusted,
+        ),
+        (
+            "login.ca_file",
+            with(
+                &("[login]\nissuer = \"https://k/d\"\nclient_id = \"c\"\n".to_owned()
+                    + &named("ca_file")),
+            ),
+            trusted,
+        ),
+    ] {
+        std::fs::write(&path, "x").unwrap();
+        for mode in taken {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode)).unwrap();
+            assert!(Config::parse(&text).is_ok(), "{key} {mode:o}: {text}");
+        }
+        for mode in refused {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode)).unwrap();
+            let found = problems(&text).join("\n");
+            assert!(
+                found.contains(key) && found.contains("run chmod "),
+                "{mode:o}: {found}"
+            );
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn folders_and_the_file_itself_are_their_owners() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let inner = folder.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let (state, models) = (
+        format!("state_dir = {inner:?}\n{LEAST}"),
+        format!("models_dir = {inner:?}\n{LEAST}"),
+    );
+    // For each mode: whether it is refused as the state, and as the models.
+    for (bits, as_state, as_models) in [
+        (0o700, false, false),
+        (0o755, false, false),
+        (0o775, true, false),
+        (0o777, true, true),
+        (0o1777, true, true),
+    ] {
+        mode(&inner, bits);
+        assert_eq!(Config::parse(&state).is_err(), as_state, "{bits:o}");
+        assert_eq!(Config::parse(&models).is_err(), as_models, "{bits:o}");
+    }
+    mode(&inner, 0o775);
+    assert_eq!(Config::parse(&models).unwrap().warnings.len(), 1);
+    mode(&inner, 0o700);
+
+    let file = inner.join("slmd.toml");
+    std::fs::write(&file, with("")).unwrap();
+    for (bits, refused) in [(0o600, false), (0o644, false), (0o664, true), (0o646, true)] {
+        mode(&file, bits);
+        let loaded = Config::load(&file);
+        assert_eq!(loaded.is_err(), refused, "{bits:o}: {loaded:?}");
+    }
+    let said = Config::load(&file).unwrap_err()[0].to_string();
+    assert!(
+        said.contains("others may change it") && said.contains("chmod go-w"),
+        "{said}"
+    );
+    mode(&file, 0o644);
+    mode(&inner, 0o777);
+    assert!(Config::load(&file).is_err(), "anybody can replace it");
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::engine::Family;
+use crate::files::{self, Care};
 use crate::identity::is_topic_level;
 use crate::prompt::Scope;
 
@@ -160,6 +161,24 @@ pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     } else {
         let path = path.display();
         Err(format!("is {path}; write an absolute path without `..`"))
+    }
+}
+
+/// A file whose content is believed. That it isn't there is for its reader to tell.
+pub(super) fn trusted_file(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    kept_file(value, Care::Trusted)
+}
+
+/// A file with a key or a password.
+pub(super) fn secret_file(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    kept_file(value, Care::Secret)
+}
+
+fn kept_file(value: &DeValue<'_>, care: Care) -> Result<PathBuf, String> {
+    let file = path(value)?;
+    match files::check(&file, care) {
+        Ok(()) => Ok(file),
+        Err(error) => Err(format!("is {}: {error}", file.display())),
     }
 }
 

@@ -11,19 +11,20 @@ use super::metrics::{Metrics, stops_at};
 use super::{RunError, State};
 use crate::admission::Admission;
 use crate::audit;
-use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm, Snapshot};
+use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm, Skipped, Snapshot};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::keysync::{Change, Changed, DenyStatus, Held, KeysError, Outcome, Report, Told, Why};
 use crate::prompt::{Origin, Scope};
 use crate::reason::{Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
+use crate::store::StoreError;
 use crate::telemetry::Exposition;
 use crate::time::{self, MAX_SECS, Moment, Timestamp};
 use crate::transport::{http, mqtt};
 
-/// A floor may be set later than a synchronised clock by so much: two clocks never agree.
-const AHEAD: Duration = Duration::from_secs(60);
+/// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
+const AHEAD: Duration = Duration::from_secs(86_400);
 
 pub(super) struct Core {
     pub(super) admission: Admission,
@@ -37,6 +38,8 @@ pub(super) struct Core {
     pub(super) started: Instant,
     pub(super) config: ArcSwap<Config>,
     pub(super) metrics: Metrics,
+    /// Why nothing can be recorded, as the last tick has found it.
+    pub(super) store_problem: Mutex<Option<StoreError>>,
     /// Held while a snapshot is made and put in force, or an older one could take the place of a
     /// newer.
     pub(super) replacing: Mutex<()>,
@@ -46,6 +49,7 @@ impl Core {
     /// Once a second. A part that fails says so and is tried again.
     pub(super) fn tick(&self) {
         let now = time::now();
+        self.check_store();
         if let Err(error) = self.state.log.tick(now) {
             tracing::error!(%error, "audit housekeeping failed");
         }
@@ -60,6 +64,24 @@ impl Core {
             tracing::error!(%error, "the time floor could not be saved");
         }
         self.refresh_due();
+    }
+
+    /// Says when the store breaks, and when it is whole again.
+    fn check_store(&self) {
+        let found = self.state.store.check().err();
+        let mut known = self.store_problem();
+        match (&*known, &found) {
+            (None, Some(error)) => tracing::error!(%error, "not ready: nothing can be recorded"),
+            (Some(_), None) => tracing::info!("records can be written again"),
+            _ => {}
+        }
+        *known = found;
+    }
+
+    fn store_problem(&self) -> MutexGuard<'_, Option<StoreError>> {
+        self.store_problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A thread for each fetch that is due: an issuer that hangs delays neither another realm nor
@@ -191,6 +213,7 @@ impl Core {
             "realm": realm,
             "keys": keys.keys().iter().map(key_json).collect::<Vec<_>>(),
             "fingerprint": keys.fingerprint(),
+            "left_out": left_out(&keys),
             "added": added,
             "removed": removed,
         });
@@ -301,6 +324,7 @@ fn realm_status(realm: &Realm, now: Moment) -> Value {
         "issuer": realm.issuer,
         "keys": realm.keys.keys().iter().map(key_json).collect::<Vec<_>>(),
         "fingerprint": realm.keys.fingerprint(),
+        "left_out": left_out(&realm.keys),
         "keys_age_seconds": age,
         "keys_confirmed_at": confirmed_at.map(|at| at.to_string()),
         "scope_stops_at": stops,
@@ -318,7 +342,16 @@ fn not_refreshed(realm: &str) -> String {
 
 fn held_json(held: &Held) -> Value {
     let keys: Vec<Value> = held.keys.keys().iter().map(key_json).collect();
-    json!({"fingerprint": held.keys.fingerprint(), "keys": keys})
+    json!({
+        "fingerprint": held.keys.fingerprint(),
+        "keys": keys,
+        "left_out": left_out(&held.keys),
+    })
+}
+
+/// Keys of a set that aren't used, and why.
+fn left_out(keys: &KeySet) -> Value {
+    keys.skipped().iter().map(Skipped::to_json).collect()
 }
 
 fn key_json(key: &KeyInfo) -> Value {
@@ -329,6 +362,16 @@ impl http::Control for Core {
     fn ready(&self) -> Result<(), String> {
         if self.shutdown.is_draining() {
             return Err("draining: the daemon is going down".to_owned());
+        }
+        // Without a record nothing is answered.
+        if let Some(error) = &*self.store_problem() {
+            let folder = self.state.folder.display();
+            return Err(match error {
+                StoreError::Full => {
+                    format!("{error} {folder}; make room, and it goes on by itself")
+                }
+                other => format!("state folder {folder}: {other}"),
+            });
         }
         let snapshot = self.admission.snapshot();
         let keyless = snapshot.realms.values().all(|realm| realm.keys.is_empty());
@@ -470,9 +513,9 @@ impl http::Control for Core {
         let recorded = self
             .state
             .log
-            .change(origin, what, Value::Null, time::now());
+            .change(origin.clone(), what, Value::Null, time::now());
         recorded.map(drop).map_err(|error| {
-            tracing::error!(%error, "a use of the admin socket could not be recorded");
+            tracing::error!(?origin, what, %error, "a use of the admin socket could not be recorded");
             RefuseReason::AuditUnavailable.into()
         })
     }

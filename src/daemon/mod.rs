@@ -29,7 +29,7 @@ use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::{Exposition, Registry};
 use crate::transport::{http, mqtt};
-use crate::{systemd, time};
+use crate::{process, systemd, time};
 use core::Core;
 use health::Health;
 use metrics::Metrics;
@@ -73,11 +73,16 @@ const REFRESH_RETRY: Duration = Duration::from_secs(5);
 /// How often the realms' deny files are looked at.
 const DENY_FILES_LOOK: Duration = Duration::from_millis(500);
 
+/// Files that are open beside connections: database, runtime, broker, fetches of keys, models being
+/// loaded, and a reserve.
+const OWN_DESCRIPTORS: u64 = 128;
+
 /// How long answers get to end once they have been interrupted.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. `source` is the file that a reload reads again.
 pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError> {
+    raise_descriptors(&config);
     let loading = Loading::begin(&config);
     let state = State::open(&config)?;
     state.record(
@@ -97,6 +102,18 @@ pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError
     }
     state.close();
     Ok(())
+}
+
+fn raise_descriptors(config: &Config) {
+    let needed = config.http.descriptors() + OWN_DESCRIPTORS;
+    let limit = process::raise_descriptors(needed);
+    if limit < needed {
+        tracing::warn!(
+            limit,
+            needed,
+            "open files may run short; raise LimitNOFILE=, or lower http.max_connections"
+        );
+    }
 }
 
 struct Daemon {
@@ -154,6 +171,7 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
             metrics,
+            store_problem: std::sync::Mutex::default(),
             replacing: std::sync::Mutex::default(),
         });
         core.follow_refreshes();

@@ -10,6 +10,7 @@ use super::RunError;
 use crate::catalog::{Bundle, Catalog};
 use crate::config::Config;
 use crate::engine::{Engine, LoadError, Models, Settings};
+use crate::files;
 use crate::store::Store;
 use crate::telemetry::Registry;
 
@@ -28,7 +29,10 @@ impl Loading {
         let names: BTreeSet<&str> = endpoints.map(|endpoint| endpoint.model.as_str()).collect();
         let bundles = names.into_iter().map(|name| {
             let bundle = catalog.open(name);
-            bundle.map_err(|error| failed(name, error.to_string()))
+            let bundle = bundle.map_err(|error| failed(name, error.to_string()))?;
+            let kept = files::check_folder(&bundle.folder);
+            kept.map_err(|error| failed(name, error.to_string()))?;
+            Ok(bundle)
         });
         let bundles = bundles.collect::<Result<Vec<Bundle>, RunError>>()?;
         let (of, settings) = (bundles.clone(), config.engine.clone());

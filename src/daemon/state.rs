@@ -11,8 +11,9 @@ use crate::admission::Heard;
 use crate::audit;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Revocations, Snapshot};
 use crate::config::{Config, RealmConfig};
+use crate::files;
 use crate::identity::{Key, Nonces};
-use crate::keysync::{DenyFiles, Floor, Keyring, Lines, NewDenyFiles, Refresher};
+use crate::keysync::{DenyFiles, Floor, Keyring, KeysError, Lines, NewDenyFiles, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
 use crate::time::{self, Moment};
@@ -47,14 +48,22 @@ impl State {
             folder: folder.clone(),
             source,
         };
+        let own = files::check_own_folder(&folder).map_err(std::io::Error::from);
+        own.map_err(|e| fail(StoreError::from_io(&e)))?;
         let store = Store::open(&folder.join("db")).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;
         let floor = Arc::new(Floor::open(&store, time::booted()).map_err(fail)?);
         let passed = Arc::clone(&floor);
         let moment = move || passed.moment(time::now(), time::uptime());
-        let keyring = Keyring::open(&store, folder.join("keys"), moment())
+        let begun = time::uptime();
+        let keyring = Keyring::open(&store, folder.join("keys"), floor.ran(begun), begun)
             .map_err(|e| RunError::Keys(e.to_string()))?;
+        if time::synchronised() {
+            // A confirmation that lies in the future is from a clock that was wrong.
+            let mended = keyring.mend(moment());
+            mended.map_err(|e| RunError::Keys(e.to_string()))?;
+        }
         let clock = move || (moment(), time::instant());
         let deny_files = DenyFiles::default();
         let refresher = Refresher::new(keyring.clone(), deny_files.clone(), Box::new(clock));
@@ -84,6 +93,13 @@ impl State {
         for realm in self.keyring.restored() {
             tracing::warn!(realm, "pinned keys were restored from their copy");
             self.record("keys_restored", json!({"realm": realm}))?;
+        }
+        for realm in self.keyring.ignored() {
+            tracing::warn!(
+                realm,
+                "a copy of pinned keys isn't what was pinned; it was set aside"
+            );
+            self.record("keys_copy_ignored", json!({"realm": realm}))?;
         }
         Ok(())
     }
@@ -194,8 +210,18 @@ impl State {
     }
 
     fn realm(&self, config: &RealmConfig) -> Result<Realm, RunError> {
-        let pinned = self.keyring.get(&config.name);
-        let pinned = pinned.map_err(|e| RunError::Keys(format!("realm {}: {e}", config.name)))?;
+        let pinned = match self.keyring.get(&config.name) {
+            // One realm without keys mustn't keep the others from their start.
+            Err(KeysError::Invalid(why)) => {
+                tracing::error!(
+                    realm = config.name,
+                    why,
+                    "the pinned keys can't be used; pin them again"
+                );
+                None
+            }
+            other => other.map_err(|e| RunError::Keys(format!("realm {}: {e}", config.name)))?,
+        };
         let (keys, confirmed) = match pinned {
             Some(pinned) => (pinned.keys, Some(pinned.confirmed)),
             None => (KeySet::default(), None),

@@ -1,8 +1,9 @@
 //! Tokens back to text, as a stream: only whole characters go out.
 //!
 //! A byte-level token may end inside a UTF-8 character. The bytes of an unfinished character wait
-//! for the next token; what can't become a character any more is replaced as
-//! [`String::from_utf8_lossy`] does, so a stream's text is that of the whole answer.
+//! for the next token, and go with the answer's end, which is often a bound that knows nothing of
+//! characters. What can't become a character any more is replaced as [`String::from_utf8_lossy`]
+//! does, so a stream's text is that of the whole answer.
 
 /// Holds at most three bytes of an unfinished character.
 #[derive(Debug, Default)]
@@ -28,14 +29,6 @@ impl Detokeniser {
         }
         self.pending.drain(..done);
     }
-
-    /// Ends the stream: an unfinished character becomes U+FFFD.
-    pub(super) fn finish(&mut self, out: &mut String) {
-        if !self.pending.is_empty() {
-            out.push(char::REPLACEMENT_CHARACTER);
-            self.pending.clear();
-        }
-    }
 }
 
 /// Whether more bytes may turn `bytes` into a character (and not only the text's end is missing).
@@ -53,7 +46,6 @@ mod tests {
         for piece in pieces {
             detokeniser.push(piece, &mut text);
         }
-        detokeniser.finish(&mut text);
         text
     }
 
@@ -77,9 +69,19 @@ mod tests {
         assert_eq!(text, "a\u{fffd}");
         detokeniser.push(b"b", &mut text);
         assert_eq!(text, "a\u{fffd}\u{fffd}b");
-        detokeniser.push(b"\xf0\x9f", &mut text);
-        detokeniser.finish(&mut text);
-        assert_eq!(text, "a\u{fffd}\u{fffd}b\u{fffd}");
+    }
+
+    #[test]
+    fn what_the_end_cuts_off_is_left_out() {
+        for (bytes, expected) in [
+            (b"a\xf0\x9f\xa6".as_slice(), "a"),
+            (b"\xc3", ""),
+            (b"\xff\xe2\x82", "\u{fffd}"),
+            // The model's own.
+            ("\u{fffd}".as_bytes(), "\u{fffd}"),
+        ] {
+            assert_eq!(stream(&[bytes.to_vec()]), expected);
+        }
     }
 
     proptest! {
@@ -97,7 +99,9 @@ mod tests {
         ) {
             let whole = pieces.concat();
             let cut: Vec<Vec<u8>> = whole.chunks(cut).map(<[u8]>::to_vec).collect();
-            let expected = String::from_utf8_lossy(&whole);
+            let tail = whole.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+            let tail = if is_unfinished(tail) { tail.len() } else { 0 };
+            let expected = String::from_utf8_lossy(&whole[..whole.len() - tail]);
             prop_assert_eq!(stream(&pieces), expected.as_ref());
             prop_assert_eq!(stream(&cut), expected.as_ref());
         }

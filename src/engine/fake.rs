@@ -25,6 +25,14 @@ pub(super) fn id(byte: u8) -> u32 {
 }
 
 pub(super) fn text() -> Text {
+    text_with(TEMPLATE)
+}
+
+pub(super) fn text_with(template: &str) -> Text {
+    parse(template, b"{}").unwrap()
+}
+
+pub(super) fn parse(template: &str, config: &[u8]) -> Result<Text, String> {
     // GPT-2's letters again, but only those that are needed to list them in the order of bytes.
     let letters = super::tokenizer::alphabet().map(|letter| Value::String(letter.to_string()));
     let names = ["<|im_start|>", "<|im_end|>"].map(|name| Value::String(name.to_owned()));
@@ -42,12 +50,10 @@ pub(super) fn text() -> Text {
             "tokenizer.ggml.token_type".to_owned(),
             Value::Array(kinds.collect()),
         ),
-        ("tokenizer.chat_template".to_owned(), string(TEMPLATE)),
+        ("tokenizer.chat_template".to_owned(), string(template)),
     ]);
-    let files: BTreeMap<String, Vec<u8>> =
-        files_from_gguf(&metadata).unwrap().into_iter().collect();
-    let template = files["chat_template.jinja"].clone();
-    Text::parse(&files["tokenizer.json"], template, b"{}").unwrap()
+    let [(_, tokenizer), (_, template)] = files_from_gguf(&metadata)?;
+    Text::parse(&tokenizer, template, config)
 }
 
 /// A model that goes on with what `next` makes of all tokens so far.
@@ -116,6 +122,7 @@ pub(super) fn prompt(text: &str, max_completion_tokens: u32, stop: &[&str]) -> P
         },
         stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
         model_digest: "d1".to_owned(),
+        time: None,
     }
 }
 

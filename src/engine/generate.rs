@@ -218,11 +218,7 @@ impl TextOut {
     /// The rest, at the answer's end.
     fn finish(&mut self) -> &str {
         self.ready.clear();
-        self.characters.clear();
-        self.detokeniser.finish(&mut self.characters);
-        if !self.stop.push(&self.characters, &mut self.ready) {
-            self.stop.finish(&mut self.ready);
-        }
+        self.stop.finish(&mut self.ready);
         &self.ready
     }
 }

@@ -65,7 +65,66 @@ pub enum TensorType {
     Q4_0,
     Q4_1,
     Q8_0,
+    /// One of ggml's that isn't run here, by its name.
+    Other(&'static str),
 }
+
+/// ggml's types that aren't run here (`ggml.h`, `enum ggml_type`).
+const OTHER_TYPES: &[(u32, &str)] = &[
+    (6, "Q5_0"),
+    (7, "Q5_1"),
+    (9, "Q8_1"),
+    (10, "Q2_K"),
+    (11, "Q3_K"),
+    (12, "Q4_K"),
+    (13, "Q5_K"),
+    (14, "Q6_K"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (30, "BF16"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+];
+
+/// How files begin that are taken for GGUF files.
+const FOREIGN: &[(&[u8], &str)] = &[
+    (
+        b"version https://git-lfs",
+        "it is a pointer of Git LFS; get the file itself (`git lfs pull`)",
+    ),
+    (b"<", "it is a web page; download the file itself"),
+    (
+        b"PK",
+        "it is a zip archive, as PyTorch writes; it must be converted to GGUF",
+    ),
+    (b"\x1f\x8b", "it is compressed by gzip; unpack it"),
+    (
+        b"lmgg",
+        "it is of GGUF's predecessor GGML; it must be converted anew",
+    ),
+    (
+        b"fmgg",
+        "it is of GGUF's predecessor GGMF; it must be converted anew",
+    ),
+    (
+        b"tjgg",
+        "it is of GGUF's predecessor GGJT; it must be converted anew",
+    ),
+];
 
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
@@ -78,7 +137,19 @@ pub enum GgufError {
 impl Gguf {
     pub fn open(path: &Path) -> Result<Gguf, GgufError> {
         let file = File::open(path)?;
-        let len = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(bad(
+                "it is a folder; give a GGUF file, which llama.cpp's convert_hf_to_gguf.py makes of \
+                 a Hugging Face folder",
+            ));
+        }
+        let len = metadata.len();
+        let mut start = [0; 32];
+        let read = file.read_at(&mut start, 0)?;
+        if let Some(what) = foreign(&start[..read]) {
+            return Err(bad(what));
+        }
         let header = Header::read(BufReader::new(&file), len)?;
         Ok(Gguf { file, header })
     }
@@ -122,9 +193,12 @@ impl Header {
             return Err(bad("it doesn't begin with \"GGUF\""));
         }
         let version = cursor.u32()?;
+        if (2..=3).contains(&version.swap_bytes()) {
+            return Err(bad("it is big-endian; get one for little-endian machines"));
+        }
         if !(2..=3).contains(&version) {
             return Err(bad(format_args!(
-                "version {version} (2 and 3 are supported, little-endian)"
+                "version {version} (2 and 3 are supported)"
             )));
         }
         // The smallest tensor info has 24 bytes, the smallest metadata entry 13.
@@ -208,7 +282,7 @@ impl TensorInfo {
 }
 
 impl TensorType {
-    /// Elements and bytes of one block.
+    /// Elements and bytes of one block; no bytes where nobody reads them.
     #[must_use]
     pub fn block(self) -> (u64, u64) {
         match self {
@@ -217,6 +291,7 @@ impl TensorType {
             TensorType::Q4_0 => (32, 18),
             TensorType::Q4_1 => (32, 20),
             TensorType::Q8_0 => (32, 34),
+            TensorType::Other(_) => (1, 0),
         }
     }
 
@@ -227,8 +302,20 @@ impl TensorType {
             2 => TensorType::Q4_0,
             3 => TensorType::Q4_1,
             8 => TensorType::Q8_0,
-            _ => return None,
+            _ => {
+                let other = OTHER_TYPES.iter().find(|(other, _)| *other == code);
+                return other.map(|(_, name)| TensorType::Other(name));
+            }
         })
+    }
+}
+
+impl std::fmt::Display for TensorType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TensorType::Other(name) => f.write_str(name),
+            known => std::fmt::Debug::fmt(known, f),
+        }
     }
 }
 
@@ -402,7 +489,7 @@ impl<R: Read> Cursor<R> {
         let code = self.u32()?;
         let kind = TensorType::from_code(code).ok_or_else(|| {
             bad(format_args!(
-                "tensor {name} has type {code} (F32, F16, Q4_0, Q4_1 and Q8_0 are supported)"
+                "tensor {name} has type {code}, which is unknown"
             ))
         })?;
         let (elements, bytes) = kind.block();
@@ -419,6 +506,22 @@ impl<R: Read> Cursor<R> {
             _ => Err(bad(format_args!("tensor {name} has the shape {shape:?}"))),
         }
     }
+}
+
+/// What a file is that begins so, if it is known and no GGUF file.
+fn foreign(start: &[u8]) -> Option<&'static str> {
+    if start.is_empty() {
+        return Some("it is empty");
+    }
+    // A length of eight bytes, then JSON.
+    if start.get(8..10) == Some(b"{\"") {
+        return Some(
+            "it is a safetensors file; llama.cpp's convert_hf_to_gguf.py makes a GGUF file of its \
+             folder",
+        );
+    }
+    let known = FOREIGN.iter().find(|(magic, _)| start.starts_with(magic));
+    known.map(|(_, what)| *what)
 }
 
 /// The least bytes that a scalar takes.

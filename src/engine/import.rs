@@ -1,9 +1,11 @@
 //! GGUF to bundle: the blocks stay bit for bit what they are and are laid out for the kernels;
 //! the graph is written fused.
 //!
-//! The bundle is made in a temporary folder, synced, and renamed into place, so that a crash
-//! leaves either a whole bundle or none.
+//! The bundle is made in a temporary folder, synced, loaded as the daemon loads it, and renamed
+//! into place: a crash leaves either a whole bundle or none, and a model that can't be served
+//! takes nobody's place.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,13 +13,15 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::json;
 
-use super::gguf::{Gguf, GgufError, TensorType};
+use super::check::check;
+use super::gguf::{Gguf, GgufError, Metadata, TensorType, Value};
 use super::graph;
 use super::import_llama::{Llama, nodes};
 use super::kernels::layout::{BLOCK, Format, interleave};
 use super::kernels::map::ALIGNMENT;
 use super::ops::{Extent, MatrixSpec};
-use super::tokenizer;
+use super::text::Text;
+use super::{LoadError, tokenizer};
 use crate::catalog::{
     Architecture, Bundle, BundleError, FORMAT, FileEntry, GRAPH, LAYOUT, MANIFEST, Manifest,
     Source, WEIGHTS, hash_file, is_name,
@@ -35,6 +39,9 @@ pub enum ImportError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The bundle is whole, but can't be served.
+    #[error("{0}; no bundle was changed")]
+    Unusable(#[from] LoadError),
 }
 
 /// Imports a GGUF file as the bundle folder `out`, which is replaced if it exists.
@@ -43,18 +50,75 @@ pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportErr
         return Err(unsupported(format!("{name:?} can't be a model's name")));
     }
     let gguf = Gguf::open(source)?;
+    check_kind(gguf.metadata()).map_err(unsupported)?;
     let llama = Llama::read(&gguf)?;
-    let tokens = tokenizer::files_from_gguf(gguf.metadata()).map_err(unsupported)?;
+    check_types(&gguf).map_err(unsupported)?;
+    let tokens = text_files(&gguf, &llama)?;
     let temporary = temporary(out)?;
     let _ = fs::remove_dir_all(&temporary);
     let result = write(&gguf, source, &llama, &tokens, &temporary, name);
-    let result = result.and_then(|()| replace(&temporary, out).map_err(ImportError::Io));
+    let result = result.and_then(|()| {
+        check(&Bundle::open(&temporary)?)?;
+        Ok(replace(&temporary, out)?)
+    });
     if result.is_err() {
         // The error that counts is the first.
         let _ = fs::remove_dir_all(&temporary);
     }
     result?;
     Ok(Bundle::open(out)?)
+}
+
+/// Refuses what is no whole model.
+fn check_kind(metadata: &Metadata) -> Result<(), String> {
+    let number = |key: &str| metadata.get(key).and_then(Value::as_u64);
+    if let Some(count @ 2..) = number("split.count") {
+        let part = number("split.no").map_or_else(String::new, |no| format!(" {}", no + 1));
+        return Err(format!(
+            "it is part{part} of {count} of a split file; join them by llama.cpp's \
+             `llama-gguf-split --merge FIRST-PART OUT` and import that"
+        ));
+    }
+    match metadata.get("general.type").and_then(Value::as_str) {
+        None | Some("model") => Ok(()),
+        Some("adapter") => Err("it is an adapter (LoRA); merge it into its model first".to_owned()),
+        Some(kind) => Err(format!("it is no model, but of type {kind:?}")),
+    }
+}
+
+/// Refuses types of weights that the kernels don't have, all at once.
+fn check_types(gguf: &Gguf) -> Result<(), String> {
+    let mut unknown: BTreeMap<String, (usize, &str)> = BTreeMap::new();
+    for (name, tensor) in gguf.tensors() {
+        let is_vector = tensor.shape.len() == 1;
+        match tensor.kind {
+            TensorType::Q4_0 | TensorType::Q4_1 | TensorType::Q8_0 => {}
+            TensorType::F32 if is_vector => {}
+            kind => unknown.entry(kind.to_string()).or_insert((0, name)).0 += 1,
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let named = unknown.iter().map(|(kind, (count, first))| match count {
+        1 => format!("{first} is {kind}"),
+        _ => format!("{count} tensors are {kind}, as {first}"),
+    });
+    let named: Vec<String> = named.collect();
+    Err(format!(
+        "{}; the weights that are run are Q4_0, Q4_1 and Q8_0: get such a file, or make one of an \
+         F16 file by llama.cpp's `llama-quantize --pure IN OUT Q4_1`",
+        named.join(", ")
+    ))
+}
+
+/// The tokenizer's files, once they are known to serve: a template that doesn't is found before
+/// gigabytes are written.
+fn text_files(gguf: &Gguf, llama: &Llama) -> Result<Vec<(String, Vec<u8>)>, ImportError> {
+    let files = tokenizer::files_from_gguf(gguf.metadata()).map_err(unsupported)?;
+    let [(_, tokenizer), (_, template)] = &files;
+    Text::parse(tokenizer, template.clone(), &pretty(&llama.config())?).map_err(unsupported)?;
+    Ok(files.into())
 }
 
 /// The weights' file while it is written.
@@ -194,9 +258,9 @@ fn blocks_of(
         TensorType::Q4_1 => Ok((Format::Q4_1, blocks)),
         TensorType::Q8_0 => Ok((Format::Q8_0, blocks)),
         TensorType::Q4_0 => Ok((Format::Q4_0, blocks)),
-        TensorType::F16 | TensorType::F32 => Err(unsupported(format!(
-            "{name} is {kind:?}; Q4_0, Q4_1 and Q8_0 are supported, so quantise it first"
-        ))),
+        TensorType::F16 | TensorType::F32 | TensorType::Other(_) => {
+            Err(unsupported(format!("{name} is {kind}")))
+        }
     }
 }
 
@@ -224,7 +288,7 @@ fn write(
         size: weights.offset as u64,
         sha256: hex(weights.laid_out.finish().as_ref()),
     };
-    let mut files = std::collections::BTreeMap::from([(WEIGHTS.to_owned(), entry)]);
+    let mut files = BTreeMap::from([(WEIGHTS.to_owned(), entry)]);
     let graph = graph::write(nodes, llama.vocabulary);
     let mut small = vec![
         (GRAPH.to_owned(), graph),

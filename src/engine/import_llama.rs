@@ -1,5 +1,7 @@
 //! The llama family: its GGUF metadata, its configuration files and its fused graph.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value as Json, json};
 use tract_onnx::pb::NodeProto;
 
@@ -16,6 +18,19 @@ const END_TEXTS: [&str; 5] = [
     "<|eot_id|>",
     "<|end_of_text|>",
     "</s>",
+];
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+/// The tensors of a layer.
+const LAYER: [&str; 9] = [
+    "attn_norm",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_output",
+    "ffn_norm",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
 ];
 const MAX_LAYERS: u64 = 1024;
 /// Where int8 activations cost the most precision, they get a second plane
@@ -48,8 +63,11 @@ impl Llama {
         let metadata = gguf.metadata();
         let architecture = metadata.get("general.architecture").and_then(Value::as_str);
         if architecture != Some("llama") {
+            let name = metadata.get("general.name").and_then(Value::as_str);
+            let name = name.map_or_else(String::new, |name| format!("{name:?} is no llama: "));
+            let architecture = architecture.unwrap_or("missing");
             return Err(unsupported(format!(
-                "its architecture is {architecture:?}; llama is supported"
+                "{name}its architecture (general.architecture) is {architecture}; llama is supported"
             )));
         }
         let number = |key: &str, most: u64| {
@@ -92,22 +110,60 @@ impl Llama {
     fn check(&self, gguf: &Gguf) -> Result<(), ImportError> {
         let scaling = gguf.metadata().get("llama.rope.scaling.type");
         if scaling.is_some_and(|s| s.as_str() != Some("none")) {
-            return Err(unsupported("its rotary positions are scaled".to_owned()));
+            let scaling = scaling.and_then(Value::as_str).unwrap_or("unknown");
+            return Err(unsupported(format!(
+                "its rotary positions are scaled (llama.rope.scaling.type is {scaling})"
+            )));
         }
         let rotated = gguf.metadata().get("llama.rope.dimension_count");
         let whole = rotated.is_none_or(|n| n.as_u64() == Some(self.dimension as u64));
         if !whole || !self.heads.is_multiple_of(self.cached_heads) {
             return Err(unsupported("its heads are cut unevenly".to_owned()));
         }
-        let used = 2 + 9 * self.layers + usize::from(!self.tied);
-        if gguf.tensors().len() != used {
+        if let Some(experts @ 1..) = number(gguf, "llama.expert_count") {
+            return Err(unsupported(format!("it is a mixture of {experts} experts")));
+        }
+        self.check_tensors(gguf)?;
+        for (what, id) in [("bos", self.beginning), ("eos", number(gguf, EOS))] {
+            if let Some(id) = id.filter(|id| *id >= self.vocabulary as u64) {
+                return Err(unsupported(format!(
+                    "tokenizer.ggml.{what}_token_id is {id}, which is none of the {} tokens",
+                    self.vocabulary
+                )));
+            }
+        }
+        if self.ends.is_empty() {
             return Err(unsupported(format!(
-                "it has {} tensors; a plain llama of {} layers has {used}",
-                gguf.tensors().len(),
-                self.layers
+                "it names no token that ends an answer ({EOS}), so none would end by itself"
             )));
         }
         Ok(())
+    }
+
+    /// What a plain llama has is there, and nothing more.
+    fn check_tensors(&self, gguf: &Gguf) -> Result<(), ImportError> {
+        let layers = 0..self.layers;
+        let of_layers = layers.flat_map(|i| LAYER.map(|name| format!("blk.{i}.{name}.weight")));
+        let mut plain: BTreeSet<String> = of_layers.collect();
+        plain.extend(["token_embd.weight", "output_norm.weight"].map(str::to_owned));
+        if !self.tied {
+            plain.insert("output.weight".to_owned());
+        }
+        let found: BTreeSet<String> = gguf.tensors().keys().cloned().collect();
+        let told = |what: &str, mut names: std::collections::btree_set::Difference<'_, String>| {
+            let first = names.next()?;
+            let rest = match names.count() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            Some(unsupported(format!("{what} {first}{rest}")))
+        };
+        let lacks = told("it lacks tensors of a llama:", plain.difference(&found));
+        let other = told(
+            "it has tensors that no plain llama has:",
+            found.difference(&plain),
+        );
+        lacks.or(other).map_or(Ok(()), Err)
     }
 
     /// `config.json` as Hugging Face has it.
@@ -255,9 +311,13 @@ fn ends(gguf: &Gguf) -> Vec<u64> {
             ends.push(id as u64);
         }
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     ends.retain(|id| seen.insert(*id));
     ends
+}
+
+fn number(gguf: &Gguf, key: &str) -> Option<u64> {
+    gguf.metadata().get(key).and_then(Value::as_u64)
 }
 
 fn float(gguf: &Gguf, key: &str, default: Option<f64>) -> Result<f32, ImportError> {

@@ -10,6 +10,7 @@ pub mod gguf;
 pub mod text;
 pub mod tokenizer;
 
+mod check;
 mod detokenise;
 #[cfg(test)]
 mod fake;
@@ -44,8 +45,9 @@ use crate::identity;
 use crate::prompt::{AnswerSender, Chat, Interrupt, Outcome, Sampling};
 use crate::reason::{Refusal, RefuseReason};
 use crate::telemetry::Registry;
-use crate::time;
+use crate::time::{self, Timestamp};
 
+pub use self::check::check;
 pub use self::import::{ImportError, import};
 pub use self::kernels::Family;
 pub use self::metrics::Metrics;
@@ -86,6 +88,8 @@ pub struct Prompt {
     pub sampling: Sampling,
     pub stop: Vec<String>,
     pub model_digest: String,
+    /// The time that the template was told, if it asked.
+    pub time: Option<Timestamp>,
 }
 
 /// What the asking principal may use for prompt and answer together.
@@ -198,20 +202,27 @@ impl Engine {
         Ok(Slot { place })
     }
 
+    /// Resolves when a place gets free after this call, for who found none.
+    pub fn room(&self) -> tokio::sync::futures::Notified<'_> {
+        self.shared.queue.room()
+    }
+
     /// Renders, tokenises and checks the context. CPU-bound (milliseconds). `limit` is the
     /// endpoint's bound of the answer. An answer is cut to what is `allowed` besides its prompt; a
-    /// prompt that leaves nothing of that is refused.
+    /// prompt that leaves nothing of that is refused. A template that asks for the time is told `now`.
     pub fn prepare(
         &self,
         model: &str,
         chat: &Chat,
         limit: Option<u32>,
         allowed: Option<Allowance>,
+        now: Timestamp,
     ) -> Result<Prompt, Refusal> {
         let Some(served) = self.shared.models.get(model) else {
             return Err(Refusal::new(RefuseReason::ModelUnavailable).detail(model));
         };
-        let tokens = served.text.encode(&chat.messages)?;
+        let encoded = served.text.encode(&chat.messages, now)?;
+        let tokens = encoded.ids;
         let limit = match allowed {
             Some(allowed) => {
                 Some(allowed_answer(tokens.len(), allowed)?.min(limit.unwrap_or(u32::MAX)))
@@ -235,6 +246,7 @@ impl Engine {
             sampling,
             stop: chat.stop.clone(),
             model_digest: served.digest.clone(),
+            time: encoded.dated.then_some(now),
         })
     }
 
@@ -289,11 +301,13 @@ fn load(bundle: &Bundle, options: &LoadOptions, context: u32) -> Result<Loaded, 
         let model = scope.spawn(|| Model::load(bundle, options));
         (Text::load(&bundle.folder), model.join())
     });
-    let (text, model) = (text?, model.unwrap_or_else(|_| Err(panicked()))?);
+    let name = &bundle.name;
+    let text = text.map_err(|what| LoadError(format!("can't load model {name:?}: {what}")))?;
+    let model = model.unwrap_or_else(|_| Err(panicked()))?;
     let info = model.info();
     let tokens = text.tokenizer().len();
     if tokens > info.vocabulary {
-        let (name, rows) = (&bundle.name, info.vocabulary);
+        let rows = info.vocabulary;
         let what = format!("can't load model {name:?}: {tokens} tokens, but {rows} rows for them");
         return Err(LoadError(what));
     }

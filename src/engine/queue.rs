@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
 use super::generate::{Progress, departed};
 use super::metrics::Metrics;
 use super::turns::{Key, Turns};
@@ -30,6 +33,8 @@ const LATEST: f64 = 0.25;
 pub(super) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
+    /// Told whenever a place gets free.
+    room: Notify,
     beat: AtomicU64,
     pub(super) metrics: Metrics,
 }
@@ -80,6 +85,7 @@ impl Queue {
         Queue {
             state: Mutex::new(state),
             wake: Condvar::new(),
+            room: Notify::new(),
             beat: AtomicU64::new(0),
             metrics,
         }
@@ -97,6 +103,11 @@ impl Queue {
         self.publish(&state);
         let queue = Arc::clone(self);
         Ok(Place { queue, whose })
+    }
+
+    /// Resolves when a place gets free after this call.
+    pub(super) fn room(&self) -> Notified<'_> {
+        self.room.notified()
     }
 
     /// Puts work where its turn will be. A closed queue ends it at once, on the caller's thread.
@@ -242,6 +253,8 @@ impl Drop for Place {
         let mut state = self.queue.state();
         state.places.give_back(&self.whose);
         self.queue.publish(&state);
+        drop(state);
+        self.queue.room.notify_waiters();
     }
 }
 

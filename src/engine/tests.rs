@@ -7,8 +7,10 @@ use std::time::Instant;
 use super::fake;
 use super::*;
 use crate::prompt::{AnswerReceiver, Finish, Fragment, Message, Role, Usage, channel};
-use crate::reason::Reason;
+use crate::reason::{DenyReason, Reason};
 use crate::secret::Secret;
+
+const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
 /// Lets fake models go on; closed at first.
 #[derive(Debug, Clone, Default)]
@@ -215,7 +217,9 @@ fn work_that_nobody_wants_is_dropped_while_it_waits() {
     let late = submit(&engine, prompt(), past).unwrap();
     let left = submit(&engine, prompt(), None).unwrap();
     let revoked = submit(&engine, prompt(), None).unwrap();
-    revoked.interrupt.raise(Finish::Revoked);
+    revoked
+        .interrupt
+        .raise(Finish::Revoked(DenyReason::KeyUnknown));
     let Submitted {
         receiver,
         report: left,
@@ -229,7 +233,10 @@ fn work_that_nobody_wants_is_dropped_while_it_waits() {
     assert_eq!(late.outcome.usage, Usage::default());
     let left = left.recv_timeout(Duration::from_secs(20)).unwrap();
     assert_eq!(left.outcome.finish, Finish::Cancelled);
-    assert_eq!(revoked.report().outcome.finish, Finish::Revoked);
+    assert_eq!(
+        revoked.report().outcome.finish,
+        Finish::Revoked(DenyReason::KeyUnknown)
+    );
     assert_eq!(runs.load(Ordering::Relaxed), 1);
 }
 
@@ -304,7 +311,7 @@ fn prepare_bounds_the_answer_by_the_context() {
             max_completion_tokens: asked,
             ..chat("hi")
         };
-        engine.prepare("fake", &chat, limit, None)
+        engine.prepare("fake", &chat, limit, None, NOW)
     };
     let prompt = asking(None, None).unwrap();
     assert_eq!(prompt.tokens.len() as u32, length);
@@ -336,14 +343,14 @@ fn prepare_bounds_the_answer_by_the_context() {
     }
     assert!(asking(Some(0), None).is_err());
     let long = engine
-        .prepare("fake", &chat(&"x".repeat(600)), None, None)
+        .prepare("fake", &chat(&"x".repeat(600)), None, None, NOW)
         .unwrap_err();
     assert_eq!(
         long.reason,
         Reason::Refused(RefuseReason::ContextLengthExceeded)
     );
     let unknown = engine
-        .prepare("other", &chat("hi"), None, None)
+        .prepare("other", &chat("hi"), None, None, NOW)
         .unwrap_err();
     assert_eq!(
         unknown.reason,
@@ -356,7 +363,9 @@ fn a_higher_priority_goes_first_and_equals_keep_their_order() {
     let (engine, _) = start(8, fake::loaded(fake::saying(b"x$")));
     let metrics = Metrics::register(&mut Registry::default());
     let queue = Arc::new(Queue::new(16, metrics));
-    let prompt = engine.prepare("fake", &chat("hi"), None, None).unwrap();
+    let prompt = engine
+        .prepare("fake", &chat("hi"), None, None, NOW)
+        .unwrap();
     let mut kept = Vec::new();
     for (seed, priority) in [(0, 5), (1, 2), (2, 9), (3, 5), (4, 9), (5, 2)] {
         let mut prompt = prompt.clone();
@@ -427,13 +436,15 @@ fn beside_a_flooder_others_find_their_places_and_have_their_turns() {
     // One turn of each, of two seconds.
     assert_eq!(refused.retry_after, Some(Duration::from_secs(4)));
     let told = refused.detail.unwrap();
-    assert!(told.starts_with("5 requests of this principal"), "{told}");
+    assert!(told.starts_with("4 requests of this principal"), "{told}");
 }
 
 #[test]
 fn a_tokens_own_context_caps_the_answer_and_refuses_a_prompt_that_fills_it() {
     let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));
-    let prompt = engine.prepare("fake", &chat("hi"), None, None).unwrap();
+    let prompt = engine
+        .prepare("fake", &chat("hi"), None, None, NOW)
+        .unwrap();
     let length = prompt.tokens.len() as u32;
     let asking = |asked, limit, allowed| {
         let chat = Chat {
@@ -445,7 +456,7 @@ fn a_tokens_own_context_caps_the_answer_and_refuses_a_prompt_that_fills_it() {
             tokens: allowed,
             by,
         };
-        engine.prepare("fake", &chat, limit, Some(allowed))
+        engine.prepare("fake", &chat, limit, Some(allowed), NOW)
     };
     let bound = |asked, limit| {
         let prompt = asking(asked, limit, length + 9).unwrap();
@@ -466,6 +477,41 @@ fn a_tokens_own_context_caps_the_answer_and_refuses_a_prompt_that_fills_it() {
     // It never adds to what the model holds.
     let most = asking(None, None, u32::MAX).unwrap();
     assert_eq!(most.max_completion_tokens, fake::CONTEXT - length);
+}
+
+#[test]
+fn a_fault_of_the_template_is_the_models_and_what_it_refuses_the_clients() {
+    let text = fake::text_with(
+        "{% for m in messages %}{% if 'odd' in m.content %}{{ m.content.nonsense() }}{% endif %}\
+         {% if 'twice' in m.content %}{{ raise_exception('roles must alternate') }}{% endif %}\
+         {{ m.content }}{% endfor %}{{ strftime_now('%Y') if 'when' in messages[-1].content }}",
+    );
+    let encode = |words: &str| text.encode(&chat(words).messages, NOW);
+    let fault = encode("odd").unwrap_err();
+    assert_eq!(fault.reason, RefuseReason::TemplateFailed.into());
+    assert_eq!((fault.status(), &fault.param), (500, &None));
+    assert!(fault.message().contains("nonsense"), "{fault}");
+    let refused = encode("twice").unwrap_err();
+    assert_eq!(refused.reason, RefuseReason::BadRequest.into());
+    assert_eq!(refused.param.as_deref(), Some("messages"));
+    assert!(refused.message().contains("roles must alternate"));
+    let encoded = encode("when").unwrap();
+    assert!(encoded.dated);
+    assert_eq!(encoded.ids.len(), "when2027".len());
+    assert!(!encode("hi").unwrap().dated);
+}
+
+#[test]
+fn an_end_token_must_be_a_token() {
+    let template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}";
+    let ending = |id: u32| {
+        let config = format!(r#"{{"bos_token_id": 0, "eos_token_id": {id}}}"#);
+        fake::parse(template, config.as_bytes())
+    };
+    let encoded = ending(1).unwrap().encode(&chat("a").messages, NOW).unwrap();
+    assert_eq!(encoded.ids, [0, fake::id(b'a'), 1]);
+    let error = ending(258).unwrap_err();
+    assert!(error.contains("eos_token_id is 258"), "{error}");
 }
 
 /// The whole way on the real model. Its greedy answer leads by at least 1.1 at every token in
@@ -516,7 +562,7 @@ fn the_real_model_knows_the_capital() {
         max_completion_tokens: Some(32),
         stop: Vec::new(),
     };
-    let prompt = engine.prepare("smollm2", &chat, None, None).unwrap();
+    let prompt = engine.prepare("smollm2", &chat, None, None, NOW).unwrap();
     let submitted = submit(&engine, prompt, None).unwrap();
     let (text, outcome) = read(submitted.receiver);
     assert_eq!(text, "The capital city of France is Paris.");

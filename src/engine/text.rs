@@ -5,11 +5,12 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::LoadError;
-use super::template::{Template, TemplateError};
+use super::template::{self, Template, TemplateError};
 use super::tokenizer::Tokenizer;
 use crate::json;
 use crate::prompt::Message;
 use crate::reason::{Refusal, RefuseReason};
+use crate::time::Timestamp;
 
 /// The largest known `tokenizer.json` (262,144 tokens) has 33 MB.
 const MAX_TOKENIZER: u64 = 64 << 20;
@@ -24,36 +25,44 @@ pub struct Text {
     template: Template,
 }
 
+/// A chat as the model reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    pub ids: Vec<u32>,
+    /// The template asked what time it is, so another time may give other ids.
+    pub dated: bool,
+}
+
 impl Text {
     /// Reads `tokenizer.json`, `chat_template.jinja` and the names of the first and last token
     /// (`config.json`) from a bundle's folder.
     pub fn load(folder: &Path) -> Result<Text, LoadError> {
         let read = |name: &str, most| {
-            let path = folder.join(name);
-            read_bounded(&path, most).map_err(|e| LoadError(format!("{}: {e}", path.display())))
+            let bytes = read_bounded(&folder.join(name), most);
+            bytes.map_err(|e| LoadError(format!("{name}: {e}")))
         };
         let tokenizer = read("tokenizer.json", MAX_TOKENIZER)?;
         let template = read("chat_template.jinja", MAX_TEMPLATE)?;
         let config = read("config.json", MAX_CONFIG)?;
-        Text::parse(&tokenizer, template, &config)
-            .map_err(|what| LoadError(format!("{}: {what}", folder.display())))
+        Text::parse(&tokenizer, template, &config).map_err(LoadError)
     }
 
+    /// Proves the template on chats that everybody has.
     pub fn parse(tokenizer: &[u8], template: Vec<u8>, config: &[u8]) -> Result<Text, String> {
         let tokenizer =
             Tokenizer::parse(tokenizer).map_err(|what| format!("tokenizer.json: {what}"))?;
         let config = json::parse(config).map_err(|what| format!("config.json: {what}"))?;
-        let name = |member: &str| {
-            let id = config.get(member).and_then(serde_json::Value::as_u64);
-            let id = id.and_then(|id| u32::try_from(id).ok());
-            let name = id.and_then(|id| tokenizer.control_name(id));
-            name.unwrap_or_default().to_owned()
+        let name = |member: &str| match config.get(member) {
+            None | Some(serde_json::Value::Null) => Ok(None),
+            Some(id) => {
+                named(&tokenizer, id).map_err(|what| format!("config.json: {member} {what}"))
+            }
         };
-        let (bos, eos) = (name("bos_token_id"), name("eos_token_id"));
+        let (bos, eos) = (name("bos_token_id")?, name("eos_token_id")?);
         let source = String::from_utf8(template);
         let source = source.map_err(|_| "chat_template.jinja: not UTF-8")?;
-        let template = Template::compile(source, bos, eos)
-            .map_err(|what| format!("chat_template.jinja: {what}"))?;
+        let template = Template::compile(&source, bos, eos).and_then(Template::proven);
+        let template = template.map_err(|what| format!("chat_template.jinja: {what}"))?;
         Ok(Text {
             tokenizer,
             template,
@@ -65,24 +74,52 @@ impl Text {
         &self.tokenizer
     }
 
-    /// A chat as token ids, with the beginning of the assistant's turn.
-    pub fn encode(&self, messages: &[Message]) -> Result<Vec<u32>, Refusal> {
+    /// A chat at the time `now`, with the beginning of the assistant's turn.
+    pub fn encode(&self, messages: &[Message], now: Timestamp) -> Result<Encoded, Refusal> {
         let is_control = |text: &str| self.tokenizer.names_control(text);
-        let pieces = self
-            .template
-            .render(messages, is_control)
-            .map_err(|error| {
-                let reason = match error {
-                    TemplateError::Render(_) => RefuseReason::BadRequest,
-                    TemplateError::Mixed => RefuseReason::InvalidParameter,
-                };
-                Refusal::new(reason)
-                    .detail(error.to_string())
-                    .param("messages")
-            })?;
-        let ids = self.tokenizer.encode(&pieces);
-        ids.map_err(|error| Refusal::new(RefuseReason::Internal).detail(error.to_string()))
+        let rendered = self.template.render(messages, now, is_control);
+        let rendered = rendered.map_err(|error| {
+            let reason = match error {
+                TemplateError::Refused(_) => RefuseReason::BadRequest,
+                TemplateError::Mixed | TemplateError::TooLong => RefuseReason::InvalidParameter,
+                TemplateError::Failed(_) => RefuseReason::TemplateFailed,
+            };
+            let refusal = Refusal::new(reason).detail(error.to_string());
+            match error {
+                TemplateError::Failed(_) => refusal,
+                _ => refusal.param("messages"),
+            }
+        })?;
+        let ids = self.tokenizer.encode(&rendered.pieces);
+        let ids =
+            ids.map_err(|error| Refusal::new(RefuseReason::Internal).detail(error.to_string()))?;
+        Ok(Encoded {
+            ids,
+            dated: rendered.dated,
+        })
     }
+
+    /// A short chat that the template takes, as token ids.
+    pub(super) fn trial(&self) -> Result<Vec<u32>, Refusal> {
+        let [asked, ..] = template::trials();
+        let encoded = self.encode(&asked, Timestamp::default())?;
+        Ok(encoded.ids)
+    }
+}
+
+/// The name of the token with this id, as the template may write it.
+fn named(tokenizer: &Tokenizer, id: &serde_json::Value) -> Result<Option<String>, String> {
+    let known = id.as_u64().and_then(|id| u32::try_from(id).ok());
+    let known = known.filter(|id| (*id as usize) < tokenizer.len());
+    let known = known.ok_or_else(|| {
+        let tokens = tokenizer.len();
+        format!("is {id}, which is none of the {tokens} tokens")
+    })?;
+    let bytes = || String::from_utf8(tokenizer.bytes(known).to_vec()).ok();
+    Ok(tokenizer
+        .control_name(known)
+        .map(str::to_owned)
+        .or_else(bytes))
 }
 
 /// The file's content, if it is not larger than `most`.

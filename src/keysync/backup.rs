@@ -1,8 +1,7 @@
 //! Copies of the pinned keys as plain files, for when the store is lost.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::stored::Stored;
 use super::vouch::History;
 use super::{MAX_JWKS, is_realm_name};
+use crate::files::{self, Care, Staged};
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
@@ -30,14 +30,11 @@ struct Copy {
 impl Backup {
     pub(super) fn open(folder: PathBuf) -> Result<Backup, StoreError> {
         let create = || {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)?;
-            fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
-            folder.parent().map_or(Ok(()), sync_folder)
+            files::private_folder(&folder)?;
+            folder.parent().map_or(Ok(()), files::sync_folder)
         };
-        create().map_err(|e| StoreError::from_io(&e))?;
+        let told = |e: io::Error| StoreError::in_file(&folder, &e);
+        create().map_err(told)?;
         Ok(Backup(folder))
     }
 
@@ -64,13 +61,27 @@ impl Backup {
         Ok(all)
     }
 
-    /// Replaces a realm's copy, whole or not at all.
-    pub(super) fn write(&self, realm: &str, stored: &Stored) -> Result<(), StoreError> {
-        self.replace(realm, stored)
-            .map_err(|e| StoreError::from_io(&e))
+    /// A copy that isn't of what is pinned stays to be looked at, and is never read again.
+    pub(super) fn set_aside(&self, realm: &str, pinned: Option<&Stored>) -> Result<(), StoreError> {
+        let file = self.0.join(format!("{realm}.json"));
+        let aside = self.0.join(format!("{realm}.json.unknown"));
+        let moved = fs::rename(file, aside).and_then(|()| files::sync_folder(&self.0));
+        moved.map_err(|e| StoreError::from_io(&e))?;
+        pinned.map_or(Ok(()), |pinned| self.write(realm, pinned))
     }
 
-    fn replace(&self, realm: &str, stored: &Stored) -> io::Result<()> {
+    /// Replaces a realm's copy, whole or not at all.
+    pub(super) fn write(&self, realm: &str, stored: &Stored) -> Result<(), StoreError> {
+        self.stage(realm, stored)?.put()
+    }
+
+    /// Writes a realm's copy beside the one that is there, which stays until it is put.
+    pub(super) fn stage(&self, realm: &str, stored: &Stored) -> Result<NewCopy, StoreError> {
+        let staged = self.staged(realm, stored);
+        staged.map(NewCopy).map_err(|e| StoreError::from_io(&e))
+    }
+
+    fn staged(&self, realm: &str, stored: &Stored) -> io::Result<Staged> {
         let invalid = |e: std::str::Utf8Error| io::Error::new(io::ErrorKind::InvalidData, e);
         let copy = Copy {
             confirmed_at: stored.confirmed_at,
@@ -79,36 +90,28 @@ impl Backup {
                 .map_err(invalid)?
                 .to_owned(),
         };
-        let new = self.0.join(format!("{realm}.json.new"));
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&serde_json::to_vec(&copy)?)?;
-        file.sync_all()?;
-        fs::rename(&new, self.0.join(format!("{realm}.json")))?;
-        sync_folder(&self.0)
+        let file = self.0.join(format!("{realm}.json"));
+        files::stage(&file, &serde_json::to_vec(&copy)?)
+    }
+}
+
+/// A copy that is on the disk, and not in its place yet.
+#[must_use]
+pub(super) struct NewCopy(Staged);
+
+impl NewCopy {
+    pub(super) fn put(self) -> Result<(), StoreError> {
+        self.0.put().map_err(|e| StoreError::from_io(&e))
     }
 }
 
 fn read(path: &Path) -> io::Result<Stored> {
     // JSON may need six bytes for one; a history needs less than its key.
-    if fs::metadata(path)?.len() > 7 * MAX_JWKS as u64 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it is too large",
-        ));
-    }
-    let copy: Copy = serde_json::from_slice(&fs::read(path)?)?;
+    let bytes = files::read(path, 7 * MAX_JWKS as u64, Care::Kept)?;
+    let copy: Copy = serde_json::from_slice(&bytes)?;
     Ok(Stored {
         jwks: copy.jwks.into_bytes(),
         confirmed_at: copy.confirmed_at,
         history: copy.history,
     })
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }

@@ -4,13 +4,13 @@
 //! the list before it in force: to forget a revocation would be worse than to miss one.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::auth::Revocations;
+use crate::files::{self, Care};
 
 /// A little more than `Revocations::parse` takes, so that it is what refuses a larger file.
 const MAX_READ: u64 = 257 * 1024;
@@ -173,11 +173,8 @@ impl Mark {
 
 /// The mark is taken first, so that what is written while this reads is seen at the next look.
 fn read(path: &Path) -> io::Result<(Mark, Result<Revocations, String>)> {
-    let file = File::open(path)?;
+    let file = files::open(path, Care::Trusted)?;
     let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is no plain file"));
-    }
     let mut text = Vec::new();
     file.take(MAX_READ).read_to_end(&mut text)?;
     Ok((Mark::of(&meta), Revocations::parse(&text)))

@@ -37,6 +37,9 @@ const MAX_JWKS: usize = 56 * 1024;
 /// A confirmation is saved when it is this far from the saved one: seldom, for the flash's sake.
 const SAVE_EVERY: Duration = Duration::from_secs(300);
 
+/// In the store while it is the one that was opened before; no realm has such a name.
+const OPENED: &[u8] = b".opened";
+
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     #[error(transparent)]
@@ -56,7 +59,11 @@ struct Shared {
     backup: Backup,
     pinned: Mutex<BTreeMap<String, Pinned>>,
     restored: Vec<String>,
-    opened: Uptime,
+    ignored: Vec<String>,
+    /// For how long the daemon had run when a realm's keys were confirmed.
+    ran_then: Tree,
+    ran: Duration,
+    begun: Uptime,
 }
 
 #[derive(Debug, Clone)]
@@ -97,32 +104,57 @@ impl Pinned {
 
 impl Keyring {
     /// `backup_folder`: the last good set also lives as a plain file outside sled. What the store
-    /// lost is restored from there, with the time at which it was confirmed. One in the future says
-    /// that a clock was wrong, and counts as now.
-    pub fn open(store: &Store, backup_folder: PathBuf, now: Moment) -> Result<Keyring, KeysError> {
+    /// lost is restored from there, with the time at which it was confirmed. What the store has kept
+    /// counts, whatever a copy says: else whoever can write a file could pin keys. `ran`: for how
+    /// long the daemon has run until now.
+    pub fn open(
+        store: &Store,
+        backup_folder: PathBuf,
+        ran: Duration,
+        begun: Uptime,
+    ) -> Result<Keyring, KeysError> {
         let tree = store.tree("keys")?;
         let backup = Backup::open(backup_folder)?;
-        let mut restored = Vec::new();
-        for (realm, stored) in backup.all()? {
-            // A damaged store may also have gone back to an earlier set.
+        let damaged = store.recovery().is_some();
+        let lost = damaged || tree.get(OPENED)?.is_none();
+        let (mut restored, mut ignored) = (Vec::new(), Vec::new());
+        for (realm, copy) in backup.all()? {
             let held = tree.get(realm.as_bytes())?;
             let held = held.and_then(|bytes| Stored::from_bytes(&bytes));
-            if held.is_none_or(|held| held.confirmed_at < stored.confirmed_at) {
-                let bytes = stored.to_bytes()?;
+            // A damaged store may also have gone back to an earlier set.
+            let older = |held: &Stored| damaged && held.confirmed_at < copy.confirmed_at;
+            if lost && held.as_ref().is_none_or(older) {
+                let bytes = copy.to_bytes()?;
                 store.commit(|| tree.insert(realm.as_bytes(), &bytes))?;
                 restored.push(realm);
+                continue;
+            }
+            match held {
+                Some(held) if held.jwks == copy.jwks => {}
+                // A crash came before the copy of the last change.
+                Some(held) if copy.confirmed_at <= held.confirmed_at => {
+                    backup.write(&realm, &held)?;
+                }
+                held => {
+                    backup.set_aside(&realm, held.as_ref())?;
+                    ignored.push(realm);
+                }
             }
         }
-        let keyring = Keyring(Arc::new(Shared {
+        if lost {
+            store.commit(|| tree.insert(OPENED, b"1"))?;
+        }
+        Ok(Keyring(Arc::new(Shared {
             store: store.clone(),
             tree,
             backup,
             pinned: Mutex::new(BTreeMap::new()),
             restored,
-            opened: now.uptime,
-        }));
-        keyring.mend(now)?;
-        Ok(keyring)
+            ignored,
+            ran_then: store.tree("keys_confirmed")?,
+            ran,
+            begun,
+        })))
     }
 
     /// Sets the stored confirmations right after the clock was. Blocks.
@@ -135,12 +167,14 @@ impl Keyring {
                 continue;
             };
             let known = pinned.get_mut(&realm);
-            let before = || Mark::before(stored.confirmed_at, self.0.opened);
-            let mended = known.as_ref().map_or_else(before, |known| known.confirmed);
+            let mended = match &known {
+                Some(known) => known.confirmed,
+                None => self.0.mark(&realm, stored.confirmed_at)?,
+            };
             let mended = mended.mended(now);
             if mended.at() != stored.confirmed_at {
                 stored.confirmed_at = mended.at();
-                self.0.save(&realm, &stored)?;
+                self.0.save(&realm, &stored, mended.age(now), now)?;
             }
             if let Some(known) = known {
                 known.confirmed = mended;
@@ -154,6 +188,11 @@ impl Keyring {
         &self.0.restored
     }
 
+    /// Realms with a copy that isn't what the store has kept, for the audit.
+    pub fn ignored(&self) -> &[String] {
+        &self.0.ignored
+    }
+
     pub fn get(&self, realm: &str) -> Result<Option<Pinned>, KeysError> {
         if let Some(pinned) = self.pinned().get(realm) {
             return Ok(Some(pinned.clone()));
@@ -163,11 +202,12 @@ impl Keyring {
         };
         let damaged = || KeysError::Invalid(format!("the stored keys of {realm:?} are damaged"));
         let stored = Stored::from_bytes(&bytes).ok_or_else(damaged)?;
-        let keys = KeySet::parse(&stored.jwks).map_err(|e| KeysError::Invalid(e.0))?;
+        let keys = KeySet::stored(&stored.jwks).map_err(|e| KeysError::Invalid(e.0))?;
+        tell_left_out(realm, &keys);
         let pinned = Pinned {
             history: stored.history(&keys),
             keys,
-            confirmed: Mark::before(stored.confirmed_at, self.0.opened),
+            confirmed: self.0.mark(realm, stored.confirmed_at)?,
             changed: None,
         };
         self.pinned().insert(realm.to_owned(), pinned.clone());
@@ -217,12 +257,15 @@ impl Keyring {
         };
         // One pin at a time, or store and copy could end up with different sets.
         let mut pinned = self.pinned();
-        self.0.save(realm, &stored)?;
+        self.0.save(realm, &stored, confirmed.age(now), now)?;
+        tell_left_out(realm, &keys);
+        let changed = Some((now.known, change.clone())).filter(|_| !change.is_empty());
+        let before = pinned.get(realm).and_then(|old| old.changed.clone());
         let entry = Pinned {
             keys,
             confirmed,
             history,
-            changed: Some((now.known, change.clone())),
+            changed: changed.or(before),
         };
         pinned.insert(realm.to_owned(), entry);
         Ok(change)
@@ -247,24 +290,26 @@ impl Keyring {
     /// Notes that the realm's keys are still its keys, whatever the wall clock says. Blocks where
     /// it saves.
     pub fn confirm(&self, realm: &str, now: Moment) -> Result<(), KeysError> {
-        self.note(realm, Some(now), None)
+        self.note(realm, Some(Mark::here(now)), None, now)
     }
 
     /// Notes what an answer says without a change of keys. Stored is the time that is known, so a
-    /// clock that is behind makes keys look older after a restart, never younger; one that is ahead
-    /// is found out by [`Keyring::open`]. Blocks where it saves.
+    /// clock that is behind makes keys look older after a restart, and for how long the daemon had
+    /// run, so that one that is ahead makes them young for no longer than it runs. Blocks where it
+    /// saves.
     fn note(
         &self,
         realm: &str,
-        confirmed: Option<Moment>,
+        confirmed: Option<Mark>,
         history: Option<History>,
+        now: Moment,
     ) -> Result<(), KeysError> {
         self.get(realm)?;
         let mut pinned = self.pinned();
         let Some(entry) = pinned.get_mut(realm) else {
             return Ok(());
         };
-        entry.confirmed = confirmed.map_or(entry.confirmed, Mark::here);
+        entry.confirmed = confirmed.unwrap_or(entry.confirmed);
         entry.history = history.unwrap_or_else(|| entry.history.clone());
         let Some(mut saved) = self.saved(realm)? else {
             return Ok(());
@@ -273,7 +318,7 @@ impl Keyring {
         if watched.max(apart(entry.confirmed.at(), saved.confirmed_at)) >= SAVE_EVERY {
             saved.confirmed_at = entry.confirmed.at();
             saved.history = Some(entry.history.clone());
-            self.0.save(realm, &saved)?;
+            self.0.save(realm, &saved, entry.confirmed.age(now), now)?;
         }
         Ok(())
     }
@@ -289,13 +334,50 @@ impl Keyring {
 }
 
 impl Shared {
-    /// The store first: it is what counts, and the copy only replaces what it has lost.
-    fn save(&self, realm: &str, stored: &Stored) -> Result<(), KeysError> {
-        let bytes = stored.to_bytes()?;
-        let insert = || self.tree.insert(realm.as_bytes(), &bytes);
-        self.store.commit(insert)?;
-        self.backup.write(realm, stored)?;
+    /// The copy is on the disk before the store changes, so that keys which were refused for want
+    /// of it aren't found in force after a restart. The store is what counts.
+    /// `age`: of the confirmation.
+    fn save(
+        &self,
+        realm: &str,
+        stored: &Stored,
+        age: Duration,
+        now: Moment,
+    ) -> Result<(), KeysError> {
+        let (bytes, name) = (stored.to_bytes()?, realm.as_bytes());
+        let ran = self.ran.saturating_add(now.uptime.since(self.begun));
+        let ran = u64::try_from(ran.saturating_sub(age).as_millis()).unwrap_or(u64::MAX);
+        let then = [stored.confirmed_at.0, ran].map(u64::to_be_bytes).concat();
+        let copy = self.backup.stage(realm, stored)?;
+        self.store.commit(|| {
+            self.ran_then.insert(name, &then)?;
+            self.tree.insert(name, &bytes)
+        })?;
+        copy.put()?;
         Ok(())
+    }
+
+    /// A stored confirmation. Where nothing is known of the run at that time, it was the last.
+    fn mark(&self, realm: &str, confirmed_at: Timestamp) -> Result<Mark, StoreError> {
+        let then = self.ran_then.get(realm.as_bytes())?;
+        let then = then
+            .as_deref()
+            .and_then(|then| match then.as_chunks::<8>() {
+                ([at, ran], []) => Some([*at, *ran].map(u64::from_be_bytes)),
+                _ => None,
+            });
+        let then = then.filter(|[at, _]| *at == confirmed_at.0);
+        let ran = then.map_or(Duration::ZERO, |[_, then]| {
+            self.ran.saturating_sub(Duration::from_millis(then))
+        });
+        Ok(Mark::before(confirmed_at, ran, self.begun))
+    }
+}
+
+/// A key that signs tokens and isn't used will be missed. One that encrypts won't.
+fn tell_left_out(realm: &str, keys: &KeySet) {
+    for skipped in keys.skipped().iter().filter(|skipped| skipped.signs) {
+        tracing::warn!(realm, %skipped, "a key of the realm's set is left out");
     }
 }
 

@@ -366,14 +366,14 @@ impl Refresher {
         match next.verdict {
             Verdict::Foreign => Ok(Change::default()),
             Verdict::Held if next.in_force == pinned.keys.thumbprints() => {
-                keyring.note(realm, None, Some(next.history)).map(none)
+                keyring.note(realm, None, Some(next.history), now).map(none)
             }
             Verdict::Held => keyring.reduce(realm, &next.in_force, next.history, now),
-            _ if pinned.keys.same_keys(&set.keys) => {
-                let noted = keyring.note(realm, Some(now), Some(next.history));
+            _ if pinned.keys.same_set(&set.keys) => {
+                let noted = keyring.note(realm, Some(Mark::here(now)), Some(next.history), now);
                 noted.map(none)
             }
-            // The same keys by other names, too.
+            // The same keys by other names or beside others that are left out, too.
             _ => {
                 let (keys, confirmed) = (set.keys.clone(), Mark::here(now));
                 keyring.replace(realm, keys, &set.jwks, next.history, confirmed, now)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::tests::{jwks, moment};
+use super::tests::{jwks, moment, open_keyring};
 use super::*;
 use crate::time;
 
@@ -83,7 +83,7 @@ impl Bench {
 
     fn open(folder: TempDir, issuer: Issuer) -> Bench {
         let store = Store::open(&folder.path().join("db")).unwrap();
-        let keyring = Keyring::open(&store, folder.path().join("keys"), moment(0)).unwrap();
+        let keyring = open_keyring(&store, folder.path().join("keys"));
         let clock = || (moment(1_000_000), time::instant());
         let denied = folder.path().join("deny.json");
         let deny_files = DenyFiles::default();

@@ -27,6 +27,10 @@ pub(super) fn moment(known: u64) -> Moment {
     }
 }
 
+pub(super) fn open_keyring(store: &Store, copies: PathBuf) -> Keyring {
+    Keyring::open(store, copies, Duration::ZERO, Uptime(0)).unwrap()
+}
+
 /// A store and the folder of copies beside it.
 struct Home(TempDir);
 
@@ -44,12 +48,7 @@ impl Home {
     }
 
     fn open(&self) -> Keyring {
-        Keyring::open(
-            &Store::open(&self.store()).unwrap(),
-            self.copies(),
-            moment(9),
-        )
-        .unwrap()
+        open_keyring(&Store::open(&self.store()).unwrap(), self.copies())
     }
 
     fn pin(&self, kid: &str, now: u64) {
@@ -62,16 +61,6 @@ fn assert_pinned(keyring: &Keyring, kid: &str, confirmed_at: u64) {
     let pinned = keyring.get("dev").unwrap().unwrap();
     assert_eq!(pinned.keys.keys()[0].kid, kid);
     assert_eq!(pinned.confirmed.at(), Timestamp(confirmed_at));
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-        }
-    }
 }
 
 #[test]
@@ -93,6 +82,19 @@ fn a_pin_takes_effect_at_once_and_survives() {
     assert_eq!(mode(&home.copies().join("dev.json")), 0o600);
 }
 
+/// Without a place for the copy, as on a full disk.
+#[test]
+fn keys_that_were_refused_are_not_in_force_after_a_restart() {
+    let home = Home::new();
+    home.pin("one", 5);
+    let keyring = home.open();
+    fs::remove_dir_all(home.copies()).unwrap();
+    assert!(keyring.pin("dev", &jwks("two"), moment(6)).is_err());
+    assert_pinned(&keyring, "one", 5);
+    drop(keyring);
+    assert_pinned(&home.open(), "one", 5);
+}
+
 #[test]
 fn keys_that_a_quarantined_store_lost_come_back_as_old_as_they_were() {
     let home = Home::new();
@@ -105,7 +107,7 @@ fn keys_that_a_quarantined_store_lost_come_back_as_old_as_they_were() {
     }
     let store = Store::open(&home.store()).unwrap();
     assert_eq!(store.recovery().unwrap().left, 0);
-    let keyring = Keyring::open(&store, home.copies(), moment(9)).unwrap();
+    let keyring = open_keyring(&store, home.copies());
     assert_eq!(keyring.restored(), ["dev"]);
     assert_pinned(&keyring, "one", 5);
     drop((keyring, store));
@@ -114,25 +116,52 @@ fn keys_that_a_quarantined_store_lost_come_back_as_old_as_they_were() {
     assert_pinned(&keyring, "one", 5);
 }
 
+/// Whoever can write a file pins no keys by that, whatever date they give it.
 #[test]
-fn of_store_and_copy_what_was_confirmed_later_wins() {
+fn what_the_store_has_kept_counts_whatever_a_copy_says() {
     let home = Home::new();
-    home.pin("old", 5);
-    let (old_copies, old_store) = (home.0.path().join("a"), home.0.path().join("b"));
-    copy_all(&home.copies(), &old_copies);
-    copy_all(&home.store().join("sled"), &old_store.join("sled"));
-    home.pin("new", 6);
-
-    // An old copy beside a newer store.
-    let store = Store::open(&home.store()).unwrap();
-    let keyring = Keyring::open(&store, old_copies, moment(9)).unwrap();
+    home.pin("own", 5);
+    let foreign = Home::new();
+    foreign.pin("foreign", 9);
+    let planted = foreign.copies().join("dev.json");
+    fs::copy(&planted, home.copies().join("dev.json")).unwrap();
+    fs::copy(&planted, home.copies().join("other.json")).unwrap();
+    let keyring = home.open();
     assert!(keyring.restored().is_empty());
-    assert_pinned(&keyring, "new", 6);
-    // A store that went back to an earlier set.
-    let store = Store::open(&old_store).unwrap();
-    let keyring = Keyring::open(&store, home.copies(), moment(9)).unwrap();
+    assert_eq!(keyring.ignored(), ["dev", "other"]);
+    assert_pinned(&keyring, "own", 5);
+    assert!(keyring.get("other").unwrap().is_none());
+    drop(keyring);
+    // Nor later, when the store is lost.
+    assert!(home.open().ignored().is_empty());
+    fs::remove_dir_all(home.store()).unwrap();
+    let keyring = home.open();
     assert_eq!(keyring.restored(), ["dev"]);
-    assert_pinned(&keyring, "new", 6);
+    assert_pinned(&keyring, "own", 5);
+}
+
+/// A store of an earlier release has no mark of having been opened, and is no lost one.
+#[test]
+fn the_keys_of_an_earlier_release_are_kept() {
+    let home = Home::new();
+    let set = jwks("old");
+    let store = Store::open(&home.store()).unwrap();
+    let tree = store.tree("keys").unwrap();
+    let old = [&5_u64.to_be_bytes()[..], &set].concat();
+    store.commit(|| tree.insert(b"dev", &old)).unwrap();
+    let copies = home.copies();
+    fs::create_dir(&copies).unwrap();
+    let copy = json!({"confirmed_at": 5, "jwks": String::from_utf8(set).unwrap()});
+    fs::write(copies.join("dev.json"), copy.to_string()).unwrap();
+    let keyring = open_keyring(&store, copies.clone());
+    assert!(keyring.restored().is_empty() && keyring.ignored().is_empty());
+    assert_pinned(&keyring, "old", 5);
+    drop((keyring, tree, store));
+    // The old copy is read, too.
+    fs::remove_dir_all(home.store()).unwrap();
+    let keyring = home.open();
+    assert_eq!(keyring.restored(), ["dev"]);
+    assert_pinned(&keyring, "old", 5);
 }
 
 #[test]
@@ -195,82 +224,84 @@ fn a_copy_that_cannot_be_read_keeps_no_other_from_its_use() {
     assert_pinned(&keyring, "two", 6);
 }
 
-#[test]
-fn a_confirmation_from_the_future_counts_as_the_first_start_that_finds_it() {
-    let home = Home::new();
-    home.pin("one", 9);
-    let at = |known| {
-        let keyring = Keyring::open(
-            &Store::open(&home.store()).unwrap(),
-            home.copies(),
-            moment(known),
-        );
-        keyring.unwrap()
-    };
-    // Each start, not the last one, would make it young again.
-    assert_pinned(&at(7), "one", 7);
-    assert_pinned(&at(8), "one", 7);
-    fs::remove_dir_all(home.store()).unwrap();
-    assert_pinned(&at(9), "one", 7);
+const DAY: u64 = 86_400_000;
+
+fn at(known: u64, uptime: u64) -> Moment {
+    Moment {
+        known: Timestamp(known),
+        uptime: Uptime(uptime),
+    }
+}
+
+impl Home {
+    /// By a daemon that has run for so long in all.
+    fn open_after(&self, ran: u64, begun: u64) -> Keyring {
+        let store = Store::open(&self.store()).unwrap();
+        let ran = Duration::from_millis(ran);
+        Keyring::open(&store, self.copies(), ran, Uptime(begun)).unwrap()
+    }
+}
+
+fn age(keyring: &Keyring, now: Moment) -> u128 {
+    let pinned = keyring.get("dev").unwrap().unwrap();
+    pinned.confirmed.age(now).as_millis()
 }
 
 #[test]
 fn a_refresh_confirms_now_whatever_the_wall_clock_says() {
     let home = Home::new();
-    let day = 86_400_000;
-    let keyring = home.open();
-    let later = |known, uptime| Moment {
-        known: Timestamp(known),
-        uptime: Uptime(uptime),
-    };
-    keyring
-        .pin("dev", &jwks("one"), later(40 * day, 0))
-        .unwrap();
-    let age = |now| {
-        keyring
-            .get("dev")
-            .unwrap()
-            .unwrap()
-            .confirmed
-            .age(now)
-            .as_millis()
-    };
+    let keyring = home.open_after(0, 0);
+    keyring.pin("dev", &jwks("one"), at(40 * DAY, 0)).unwrap();
     // A clock that nobody keeps is set back; the machine runs on.
-    assert_eq!(age(later(3 * day, 30_000)), 30_000);
-    keyring.confirm("dev", later(3 * day, 30_000)).unwrap();
-    assert_eq!(age(later(3 * day, 30_000)), 0);
-    assert_eq!(age(later(90 * day, 30_007)), 7);
-    // The next start only has what was known then.
+    assert_eq!(age(&keyring, at(3 * DAY, 30_000)), 30_000);
+    keyring.confirm("dev", at(3 * DAY, 30_000)).unwrap();
+    assert_eq!(age(&keyring, at(3 * DAY, 30_000)), 0);
+    assert_eq!(age(&keyring, at(90 * DAY, 30_007)), 7);
+    // The next start has what was known then.
     drop(keyring);
-    let opened = Store::open(&home.store()).unwrap();
-    let keyring = Keyring::open(&opened, home.copies(), later(50 * day, 5)).unwrap();
-    let age = keyring
-        .get("dev")
-        .unwrap()
-        .unwrap()
-        .confirmed
-        .age(later(50 * day, 5));
-    assert_eq!(age.as_millis(), u128::from(47 * day));
+    let keyring = home.open_after(30_010, 5);
+    assert_eq!(age(&keyring, at(50 * DAY, 5)), u128::from(47 * DAY));
+}
+
+#[test]
+fn a_confirmation_from_the_future_is_as_old_as_the_daemon_has_run_since() {
+    let home = Home::new();
+    let keyring = home.open_after(100, 0);
+    keyring
+        .pin("dev", &jwks("one"), at(4000 * DAY, 11))
+        .unwrap();
+    drop(keyring);
+    // Restarts make it no younger, and what is right again is right.
+    for ran in [DAY, 31 * DAY] {
+        let keyring = home.open_after(ran, 7);
+        let since = ran - 111 + 1;
+        assert_eq!(age(&keyring, at(DAY, 8)), u128::from(since));
+        assert_eq!(age(&keyring, at(4001 * DAY, 8)), u128::from(DAY.max(since)));
+    }
+    // A copy doesn't tell for how long it had run.
+    fs::remove_dir_all(home.store()).unwrap();
+    let keyring = home.open_after(31 * DAY, 7);
+    assert_eq!(age(&keyring, at(DAY, 8)), 1);
 }
 
 #[test]
 fn a_mended_clock_mends_what_is_stored_and_no_age() {
     let home = Home::new();
-    let keyring = home.open();
-    let ahead = Moment {
-        known: Timestamp(9_000_000),
-        uptime: Uptime(100),
-    };
-    keyring.pin("dev", &jwks("one"), ahead).unwrap();
-    let mended = Moment {
-        known: Timestamp(5000),
-        uptime: Uptime(300),
-    };
+    let keyring = home.open_after(0, 0);
+    keyring
+        .pin("dev", &jwks("one"), at(9_000_000, 100))
+        .unwrap();
+    let mended = at(5000, 300);
     keyring.mend(mended).unwrap();
-    let confirmed = keyring.get("dev").unwrap().unwrap().confirmed;
-    assert_eq!(confirmed.age(mended), Duration::from_millis(200));
+    assert_eq!(age(&keyring, mended), 200);
     drop(keyring);
-    let store = Store::open(&home.store()).unwrap();
-    let keyring = Keyring::open(&store, home.copies(), mended).unwrap();
+    let keyring = home.open_after(300, 300);
     assert_pinned(&keyring, "one", 4800);
+    assert_eq!(age(&keyring, mended), 200);
+    drop(keyring);
+    // Also what another run saw.
+    let keyring = home.open_after(300, 300);
+    keyring.mend(at(4000, 300)).unwrap();
+    assert_pinned(&keyring, "one", 4000);
+    assert_eq!(age(&keyring, at(4000, 300)), 200);
 }

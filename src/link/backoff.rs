@@ -12,8 +12,10 @@ const STABLE: Duration = Duration::from_secs(10);
 pub enum Failure {
     /// It never came to be.
     Unreachable,
-    /// It ended after so long.
+    /// It ended after so long, and why is known.
     Ended(Duration),
+    /// It was closed after so long without a word, as brokers do that don't tell of a takeover.
+    Dropped(Duration),
     /// Another client took our session: reconnecting at once would take it back, and so on.
     TakenOver,
 }
@@ -38,7 +40,8 @@ impl Backoff {
         }
     }
 
-    /// How often in a row a connection ended right after it was made, takeovers included.
+    /// How often in a row a connection ended right after it was made, for no known reason or by a
+    /// takeover.
     pub fn flaps(&self) -> u32 {
         self.flaps
     }
@@ -48,11 +51,13 @@ impl Backoff {
     /// ever longer too.
     pub fn pause(&mut self, failure: Failure, chance: f64) -> Duration {
         match failure {
-            Failure::Ended(lived) if lived >= self.max.max(STABLE) => {
+            Failure::Ended(lived) | Failure::Dropped(lived) if lived >= self.max.max(STABLE) => {
                 (self.failures, self.flaps) = (1, 0);
             }
-            Failure::Unreachable => self.failures = self.failures.saturating_add(1),
-            Failure::Ended(_) | Failure::TakenOver => {
+            Failure::Unreachable | Failure::Ended(_) => {
+                self.failures = self.failures.saturating_add(1);
+            }
+            Failure::Dropped(_) | Failure::TakenOver => {
                 self.failures = self.failures.saturating_add(1);
                 self.flaps = self.flaps.saturating_add(1);
             }
@@ -91,11 +96,27 @@ mod tests {
         assert_eq!(ceilings(Failure::Ended(Duration::from_secs(1))), doubling);
         assert_eq!(ceilings(Failure::Ended(STABLE)), doubling);
         assert_eq!(ceilings(Failure::Ended(MAX)), [2; 8]);
+        assert_eq!(ceilings(Failure::Dropped(STABLE)), doubling);
         assert_eq!(ceilings(Failure::TakenOver), [60; 8]);
         let mut backoff = Backoff::new(MIN, MAX);
         for _ in 0..100 {
             assert_eq!(backoff.pause(Failure::Unreachable, 0.0), MIN);
         }
+    }
+
+    #[test]
+    fn an_end_whose_cause_is_known_is_no_flap() {
+        let mut backoff = Backoff::new(MIN, MAX);
+        for failure in [Failure::Unreachable, Failure::Ended(MIN)] {
+            let _ = backoff.pause(failure, 0.5);
+            assert_eq!(backoff.flaps(), 0);
+        }
+        for flaps in 1..4 {
+            let _ = backoff.pause(Failure::Dropped(MIN), 0.5);
+            assert_eq!(backoff.flaps(), flaps);
+        }
+        let _ = backoff.pause(Failure::Dropped(MAX), 0.5);
+        assert_eq!(backoff.flaps(), 0);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Our plain types to and from rumqttc's.
 
-use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 use super::{
     Ack, CONNECT, IN_FLIGHT, Lost, Message, Options, Properties, Publication, Subscription, Tls,
 };
+use crate::files::{self, Care, FileError};
 use crate::secret::Secret;
 use crate::tls;
 
@@ -32,7 +32,7 @@ pub(super) fn options(options: &Options) -> Result<MqttOptions, Lost> {
         will.topic.as_str(),
         will.payload.as_slice(),
         QoS::AtLeastOnce,
-        true,
+        options.retain,
         None,
     );
     let mut network = NetworkOptions::new();
@@ -69,12 +69,17 @@ fn password(options: &Options) -> Result<Option<Secret<String>>, Lost> {
     let Some(file) = &options.password_file else {
         return Ok(None);
     };
-    let mut text = String::new();
-    let read = File::open(file).and_then(|open| open.take(MAX_PASSWORD).read_to_string(&mut text));
-    match read {
-        Ok(_) => Ok(Some(Secret::new(
-            text.trim_end_matches(['\r', '\n']).to_owned(),
-        ))),
+    let read = || {
+        let mut text = String::new();
+        let open = files::open(file, Care::Secret)?;
+        open.take(MAX_PASSWORD).read_to_string(&mut text)?;
+        Ok::<_, FileError>(Secret::new(text))
+    };
+    match read() {
+        Ok(text) => {
+            let text = text.expose().trim_end_matches(['\r', '\n']);
+            Ok(Some(Secret::new(text.to_owned())))
+        }
         Err(error) => {
             let file = file.display();
             Err(Lost::Network(format!(

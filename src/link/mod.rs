@@ -33,12 +33,15 @@ pub use backoff::{Backoff, Failure};
 
 /// Publishes and acknowledgements that may wait for the event loop.
 const QUEUE: usize = 64;
-/// Events that may wait for whoever uses the link.
-const EVENTS: usize = 64;
+/// Events that may wait for whoever uses the link; each may hold a packet of the largest size.
+const EVENTS: usize = 16;
 /// QoS 1 publishes on their way; the broker's Receive Maximum may lower it.
 const IN_FLIGHT: u16 = 64;
 /// MQTT brokers may be far away; a TCP and MQTT handshake still ends in this time.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// What a broker must have that only takes QoS 0.
+pub const NEEDS_QOS_1: &str = "it takes only QoS 0, and slmd needs QoS 1: what is sent while either side is away must not be lost";
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -57,6 +60,9 @@ pub struct Options {
     /// The broker drops what is larger.
     pub max_packet: u32,
     pub will: Will,
+    /// Whether the will is to be retained: a broker that has no retained messages refuses the
+    /// connection for it ([`Lost::NoRetained`]).
+    pub retain: bool,
 }
 
 /// TLS to a broker whose CA is pinned. The files are read at each connect, so that they can be
@@ -67,7 +73,7 @@ pub struct Tls {
     pub own: Option<KeyPair>,
 }
 
-/// What the broker publishes, retained, when the connection is lost.
+/// What the broker publishes when the connection is lost.
 #[derive(Debug, Clone)]
 pub struct Will {
     pub topic: String,
@@ -126,9 +132,14 @@ pub enum Event {
         session_present: bool,
         /// The largest packet that the broker takes.
         max_packet: Option<u32>,
+        /// Whether it keeps retained messages.
+        retains: bool,
+        /// Whether it takes QoS 1.
+        at_least_once: bool,
     },
-    /// The answer to the last [`Link::subscribe`]: for each filter, why it was denied.
-    Subscribed(Vec<Result<(), String>>),
+    /// The answer to the last [`Link::subscribe`]: for each filter, whether at QoS 1, or why it
+    /// was denied.
+    Subscribed(Vec<Result<bool, String>>),
     Message(Message),
     /// The broker has the publish with this token, or refused it.
     Acknowledged {
@@ -146,8 +157,19 @@ pub enum Lost {
     TakenOver,
     #[error("the broker refused the connection: {0}")]
     Refused(String),
+    #[error("the broker has no retained messages")]
+    NoRetained,
+    /// There was no CONNACK that can be read.
+    #[error(
+        "the broker closed the connection instead of answering ({0}); slmd needs MQTT 5, and a \
+         broker that only speaks 3.1.1 does this"
+    )]
+    Unanswered(String),
     #[error("the broker closed the connection: {0}")]
     Closed(String),
+    /// After CONNACK, and neither side has said why.
+    #[error("the connection was closed without a word ({0})")]
+    Dropped(String),
     #[error("{0}")]
     Network(String),
 }

@@ -1,17 +1,20 @@
 //! The task that polls rumqttc's event loop and turns what it sees into events.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rumqttc::Outgoing;
-use rumqttc::v5::mqttbytes::Error as MqttError;
-use rumqttc::v5::mqttbytes::v5::{DisconnectReasonCode, Packet, PubAckReason, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectReturnCode, DisconnectReasonCode, Packet, PubAckReason, SubscribeReasonCode,
+};
+use rumqttc::v5::mqttbytes::{Error as MqttError, QoS};
 use rumqttc::v5::{ConnectionError, Event as Raw, EventLoop, StateError};
 use tokio::sync::mpsc;
 
-use super::{CONNECT, Event, Lost, Shared, convert, lock};
+use super::{CONNECT, Event, Lost, NEEDS_QOS_1, Shared, convert, lock};
 
 /// Polls until the connection is lost or nobody listens any more.
 pub(super) async fn run(
@@ -22,6 +25,7 @@ pub(super) async fn run(
     let mut translate = Translate {
         shared,
         numbered: BTreeMap::new(),
+        connected: false,
     };
     let lost = loop {
         // A healthy loop pings each keep-alive. One that stays silent hangs in a write to a
@@ -29,7 +33,7 @@ pub(super) async fn run(
         let patience = CONNECT + 2 * event_loop.options.keep_alive();
         let raw = match tokio::time::timeout(patience, event_loop.poll()).await {
             Ok(Ok(raw)) => raw,
-            Ok(Err(error)) => break lost(&error),
+            Ok(Err(error)) => break lost(&error, translate.connected),
             Err(_) => break Lost::Network(silence(patience)),
         };
         if let Some(event) = translate.event(raw)
@@ -51,6 +55,8 @@ struct Translate {
     shared: Arc<Shared>,
     /// Packet id → token of the publishes on their way.
     numbered: BTreeMap<u16, u64>,
+    /// Since CONNACK.
+    connected: bool,
 }
 
 impl Translate {
@@ -62,13 +68,18 @@ impl Translate {
                 None
             }
             Raw::Incoming(Packet::ConnAck(connack)) => {
-                let max_packet = connack.properties.and_then(|p| p.max_packet_size);
+                self.connected = true;
+                let properties = connack.properties.as_ref();
+                let max_packet = properties.and_then(|p| p.max_packet_size);
                 if let Some(max) = max_packet {
                     self.shared.max_packet.store(max, Ordering::Relaxed);
                 }
                 Some(Event::Connected {
                     session_present: connack.session_present,
                     max_packet,
+                    // What isn't said is there (MQTT 5 sections 3.2.2.3.4 and 3.2.2.3.5).
+                    retains: properties.and_then(|p| p.retain_available) != Some(0),
+                    at_least_once: properties.and_then(|p| p.max_qos) != Some(0),
                 })
             }
             Raw::Incoming(Packet::Publish(publish)) => {
@@ -84,7 +95,7 @@ impl Translate {
             }),
             Raw::Incoming(Packet::SubAck(suback)) => {
                 let code = |reason: &SubscribeReasonCode| match reason {
-                    SubscribeReasonCode::Success(_) => Ok(()),
+                    SubscribeReasonCode::Success(qos) => Ok(*qos != QoS::AtMostOnce),
                     reason => Err(words(reason)),
                 };
                 let codes = suback.return_codes.iter().map(code).collect();
@@ -96,7 +107,7 @@ impl Translate {
 }
 
 /// rumqttc's own texts hold whole packets, hence perhaps a token, so they aren't passed on.
-fn lost(error: &ConnectionError) -> Lost {
+fn lost(error: &ConnectionError, connected: bool) -> Lost {
     match error {
         ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
             match reason_code {
@@ -105,13 +116,21 @@ fn lost(error: &ConnectionError) -> Lost {
             }
         }
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
-            Lost::Network("the connection was closed".to_owned())
+            closed("end of stream".to_owned(), connected)
         }
         // Of the network or of TLS: a broker that wants a certificate says so after the handshake.
         ConnectionError::MqttState(
             StateError::Io(error) | StateError::Deserialization(MqttError::Io(error)),
         )
-        | ConnectionError::Io(error) => Lost::Network(error.to_string()),
+        | ConnectionError::Io(error) => match error.kind() {
+            // `Other`: the stream ended in mid-packet, as a CONNACK of 3.1.1 does for MQTT 5.
+            ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::Other => closed(error.to_string(), connected),
+            _ => Lost::Network(error.to_string()),
+        },
         ConnectionError::MqttState(StateError::AwaitPingResp) => {
             Lost::Network("the broker didn't answer a ping".to_owned())
         }
@@ -119,10 +138,29 @@ fn lost(error: &ConnectionError) -> Lost {
             Lost::Network("the broker broke the protocol".to_owned())
         }
         ConnectionError::Timeout(_) => Lost::Network(silence(CONNECT)),
-        ConnectionError::ConnectionRefused(code) => Lost::Refused(words(code)),
+        ConnectionError::ConnectionRefused(code) => refused(*code),
         // A certificate or name that doesn't fit; nothing of the session's is in there.
         ConnectionError::Tls(error) => Lost::Network(format!("TLS: {error}")),
         ConnectionError::RequestsDone => Lost::Network("the link was dropped".to_owned()),
+    }
+}
+
+fn closed(how: String, connected: bool) -> Lost {
+    match connected {
+        true => Lost::Dropped(how),
+        false => Lost::Unanswered(how),
+    }
+}
+
+fn refused(code: ConnectReturnCode) -> Lost {
+    match code {
+        ConnectReturnCode::RetainNotSupported => Lost::NoRetained,
+        ConnectReturnCode::QoSNotSupported => Lost::Refused(NEEDS_QOS_1.to_owned()),
+        ConnectReturnCode::RefusedProtocolVersion
+        | ConnectReturnCode::UnsupportedProtocolVersion => {
+            Lost::Refused("it doesn't speak MQTT 5, which slmd needs".to_owned())
+        }
+        code => Lost::Refused(words(&code)),
     }
 }
 

@@ -56,6 +56,7 @@ impl Broker {
                 topic: "will".to_owned(),
                 payload: b"gone".to_vec(),
             },
+            retain: true,
         }
     }
 }
@@ -107,7 +108,7 @@ async fn connect(options: &Options) -> (Link, Events, bool) {
     }
 }
 
-async fn subscribe(link: &Link, events: &mut Events, filter: &str) -> Vec<Result<(), String>> {
+async fn subscribe(link: &Link, events: &mut Events, filter: &str) -> Vec<Result<bool, String>> {
     let subscription = Subscription {
         filter: filter.to_owned(),
         at_least_once: true,
@@ -143,7 +144,7 @@ async fn properties_and_tokens_come_through() {
     let broker = Broker::start("");
     let (link, mut events, present) = connect(&broker.options("a")).await;
     assert!(!present);
-    assert_eq!(subscribe(&link, &mut events, "x/#").await, [Ok(())]);
+    assert_eq!(subscribe(&link, &mut events, "x/#").await, [Ok(true)]);
     let properties = Properties {
         response_topic: Some("answer/here".to_owned()),
         correlation: Some(Bytes::from_static(&[0, 255, 1])),
@@ -258,7 +259,7 @@ async fn second_client_with_our_id_ends_the_link() {
     // mosquitto 2.0.11 closes without the DISCONNECT that MQTT 5 section 3.1.4 asks for.
     assert!(matches!(
         next(&mut events).await,
-        Event::Lost(Lost::TakenOver | Lost::Network(_))
+        Event::Lost(Lost::TakenOver | Lost::Dropped(_))
     ));
 }
 
@@ -281,6 +282,64 @@ async fn takeover_is_told_where_the_broker_tells_it() {
     ));
 }
 
+/// A broker that answers a CONNECT with these bytes, and closes.
+async fn answered_with(bytes: &'static [u8]) -> Lost {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut options = Broker::start("").options("a");
+    options.port = listener.local_addr().unwrap().port();
+    let (_link, mut events) = Link::connect(&options).unwrap();
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let _ = socket.read(&mut [0; 1024]).await.unwrap();
+    socket.write_all(bytes).await.unwrap();
+    drop(socket);
+    match next(&mut events).await {
+        Event::Lost(lost) => lost,
+        _ => panic!("{bytes:?} is no CONNACK of MQTT 5"),
+    }
+}
+
+#[tokio::test]
+async fn a_broker_without_mqtt_5_is_named() {
+    // CONNACK of 3.1.1 with "unacceptable protocol version", nothing at all, and of MQTT 5.
+    for bytes in [&[0x20, 2, 0, 1][..], &[], &[0x20, 3, 0, 0x84, 0]] {
+        let said = answered_with(bytes).await.to_string();
+        assert!(
+            said.contains("MQTT 5") && said.contains("needs"),
+            "{bytes:?}: {said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_only_qos_0_is_named() {
+    let broker = Broker::start("max_qos 0");
+    let (_link, mut events) = Link::connect(&broker.options("a")).unwrap();
+    match next(&mut events).await {
+        // As MQTT 5 section 3.1.2.6 asks for, the will being at QoS 1.
+        Event::Lost(lost) => assert!(lost.to_string().contains("only QoS 0"), "{lost}"),
+        Event::Connected { at_least_once, .. } => assert!(!at_least_once),
+        _ => panic!("no CONNACK"),
+    }
+}
+
+#[tokio::test]
+async fn a_broker_without_retained_messages_takes_a_will_that_is_not_retained() {
+    let broker = Broker::start("retain_available false");
+    let mut options = broker.options("a");
+    let (_link, mut events) = Link::connect(&options).unwrap();
+    assert!(matches!(
+        next(&mut events).await,
+        Event::Lost(Lost::NoRetained)
+    ));
+    options.retain = false;
+    let (_link, mut events) = Link::connect(&options).unwrap();
+    assert!(matches!(
+        next(&mut events).await,
+        Event::Connected { retains: false, .. }
+    ));
+}
+
 #[tokio::test]
 async fn session_is_gone_after_a_restart() {
     let mut broker = Broker::start("");
@@ -289,7 +348,7 @@ async fn session_is_gone_after_a_restart() {
     broker.restart();
     assert!(matches!(
         next(&mut events).await,
-        Event::Lost(Lost::Network(_) | Lost::Closed(_))
+        Event::Lost(Lost::Dropped(_) | Lost::Closed(_))
     ));
     let (_link, _events, present) = connect(&options).await;
     assert!(!present);

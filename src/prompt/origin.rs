@@ -1,5 +1,7 @@
 //! Where a request came from, as the audit log tells it.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use serde::{Deserialize, Serialize};
 
 /// The way a request took into the daemon. The peer of a socket is told by the kernel
@@ -63,6 +65,16 @@ impl Origin {
         }
     }
 
+    /// Who sent it, as far as the transport alone tells: a user, an address or a topic.
+    pub fn sender(&self) -> String {
+        match self {
+            Origin::Socket { uid, .. } | Origin::Admin { uid, .. } => format!("uid {uid}"),
+            Origin::Tcp { peer, .. } => network(peer.ip()).to_string(),
+            Origin::Mqtt { topic } => topic.clone(),
+            Origin::Daemon => String::new(),
+        }
+    }
+
     /// The name that metrics use.
     pub fn transport(&self) -> &'static str {
         match self {
@@ -71,6 +83,36 @@ impl Origin {
             Origin::Admin { .. } => "admin",
             Origin::Mqtt { .. } => "mqtt",
             Origin::Daemon => "daemon",
+        }
+    }
+}
+
+/// An IPv6 host has a /64 of addresses to itself (RFC 4291 section 2.5.1), so it has one share; and
+/// so has this machine, any process of which may use every address of its loopback.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        own if own.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_or_machine_has_one_share() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        for own in ["127.0.0.2", "127.255.255.254", "::1", "::ffff:127.0.0.3"] {
+            assert_eq!(of(own), of("127.0.0.1"), "{own}");
         }
     }
 }

@@ -97,6 +97,14 @@ pub(super) fn from_sled(error: sled::Error) -> StoreError {
 }
 
 impl StoreError {
+    /// With the path, where the store's own folder isn't meant.
+    pub fn in_file(path: &Path, error: &io::Error) -> StoreError {
+        match StoreError::from_io(error) {
+            StoreError::Io(what) => StoreError::Io(format!("{}: {what}", path.display())),
+            other => other,
+        }
+    }
+
     pub fn from_io(error: &io::Error) -> StoreError {
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {

@@ -185,6 +185,16 @@ impl Store {
         })
     }
 
+    /// Whether what would be written now would be kept. Opens a broken handle again where that may
+    /// help, so that it recovers also when nobody writes. Blocks.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.write(|_| Ok::<_, StoreError>(()))?;
+        match self.0.has_room() {
+            true => Ok(()),
+            false => Err(StoreError::Full),
+        }
+    }
+
     /// What the database takes on the disk, garbage included.
     pub fn size_on_disk(&self) -> u64 {
         let slot = self.0.read();

@@ -1,9 +1,8 @@
 //! Opening the database: leftovers of a crash removed, damage set aside, directories synced.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,6 +10,7 @@ use std::time::Duration;
 
 use super::StoreError;
 use super::handle::Handle;
+use crate::files::{self, sync_folder};
 
 /// Damaged databases kept for a look at them.
 const KEPT: u32 = 3;
@@ -43,7 +43,7 @@ pub(super) struct Opened {
 
 /// Opens the database in `folder`, or a new one when it is beyond repair.
 pub(super) fn open(folder: &Path) -> Result<Opened, StoreError> {
-    create_private(folder).map_err(|e| StoreError::from_io(&e))?;
+    private(folder)?;
     let lock = take_lock(folder)?;
     let home = folder.join("sled");
     let (handle, recovery) = match try_open(&home) {
@@ -72,14 +72,9 @@ pub(super) fn reopen(home: &Path, names: &BTreeSet<String>) -> Result<Handle, St
     Ok(handle)
 }
 
-/// Syncs a directory, so that what was created or renamed in it survives a power cut.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
 /// Opens `home` and counts its values.
 fn try_open(home: &Path) -> Result<(Handle, usize), StoreError> {
-    create_private(home).map_err(|e| StoreError::from_io(&e))?;
+    private(home)?;
     // A crash while sled starts can leave an empty one, and sled takes it for its newest
     // snapshot (sled #1527, #1533).
     let leftover = |name: &str| name.ends_with(".generating");
@@ -151,23 +146,13 @@ fn settle(folder: &Path, home: &Path) -> io::Result<()> {
     folder.parent().map_or(Ok(()), sync_folder)
 }
 
-fn create_private(folder: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
-    // Also where the folder was there already.
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+fn private(folder: &Path) -> Result<(), StoreError> {
+    let made = files::private_folder(folder).map_err(io::Error::from);
+    made.map_err(|e| StoreError::in_file(folder, &e))
 }
 
 fn take_lock(folder: &Path) -> Result<File, StoreError> {
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(folder.join("lock"))
-        .map_err(|e| StoreError::from_io(&e))?;
+    let lock = files::lock_file(&folder.join("lock")).map_err(|e| StoreError::from_io(&e))?;
     for _ in 0..START_TRIES {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
@@ -189,7 +174,7 @@ fn remove_files(folder: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
 }
 
 fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
-    create_private(to)?;
+    files::private_folder(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::prompt::{Finish, Outcome, Usage};
-use crate::reason::{DenyReason, Refusal, RefuseReason};
+use crate::reason::{Refusal, RefuseReason};
 
 /// What all bodies of one answer share.
 #[derive(Debug, Clone)]
@@ -76,7 +76,8 @@ pub fn unfinished(outcome: &Outcome) -> Option<Refusal> {
         Finish::Stop | Finish::Length => return None,
         Finish::Cancelled => Refusal::new(RefuseReason::Cancelled),
         Finish::Deadline => Refusal::new(RefuseReason::DeadlineExceeded),
-        Finish::Revoked => Refusal::new(DenyReason::Revoked),
+        Finish::Revoked(reason) => Refusal::new(reason)
+            .detail("keys, policy or deny-list have changed while the answer was being written"),
         Finish::Failed => Refusal::new(RefuseReason::Internal),
         Finish::Shutdown => Refusal::new(RefuseReason::Draining),
     })
@@ -131,6 +132,7 @@ fn bytes(value: &Value) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason::DenyReason;
 
     #[test]
     fn answers_have_the_clients_shape() {
@@ -172,9 +174,22 @@ mod tests {
         assert_eq!(chunks[2]["choices"][0]["finish_reason"], "length");
         assert_eq!(chunks[3]["choices"], json!([]));
 
-        for finish in Finish::ALL {
+        for finish in [
+            Finish::Stop,
+            Finish::Length,
+            Finish::Cancelled,
+            Finish::Deadline,
+            Finish::Revoked(DenyReason::KeyUnknown),
+            Finish::Failed,
+            Finish::Shutdown,
+        ] {
             let refusal = unfinished(&outcome(finish));
             assert_eq!(refusal.is_none(), finish.is_complete(), "{finish:?}");
+        }
+        // What was found is what is said.
+        for reason in DenyReason::ALL {
+            let refusal = unfinished(&outcome(Finish::Revoked(*reason))).unwrap();
+            assert_eq!(refusal.reason, (*reason).into());
         }
         let late = read(error(&unfinished(&outcome(Finish::Deadline)).unwrap()));
         assert_eq!(late["error"]["code"], "deadline_exceeded");

@@ -18,7 +18,7 @@ pub fn parse_chat(body: &[u8]) -> Result<ChatBody, Refusal> {
         return Err(unreadable("the body must be a JSON object"));
     };
     let authorization = map.shift_remove("authorization");
-    let body_hash = crate::identity::digest(&[&canonical(&map)]);
+    let body_hash = crate::identity::digest_json(&map);
 
     let mut members = Members::new(map, "");
     let authorization = match authorization {
@@ -60,14 +60,42 @@ pub fn parse_chat(body: &[u8]) -> Result<ChatBody, Refusal> {
     })
 }
 
+/// How bodies begin that aren't UTF-8 text without a mark.
+const ENCODINGS: &[(&[u8], &str)] = &[
+    (
+        b"\x1f\x8b",
+        "the body is compressed by gzip; send it as it is",
+    ),
+    (
+        b"\xef\xbb\xbf",
+        "the body begins with a byte order mark; leave it out (RFC 8259 section 8.1)",
+    ),
+    (
+        b"\xff\xfe",
+        "the body is UTF-16; send UTF-8 (RFC 8259 section 8.1)",
+    ),
+    (
+        b"\xfe\xff",
+        "the body is UTF-16; send UTF-8 (RFC 8259 section 8.1)",
+    ),
+];
+
 /// The parser's own words may repeat a member's name, which may be misplaced text: only the
 /// position is told.
 fn parse(body: &[u8]) -> Result<Value, Refusal> {
-    if let Err(error) = std::str::from_utf8(body) {
-        let at = error.valid_up_to();
-        return Err(unreadable(format!("the body isn't UTF-8 (byte {at})")));
+    if let Some((_, what)) = ENCODINGS.iter().find(|(start, _)| body.starts_with(start)) {
+        return Err(unreadable(*what));
     }
+    let text = std::str::from_utf8(body).map_err(|error| {
+        let at = error.valid_up_to();
+        unreadable(format!("the body isn't UTF-8 (byte {at})"))
+    })?;
     json::parse(body).map_err(|error| {
+        if error.is_syntax()
+            && let Some(half) = json::half_pair(text)
+        {
+            return unreadable(half.to_string());
+        }
         let what = match error.classify() {
             serde_json::error::Category::Eof => "the JSON ends too early",
             serde_json::error::Category::Data => "a member comes twice, or a number is too large",
@@ -76,10 +104,6 @@ fn parse(body: &[u8]) -> Result<Value, Refusal> {
         let (line, column) = (error.line(), error.column());
         unreadable(format!("{what}, at line {line}, column {column}"))
     })
-}
-
-fn canonical(map: &serde_json::Map<String, Value>) -> Vec<u8> {
-    Value::Object(map.clone()).to_string().into_bytes()
 }
 
 fn unreadable(detail: impl Into<String>) -> Refusal {

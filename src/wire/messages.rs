@@ -42,7 +42,9 @@ fn message(mut members: Members) -> Result<Message, Refusal> {
         }
     }
     let content = match members.take("content") {
-        None => return Err(members.invalid("content", "is missing")),
+        // An answer that was nothing but tool calls; clients send it back so.
+        None if role == Role::Assistant => String::new(),
+        None => return Err(members.invalid("content", "is missing or null")),
         Some(Value::String(text)) => text,
         Some(Value::Array(parts)) if !parts.is_empty() => joined(&members, parts)?,
         Some(_) => return Err(members.invalid("content", "must be a string or a list of parts")),

@@ -50,8 +50,8 @@ const IGNORED: &[&str] = &[
 pub(super) fn sampling(members: &mut Members) -> Result<Sampling, Refusal> {
     let usual = Sampling::default();
     let temperature = members.number("temperature", 0.0..=2.0)?;
-    // 0 would keep no token at all.
-    let top_p = members.number("top_p", f32::MIN_POSITIVE..=1.0)?;
+    // The most likely token always stays, so 0 is greedy.
+    let top_p = members.number("top_p", 0.0..=1.0)?;
     let top_k = members.integer("top_k", 0)?;
     let min_p = members.number("min_p", 0.0..=1.0)?;
     Ok(Sampling {

@@ -114,8 +114,10 @@ fn jose(samples: &[Sample]) -> Vec<String> {
         "the JavaScript peers aren't installed; run `make node`"
     );
     let jwks: serde_json::Value = serde_json::from_str(&samples::jwks()).unwrap();
+    // EdDSA's other name (RFC 9864).
+    let algorithms: Vec<&str> = ALGORITHMS.into_iter().chain(["Ed25519"]).collect();
     let configuration = json!({
-        "jwks": jwks, "types": ["JWT", "at+jwt"], "now": NOW, "algorithms": ALGORITHMS,
+        "jwks": jwks, "types": ["JWT", "at+jwt"], "now": NOW, "algorithms": algorithms,
         "issuer": ISSUER, "audience": "slm", "clockTolerance": 30,
         "requiredClaims": ["iss", "sub", "azp", "aud", "iat", "exp"],
     });

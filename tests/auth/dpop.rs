@@ -121,6 +121,50 @@ fn a_proof_of_every_kind_of_key_passes() {
     }
 }
 
+#[test]
+fn ed25519_is_eddsa_by_its_other_name() {
+    let mut case = Case::sound();
+    let mut bound = Bound::sound("EdDSA");
+    bound.header["alg"] = json!("Ed25519");
+    bind_to(&mut case, bound);
+    used(&case);
+}
+
+/// The neutral point verifies the neutral point and 0 as the signature of everything.
+#[test]
+fn a_weak_key_is_no_proof_of_anything() {
+    let mut neutral = [0; 32];
+    neutral[0] = 1;
+    let mut case = Case::sound();
+    bind_to(&mut case, Bound::sound("EdDSA"));
+    let bound = case.bound.as_mut().unwrap();
+    let x = encode(neutral);
+    let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    bound.header["jwk"] = serde_json::from_str(&jwk).unwrap();
+    bound.spoil = |proof| {
+        let mut signature = [0; 64];
+        signature[0] = 1;
+        segments(&proof, |s| s[2] = encode(signature))
+    };
+    case.claims["cnf"] = json!({ "jkt": encode(digest(&SHA256, jwk.as_bytes())) });
+    let denied = case.denied();
+    assert_eq!(denied.reason, ProofInvalid);
+    assert!(denied.detail.unwrap().contains("weak"));
+}
+
+#[test]
+fn a_key_with_more_than_its_public_members_is_refused() {
+    for (member, word) in [
+        ("d", "leaked"),
+        ("priv", "leaked"),
+        ("seed", "nothing else"),
+    ] {
+        let (reason, detail) = refusal(|b| b.header["jwk"][member] = json!("AA"));
+        assert_eq!(reason, ProofInvalid);
+        assert!(detail.contains(word), "{detail}");
+    }
+}
+
 type Spoil = fn(&mut Bound);
 
 /// The check that must refuse, and how the proof is spoiled for it.
@@ -169,13 +213,26 @@ const SPOILT: &[(&str, Spoil)] = &[
     ("jti", |b| b.claims["jti"] = json!("x".repeat(129))),
     ("iat", |b| b.claims["iat"] = json!(NOW - 120)),
     ("iat", |b| b.claims["iat"] = json!(NOW + 31)),
-    ("iat", |b| b.claims["iat"] = json!(NOW as f64 + 0.5)),
+    ("iat", |b| b.claims["iat"] = json!(NOW as f64 + 30.5)),
+    ("iat", |b| b.claims["iat"] = json!(NOW as f64 - 120.5)),
+    ("iat", |b| b.claims["iat"] = json!(1e300)),
+    ("iat", |b| b.claims["iat"] = json!((NOW - 5).to_string())),
     ("iat", |b| b.claims["iat"] = json!(null)),
     ("signature", |b| {
         b.spoil = |p| segments(&p, |s| s[2] = encode([0; 64]))
     }),
     ("signature", |b| b.key = Issuer::new("ES256", "client")),
 ];
+
+/// `Date.now() / 1000`.
+#[test]
+fn a_proof_may_say_fractions_of_seconds() {
+    let mut case = Case::sound();
+    bind(&mut case);
+    case.bound.as_mut().unwrap().claims["iat"] = json!(NOW as f64 - 5.5);
+    let expires_at = Timestamp::from_secs(NOW + 114);
+    assert_eq!(used(&case).until, Until::Time(expires_at), "rounded down");
+}
 
 #[test]
 fn each_check_of_a_proof_refuses() {

@@ -9,7 +9,7 @@ use slmd::time::Timestamp;
 
 use crate::case::Case;
 use crate::dpop;
-use crate::mint::{Issuer, NOW};
+use crate::mint::{self, Issuer, NOW};
 use crate::refusals::{PROVEN, Spoil, UNPROVEN};
 
 fn explained(case: &Case) -> Explanation {
@@ -140,6 +140,10 @@ const MENDED: &[(DenyReason, &str, Spoil)] = &[
     }),
     (KeyUnknown, "slmd keys refresh", |c| {
         c.header["kid"] = json!("new")
+    }),
+    (KeyUnusable, "`kid` of its own", |c| {
+        let rivals = ["key-1", "key-2"].map(|kid| Issuer::new("EdDSA", kid));
+        c.realm.keys = mint::realm(&[&c.issuer, &rivals[0], &rivals[1]]).keys;
     }),
     (Expired, "new token", |c| {
         c.clock.now = Timestamp::from_secs(NOW + 9000)

@@ -2,6 +2,7 @@
 //! nothing here shares code with what is tested.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -197,7 +198,11 @@ pub(crate) fn realm(issuers: &[&Issuer]) -> Realm {
 
 /// By an earlier process than the one that decides.
 pub(crate) fn confirmed(secs: u64) -> Option<Mark> {
-    Some(Mark::before(Timestamp::from_secs(secs), Uptime(0)))
+    Some(Mark::before(
+        Timestamp::from_secs(secs),
+        Duration::ZERO,
+        Uptime(0),
+    ))
 }
 
 pub(crate) fn snapshot(issuers: &[&Issuer]) -> Snapshot {

@@ -84,6 +84,10 @@ pub(crate) const UNPROVEN: &[(DenyReason, Spoil)] = &[
     (KeysMissing, |c| c.realm.keys = KeySet::default()),
     (KeyUnknown, |c| c.header["kid"] = json!("key-3")),
     (KeyUnknown, |c| c.header["kid"] = json!("")),
+    (KeyUnusable, |c| {
+        let rivals = ["key-1", "key-2"].map(|kid| Issuer::new("EdDSA", kid));
+        c.realm.keys = mint::realm(&[&c.issuer, &rivals[0], &rivals[1]]).keys;
+    }),
     (SignatureInvalid, |c| {
         c.spoil = |t| segments(&t, |s| s[2] = encode([0; 64]))
     }),
@@ -172,8 +176,12 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     (IssuedAtMissing, |c| c.drop_claim("iat")),
     (ExpiryMissing, |c| c.drop_claim("exp")),
     (ClaimInvalid, |c| c.claims["exp"] = json!(NOW.to_string())),
+    (ClaimInvalid, |c| c.claims["exp"] = json!(1e16)),
+    (ClaimInvalid, |c| c.claims["iat"] = json!(-0.5)),
+    // Less than a second apart, and the same when each is rounded its way.
     (ClaimInvalid, |c| {
-        c.claims["exp"] = json!(NOW as f64 + 100.0)
+        c.claims["iat"] = json!(NOW as f64 - 300.5);
+        c.claims["exp"] = json!(NOW as f64 - 299.5);
     }),
     (ClaimInvalid, |c| c.claims["exp"] = json!(u64::MAX)),
     (ClaimInvalid, |c| c.claims["exp"] = c.claims["iat"].clone()),
@@ -191,13 +199,18 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
         c.claims["resource_access"] = json!({"slm": {"roles": "read"}})
     }),
     (Expired, |c| c.claims["exp"] = json!(NOW - 30)),
+    (Expired, |c| c.claims["exp"] = json!(NOW as f64 - 29.25)),
     (Expired, |c| c.clock.now = Timestamp::from_secs(NOW + 3330)),
     (Expired, |c| {
         c.clock.now = Timestamp(0);
         c.clock.floor = Timestamp::from_secs(NOW + 3330);
     }),
     (NotYetValid, |c| c.claims["nbf"] = json!(NOW + 31)),
+    (NotYetValid, |c| c.claims["nbf"] = json!(NOW as f64 + 30.25)),
     (IssuedInFuture, |c| c.claims["iat"] = json!(NOW + 31)),
+    (IssuedInFuture, |c| {
+        c.claims["iat"] = json!(NOW as f64 + 30.25)
+    }),
     (IssuedInFuture, |c| {
         c.clock.now = Timestamp(0);
         c.clock.floor = Timestamp(0);
@@ -294,7 +307,13 @@ fn each_reason_has_its_case() {
         let mut case = Case::sound();
         spoil(&mut case);
         let denied = case.denied();
-        assert_eq!(denied, Denied::from(*reason), "unproven case {place}");
+        // What is wrong with a key of the realm's is no word of the token's.
+        let why = case.realm.keys.skipped().first().map(|key| key.why.clone());
+        let expected = Denied {
+            detail: why.filter(|_| *reason == KeyUnusable),
+            ..Denied::from(*reason)
+        };
+        assert_eq!(denied, expected, "unproven case {place}");
     }
     for (place, (reason, spoil)) in PROVEN.iter().enumerate() {
         let mut case = Case::sound();
@@ -327,8 +346,15 @@ fn the_edge_of_what_is_allowed() {
         |c| c.header["jku"] = json!("https://attacker.test/keys"),
         |c| c.claims["aud"] = json!("slm"),
         |c| c.claims["exp"] = json!(NOW - 29),
+        |c| c.claims["exp"] = json!(NOW as f64 - 28.75),
         |c| c.claims["nbf"] = json!(NOW + 30),
+        |c| c.claims["nbf"] = json!(NOW as f64 + 29.75),
         |c| c.claims["iat"] = json!(NOW + 30),
+        |c| c.claims["iat"] = json!(NOW as f64 + 29.75),
+        // What a token says of other clients is theirs to read.
+        |c| c.claims["resource_access"]["grafana"] = json!({"roles": "admin"}),
+        |c| c.claims["resource_access"]["grafana"] = json!(["admin"]),
+        |c| c.claims["resource_access"]["grafana"] = json!({"roles": [1]}),
         |c| c.claims["azp"] = json!("dev/1+#\u{7}"),
         |c| c.drop_claim("jti"),
         |c| c.drop_claim("sid"),
@@ -369,11 +395,38 @@ fn the_edge_of_what_is_allowed() {
     }
 }
 
+/// The nearest binary fraction is the next whole second, at which the token would still be good.
+#[test]
+fn a_fraction_is_rounded_by_its_text() {
+    let issuer = Issuer::new("ES256", "key-1");
+    let snapshot = mint::snapshot(&[&issuer]);
+    let mut claims = mint::claims();
+    claims["exp"] = json!(NOW - 30);
+    let claims = claims.to_string();
+    let decided = |exp: &str| {
+        let claims = claims.replace(&format!("\"exp\":{}", NOW - 30), &format!("\"exp\":{exp}"));
+        let token = issuer.token_of(&issuer.header().to_string(), &claims);
+        let request = mint::request(None, chat());
+        decide(&mint::bearer(token), &request, &snapshot, &mint::clock())
+    };
+    let almost = decided(&format!("{}.99999999999999999999", NOW - 30));
+    assert!(
+        matches!(&almost, Decision::Deny(denied) if denied.reason == Expired),
+        "{almost:?}"
+    );
+    let just = decided(&format!("{}.00000000000000000001", NOW - 29));
+    assert!(matches!(just, Decision::Permit(_)), "{just:?}");
+}
+
 #[test]
 fn every_algorithm_verifies() {
-    for alg in ALGORITHMS {
+    // RFC 9864 gives EdDSA with this curve a name of its own.
+    let names = ALGORITHMS.map(|alg| (alg, alg));
+    for (alg, name) in names.into_iter().chain([("EdDSA", "Ed25519")]) {
         let issuer = Issuer::new(alg, "key");
-        let credential = mint::bearer(issuer.token(&mint::claims()));
+        let mut header = issuer.header();
+        header["alg"] = json!(name);
+        let credential = mint::bearer(issuer.token_with(&header, &mint::claims()));
         let (request, snapshot) = (mint::request(None, chat()), mint::snapshot(&[&issuer]));
         let decision = decide(&credential, &request, &snapshot, &mint::clock());
         let Decision::Permit(permitted) = decision else {

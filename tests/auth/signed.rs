@@ -90,6 +90,21 @@ fn key_sets_compare_by_their_keys() {
     assert_eq!(ab.thumbprints(), renamed.thumbprints());
 }
 
+/// Anybody can sign for the neutral point: with itself and 0, whatever the message.
+#[test]
+fn a_point_of_small_order_signs_nothing() {
+    let issuer = Issuer::new("ES256", "ec");
+    let (mut neutral, mut signature) = ([0; 32], [0; 64]);
+    (neutral[0], signature[0]) = (1, 1);
+    let weak = json!({"kty": "OKP", "crv": "Ed25519", "kid": "weak", "x": encode(neutral)});
+    let set = json!({"keys": [issuer.jwk(), weak]}).to_string();
+    let keys = KeySet::parse(set.as_bytes()).unwrap();
+    let header = encode(json!({"alg": "EdDSA", "kid": "weak"}).to_string());
+    let forged = format!("{header}.{}.{}", encode("{}"), encode(signature));
+    assert_eq!(verify_jws(&forged, &keys).unwrap_err(), KeyUnusable);
+    assert!(keys.skipped()[0].why.contains("small order"));
+}
+
 #[test]
 fn a_signature_alone_is_checked() {
     let (ec, ed) = (Issuer::new("ES256", "ec"), Issuer::new("EdDSA", "ed"));

@@ -93,6 +93,7 @@ fn permit() -> Access {
         model_digest: text(&"0".repeat(64)),
         sampling: None,
         prompt_tokens: Some(31),
+        prompt_time: None,
         attempt: None,
         dpop: false,
         local_peer: false,

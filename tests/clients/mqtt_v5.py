@@ -125,7 +125,10 @@ class Device:
             assert message.properties.CorrelationData == correlation, "echoed verbatim"
             assert message.properties.ContentType == "application/json"
             user = dict(message.properties.UserProperty)
-            assert set(user) == {"status", "request-id", "seq", "final"}, user
+            # Who hasn't shown a token that may be answered here is told so.
+            stranger = {"verified"} & set(user)
+            assert set(user) == {"status", "request-id", "seq", "final"} | stranger, user
+            assert not stranger or (user["verified"] == "false" and user["status"] >= "400"), user
             assert user["seq"] == str(len(messages)), user
             messages.append((user, json.loads(message.payload)))
             if user["final"] == "true":

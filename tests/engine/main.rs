@@ -4,10 +4,12 @@
 
 mod command;
 mod damage;
+mod edit;
 mod equal;
 mod growth;
 mod precision;
 mod reference;
+mod unusable;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -1,6 +1,7 @@
 //! One realm, one request, one time: what every target decides against.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -62,7 +63,7 @@ pub fn snapshot(jwks: &[u8]) -> Snapshot {
         policy: Policy::default(),
         endpoints: vec![Arc::new(endpoint)],
         keys: KeySet::parse(jwks).expect("a sound set"),
-        confirmed: Some(Mark::before(Timestamp::from_secs(NOW), Uptime(0))),
+        confirmed: Some(Mark::before(Timestamp::from_secs(NOW), Duration::ZERO, Uptime(0))),
     };
     Snapshot::new(1, vec![realm], DenyList::default())
 }

@@ -50,7 +50,7 @@ pub fn trusted_with(realm: &grants::Realm, jwks: &str) -> Realm {
         },
         endpoints: vec![endpoint(ENDPOINT), endpoint("slm-other")],
         keys: KeySet::parse(jwks.as_bytes()).expect("Keycloak publishes usable keys"),
-        confirmed: Some(Mark::before(slmd::time::now(), Uptime(0))),
+        confirmed: Some(Mark::before(slmd::time::now(), Duration::ZERO, Uptime(0))),
     }
 }
 

@@ -1,20 +1,16 @@
 //! Clocks that are wrong: that no expired token comes back.
 //!
-//! The daemon's wall clock is moved by libfaketime for its process only. Whether the kernel calls
-//! its clock synchronised is told by a library of the test, because a container can't set it.
+//! Tokens are a real Keycloak's; `tests/system/clocks.rs` has the cases that need none.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::admin::fresh_realm;
-use crate::appliance::{answered, ask, refused, said, section, succeeded};
+use crate::appliance::{answered, ask, refused, said, section};
 use crate::certificates::{Pair, rsa};
 use crate::grants::{Realm, claims, header};
-use crate::support::{Daemon, Setup, within};
+use crate::support::{Clock, Daemon, Kept, Setup, within};
 
 pub const HOUR: u64 = 3600;
 pub const DAY: u64 = 24 * HOUR;
@@ -22,81 +18,6 @@ const TICK: Duration = Duration::from_secs(60);
 
 /// When this release was made: the floor that no clock goes below.
 const RELEASED: u64 = 1_795_478_400;
-
-/// What adjtimex(2) says of a clock that nobody keeps, where the file is there.
-const SHIM: &str = "#include <stdlib.h>\n#include <string.h>\n#include <sys/timex.h>\n\
-    #include <unistd.h>\n\
-    int adjtimex(struct timex *t) {\n\
-      int alone = access(getenv(\"SLMD_TEST_UNSYNCHRONISED\"), F_OK) == 0;\n\
-      memset(t, 0, sizeof *t);\n\
-      t->status = alone ? STA_UNSYNC : STA_PLL;\n\
-      t->maxerror = alone ? 16000000 : 12000;\n\
-      return alone ? TIME_ERROR : TIME_OK;\n\
-    }\n";
-
-/// The clock of one daemon.
-pub struct Clock(tempfile::TempDir);
-
-impl Clock {
-    pub fn new() -> Clock {
-        let clock = Clock(tempfile::tempdir().expect("a temporary folder"));
-        fs::write(clock.path("shim.c"), SHIM).expect("a temporary file");
-        let mut command = Command::new("cc");
-        command
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(clock.path("shim.so"));
-        command.arg(clock.path("shim.c"));
-        succeeded(command);
-        clock.set("+0");
-        clock
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// In libfaketime's words; takes effect at once.
-    pub fn set(&self, time: &str) {
-        let new = self.path("new");
-        fs::write(&new, time).expect("a temporary file");
-        fs::rename(new, self.path("time")).expect("a temporary file");
-    }
-
-    fn synchronised(&self, yes: bool) {
-        let file = self.path("unsynchronised");
-        match yes {
-            true => drop(fs::remove_file(file)),
-            false => fs::write(file, "").expect("a temporary file"),
-        }
-    }
-
-    pub fn of(&self, setup: Setup) -> Setup {
-        let text = |path: PathBuf| path.display().to_string();
-        let preload = format!(
-            "{} {}",
-            faketime().display(),
-            self.path("shim.so").display()
-        );
-        setup
-            .env("LD_PRELOAD", &preload)
-            .env("FAKETIME_TIMESTAMP_FILE", &text(self.path("time")))
-            .env("FAKETIME_NO_CACHE", "1")
-            // Waits are by the monotonic clock.
-            .env("DONT_FAKE_MONOTONIC", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            .env(
-                "SLMD_TEST_UNSYNCHRONISED",
-                &text(self.path("unsynchronised")),
-            )
-    }
-}
-
-fn faketime() -> PathBuf {
-    let folders = fs::read_dir("/usr/lib").expect("a system has it").flatten();
-    let libraries = folders.map(|f| f.path().join("faketime/libfaketime.so.1"));
-    let found = libraries.into_iter().find(|path| path.exists());
-    found.expect("libfaketime is installed; run `make setup-tests`")
-}
 
 /// A realm whose key the test has too, so that it can say what Keycloak would have said later.
 pub struct Issuing {
@@ -184,7 +105,7 @@ fn no_wrong_clock_brings_an_expired_token_back() {
 
     // A box without a battery starts in 1970 and is told the time by nobody.
     clock.set("@1970-01-01 00:01:00");
-    clock.synchronised(false);
+    clock.keeps(Kept::ByNobody);
     daemon.restart();
     expired(&daemon, now() - HOUR);
     expired(&daemon, RELEASED - HOUR);
@@ -194,7 +115,7 @@ fn no_wrong_clock_brings_an_expired_token_back() {
 
     // Ten years ahead, and believed.
     clock.set("+10y");
-    clock.synchronised(true);
+    clock.keeps(Kept::Synchronised);
     daemon.restart();
     let decade = now() + 3650 * DAY;
     until_floor(&daemon, decade - DAY);
@@ -219,7 +140,7 @@ fn a_first_start_in_1970_accepts_nothing_from_before_its_release() {
     let issuing = Issuing::new("first-start");
     let clock = Clock::new();
     clock.set("@1970-01-01 00:01:00");
-    clock.synchronised(false);
+    clock.keeps(Kept::ByNobody);
     let name = &issuing.realm.name;
     let setup = Setup::new().with(&section(&issuing.realm, ""));
     let daemon = Daemon::start(clock.of(setup).keys(name, &issuing.realm.jwks()));

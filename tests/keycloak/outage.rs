@@ -12,10 +12,10 @@ use crate::appliance::{answered, ask, explained, jwks, refused, said, section};
 use crate::certificates::rsa;
 use crate::dpop::{Device, answer, nonce, publish};
 use crate::grants::Realm;
-use crate::offline::{Clock, DAY, HOUR, Issuing, now};
+use crate::offline::{DAY, HOUR, Issuing, now};
 use crate::proof::ProofKey;
 use crate::server::Keycloak;
-use crate::support::{Daemon, Mosquitto, Setup, Subscriber, http, within};
+use crate::support::{Clock, Daemon, Mosquitto, Setup, Subscriber, http, within};
 
 const REPLY: &str = "slm/edge-1/reply/device-2/1";
 const SOON: Duration = Duration::from_secs(60);

@@ -93,6 +93,7 @@ fn access(decision: Verdict, action: &str) -> Access {
             ..Sampling::default()
         }),
         prompt_tokens: Some(2048),
+        prompt_time: None,
         attempt: Some(2),
     }
 }
@@ -104,6 +105,7 @@ fn bare(decision: Verdict, action: &str) -> Access {
         model_digest: None,
         sampling: None,
         prompt_tokens: None,
+        prompt_time: None,
         attempt: None,
         ..access(decision, action)
     }

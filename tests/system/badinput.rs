@@ -2,9 +2,10 @@
 //! configuration. Each is told with what to do, and ends with the documented exit code.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -165,6 +166,10 @@ fn a_full_disk_refuses_prompts_until_there_is_room() {
 
     let ballast = disk.path().join("ballast");
     disk.fill(&ballast);
+    within(PATIENCE, "a word that it isn't ready", || {
+        let answer = http(&daemon.socket(), "GET", "/readyz", &[], "");
+        (answer.status == 503).then_some(())
+    });
     let full = within(PATIENCE, "a refusal for want of room", || {
         let answer = ask();
         (answer.status != 200).then_some(answer)
@@ -173,9 +178,29 @@ fn a_full_disk_refuses_prompts_until_there_is_room() {
     // The socket still serves what needs no record, and says that it does.
     let live = http(&daemon.socket(), "GET", "/livez", &[], "");
     assert_eq!(live.status, 200, "{live:?}");
-    assert_says(&daemon.slmd(&["status"]), REFUSED, &["503", "free space"]);
+    let ready = |daemon: &Daemon| http(&daemon.socket(), "GET", "/readyz", &[], "");
+    within(PATIENCE, "a word that it isn't ready", || {
+        let answer = ready(&daemon);
+        (answer.status == 503 && answer.body.contains("no space left")).then_some(())
+    });
+    // Looking works, changing doesn't.
+    for (look, shown) in [
+        (&["status"][..], "not ready: no space left"),
+        (&["audit", "tail"], "keys_pinned"),
+        (&["keys", "list"], "dev"),
+    ] {
+        let output = daemon.slmd(look);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{look:?}: {output:?}");
+        assert!(said.contains(shown), "{look:?}: {said}");
+    }
+    assert_says(&daemon.slmd(&["reload"]), REFUSED, &["503", "free space"]);
 
     fs::remove_file(&ballast).unwrap();
+    // Nobody asks: who waits for its readiness sends nothing before it is ready.
+    within(PATIENCE, "readiness once there is room", || {
+        (ready(&daemon).status == 200).then_some(())
+    });
     let answered = within(PATIENCE, "an answer once there is room", || {
         let answer = ask();
         match answer.status {
@@ -209,6 +234,77 @@ fn assert_unavailable(response: &Response) {
 }
 
 #[test]
+fn without_a_free_descriptor_an_administrator_is_still_answered() {
+    const LIMIT: usize = 96;
+    let issuer = Issuer::new("ES256", "key-1");
+    let limited = Path::new("/usr/bin/prlimit");
+    let limit = format!("--nofile={LIMIT}:{LIMIT}");
+    let setup = Setup::new()
+        .with("[http]\nmax_connections = 256\nmax_connections_per_uid = 256")
+        .program(&[
+            limited,
+            Path::new(&limit),
+            Path::new(env!("CARGO_BIN_EXE_slmd")),
+        ])
+        .issuer(&issuer);
+    let daemon = Daemon::start(setup);
+    assert!(daemon.log().contains("open files may run short"));
+    let open = || UnixStream::connect(daemon.socket()).expect("the backlog has room");
+    let taken: Vec<UnixStream> = (0..LIMIT).map(|_| open()).collect();
+    within(PATIENCE, "the last descriptor", || {
+        daemon
+            .log()
+            .contains("can't accept connections")
+            .then_some(())
+    });
+    // More often than descriptors are kept: each is given back.
+    for _ in 0..8 {
+        let status = daemon.slmd(&["status"]);
+        assert!(status.status.success(), "{status:?}");
+    }
+    drop(taken);
+    let token = issuer.token(claims());
+    within(PATIENCE, "an answer", || {
+        let answer = daemon.chat(&token, &chat("Is there room again?", 1, false));
+        (answer.status == 200).then_some(())
+    });
+}
+
+/// What a dump of its memory would hold stays in it: the process says so itself, whoever started
+/// it and with whatever limits.
+#[test]
+fn no_process_of_ours_dumps_its_memory() {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args(["prlimit", "--core=unlimited"])
+        .arg(env!("CARGO_BIN_EXE_slmd"))
+        .args(["ask", "--token-file", "-", "--socket", "/nonexistent"]);
+    // It waits for the token.
+    let mut asking = command
+        .arg("Hi.")
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the machine has util-linux");
+    let of_it = PathBuf::from(format!("/proc/{}", asking.id()));
+    let name = || fs::read_to_string(of_it.join("comm")).expect("it runs");
+    within(PATIENCE, "slmd in its place", || {
+        (name().trim() == "slmd").then_some(())
+    });
+    // The kernel gives the files of who may not be dumped to root (proc(5)).
+    within(PATIENCE, "memory that is private", || {
+        let owner = fs::metadata(of_it.join("environ")).expect("it runs").uid();
+        (owner == 0).then_some(())
+    });
+    let limits = fs::read_to_string(of_it.join("limits")).expect("it runs");
+    let core = limits.lines().find(|line| line.starts_with("Max core"));
+    let words: Vec<&str> = core.expect("a limit").split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{limits}");
+    asking.kill().expect("our own child can be killed");
+    asking.wait().expect("our own child can be waited for");
+}
+
+#[test]
 fn a_full_disk_at_the_start_is_told() {
     let disk = Disk::new("size=6m");
     let folder = tempfile::tempdir().unwrap();
@@ -217,6 +313,53 @@ fn a_full_disk_at_the_start_is_told() {
     disk.fill(&disk.path().join("ballast"));
     let refused = refused_start(&config);
     assert_says(&refused, FAILED, &["state folder", "no space left"]);
+}
+
+/// Each of what others could change: told with what to do, and nothing is touched.
+#[test]
+fn what_others_can_change_is_refused_at_the_start_and_by_a_check() {
+    let (folder, models) = (tempfile::tempdir().unwrap(), target().join("models"));
+    let state = folder.path().join("state");
+    let config = configuration(folder.path(), &state, &models);
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
+        command
+            .arg("--config")
+            .arg(&config)
+            .args(["config", "check"]);
+        run(&mut command, b"", PATIENCE)
+    };
+    assert!(check().status.success());
+    mode(&config, 0o666);
+    let writable = &["slmd.toml", "others may change it", "chmod go-w"];
+    assert_says(&refused_start(&config), BAD_CONFIG, writable);
+    assert_says(&check(), BAD_CONFIG, writable);
+    mode(&config, 0o644);
+
+    fs::create_dir(&state).unwrap();
+    mode(&state, 0o777);
+    let open = &["state_dir", "others may change it", "chmod go-w"];
+    assert_says(&refused_start(&config), BAD_CONFIG, open);
+    assert_says(&check(), BAD_CONFIG, open);
+    mode(&state, 0o755);
+    std::os::unix::fs::chown(&state, Some(65534), None).unwrap();
+    let foreign = &["state folder", "id 65534", "chown 0"];
+    assert_says(&refused_start(&config), FAILED, foreign);
+    std::os::unix::fs::chown(&state, Some(0), None).unwrap();
+
+    // What somebody left there while he could.
+    let (theirs, left) = (folder.path().join("theirs"), &["symbolic link"]);
+    fs::create_dir(&theirs).unwrap();
+    for name in ["db", "keys", "device.key"] {
+        symlink(&theirs, state.join(name)).unwrap();
+        assert_says(&refused_start(&config), FAILED, left);
+        fs::remove_file(state.join(name)).unwrap();
+        assert_eq!(fs::read_dir(&theirs).unwrap().count(), 0, "{name}");
+        assert_eq!(fs::metadata(&theirs).unwrap().mode() & 0o777, 0o755);
+    }
 }
 
 #[test]

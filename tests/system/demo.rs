@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{exit, root, run, signal, target};
+use crate::support::{exit, root, run, signal, target, within};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 const ANSWER: &str = "The capital city of France is Paris.";
@@ -85,7 +86,7 @@ fn assert_shown(shown: &str) {
         1,
         "{shown}"
     );
-    let topic = "mqtt (slm/demo/v1/chat/completions)";
+    let topic = "mqtt (slm/demo/v1/chat/completions/demo-device/demo-1)";
     assert_eq!(
         audited(&format!("PERMIT chat {principal}"), topic),
         1,
@@ -116,9 +117,11 @@ fn kept_running_it_can_be_asked() {
     let temporary = tempfile::tempdir().unwrap();
     let mut command = demo(temporary.path());
     command.arg("--keep").current_dir(root());
+    let recording = Recording::new();
+    command.env("PATH", recording.path());
     // A group of its own, as a shell gives it.
     command.process_group(0);
-    let mut kept = Kept(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut kept = Kept::new(&mut command);
     let exports = kept.exports();
     let names: Vec<&str> = exports.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["SLMD_CONFIG", "SLMD_SOCKET", "SLMD_TOKEN_FILE"]);
@@ -140,10 +143,65 @@ fn kept_running_it_can_be_asked() {
     assert!(status.starts_with("ready\n"), "{status}");
     assert!(status.contains("mqtt: connected\n"), "{status}");
 
-    signal(&kept.0, libc::SIGINT);
-    let status = exit(&mut kept.0, PATIENCE).expect("it ends when asked");
+    // What it says to type for MQTT, as it stands.
+    let shown = kept.shown.join("\n");
+    let (_, typed) = shown.split_once("mosquitto_sub").expect("it shows one");
+    let typed = typed.split_once('\n').expect("a line").1;
+    let mut shell = Command::new("bash");
+    shell.args([
+        "-euo",
+        "pipefail",
+        "-c",
+        typed.split("\n\n").next().expect("text"),
+    ]);
+    shell.envs(exports.iter().map(|(name, value)| (name, value)));
+    shell.env("PATH", recording.path());
+    let output = run(&mut shell, b"", PATIENCE);
+    assert!(output.status.success(), "{output:?}: {typed}");
+    within(PATIENCE, "the permit", || {
+        let records = slmd(&["audit", "tail"]);
+        records
+            .contains("completions/demo-device/me)")
+            .then_some(())
+    });
+
+    signal(&kept.process, libc::SIGINT);
+    let status = exit(&mut kept.process, PATIENCE).expect("it ends when asked");
     assert_eq!(status.code(), Some(0));
     assert_nothing_stays(temporary.path());
+    // Three messages: the demo's mark and question, and ours.
+    let arguments = recording.arguments();
+    assert_eq!(arguments.lines().count(), 3, "{arguments}");
+    let token = arguments.contains("Bearer") || arguments.contains("eyJ");
+    assert!(!token, "whoever lists processes has the token: {arguments}");
+}
+
+/// mosquitto_pub, which notes what every user of the machine could have seen of it.
+struct Recording(tempfile::TempDir);
+
+impl Recording {
+    fn new() -> Recording {
+        let recording = Recording(tempfile::tempdir().expect("a temporary folder"));
+        let script = format!(
+            "#!/bin/sh\necho \"$*\" | tr '\\n' ' ' >>{0}\necho >>{0}\n\
+             PATH=${{PATH#*:}} exec mosquitto_pub \"$@\"\n",
+            recording.0.path().join("arguments").display()
+        );
+        let path = recording.0.path().join("mosquitto_pub");
+        fs::write(&path, script).expect("a temporary file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        recording
+    }
+
+    /// With this one before the machine's.
+    fn path(&self) -> String {
+        let path = std::env::var("PATH").expect("PATH is set");
+        format!("{}:{path}", self.0.path().display())
+    }
+
+    fn arguments(&self) -> String {
+        fs::read_to_string(self.0.path().join("arguments")).expect("it was run")
+    }
 }
 
 #[test]
@@ -151,21 +209,33 @@ fn interrupted_in_the_middle_it_leaves_nothing() {
     let temporary = tempfile::tempdir().unwrap();
     let mut command = demo(temporary.path());
     command.current_dir(root()).process_group(0);
-    let mut demo = Kept(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut demo = Kept::new(&mut command);
     demo.until(|line| line.contains("A question over the local socket"));
-    signal(&demo.0, libc::SIGINT);
-    let status = exit(&mut demo.0, PATIENCE).expect("it ends when asked");
+    signal(&demo.process, libc::SIGINT);
+    let status = exit(&mut demo.process, PATIENCE).expect("it ends when asked");
     assert_eq!(status.code(), Some(130));
     assert_nothing_stays(temporary.path());
 }
 
 /// A demo in the background. Dropping it asks it to end, so that it takes its processes along.
-struct Kept(Child);
+struct Kept {
+    process: Child,
+    /// The lines that were read last.
+    shown: Vec<String>,
+}
 
 impl Kept {
+    fn new(command: &mut Command) -> Kept {
+        let process = command.stdout(Stdio::piped()).spawn();
+        Kept {
+            process: process.expect("the demo's binary is there"),
+            shown: Vec::new(),
+        }
+    }
+
     /// Reads lines up to the one that `last` knows. Bounded: the demo's own waits are.
     fn until(&mut self, last: impl Fn(&str) -> bool) -> Vec<String> {
-        let output = self.0.stdout.as_mut().expect("piped above");
+        let output = self.process.stdout.as_mut().expect("piped above");
         let mut lines = Vec::new();
         for line in BufReader::new(output.by_ref()).lines() {
             let line = line.expect("the test's own files and processes work");
@@ -179,8 +249,9 @@ impl Kept {
     }
 
     fn exports(&mut self) -> Vec<(String, String)> {
-        let lines = self.until(|line| line == LAST_LINE);
-        let exports = lines
+        self.shown = self.until(|line| line == LAST_LINE);
+        let exports = self
+            .shown
             .iter()
             .filter_map(|line| line.trim().strip_prefix("export ")?.split_once('='));
         exports
@@ -191,9 +262,9 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if matches!(self.0.try_wait(), Ok(None)) {
-            signal(&self.0, libc::SIGTERM);
-            let _ = exit(&mut self.0, PATIENCE);
+        if matches!(self.process.try_wait(), Ok(None)) {
+            signal(&self.process, libc::SIGTERM);
+            let _ = exit(&mut self.process, PATIENCE);
         }
     }
 }

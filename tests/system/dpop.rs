@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Holder, Issuer, Message, Mosquitto, Publish, Response, Setup, Subscriber, chat, claims,
-    http, message_hash, python, within,
+    Clock, Daemon, Holder, Issuer, Kept, Message, Mosquitto, Publish, Response, Setup, Subscriber,
+    bound, chat, claims, http, message_hash, python, within,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -41,6 +41,73 @@ fn assert_refused(response: &Response, code: &str) {
         is_dpop && challenge.contains(r#"error="invalid_dpop_proof""#),
         "{challenge}"
     );
+}
+
+/// A daemon whose clock the test moves.
+fn with_a_clock(kept: Kept) -> (Clock, Issuer, Setup) {
+    let (clock, issuer) = (Clock::new(), Issuer::new("ES256", "dpop-4"));
+    clock.keeps(kept);
+    let setup = clock.of(Setup::new().issuer(&issuer).realm("max_lifetime = \"1d\""));
+    (clock, issuer, setup)
+}
+
+/// A token that lives through all that happens to the clock.
+fn long_lived(holder: &Holder, issuer: &Issuer) -> String {
+    let mut says = claims();
+    says["exp"] = (slmd::time::now().as_secs() + 80_000).into();
+    issuer.token(bound(says, &holder.thumbprint()))
+}
+
+#[test]
+fn a_used_proof_stays_used_when_the_clock_is_set_forward_and_back_over_restarts() {
+    for kept in [Kept::Synchronised, Kept::ByNobody] {
+        let (clock, issuer, setup) = with_a_clock(kept);
+        let (mut daemon, holder) = (Daemon::start(setup), Holder::new());
+        let token = long_lived(&holder, &issuer);
+        let proof = holder.sign(&holder.claims("POST", TARGET, &token));
+        assert_eq!(ask(&daemon, &token, &proof).status, 200);
+        clock.set("+11m");
+        assert_refused(&ask(&daemon, &token, &proof), "proof_invalid");
+        daemon.kill9();
+        daemon.restart();
+        // Nobody remembers the proof any more: its time is over by this clock.
+        within(PATIENCE, "the proof to be forgotten", || {
+            (proofs_used(&daemon) == 0).then_some(())
+        });
+        clock.set("+0");
+        assert_refused(&ask(&daemon, &token, &proof), "proof_invalid");
+        daemon.restart();
+        assert_refused(&ask(&daemon, &token, &proof), "proof_invalid");
+    }
+}
+
+#[test]
+fn a_used_message_stays_used_when_the_clock_is_set_forward_and_back_over_restarts() {
+    for kept in [Kept::Synchronised, Kept::ByNobody] {
+        let (clock, issuer, setup) = with_a_clock(kept);
+        let broker = Mosquitto::start();
+        let setup = setup.broker(&broker);
+        let mut scene = Scene::of(issuer, broker, setup);
+        let token = long_lived(&scene.holder, &scene.issuer);
+        let sent = scene.message_with(token, REQUESTS, Some(REPLY), None, &short(), |_| {});
+        scene.assert_answered(&sent);
+        clock.set("+11m");
+        scene.assert_refused(&sent, "use_dpop_nonce");
+        scene.daemon.kill9();
+        scene.daemon.restart();
+        scene.until_connected();
+        scene.assert_refused(&sent, "use_dpop_nonce");
+        clock.set("+0");
+        scene.daemon.restart();
+        scene.until_connected();
+        // Where the floor has followed the clock its nonce is over, else the proof is remembered.
+        let code = match kept {
+            Kept::Synchronised => "use_dpop_nonce",
+            _ => "proof_replayed",
+        };
+        scene.assert_refused(&sent, code);
+        assert_eq!(scene.accesses(|r| r["decision"] == "permit").len(), 1);
+    }
 }
 
 #[test]
@@ -130,6 +197,10 @@ impl Scene {
         let issuer = Issuer::new("ES256", "dpop-2");
         let broker = Mosquitto::start();
         let setup = Setup::new().issuer(&issuer).broker(&broker).with(toml);
+        Scene::of(issuer, broker, setup)
+    }
+
+    fn of(issuer: Issuer, broker: Mosquitto, setup: Setup) -> Scene {
         let daemon = Daemon::start(setup);
         let answers = broker.subscribe("slm/edge-1/reply/#");
         let scene = Scene {
@@ -174,6 +245,18 @@ impl Scene {
         change: impl FnOnce(&mut Value),
     ) -> Sent {
         let token = self.holder.token(&self.issuer);
+        self.message_with(token, topic, reply, correlation, body, change)
+    }
+
+    fn message_with(
+        &self,
+        token: String,
+        topic: &'static str,
+        reply: Option<&'static str>,
+        correlation: Option<String>,
+        body: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Sent {
         let mut says = self
             .holder
             .claims("PUBLISH", &format!("mqtt://edge-1/{topic}"), &token);
@@ -233,10 +316,7 @@ impl Scene {
 
     /// How many the daemon remembers.
     fn proofs_used(&self) -> u64 {
-        let metrics = self.daemon.admin_http("GET", "/metrics", "").body;
-        let mut lines = metrics.lines();
-        let entries = lines.find_map(|line| line.strip_prefix("slmd_dpop_replay_entries "));
-        entries.expect("the metric").parse().expect("a number")
+        proofs_used(&self.daemon)
     }
 
     fn accesses(&self, of: impl Fn(&Value) -> bool) -> Vec<Value> {
@@ -247,6 +327,13 @@ impl Scene {
             .filter(|r: &Value| r["event"] == "access" && of(r))
             .collect()
     }
+}
+
+fn proofs_used(daemon: &Daemon) -> u64 {
+    let metrics = daemon.admin_http("GET", "/metrics", "").body;
+    let mut lines = metrics.lines();
+    let entries = lines.find_map(|line| line.strip_prefix("slmd_dpop_replay_entries "));
+    entries.expect("the metric").parse().expect("a number")
 }
 
 fn short() -> String {
@@ -407,9 +494,7 @@ fn paho_proves_its_key() {
     let made = python("mqtt_v5.py", &["--make-dpop-key", &path], &[]);
     succeeded(&made);
     let thumbprint = String::from_utf8(made.stdout).expect("text");
-    let token = scene
-        .issuer
-        .token(crate::support::bound(claims(), thumbprint.trim()));
+    let token = scene.issuer.token(bound(claims(), thumbprint.trim()));
     let env = [("SLMD_TOKEN", token.as_str())];
     succeeded(&python("mqtt_v5.py", &[&port, "--dpop-key", &path], &env));
     assert_eq!(scene.proofs_used(), 1);

@@ -1,13 +1,20 @@
 //! One flooder at a time, of each kind that shares something with others: it spends its own part,
 //! is told so, and the others get their turns.
 
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Issuer, Response, Setup, chat, claims, within};
+use crate::support::{
+    Daemon, Exchange, Issuer, Response, Setup, chat, claims, exchange, free_port, within,
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two requests of a flooding client's connection that was refused: enough of them come to keep
@@ -131,4 +138,83 @@ fn an_answer_is_cut_to_what_its_principal_may_use_a_minute() {
     // Nothing was charged for it.
     let short = ask("c", "Say one word, any word.", json!(1));
     assert_eq!(short.status, 200, "{}", short.body);
+}
+
+/// Opens connections, half of them with the beginning of a request, and keeps them.
+const HOARD: &str = "\
+import socket, sys
+target, held = sys.argv[1], []
+for number in range(int(sys.argv[2])):
+    if target.isdigit():
+        held.append(socket.create_connection(('127.0.0.1', int(target))))
+    else:
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].connect(target)
+    if number % 2:
+        held[-1].send(b'POST /v1/chat/completions HTTP/1.1\\r\\nHost: localhost\\r\\n')
+print('held', flush=True)
+sys.stdin.read()
+";
+
+/// A process of another user with open connections; ended when dropped.
+struct Hoard(Child);
+
+impl Hoard {
+    fn start(user: u32, target: &str) -> Hoard {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &user.to_string(), "--regid", "nogroup"]);
+        // The socket is its group's, root's here.
+        command.args(["--groups", "root"]);
+        command.args(["/usr/bin/python3", "-c", HOARD, target, "20"]);
+        let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = process.expect("util-linux is there");
+        let mut said = String::new();
+        let output = process.stdout.take().expect("piped above");
+        BufReader::new(output)
+            .read_line(&mut said)
+            .expect("a pipe can be read");
+        assert_eq!(said, "held\n", "another user needs root");
+        Hoard(process)
+    }
+}
+
+impl Drop for Hoard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn users_who_hoard_connections_leave_seats_for_others() {
+    let port = free_port();
+    let (daemon, issuer) = start(|setup| {
+        setup.with(&format!(
+            "[http]\nhosts = [\"localhost\"]\nlisten = \"127.0.0.1:{port}\"\nmax_connections = 16\n\
+             max_connections_per_uid = 8\n"
+        ))
+    });
+    let socket = daemon.socket();
+    let folder = socket.parent().expect("a file is in a folder");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o711)).expect("it is the test's");
+    let bearer = format!("Bearer {}", token_of(&issuer, "other"));
+    let body = chat("Say one word, any word.", 1, false);
+
+    let socket = socket.display().to_string();
+    let hoards = [65_534, 65_533].map(|user| Hoard::start(user, &socket));
+    let answer = daemon.chat(&bearer["Bearer ".len()..], &body);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    drop(hoards);
+
+    // Over TCP all users of the machine have one share, but who waits makes room.
+    let hoard = Hoard::start(65_534, &port.to_string());
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the port is open");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a timeout can be set");
+    let headers = [("authorization", bearer.as_str())];
+    let answer = exchange(stream, "POST", "/v1/chat/completions", &headers, &body);
+    let answer = answer.and_then(Exchange::finish).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    drop(hoard);
 }

@@ -19,14 +19,14 @@ const CHAT: &str = "/v1/chat/completions";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What Keycloak's certs endpoint would answer, on a free port of this machine.
-struct Certs {
-    uri: String,
+pub struct Certs {
+    pub uri: String,
     set: Arc<Mutex<String>>,
     asked: Arc<AtomicUsize>,
 }
 
 impl Certs {
-    fn serving(issuers: &[&Issuer]) -> Certs {
+    pub fn serving(issuers: &[&Issuer]) -> Certs {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let certs = Certs {
@@ -284,6 +284,102 @@ fn replace(folder: &Path, text: &str) {
     fs::rename(new, folder.join("deny.json")).expect("a temporary file");
 }
 
+/// The last finish in the audit.
+fn finish(daemon: &Daemon) -> Value {
+    within(PATIENCE, "the finish", || {
+        let records = daemon.audit(0);
+        let records = records
+            .iter()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        records
+            .filter(|record| record["event"] == "finish")
+            .fold(None, |_, record| Some(record))
+    })
+}
+
+#[test]
+fn a_removed_key_ends_what_runs_and_is_named_as_the_reason() {
+    let (old, new) = (Issuer::new("ES256", "old"), Issuer::new("ES256", "new"));
+    let daemon = Daemon::start(Setup::new().issuer(&old));
+    let bearer = format!("Bearer {}", old.token(claims()));
+    let headers = [("authorization", bearer.as_str())];
+    let body = chat("Write a very long story about the sea.", 1000, true);
+    let mut stream = send(&daemon.socket(), "POST", CHAT, &headers, &body).expect("an answer");
+    stream.chunk().expect("a piece").expect("a piece");
+    let pinned = daemon.admin_http("PUT", "/keys/dev", &new.jwks());
+    assert_eq!(pinned.status, 200, "{pinned:?}");
+    let mut rest = String::new();
+    while let Some(piece) = stream.chunk().expect("the stream ends in order") {
+        rest.push_str(&String::from_utf8_lossy(&piece));
+    }
+    assert!(
+        rest.contains("key_unknown") && !rest.contains("names this token"),
+        "{rest}"
+    );
+    let finish = finish(&daemon);
+    assert_eq!(
+        (&finish["finish"], &finish["reason"]),
+        (&json!("revoked"), &json!("key_unknown"))
+    );
+    let metrics = daemon.admin_http("GET", "/metrics", "").body;
+    let counted = r#"finish="revoked",reason="key_unknown"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+/// Keys that are no longer good enough, or never were, are named wherever keys are.
+#[test]
+fn what_is_left_out_of_a_set_is_named_everywhere() {
+    let sound = Issuer::new("ES256", "sound");
+    let daemon = Daemon::start(Setup::new().issuer(&sound));
+    let mut rivals = ["twice", "twice"].map(|kid| Issuer::new("ES256", kid).jwk());
+    rivals[0]["alg"] = json!("ES256");
+    let [one, other] = rivals;
+    let newer =
+        json!({"kty": "EC", "crv": "P-521", "alg": "ES512", "kid": "newer", "x": "", "y": ""});
+    let set = json!({"keys": [one, sound.jwk(), other, newer]}).to_string();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("set.json");
+    fs::write(&file, &set).expect("a temporary file");
+    let file = file.to_str().expect("UTF-8");
+
+    // Without a terminal it shows what there is to compare, and does nothing.
+    let asked = daemon.slmd(&["keys", "pin", "dev", file]);
+    let shown = String::from_utf8_lossy(&asked.stderr);
+    assert_eq!(asked.status.code(), Some(2), "{shown}");
+    let keys = slmd::auth::KeySet::parse(set.as_bytes()).expect("a sound key");
+    for word in [
+        &keys.keys()[0].thumbprint,
+        &keys.fingerprint(),
+        "P-521",
+        "twice",
+        "--yes",
+    ] {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+    assert!(
+        changes(&daemon, "keys_pinned").len() == 1,
+        "the setup's own"
+    );
+
+    let pinned = daemon.slmd(&["keys", "pin", "dev", file, "--yes"]);
+    assert!(pinned.status.success(), "{pinned:?}");
+    assert!(String::from_utf8_lossy(&pinned.stdout).contains("left out: kid newer"));
+    let left_out = |value: &Value| {
+        let list = value["left_out"].as_array().expect("a list").iter();
+        list.map(|key| key["kid"].clone()).collect::<Vec<_>>()
+    };
+    let expected = ["twice", "twice", "newer"].map(|kid| json!(kid));
+    assert_eq!(left_out(&daemon.status()["realms"][0]), expected);
+    let listed = daemon.admin_http("GET", "/keys", "").json();
+    assert_eq!(left_out(&listed["realms"][0]), expected);
+    assert_eq!(left_out(&changes(&daemon, "keys_pinned")[1]), expected);
+    assert_eq!(ask(&daemon, &sound).status, 200);
+    let token = Issuer::new("ES256", "twice").token(claims());
+    let refused = daemon.chat(&token, &chat("Hi.", 1, false));
+    assert_refused(&refused, 401, "key_unusable");
+    assert!(refused.body.contains("of its own"), "{refused:?}");
+}
+
 #[test]
 fn a_deny_file_stops_what_runs_within_a_second() {
     let (folder, issuer) = (
@@ -311,16 +407,11 @@ fn a_deny_file_stops_what_runs_within_a_second() {
     // Half a second between looks, and the token under way.
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert!(rest.contains("revoked"), "{rest}");
-    let finish = within(PATIENCE, "the finish", || {
-        let records = daemon.audit(0);
-        let records = records
-            .iter()
-            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        records
-            .filter(|record| record["event"] == "finish")
-            .fold(None, |_, record| Some(record))
-    });
-    assert_eq!(finish["finish"], "revoked");
+    let finish = finish(&daemon);
+    assert_eq!(
+        (&finish["finish"], &finish["reason"]),
+        (&json!("revoked"), &json!("revoked"))
+    );
     assert_refused(&daemon.chat(&token, &chat("Hi.", 1, false)), 401, "revoked");
     assert_eq!(ask(&daemon, &issuer).status, 200, "another token");
     assert_eq!(changes(&daemon, "deny_list_replaced").len(), 1);

@@ -8,6 +8,7 @@
 
 mod badinput;
 mod cli;
+mod clocks;
 mod crash;
 mod demo;
 mod dpop;

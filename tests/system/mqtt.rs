@@ -1,10 +1,11 @@
 //! MQTT end to end: a real broker, the real model, and clients that people use.
 //!
 //! Here are the scene that the other files share, and the answers; [`refusals`] is what isn't
-//! answered, [`broker`] a broker that comes and goes, [`stops`] a daemon that does, [`repeats`]
+//! answered, [`bursts`] is many at once, [`broker`] a broker that comes and goes, [`stops`] a daemon that does, [`repeats`]
 //! what is asked again.
 
 mod broker;
+mod bursts;
 mod refusals;
 mod repeats;
 mod stops;

@@ -1,8 +1,10 @@
 //! TLS on both sides: HTTPS with client certificates, reload of certificates, names that are
 //! refused; and MQTT to a broker that wants a certificate.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
@@ -340,6 +342,7 @@ fn the_password_file_is_read_again_at_each_connect() {
     };
     set("first-password-0123456789");
     std::fs::write(&own, "first-password-0123456789\n").expect("a temporary file");
+    std::fs::set_permissions(&own, Permissions::from_mode(0o600)).expect("it is ours");
     let more = format!("allow_anonymous false\npassword_file {}", users.display());
     let mut broker = broker(&ca, &ca.issue("broker"), port, &more);
     let issuer = Issuer::new("ES256", "mqtts-3");

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Owner;
 use super::entry::{Entry, FirstClock, State, StoredAnswer};
 use super::shelf::{Busy, Inbox};
 use crate::admission::{Admission, Admitted};
-use crate::auth::{Credential, Decision, Grant, NonceRule, Permitted};
+use crate::auth::{Credential, Decision, Grant, NonceRule, Permitted, Principal};
 use crate::identity::{digest, random};
 use crate::prompt::{Outcome, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
@@ -40,6 +41,9 @@ pub struct Delivery {
     pub body_hash: [u8; 32],
     /// The broker's word that it sent this before (the DUP flag).
     pub redelivered: bool,
+    /// Of the body, for the bound of what waits.
+    pub size: usize,
+    /// Called once the token is known to allow the request, and dropped where it doesn't.
     pub check: ReplyCheck,
 }
 
@@ -54,11 +58,22 @@ pub enum Delivered {
     Again(StoredAnswer),
 }
 
-/// A refusal, and whom it concerns once the token is verified.
+/// A refusal, and whom it concerns.
 #[derive(Debug)]
 pub struct Rejected {
     pub refusal: Refusal,
-    pub grant: Option<Arc<Grant>>,
+    pub asker: Asker,
+}
+
+/// What is known of whoever asks.
+#[derive(Debug)]
+pub enum Asker {
+    /// Nothing was shown, or nothing that a realm has signed.
+    Unknown,
+    /// A token of this principal's was shown, which doesn't allow the request: it has expired, say.
+    Signed(Principal),
+    /// The token allows the request.
+    Granted(Arc<Grant>),
 }
 
 /// Proof that a delivery is recorded as begun; consumed when it is answered. Dropped instead, a
@@ -93,7 +108,7 @@ impl Admission {
     ) -> Result<Delivered, Rejected> {
         let request = self.with_deadline(request);
         let prior = self.prior(&credential, &delivery);
-        let prior = prior.map_err(|e| Rejected::unverified(unavailable(&e)))?;
+        let prior = prior.map_err(|e| Rejected::of(Asker::Unknown, unavailable(&e)))?;
         let recognised = prior.entry.is_some();
         let first_clock = prior.entry.as_ref().map(|entry| entry.clock.clone().into());
         let clock = first_clock.unwrap_or_else(|| (self.0.clock)());
@@ -103,14 +118,18 @@ impl Admission {
         let decision = self.decide_fresh(&credential, &request, Some(&clock));
         let permitted = match decision.await {
             Decision::Permit(permitted) => permitted,
-            Decision::Deny(denied) => {
-                return Err(Rejected::unverified(self.deny(&request, denied)));
+            Decision::Deny(mut denied) => {
+                let asker = denied
+                    .principal
+                    .take()
+                    .map_or(Asker::Unknown, Asker::Signed);
+                return Err(Rejected::of(asker, self.deny(&request, denied)));
             }
         };
         let grant = Arc::clone(permitted.grant());
-        let reject = |refusal| Rejected {
-            refusal: self.refuse(&permitted, refusal),
-            grant: Some(Arc::clone(&grant)),
+        let reject = |refusal| {
+            let asker = Asker::Granted(Arc::clone(&grant));
+            Rejected::of(asker, self.refuse(&permitted, refusal))
         };
         let key = prior.key_for(&grant, &delivery);
         (delivery.check)(&grant).map_err(reject)?;
@@ -127,22 +146,28 @@ impl Admission {
             Some((State::Begun, attempts, _)) if attempts >= MOST_ATTEMPTS => {
                 return Err(reject(RefuseReason::AttemptsExhausted.into()));
             }
-            Some((State::Begun, attempts, clock)) => {
-                prior.begin(attempts + 1, clock, self.0.inbox.now())
-            }
-            None => {
-                let clock = FirstClock::new(&clock, &grant.principal);
-                prior.begin(1, clock, self.0.inbox.now())
-            }
+            Some((State::Begun, attempts, clock)) => (attempts + 1, clock),
+            None => (1, FirstClock::new(&clock, &grant.principal)),
         };
+        let owner = grant.principal.key();
         let begin = Begin {
             inbox: self.0.inbox.clone(),
             key,
-            entry: begin,
+            entry: prior.begin(owner, begin, self.0.inbox.now()),
             correlation: delivery.correlation,
             recognised,
         };
-        self.run(permitted, begin, busy).await
+        self.run(permitted, begin, delivery.size, busy).await
+    }
+
+    /// Whose token this is, whatever it allows. Records nothing.
+    pub fn asker(&self, credential: &Credential, request: Request) -> Asker {
+        let (snapshot, clock) = (self.snapshot(), (self.0.clock)());
+        let request = Arc::new(request);
+        match self.0.cache.decide(credential, &request, &snapshot, &clock) {
+            Decision::Permit(permitted) => Asker::Granted(Arc::clone(permitted.grant())),
+            Decision::Deny(denied) => denied.principal.map_or(Asker::Unknown, Asker::Signed),
+        }
     }
 
     /// `None`: it is running already, and the last message of its answer is still to come. Where
@@ -155,14 +180,32 @@ impl Admission {
         }
     }
 
+    /// Waits for a place, and admits.
     async fn run(
         &self,
         permitted: Permitted,
         begin: Begin,
+        size: usize,
         busy: Busy,
     ) -> Result<Delivered, Rejected> {
         let grant = Arc::clone(permitted.grant());
-        match self.admit(permitted, Some(begin.clone())).await {
+        let until = permitted
+            .request()
+            .deadline
+            .unwrap_or_else(crate::time::instant);
+        let (engine, shutdown) = (&self.0.engine, &self.0.shutdown);
+        let place = self
+            .0
+            .waiting
+            .place(&grant.principal, size, until, engine, shutdown);
+        let slot = match place.await {
+            Ok(slot) => slot,
+            Err(refusal) => {
+                let refusal = self.refuse(&permitted, refusal);
+                return Err(Rejected::of(Asker::Granted(grant), refusal));
+            }
+        };
+        match self.admit(permitted, Some((begin.clone(), slot))).await {
             Ok(admitted) => {
                 let ticket = Ticket {
                     begin,
@@ -173,10 +216,7 @@ impl Admission {
                 };
                 Ok(Delivered::Run(admitted, Box::new(ticket)))
             }
-            Err(refusal) => Err(Rejected {
-                refusal,
-                grant: Some(grant),
-            }),
+            Err(refusal) => Err(Rejected::of(Asker::Granted(grant), refusal)),
         }
     }
 
@@ -225,13 +265,19 @@ impl Prior {
         ])
     }
 
-    fn begin(&self, attempts: u32, clock: FirstClock, touched: Timestamp) -> Entry {
+    fn begin(
+        &self,
+        owner: Owner,
+        (attempts, clock): (u32, FirstClock),
+        touched: Timestamp,
+    ) -> Entry {
         Entry {
             state: State::Begun,
             attempts,
             clock,
             touched,
             attempt_key: self.attempt_key,
+            owner: Some(owner),
         }
     }
 }
@@ -314,11 +360,8 @@ impl Ticket {
 }
 
 impl Rejected {
-    fn unverified(refusal: Refusal) -> Rejected {
-        Rejected {
-            refusal,
-            grant: None,
-        }
+    fn of(asker: Asker, refusal: Refusal) -> Rejected {
+        Rejected { refusal, asker }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Owner;
 use crate::auth::{Clock, Principal, RealmFloor};
 use crate::prompt::{Finish, Outcome, RequestId, Usage};
 use crate::time::{Timestamp, Uptime};
@@ -18,6 +19,9 @@ pub(super) struct Entry {
     pub(super) touched: Timestamp,
     /// The exact message that began it last.
     pub(super) attempt_key: [u8; 32],
+    /// Whose it is; earlier releases didn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) owner: Option<Owner>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +38,7 @@ pub struct StoredAnswer {
     pub model: String,
     pub created: Timestamp,
     pub text: String,
+    #[serde(flatten)]
     pub finish: Finish,
     pub usage: Usage,
 }

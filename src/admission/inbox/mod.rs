@@ -10,12 +10,20 @@
 //! - begun, and not running: the second attempt, decided with the clock of the first admission,
 //!   so that a token that has expired meanwhile doesn't refuse it. A third is refused with
 //!   `attempts_exhausted`.
+//!
+//! Where the engine's queue is full, a delivery waits for a place ([`waiting`]); what is remembered
+//! and what waits has a share for each principal.
 
 mod delivery;
 mod entry;
 mod shelf;
+mod waiting;
 
 pub(super) use delivery::Begin;
-pub use delivery::{Delivered, Delivery, Rejected, ReplyCheck, Ticket};
+pub use delivery::{Asker, Delivered, Delivery, Rejected, ReplyCheck, Ticket};
 pub use entry::StoredAnswer;
 pub(super) use shelf::Inbox;
+pub(super) use waiting::Waiting;
+
+/// A principal's key: only telling one from another matters here.
+type Owner = [u8; 32];

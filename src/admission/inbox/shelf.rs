@@ -1,11 +1,13 @@
 //! The store's part of deliveries, and which of them run in this process.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::Owner;
 use super::entry::{Entry, State};
 use crate::admission::Settings;
 use crate::store::{Batch, Store, StoreError, Tree};
@@ -146,7 +148,7 @@ impl Inbox {
         self.0.store.commit(|| self.put(key, entry))
     }
 
-    /// Forgets what is out of its window, and the oldest beyond the bound. What runs stays.
+    /// Forgets what is out of its window, and what is beyond the bound. What runs stays.
     pub(in crate::admission) fn prune(
         &self,
         now: Timestamp,
@@ -163,22 +165,24 @@ impl Inbox {
                 batch.insert(&named(b'd', key), &to_bytes(entry)?);
             }
         }
-        entries.sort_by_key(|(_, entry)| entry.touched);
-        let mut excess = entries.len().saturating_sub(settings.duplicates);
-        let mut kept = BTreeSet::new();
-        for (key, entry) in entries {
+        let is_old = |entry: &Entry| {
             let window = match entry.state {
                 State::Begun => BEGUN_KEPT,
                 State::Answered(_) => settings.duplicate_window,
             };
-            let old = now.since(entry.touched) > window || excess > 0;
-            if old && !busy.contains_key(&key) {
-                excess = excess.saturating_sub(1);
-                batch.remove(&named(b'd', &key));
-            } else {
-                kept.insert((entry.attempt_key, key));
-            }
+            now.since(entry.touched) > window
+        };
+        let (mut gone, mut kept): (Vec<Delivery>, Vec<Delivery>) = entries
+            .into_iter()
+            .partition(|(key, entry)| is_old(entry) && !busy.contains_key(key));
+        gone.extend(beyond(&mut kept, settings.duplicates, &busy));
+        for (key, _) in gone {
+            batch.remove(&named(b'd', &key));
         }
+        let kept: BTreeSet<Attempt> = kept
+            .into_iter()
+            .map(|(key, entry)| (entry.attempt_key, key))
+            .collect();
         // Also the attempts whose place a later one has taken.
         for (attempt, key) in attempts {
             if !kept.contains(&(attempt, key)) {
@@ -208,6 +212,34 @@ impl Inbox {
 
 fn to_bytes(entry: &Entry) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(entry).map_err(|e| StoreError::Io(e.to_string()))
+}
+
+/// Takes out what is beyond the bound: of whoever has the most, the oldest. What runs stays.
+fn beyond(
+    kept: &mut Vec<Delivery>,
+    most: usize,
+    busy: &BTreeMap<Key, watch::Receiver<bool>>,
+) -> Vec<Delivery> {
+    // Oldest last.
+    kept.sort_by_key(|(_, entry)| Reverse(entry.touched));
+    let mut count: BTreeMap<Option<Owner>, usize> = BTreeMap::new();
+    for (_, entry) in &*kept {
+        *count.entry(entry.owner).or_default() += 1;
+    }
+    let mut gone = Vec::new();
+    while kept.len() > most {
+        let share = |at: usize| count.get(&kept[at].1.owner);
+        let idle = (0..kept.len()).filter(|at| !busy.contains_key(&kept[*at].0));
+        let Some(at) = idle.max_by_key(|at| (share(*at), *at)) else {
+            break;
+        };
+        let (key, entry) = kept.remove(at);
+        if let Some(count) = count.get_mut(&entry.owner) {
+            *count -= 1;
+        }
+        gone.push((key, entry));
+    }
+    gone
 }
 
 fn named(kind: u8, key: &[u8; 32]) -> [u8; 33] {
@@ -270,6 +302,7 @@ mod tests {
             clock: super::super::entry::FirstClock::new(&clock, &who),
             touched,
             attempt_key: [n | 0x80; 32],
+            owner: None,
         }
     }
 
@@ -398,6 +431,25 @@ mod tests {
         drop(oldest);
         inbox.prune(after(1_000_000), &settings(8)).unwrap();
         assert!(left(&inbox).is_empty());
+    }
+
+    #[test]
+    fn whoever_has_the_most_is_forgotten_first() {
+        let (_folder, inbox) = open();
+        let owned = |owner: u8, entry: Entry| Entry {
+            owner: Some([owner; 32]),
+            ..entry
+        };
+        inbox.put(&[1; 32], &owned(1, begun(1, 0))).unwrap();
+        inbox.put(&[2; 32], &owned(1, answered(2, 1))).unwrap();
+        for n in 3..60 {
+            let secs = u64::from(n);
+            inbox.put(&[n; 32], &owned(2, answered(n, secs))).unwrap();
+        }
+        inbox.prune(after(60), &settings(5)).unwrap();
+        assert_eq!(left(&inbox), [1, 2, 57, 58, 59]);
+        inbox.prune(after(60), &settings(3)).unwrap();
+        assert_eq!(left(&inbox), [2, 58, 59], "of equals, the oldest");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A real broker for the demo, and mosquitto's own clients, which know nothing of slmd.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,8 +26,7 @@ pub(super) struct Broker {
 pub(super) struct Question<'a> {
     pub(super) topic: &'a str,
     pub(super) reply_to: &'a str,
-    pub(super) token: &'a Secret<String>,
-    pub(super) body: String,
+    pub(super) message: Secret<String>,
 }
 
 impl Broker {
@@ -71,7 +70,8 @@ impl Broker {
         question: &Question<'_>,
         mut text: impl FnMut(&str) -> Done,
     ) -> Done {
-        self.publish(Command::new(find("mosquitto_pub")?).args(["-r", "-t", MARK, "-m", "x"]))?;
+        let mut mark = Command::new(find("mosquitto_pub")?);
+        self.publish(mark.args(["-r", "-s", "-t", MARK]), "x")?;
         let mut subscriber = Command::new(find("mosquitto_sub")?);
         subscriber.args(["-V", "5", "-q", "1", "-F", "%j", "-W", PATIENCE]);
         subscriber.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
@@ -90,39 +90,23 @@ impl Broker {
         Err(Failure::failed("no whole answer came over MQTT"))
     }
 
-    /// The token is an argument here, which every user of the machine could read: mosquitto_pub
-    /// takes properties in no other way (its file of options splits a line into two words only).
-    /// It is good for the demo's own daemon alone, whose key dies with it.
+    /// In the form of MQTT 3.1.1, whose body holds the token and comes through standard input:
+    /// mosquitto_pub takes MQTT 5's properties as arguments only, which every user of the machine
+    /// can read.
     fn send(&self, question: &Question<'_>) -> Done {
-        let authorization = format!("Bearer {}", question.token.expose());
         let mut publisher = Command::new(find("mosquitto_pub")?);
-        publisher.args([
-            "-V",
-            "5",
-            "-q",
-            "1",
-            "-t",
-            question.topic,
-            "-m",
-            &question.body,
-        ]);
-        for property in [
-            &["response-topic", question.reply_to][..],
-            &["correlation-data", "demo-1"],
-            &["content-type", "application/json"],
-            &["user-property", "authorization", &authorization],
-        ] {
-            publisher.args(["-D", "publish"]).args(property);
-        }
-        self.publish(&mut publisher)
+        publisher.args(["-q", "1", "-s", "-t", question.topic]);
+        self.publish(&mut publisher, question.message.expose())
     }
 
-    fn publish(&self, command: &mut Command) -> Done {
+    fn publish(&self, command: &mut Command, message: &str) -> Done {
         command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
-        let status = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .status()?;
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn()?;
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(message.as_bytes())?;
+        }
+        let status = child.wait()?;
         match status.success() {
             true => Ok(()),
             false => Err(Failure::failed(format!(
@@ -134,19 +118,19 @@ impl Broker {
 
 /// Prints what a message carries; whether it was the last.
 fn hand_on(message: &Value, text: &mut impl FnMut(&str) -> Done) -> Result<bool, Failure> {
-    let user = &message["properties"]["user-properties"];
     // mosquitto_sub gives the payload as a string, or as it is where told to (%J).
-    let body = match &message["payload"] {
+    let answer = match &message["payload"] {
         Value::String(payload) => serde_json::from_str(payload).unwrap_or(Value::Null),
         other => other.clone(),
     };
+    let body = &answer["body"];
     if let Some(error) = body["error"]["message"].as_str() {
         return Err(Failure::failed(format!("refused over MQTT: {error}")));
     }
     if let Some(piece) = body["choices"][0]["delta"]["content"].as_str() {
         text(piece)?;
     }
-    Ok(user["final"] == "true")
+    Ok(answer["final"] == true)
 }
 
 /// Debian keeps the broker where a user's PATH doesn't look.

@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn the_published_key_verifies_the_token() {
         let issuer = Issuer::new().unwrap();
-        let token = issuer.token(Timestamp::from_secs(1000)).into_inner();
+        let token = issuer.token(Timestamp::from_secs(1000)).expose().clone();
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let jwks = issuer.jwks();
         let x = BASE64URL

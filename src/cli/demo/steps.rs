@@ -14,7 +14,7 @@ use super::Demo;
 use super::broker::{Broker, Question};
 use super::issuer::{CLIENT, ENDPOINT, ISSUER, Issuer};
 use super::workshop::Workshop;
-use crate::secret::Secret;
+use crate::secret::{Secret, wipe_json};
 use crate::time::now;
 
 const DEVICE: &str = "demo";
@@ -100,14 +100,13 @@ impl<'a> Stage<'a> {
     }
 
     fn over_mqtt(&self) -> Result<String, Failure> {
-        step("The same over MQTT 5, with mosquitto's own clients")?;
+        step("The same over MQTT, with mosquitto's own clients")?;
         say(&format!("  Q: {QUESTION}\n  A: "))?;
         let mut whole = String::new();
         let question = Question {
-            topic: &format!("slm/{DEVICE}{}", ask::CHAT),
-            reply_to: &format!("slm/{DEVICE}/reply/{CLIENT}/answers"),
-            token: &self.token,
-            body: body(),
+            topic: &format!("slm/{DEVICE}{}/{CLIENT}/demo-1", ask::CHAT),
+            reply_to: &format!("slm/{DEVICE}/reply/{CLIENT}/demo-1/#"),
+            message: self.with_token(),
         };
         self.broker.ask(self.shop, &question, |piece| {
             whole.push_str(piece);
@@ -115,6 +114,14 @@ impl<'a> Stage<'a> {
         })?;
         output::line("")?;
         Ok(whole)
+    }
+
+    fn with_token(&self) -> Secret<String> {
+        let mut message = question();
+        message["authorization"] = json!(format!("Bearer {}", self.token.expose()));
+        let text = Secret::new(message.to_string());
+        wipe_json(&mut message);
+        text
     }
 
     fn without_token(&self) -> Done {
@@ -169,11 +176,9 @@ impl<'a> Stage<'a> {
   slmd status
   slmd audit tail -f
 
-  mosquitto_sub -p {port} -V 5 -v -t 'slm/{DEVICE}/reply/{CLIENT}/#' &
-  mosquitto_pub -p {port} -V 5 -q 1 -t slm/{DEVICE}{chat} \\
-    -D publish response-topic slm/{DEVICE}/reply/{CLIENT}/me \\
-    -D publish user-property authorization \"Bearer $(cat $SLMD_TOKEN_FILE)\" \\
-    -m '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}],\"stream\":true}}'
+  mosquitto_sub -p {port} -v -t 'slm/{DEVICE}/reply/{CLIENT}/#' &
+  printf '{{\"authorization\":\"Bearer %s\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}' \\
+    \"$(cat $SLMD_TOKEN_FILE)\" | mosquitto_pub -p {port} -q 1 -s -t slm/{DEVICE}{chat}/{CLIENT}/me
 
 Running until Ctrl-C.
 ",
@@ -186,6 +191,10 @@ Running until Ctrl-C.
 }
 
 fn body() -> String {
+    question().to_string()
+}
+
+fn question() -> Value {
     json!({
         "messages": [
             {"role": "system", "content": SYSTEM},
@@ -195,7 +204,6 @@ fn body() -> String {
         "max_completion_tokens": 32,
         "stream": true,
     })
-    .to_string()
 }
 
 /// The bundle to use: the one that is named, or where imports usually go.

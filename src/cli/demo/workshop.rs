@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::exit::{Done, Failure};
+use crate::files;
 use crate::identity::random_hex;
 
 /// How long a process may take to end when it is asked.
@@ -40,9 +41,7 @@ impl Workshop {
     /// Writes a file that only its owner can read.
     pub(super) fn write(&self, name: &str, content: &str) -> Result<PathBuf, Failure> {
         let path = self.path(name);
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        options.open(&path)?.write_all(content.as_bytes())?;
+        files::create_new(&path)?.write_all(content.as_bytes())?;
         Ok(path)
     }
 

@@ -16,9 +16,6 @@ use crate::prompt::{Scope, Transport};
 use crate::secret::Secret;
 use crate::time::{now, synchronised, uptime};
 
-/// The daemon refuses larger tokens anyway.
-const MAX_TOKEN: u64 = 64 << 10;
-
 /// Tell, check by check, why a token is accepted or refused, and what to change in Keycloak.
 ///
 /// Nothing is asked of the model, and the token's signature is never shown.
@@ -66,9 +63,7 @@ impl Way {
 impl Explain {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let file = self.token_file.as_deref().unwrap_or(Path::new("-"));
-        let token = String::from_utf8(input::read(file, MAX_TOKEN)?);
-        let token = token.map_err(|_| Failure::failed("the token isn't text"))?;
-        let token = Secret::new(token.trim().to_owned());
+        let token = input::token(file)?;
         let body = json!({
             "token": token.expose(),
             "transport": self.transport.transport().as_str(),

@@ -11,7 +11,7 @@ use ureq::http::Method;
 use super::client::{Client, Problem, Shown};
 use super::exit::{Done, Exit, Failure};
 use super::{Global, offline, output};
-use crate::auth::KeyInfo;
+use crate::auth::{KeyInfo, KeySet, Skipped};
 use crate::config::Config;
 use crate::time::MAX_SECS;
 
@@ -93,7 +93,7 @@ fn list_offline(config: &Config) -> Result<Value, Failure> {
     for realm in &config.realms {
         let pinned = state.keyring.get(&realm.name).map_err(Failure::failed)?;
         let confirmed = pinned.as_ref().map(|pinned| pinned.confirmed);
-        let keys = pinned.map(|p| p.keys.keys()).unwrap_or_default();
+        let set = pinned.map(|pinned| pinned.keys).unwrap_or_default();
         let grace = realm.policy.offline_grace.iter();
         let stops = grace.filter_map(|(scope, grace)| {
             let at = confirmed?.shown(now).saturating_add(*grace);
@@ -102,7 +102,8 @@ fn list_offline(config: &Config) -> Result<Value, Failure> {
         realms.push(json!({
             "name": realm.name,
             "issuer": realm.issuer,
-            "keys": keys.iter().map(describe).collect::<Value>(),
+            "keys": described(&set),
+            "left_out": left_out(&set),
             "keys_age_seconds": confirmed.map(|at| at.age(now).as_secs()),
             "keys_confirmed_at": confirmed.map(|at| at.shown(now).to_string()),
             "scope_stops_at": stops.collect::<serde_json::Map<_, _>>(),
@@ -181,8 +182,24 @@ fn describe(key: &KeyInfo) -> Value {
     json!({"kid": key.kid, "algorithms": key.algorithms, "thumbprint": key.thumbprint})
 }
 
-fn lines(keys: &Value) -> Vec<String> {
-    keys.as_array().into_iter().flatten().map(line).collect()
+fn described(keys: &KeySet) -> Value {
+    keys.keys().iter().map(describe).collect()
+}
+
+fn left_out(keys: &KeySet) -> Value {
+    keys.skipped().iter().map(Skipped::to_json).collect()
+}
+
+/// A set: each key, then what isn't used of it.
+fn lines(set: &Value) -> Vec<String> {
+    let list = |name: &str| set[name].as_array().cloned().unwrap_or_default();
+    let keys = list("keys");
+    let left_out = list("left_out");
+    let unused = left_out.iter().map(|key| {
+        let text = |name: &str| output::printable(key[name].as_str().unwrap_or("none"));
+        format!("  left out: kid {}: {}", text("kid"), text("why"))
+    });
+    keys.iter().map(line).chain(unused).collect()
 }
 
 /// A key as [`describe`] and the daemon tell it.
@@ -212,6 +229,18 @@ mod tests {
             {"name": "c"},
         ]});
         assert_eq!(refreshable(&listed), ["a"]);
+    }
+
+    #[test]
+    fn a_set_is_shown_with_what_is_left_out() {
+        let set = json!({
+            "keys": [{"kid": "a", "algorithms": ["ES256"], "thumbprint": "t"}],
+            "left_out": [{"index": 1, "kid": "b\u{1b}", "why": "weak"}, {"index": 2, "why": "no kid"}],
+        });
+        let shown = lines(&set);
+        assert_eq!(shown[0], "  t ES256 (kid a)");
+        assert_eq!(shown[1], "  left out: kid b\u{fffd}: weak");
+        assert_eq!(shown[2], "  left out: kid none: no kid");
     }
 
     #[test]

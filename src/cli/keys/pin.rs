@@ -10,7 +10,7 @@ use ureq::http::Method;
 use super::super::client::{Problem, Shown};
 use super::super::exit::{Done, Exit, Failure};
 use super::super::{Global, offline, output};
-use super::{describe, line, lines, segment};
+use super::{described, left_out, lines, segment};
 use crate::auth::KeySet;
 use crate::cli::input;
 use crate::config::Config;
@@ -63,9 +63,11 @@ impl Pin {
         let jwks = input::read(file, MAX_JWKS)?;
         let keys = KeySet::parse(&jwks)
             .map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
-        let described: Value = keys.keys().iter().map(describe).collect();
+        let set = json!({"keys": described(&keys), "left_out": left_out(&keys)});
         if !self.yes {
-            confirm(realm, &lines(&described), "give --yes")?;
+            let mut shown = lines(&set);
+            shown.push(format!("  fingerprint {}", keys.fingerprint()));
+            confirm(realm, &shown, "give --yes")?;
         }
         let path = format!("/keys/{}", segment(realm)?);
         let sent = global
@@ -76,7 +78,7 @@ impl Pin {
             Err(Problem::Down(_)) => pin_offline(&global.load()?, realm, &jwks)?,
             Err(problem) => return Err(problem.into()),
         };
-        self.report(global, &pinned, &described)
+        self.report(global, &pinned, &set)
     }
 
     /// The set is held by the daemon, so that what is confirmed is what is pinned.
@@ -91,12 +93,12 @@ impl Pin {
         let fetched = post("fetch", Vec::new())?;
         let fingerprint = fetched["fingerprint"].as_str().unwrap_or_default();
         if fetched["pinned"] == true {
-            return self.report(global, &fetched, &fetched["keys"]);
+            return self.report(global, &fetched, &fetched);
         }
         self.agree(&fetched, fingerprint)?;
         let body = json!({"fingerprint": fingerprint}).to_string();
         let pinned = post("pin-held", body.into_bytes())?;
-        self.report(global, &pinned, &fetched["keys"])
+        self.report(global, &pinned, &fetched)
     }
 
     fn agree(&self, fetched: &Value, fingerprint: &str) -> Done {
@@ -108,20 +110,19 @@ impl Pin {
             ))),
             None if self.yes => Ok(()),
             None => {
-                let mut shown = lines(&fetched["keys"]);
+                let mut shown = lines(fetched);
                 shown.push(format!("  fingerprint {}", output::printable(fingerprint)));
                 confirm(&self.realm, &shown, "give --fingerprint F or --yes")
             }
         }
     }
 
-    fn report(&self, global: &Global, answer: &Value, keys: &Value) -> Done {
+    fn report(&self, global: &Global, answer: &Value, set: &Value) -> Done {
         if global.json {
             return output::show(global, answer);
         }
         output::line(&format!("pinned for realm {}:", self.realm))?;
-        let mut shown = keys.as_array().into_iter().flatten().map(line);
-        shown.try_for_each(|text| output::line(&text))
+        lines(set).iter().try_for_each(|text| output::line(text))
     }
 }
 
@@ -138,8 +139,9 @@ fn pin_offline(config: &Config, realm: &str, jwks: &[u8]) -> Result<Value, Failu
     let (keys, change) = pinned.map_err(Failure::failed)?;
     let detail = json!({
         "realm": realm,
-        "keys": keys.keys().iter().map(describe).collect::<Value>(),
+        "keys": described(&keys),
         "fingerprint": keys.fingerprint(),
+        "left_out": left_out(&keys),
         "added": change.added,
         "removed": change.removed,
     });
@@ -153,12 +155,6 @@ fn pin_offline(config: &Config, realm: &str, jwks: &[u8]) -> Result<Value, Failu
 /// Shows what would be trusted, and asks.
 fn confirm(realm: &str, shown: &[String], instead: &str) -> Done {
     let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("there is no terminal to confirm on; compare the thumbprints and {instead}"),
-        ));
-    }
     let mut out = std::io::stderr().lock();
     writeln!(
         out,
@@ -166,6 +162,15 @@ fn confirm(realm: &str, shown: &[String], instead: &str) -> Done {
     )?;
     for text in shown {
         writeln!(out, "{text}")?;
+    }
+    if !stdin.is_terminal() {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "nothing was changed: there is no terminal to confirm on; compare these \
+                 thumbprints with a second source's, then {instead}"
+            ),
+        ));
     }
     write!(out, "Pin them? [y/N] ")?;
     out.flush()?;

@@ -19,7 +19,8 @@ const MAX_JWS: u64 = 1 << 20;
 /// Says nothing of claims or types: a good signature alone allows nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Ends with 0 when a key of the set made the signature, and with 3 otherwise.
+Ends with 0 when a key of the set made the signature, with 3 when none did, and with 1 when set or
+object can't be read.
 
 Examples:
   slmd keys verify-jws --jwks dev.json --token token

@@ -102,7 +102,7 @@ mod tests {
         let token = Secret::new("the.access.token".to_owned());
         let url = "http://edge-1/v1/chat/completions";
         let proof = key.proof(url, Some(&token), Some("n"), Timestamp::from_secs(7));
-        let proof = proof.unwrap().into_inner();
+        let proof = proof.unwrap().expose().clone();
         let parts: Vec<&str> = proof.split('.').collect();
         let header = part(parts[0]);
         assert_eq!(header["typ"], "dpop+jwt");

@@ -1,9 +1,8 @@
 //! The saved login: one file for its owner's eyes only, replaced whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::dpop::ProofKey;
 use super::provider::{Client, Tokens};
 use crate::cli::exit::Failure;
-use crate::identity::random_hex;
+use crate::files::{self, Care, FileError};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -102,31 +101,23 @@ impl Place {
     pub(in crate::cli) fn load(&self) -> Result<Option<Saved>, Failure> {
         let path = self.file();
         let wrong = |what: &str| Failure::failed(format!("login file {}: {what}", path.display()));
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = match options.open(&path) {
-            Ok(file) => file,
+        let bytes = match files::read(&path, MAX_FILE, Care::Own) {
+            Ok(bytes) => Secret::new(bytes),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(FileError::Readable { .. } | FileError::Writable { .. }) => {
+                return Err(wrong(
+                    "others can read it, so its tokens may be known; run slmd logout, then slmd login",
+                ));
+            }
+            Err(FileError::Link | FileError::Foreign { .. } | FileError::NotPlain) => {
+                return Err(wrong(
+                    "it isn't a file of yours; remove it and run slmd login",
+                ));
+            }
             Err(error) => return Err(wrong(&error.to_string())),
         };
-        let meta = file.metadata().map_err(|e| wrong(&e.to_string()))?;
-        if !meta.is_file() || meta.uid() != rustix::process::geteuid().as_raw() {
-            return Err(wrong(
-                "it isn't a file of yours; remove it and run slmd login",
-            ));
-        }
-        if meta.mode() & 0o077 != 0 {
-            return Err(wrong(
-                "others can read it, so its tokens may be known; run slmd logout, then slmd login",
-            ));
-        }
-        let mut bytes = Vec::new();
-        let read = file.take(MAX_FILE).read_to_end(&mut bytes);
-        read.map_err(|e| wrong(&e.to_string()))?;
         // The parser's own words could quote a token.
-        let stored: Option<Stored> = serde_json::from_slice(&bytes).ok();
+        let stored: Option<Stored> = serde_json::from_slice(bytes.expose()).ok();
         let saved = stored.and_then(Stored::into_saved);
         let saved = saved.ok_or_else(|| wrong("it is damaged; run slmd login"))?;
         Ok(Some(saved))
@@ -136,29 +127,14 @@ impl Place {
     pub(super) fn save(&self, saved: &Saved) -> Result<(), Failure> {
         let text = serde_json::to_vec(&Stored::from(saved));
         let text = Secret::new(text.map_err(Failure::failed)?);
-        let written = self.prepare().and_then(|()| self.replace(&text));
+        let written = self
+            .prepare()
+            .and_then(|()| files::replace(&self.file(), text.expose()));
         written.map_err(|e| Failure::failed(format!("{}: {e}", self.file().display())))
     }
 
     fn prepare(&self) -> std::io::Result<()> {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(&self.folder)?;
-        fs::set_permissions(&self.folder, Permissions::from_mode(0o700))
-    }
-
-    fn replace(&self, text: &Secret<Vec<u8>>) -> std::io::Result<()> {
-        let new = self.folder.join(format!("login.{}.new", random_hex::<8>()));
-        let write = |new: &Path| {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create_new(true).mode(0o600).open(new)?;
-            file.write_all(text.expose())?;
-            file.sync_all()?;
-            fs::rename(new, self.file())?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write(&new).inspect_err(|_| {
-            let _ = fs::remove_file(&new);
-        })
+        Ok(files::private_folder(&self.folder)?)
     }
 
     /// Whether there was one.
@@ -177,11 +153,7 @@ impl Place {
     pub(super) fn lock(&self) -> Result<Option<Lock>, Failure> {
         let failed = |e: std::io::Error| Failure::failed(format!("{}: {e}", self.folder.display()));
         self.prepare().map_err(failed)?;
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options
-            .open(self.folder.join("login.lock"))
-            .map_err(failed)?;
+        let file = files::lock_file(&self.folder.join("login.lock")).map_err(failed)?;
         for _ in 0..LOCK_TRIES {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Some(Lock { _file: file })),
@@ -233,6 +205,10 @@ impl From<&Saved> for Stored {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
+
     use super::*;
 
     fn saved(access: &str) -> Saved {

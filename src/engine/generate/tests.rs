@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::fake::{self, FakeForward};
 use crate::prompt::{AnswerReceiver, Fragment, channel};
+use crate::reason::DenyReason;
 
 struct Ended {
     finish: Result<Finish, String>,
@@ -106,12 +107,16 @@ fn ends_with_its_bounds() {
         (ended.finish, ended.text.as_str()),
         (Ok(Finish::Stop), "ab")
     );
-    // A character that the bound cuts off is shown as such.
-    let ended = undisturbed(&fake::prompt("hi>", 2, &[]), "aä".as_bytes());
-    assert_eq!(
-        (ended.finish, ended.text.as_str()),
-        (Ok(Finish::Length), "a\u{fffd}")
-    );
+    // A character that the bound cuts off isn't shown, however much of it is there.
+    for (bound, line) in [(2, "aä"), (2, "a🦀"), (4, "a🦀")] {
+        let ended = undisturbed(&fake::prompt("hi>", bound, &[]), line.as_bytes());
+        assert_eq!(
+            (ended.finish, ended.text.as_str()),
+            (Ok(Finish::Length), "a")
+        );
+        let expected = digest::digest(&digest::SHA256, b"a");
+        assert_eq!(ended.progress.answer_hash(), expected.as_ref());
+    }
     let ended = undisturbed(&fake::prompt("hi>", 10_000, &[]), b"a");
     assert_eq!(ended.finish, Ok(Finish::Length));
     // The last one is picked from the full context.
@@ -143,7 +148,7 @@ fn every_cause_ends_it_between_two_tokens() {
     for cause in [
         Finish::Cancelled,
         Finish::Deadline,
-        Finish::Revoked,
+        Finish::Revoked(DenyReason::KeyUnknown),
         Finish::Shutdown,
     ] {
         let ended = run(&prompt, fake::saying(b"abc"), None, |step, interrupt, _| {

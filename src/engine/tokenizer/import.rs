@@ -10,6 +10,8 @@ use serde_json::{Value as Json, json};
 
 use super::super::gguf::Value;
 
+const TEMPLATE: &str = "tokenizer.chat_template";
+
 /// `tokenizer.ggml.token_type`, as in llama.cpp's `llama_token_type`.
 const NORMAL: u64 = 1;
 const UNKNOWN: u64 = 2;
@@ -20,11 +22,23 @@ const UNUSED: u64 = 5;
 /// The tokenizer's files of a bundle: `tokenizer.json`, and `chat_template.jinja`.
 pub fn files_from_gguf(
     metadata: &BTreeMap<String, Value>,
-) -> Result<Vec<(String, Vec<u8>)>, String> {
+) -> Result<[(String, Vec<u8>); 2], String> {
     let model = text(metadata, "tokenizer.ggml.model")?;
     if model != "gpt2" {
+        let what = match model {
+            "llama" => " (SentencePiece)",
+            "bert" => " (WordPiece)",
+            "t5" => " (Unigram)",
+            _ => "",
+        };
         return Err(format!(
-            "the tokenizer model {model:?} isn't supported; only byte-level BPE (\"gpt2\") is"
+            "its tokenizer is {model:?}{what}; byte-level BPE (\"gpt2\") is supported"
+        ));
+    }
+    if !metadata.contains_key(TEMPLATE) {
+        return Err(format!(
+            "it has no chat template ({TEMPLATE}), as models that only continue a text; import the \
+             model's instruct version"
         ));
     }
     let pre_tokenizer = pre_tokenizer(text(metadata, "tokenizer.ggml.pre")?)?;
@@ -42,8 +56,8 @@ pub fn files_from_gguf(
         "model": model_json(&tokens, &texts(metadata, "tokenizer.ggml.merges")?)?,
     });
     let tokenizer = serde_json::to_vec(&tokenizer).map_err(|error| error.to_string())?;
-    let template = text(metadata, "tokenizer.chat_template")?;
-    Ok(vec![
+    let template = text(metadata, TEMPLATE)?;
+    Ok([
         ("tokenizer.json".to_owned(), tokenizer),
         ("chat_template.jinja".to_owned(), template.into()),
     ])
@@ -58,7 +72,8 @@ fn pre_tokenizer(name: &str) -> Result<Json, String> {
             "pretokenizers": [{ "type": "Digits", "individual_digits": true }, byte_level()],
         })),
         _ => Err(format!(
-            "the pre-tokenizer {name:?} isn't supported; only \"smollm\" is"
+            "its text is split into words by the rules {name:?} (tokenizer.ggml.pre); \"smollm\" is \
+             supported"
         )),
     }
 }

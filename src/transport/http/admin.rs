@@ -13,13 +13,13 @@ use super::connections::{Peer, Service};
 use super::metrics::Metrics;
 use super::public::{OPENMETRICS, wrong_method};
 use super::reply::{self, Body, JSON, Refused};
-use super::{Control, Settings, request};
+use super::{Control, Settings, host, request};
 use crate::audit::{AuditError, Log, Record};
 use crate::auth::ExplainContext;
 use crate::json;
 use crate::prompt::{Origin, Scope, Transport};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::secret::Secret;
+use crate::secret::{Secret, wipe_json};
 use crate::shutdown::Shutdown;
 use crate::time::{MAX_SECS, Timestamp};
 use crate::wire;
@@ -64,7 +64,10 @@ impl Service for Admin {
                     .refuse(&peer, what, DenyReason::PeerNotAllowed.into())
                     .into())
             }
-            Some(route) => self.handle(route, peer, request).await,
+            Some(route) => match host::single(&request) {
+                Ok(()) => self.handle(route, peer, request).await,
+                Err(refusal) => Err(refusal.into()),
+            },
             None => Err(Refusal::new(RefuseReason::NotFound).into()),
         };
         let response = answer.unwrap_or_else(Refused::into_response);
@@ -101,7 +104,11 @@ impl Admin {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
         route.check_method(request.method())?;
-        self.record(&peer, &route).await?;
+        let recorded = self.record(&peer, &route).await;
+        // Who mends a full disk has to see what is wrong; the log has who looked.
+        if !route.is_look() {
+            recorded?;
+        }
         match route {
             Route::Status => self.json(|control| Ok(control.status())).await,
             Route::Keys => self.json(|control| Ok(control.keys())).await,
@@ -127,7 +134,10 @@ impl Admin {
                     .await
             }
             Route::Explain => {
-                let (token, context) = to_explain(&self.object(request).await?)?;
+                let mut body = self.object(request).await?;
+                let asked = to_explain(&body);
+                wipe_json(&mut body);
+                let (token, context) = asked?;
                 self.json(move |control| control.explain_token(token.expose(), &context))
                     .await
             }
@@ -385,7 +395,7 @@ impl Route {
     fn is_look(&self) -> bool {
         matches!(
             self,
-            Route::Status | Route::Metrics | Route::Keys | Route::Audit
+            Route::Status | Route::Metrics | Route::Keys | Route::Explain | Route::Audit
         )
     }
 

@@ -139,6 +139,7 @@ mod tests {
 
     use super::*;
     use crate::prompt::{Finish, Usage};
+    use crate::reason::DenyReason;
 
     /// The data of each event, as a client reads them (WHATWG HTML section 9.2.6).
     fn parse(bytes: &[u8]) -> Vec<String> {
@@ -196,7 +197,8 @@ mod tests {
     fn broken_answers_end_in_an_error() {
         for (finish, code) in [
             (Finish::Deadline, "deadline_exceeded"),
-            (Finish::Revoked, "revoked"),
+            (Finish::Revoked(DenyReason::Revoked), "revoked"),
+            (Finish::Revoked(DenyReason::KeyUnknown), "key_unknown"),
             (Finish::Shutdown, "draining"),
             (Finish::Failed, "internal"),
             (Finish::Cancelled, "cancelled"),

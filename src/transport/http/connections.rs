@@ -1,41 +1,44 @@
-//! Connections: accepted up to a cap in total and per user or address, served with timeouts, drained in order.
+//! Connections: accepted while there are [`seats`](super::seats), served with timeouts, drained in order.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::Settings;
+use super::door::Door;
 pub(super) use super::door::Peer;
-use super::door::{Door, Whose};
 use super::metrics::Metrics;
 use super::reply::{self, Body};
+use super::seats::{Room, Seat};
 use super::stall::StallGuard;
 use crate::reason::{Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
+use crate::time;
 
 /// Room for a token of 16 KiB, a DPoP proof and the usual headers.
 const MAX_HEAD: usize = 48 * 1024;
 const MAX_HEADERS: usize = 64;
-/// How long a connection beyond the cap may take to hear so, and how many may at a time.
+/// How long a connection without a seat may take to hear so.
 const FAREWELL: Duration = Duration::from_millis(500);
-const FAREWELLS: usize = 16;
+/// How long one that gave up its seat is served: a request may be on its way.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// After the drain deadline: time for the engine's last word to reach the readers.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// A failing accept (no file descriptors left) is tried again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// and said in the log at most this often.
+const ACCEPT_COMPLAINTS: Duration = Duration::from_secs(10);
 
 /// What answers the requests of one socket.
 pub(super) trait Service<P = Peer>: Send + Sync + 'static {
@@ -58,22 +61,23 @@ pub(super) async fn run<D: Door, S: Service<D::Peer>>(
     shutdown: Shutdown,
 ) {
     let door = Arc::new(door);
+    let (total, per_peer) = (settings.max_connections, settings.max_connections_per_uid);
     let acceptor = Acceptor {
-        room: Arc::new(Room::new(&settings, metrics)),
-        farewells: Arc::new(Semaphore::new(FAREWELLS)),
+        room: Arc::new(Room::new(total, per_peer, metrics)),
         door: Arc::clone(&door),
         settings,
         service,
         shutdown: shutdown.clone(),
     };
     let mut tasks = JoinSet::new();
+    let mut complaints = Complaints::default();
     loop {
         tokio::select! {
             () = shutdown.draining() => break,
             accepted = door.accept() => match accepted {
                 Ok(raw) => acceptor.take(raw, &mut tasks),
                 Err(error) => {
-                    tracing::warn!(%error, "can't accept a connection");
+                    complaints.tell(&error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -95,9 +99,29 @@ pub(super) async fn run<D: Door, S: Service<D::Peer>>(
     // What is left is aborted with the set.
 }
 
+/// Says that no connection can be accepted: at first, then now and then.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+    untold: u64,
+}
+
+impl Complaints {
+    fn tell(&mut self, error: &io::Error) {
+        let now = time::instant();
+        self.untold += 1;
+        let recent = |last| now.saturating_duration_since(last) < ACCEPT_COMPLAINTS;
+        if self.last.is_some_and(recent) {
+            return;
+        }
+        let times = std::mem::take(&mut self.untold);
+        self.last = Some(now);
+        tracing::warn!(%error, times, "can't accept connections; where files are short, raise LimitNOFILE= or lower http.max_connections");
+    }
+}
+
 struct Acceptor<D, S> {
     room: Arc<Room>,
-    farewells: Arc<Semaphore>,
     door: Arc<D>,
     settings: Arc<Settings>,
     service: Arc<S>,
@@ -115,25 +139,30 @@ impl<D: Door, S: Service<D::Peer>> Acceptor<D, S> {
         };
         let service = Arc::clone(&self.service);
         let door = Arc::clone(&self.door);
-        match Seat::take(&self.room, whose) {
+        match self.room.take(whose) {
             Some(seat) => {
                 let shutdown = self.shutdown.clone();
                 let settings = Arc::clone(&self.settings);
                 tasks.spawn(async move {
-                    if let Some((stream, peer)) = greeted(&*door, raw, &settings, &shutdown).await {
-                        serve(stream, peer, &settings, &*service, &shutdown).await;
+                    let greeted = tokio::select! {
+                        // Without a handshake to wait for, a request may be on its way already.
+                        biased;
+                        greeted = greeted(&*door, raw, &settings, &shutdown) => greeted,
+                        () = seat.given_up() => None,
+                    };
+                    if let Some((stream, peer)) = greeted {
+                        serve(stream, peer, &seat, &settings, &*service, &shutdown).await;
                     }
-                    drop(seat);
                 });
             }
-            // Without a permit the connection is closed without a word.
+            // Where too many are told already, the connection is closed without a word.
             None => {
-                if let Ok(permit) = Arc::clone(&self.farewells).try_acquire_owned() {
+                if let Some(leave) = self.room.farewell(whose) {
                     tasks.spawn(async move {
                         let farewell = turn_away(&*door, raw, &*service);
                         // A client that is gone or mute needs no answer.
                         let _ = tokio::time::timeout(FAREWELL, farewell).await;
-                        drop(permit);
+                        drop(leave);
                     });
                 }
             }
@@ -169,12 +198,20 @@ async fn greeted<D: Door>(
 async fn serve<P: Clone + Send + Sync + 'static, S: Service<P>>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: P,
+    seat: &Seat,
     settings: &Settings,
     service: &S,
     shutdown: &Shutdown,
 ) {
-    let answer = service_fn(async |request| {
-        Ok::<_, Infallible>(service.answer(peer.clone(), request).await)
+    let answer = service_fn(async |mut request: Request<Incoming>| {
+        let turn = seat.turn();
+        match request.body().is_end_stream() {
+            true => turn.is_whole(),
+            // Whoever reads the body says when.
+            false => drop(request.extensions_mut().insert(turn.clone())),
+        }
+        let response = service.answer(peer.clone(), request).await;
+        Ok::<_, Infallible>(response.map(|body| turn.answering(body)))
     });
     let io = TokioIo::new(StallGuard::new(stream, settings.body_timeout));
     let connection = http1::Builder::new()
@@ -190,6 +227,19 @@ async fn serve<P: Clone + Send + Sync + 'static, S: Service<P>>(
         () = shutdown.draining() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = seat.given_up() => {
+            let Some(_leave) = seat.farewell() else {
+                return;
+            };
+            match tokio::time::timeout(LAST_REQUEST, connection.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) if seat.is_answered() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = ended {
@@ -215,62 +265,5 @@ async fn turn_away<D: Door, S: Service<D::Peer>>(
 fn report(joined: Result<(), tokio::task::JoinError>) {
     if let Err(error) = joined {
         tracing::error!(%error, "a connection's task failed");
-    }
-}
-
-/// The open connections, in total and by whose they are.
-struct Room {
-    taken: Mutex<BTreeMap<Whose, usize>>,
-    total: usize,
-    per_peer: usize,
-    metrics: Metrics,
-}
-
-/// One open connection's place; given back when dropped.
-struct Seat {
-    room: Arc<Room>,
-    whose: Whose,
-}
-
-impl Room {
-    fn new(settings: &Settings, metrics: Metrics) -> Room {
-        Room {
-            taken: Mutex::default(),
-            total: settings.max_connections,
-            per_peer: settings.max_connections_per_uid,
-            metrics,
-        }
-    }
-}
-
-impl Seat {
-    fn take(room: &Arc<Room>, whose: Whose) -> Option<Seat> {
-        let mut taken = room.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = taken.values().sum();
-        let own = taken.get(&whose).copied().unwrap_or(0);
-        if total >= room.total || own >= room.per_peer {
-            return None;
-        }
-        taken.insert(whose, own + 1);
-        room.metrics.connections.inc();
-        let room = Arc::clone(room);
-        Some(Seat { room, whose })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self
-            .room
-            .taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = taken.get_mut(&self.whose) {
-            *own -= 1;
-            if *own == 0 {
-                taken.remove(&self.whose);
-            }
-        }
-        self.room.metrics.connections.dec();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::certificates::Certificates;
+use crate::prompt::network;
 
 /// Who is at the other end of a Unix socket, as the kernel tells it (`SO_PEERCRED`,
 /// `SO_PEERGROUPS`).
@@ -116,7 +117,7 @@ impl Door for Listening<TcpListener> {
     }
 
     fn whose(&self, raw: &TcpStream) -> io::Result<Whose> {
-        Ok(Whose::Address(share(raw.peer_addr()?.ip())))
+        Ok(Whose::Address(network(raw.peer_addr()?.ip())))
     }
 
     async fn greet(&self, raw: TcpStream) -> io::Result<(TcpStream, TcpPeer)> {
@@ -203,17 +204,6 @@ fn groups(socket: BorrowedFd<'_>) -> Arc<[u32]> {
     groups.iter().take(count).copied().collect()
 }
 
-/// An IPv6 host has a /64 of addresses to itself (RFC 4291 section 2.5.1), so it has one share.
-fn share(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) if !v6.is_loopback() => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,14 +219,5 @@ mod tests {
         assert_eq!(*groups(ours.as_fd()), own);
         let file = tempfile::tempfile().unwrap();
         assert!(groups(file.as_fd()).is_empty(), "no socket, no groups");
-    }
-
-    #[test]
-    fn an_ipv6_network_has_one_share() {
-        let of = |text: &str| share(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

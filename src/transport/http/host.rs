@@ -3,11 +3,23 @@
 
 use std::net::IpAddr;
 
-use hyper::Request;
 use hyper::header::{HOST, ORIGIN};
+use hyper::{Request, Version};
 
 use super::Settings;
 use crate::reason::{Refusal, RefuseReason};
+
+/// Refuses an HTTP/1.1 request without `Host`, and any with two (RFC 9112 section 3.2): two readers
+/// could take it for different sites.
+pub(super) fn single<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let count = request.headers().get_all(HOST).iter().count();
+    let needed = usize::from(request.version() >= Version::HTTP_11);
+    if (needed..=1).contains(&count) {
+        return Ok(());
+    }
+    let detail = format!("{count} `Host` headers; send one (RFC 9112 section 3.2)");
+    Err(Refusal::new(RefuseReason::BadRequest).detail(detail))
+}
 
 /// Refuses a request whose `Host` or `Origin` names neither this device nor `local`, the address
 /// that it came to.
@@ -92,6 +104,22 @@ mod tests {
         }
         assert!(checked(&[]).is_err());
         assert!(checked(&[("host", "edge-1"), ("host", "evil.example")]).is_err());
+    }
+
+    #[test]
+    fn a_request_has_one_host() {
+        let with = |version, count| {
+            let mut request = Request::builder().uri("/v1/models").version(version);
+            for _ in 0..count {
+                request = request.header("host", "localhost");
+            }
+            single(&request.body(()).unwrap()).map_err(|refusal| refusal.status())
+        };
+        assert_eq!(with(Version::HTTP_11, 0), Err(400));
+        assert_eq!(with(Version::HTTP_11, 1), Ok(()));
+        assert_eq!(with(Version::HTTP_11, 2), Err(400));
+        assert_eq!(with(Version::HTTP_10, 0), Ok(()));
+        assert_eq!(with(Version::HTTP_10, 2), Err(400));
     }
 
     #[test]

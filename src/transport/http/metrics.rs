@@ -12,6 +12,7 @@ use crate::telemetry::Registry;
 pub struct Metrics {
     requests: Family<Labels, Counter>,
     pub(super) connections: Gauge,
+    pub(super) given_up: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -30,6 +31,11 @@ impl Metrics {
             "slmd_http_connections",
             connections,
             metrics.connections.clone(),
+        );
+        registry.register(
+            "slmd_http_connections_given_up",
+            "Connections that waited and made room for others",
+            metrics.given_up.clone(),
         );
         metrics
     }

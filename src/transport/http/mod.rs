@@ -1,6 +1,6 @@
 //! The OpenAI-compatible API on a Unix socket, TCP and TLS, and the admin socket.
 //!
-//! A request's way: `door` greets, `connections` bounds, `public` routes, `request` reads,
+//! A request's way: `door` greets, `seats` bounds, `connections` serves, `public` routes, `request` reads,
 //! `wire` parses, `admission` decides, `chat` brings the answer, `reply` writes what else is
 //! said. `admin` is the other socket. hyper is used directly, because its own builder has the
 //! timers that an idle or slow client needs.
@@ -17,6 +17,8 @@ mod metrics;
 mod public;
 mod reply;
 mod request;
+mod reserve;
+mod seats;
 mod socket;
 mod stall;
 #[cfg(test)]
@@ -35,6 +37,7 @@ pub use metrics::Metrics;
 pub use socket::bind;
 
 use door::{Listening, TlsDoor};
+use reserve::Reserved;
 
 use crate::admission::Admission;
 use crate::audit::Log;
@@ -68,6 +71,15 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// The origins that `htu` of a DPoP proof may name.
     pub public_urls: Vec<String>,
+}
+
+impl Settings {
+    /// The files that connections may keep open: each door has as much room as the others.
+    pub fn descriptors(&self) -> u64 {
+        let doors = 2 + usize::from(self.listen.is_some()) + usize::from(self.tls.is_some());
+        let each = self.max_connections.saturating_add(seats::FAREWELLS);
+        each.saturating_mul(doors).saturating_add(reserve::KEPT) as u64
+    }
 }
 
 /// The listening sockets of the public API.
@@ -172,5 +184,6 @@ pub async fn serve_admin(
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     });
-    connections::run(Listening::new(listener), settings, metrics, admin, shutdown).await;
+    let door = Reserved::new(Listening::new(listener));
+    connections::run(door, settings, metrics, admin, shutdown).await;
 }

@@ -47,7 +47,8 @@ enum Route {
 
 impl Service for Public {
     async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
-        self.respond(peer.into(), Ok(()), request).await
+        let checked = host::single(&request);
+        self.respond(peer.into(), checked, request).await
     }
 
     async fn turned_away(&self, peer: Peer, refusal: &Refusal) {
@@ -57,7 +58,8 @@ impl Service for Public {
 
 impl Service<TcpPeer> for Public {
     async fn answer(&self, peer: TcpPeer, request: Request<Incoming>) -> Response<Body> {
-        let checked = host::check(&request, peer.local.ip(), &self.settings);
+        let checked = host::single(&request)
+            .and_then(|()| host::check(&request, peer.local.ip(), &self.settings));
         self.respond(peer.into(), checked, request).await
     }
 
@@ -83,7 +85,7 @@ impl Public {
         let answer = match (checked, route) {
             (Err(refusal), _) => Err(refusal.into()),
             (Ok(()), Some(route)) => self.handle(&route, caller.clone(), &id, request).await,
-            (Ok(()), None) => Err(Refusal::new(RefuseReason::NotFound).into()),
+            (Ok(()), None) => Err(Route::not_found(request.uri().path()).into()),
         };
         let mut response = match answer {
             Ok(response) => response,
@@ -255,8 +257,30 @@ impl Route {
             "/livez" => Route::Live,
             "/readyz" => Route::Ready,
             "/metrics" => Route::Metrics,
-            _ => Route::Model(request::decoded(path.strip_prefix("/v1/models/")?)?),
+            _ => {
+                let name = path.strip_prefix("/v1/models/")?;
+                Route::Model(request::decoded(name).filter(|name| !name.is_empty())?)
+            }
         })
+    }
+
+    /// Names the path that was probably meant: slashes too many, or a base URL without `/v1`.
+    fn not_found(path: &str) -> Refusal {
+        let refusal = Refusal::new(RefuseReason::NotFound);
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let parts = match parts.as_slice() {
+            ["v1", "v1", rest @ ..] | ["v1", rest @ ..] | rest => rest,
+        };
+        let meant = match parts {
+            ["chat", "completions"] => "`/v1/chat/completions`",
+            ["models"] => "`/v1/models`",
+            ["models", _] => "`/v1/models/{id}`",
+            ["completions" | "responses", ..] => {
+                return refusal.detail("chats are answered at `/v1/chat/completions` only");
+            }
+            _ => return refusal,
+        };
+        refusal.detail(format!("use {meant}; a client's base URL ends in `/v1`"))
     }
 
     /// The name in metrics and logs.
@@ -394,10 +418,29 @@ mod tests {
             "/v1/chat/completions/",
             "/v1/Models",
             "/v1/models/%zz",
+            "/v1/models/",
             "*",
         ] {
             assert_eq!(Route::at(unknown), None, "{unknown}");
         }
+        for (path, hint) in [
+            ("//v1/chat/completions", "use `/v1/chat/completions`; "),
+            ("/v1//chat/completions", "use `/v1/chat/completions`; "),
+            ("/v1/v1/chat/completions", "use `/v1/chat/completions`; "),
+            ("/v1/chat/completions/", "use `/v1/chat/completions`; "),
+            ("/chat/completions", "ends in `/v1`"),
+            ("/models", "use `/v1/models`; "),
+            ("//v1/models/a", "use `/v1/models/{id}`; "),
+            ("/v1/models/", "use `/v1/models`; "),
+            ("/v1/responses", "`/v1/chat/completions` only"),
+            ("/completions", "`/v1/chat/completions` only"),
+        ] {
+            assert_eq!(Route::at(path), None, "{path}");
+            let refusal = Route::not_found(path);
+            assert_eq!(refusal.status(), 404);
+            assert!(refusal.message().contains(hint), "{path}: {refusal}");
+        }
+        assert_eq!(Route::not_found("/favicon.ico").detail, None);
         let chat = Route::at("/v1/chat/completions").unwrap();
         assert!(chat.check_method(&Method::POST).is_ok());
         let refused = chat.check_method(&Method::GET).unwrap_err();

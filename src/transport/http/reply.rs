@@ -11,6 +11,7 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
+use crate::auth;
 use crate::prompt::Scope;
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
 use crate::wire;
@@ -89,7 +90,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Response<Body> {
         StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = full(status, JSON, wire::error(refusal));
     let headers = response.headers_mut();
-    if let Some(seconds) = retry_after(refusal) {
+    if let Some(seconds) = refusal.retry_after_secs() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     // The rest of the body is not read, so no other request can follow on this connection.
@@ -108,7 +109,7 @@ pub(super) fn raw(refusal: &Refusal) -> Vec<u8> {
          connection: close\r\n\r\n",
         refusal.status(),
         body.len(),
-        retry_after(refusal).unwrap_or(1),
+        refusal.retry_after_secs().unwrap_or(1),
     );
     [head.into_bytes(), body].concat()
 }
@@ -119,17 +120,6 @@ pub(super) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
         headers.insert(name, value);
     }
 }
-
-/// Whole seconds, rounded up; every 429 and 503 has some.
-fn retry_after(refusal: &Refusal) -> Option<u64> {
-    match refusal.retry_after {
-        Some(wait) => Some(wait.as_millis().div_ceil(1000).clamp(1, 86_400) as u64),
-        None => matches!(refusal.status(), 429 | 503).then_some(1),
-    }
-}
-
-/// What a proof may be signed with, as the decision takes it.
-const ALGS: &str = "RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA";
 
 /// RFC 6750 section 3, and RFC 9449 section 7.1 where a proof is what fails.
 fn challenge(refusal: &Refusal, scope: Option<Scope>) -> Option<String> {
@@ -156,7 +146,10 @@ fn challenge(refusal: &Refusal, scope: Option<Scope>) -> Option<String> {
         });
     let description = quotable(&refusal.message());
     let algs = match scheme {
-        "DPoP" => format!(r#", algs="{ALGS}""#),
+        "DPoP" => {
+            let names: Vec<&str> = auth::algorithm_names().collect();
+            format!(r#", algs="{}""#, names.join(" "))
+        }
         _ => String::new(),
     };
     Some(format!(

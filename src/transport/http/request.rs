@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use hyper::{Method, Request};
 
+use super::seats::Turn;
 use crate::auth::{Binding, Credential, NonceRule};
 use crate::prompt::RequestId;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::secret::Secret;
+use crate::secret::{Secret, Wiped};
 
 /// A new id, with the client's own beside it.
 pub(super) fn id(headers: &HeaderMap) -> RequestId {
@@ -71,8 +71,13 @@ fn targets(path: &str, origins: &[String]) -> Vec<String> {
     whole.collect()
 }
 
-/// Refuses a body that doesn't say that it is JSON.
+/// Refuses a body that doesn't say that it is JSON, or says that it is encoded.
 pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Refusal::new(RefuseReason::UnsupportedMediaType)
+            .detail("no `Content-Encoding` is supported; send the body as it is"));
+    }
     let kind = headers
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());
@@ -90,8 +95,8 @@ pub(super) async fn body(
     request: Request<Incoming>,
     max: usize,
     timeout: Duration,
-) -> Result<Bytes, Refusal> {
-    let body = request.into_body();
+) -> Result<Wiped, Refusal> {
+    let (head, body) = request.into_parts();
     if body.size_hint().lower() > max as u64 {
         return Err(too_large(max));
     }
@@ -100,9 +105,12 @@ pub(super) async fn body(
         Refusal::new(RefuseReason::RequestTimeout)
             .detail(format!("the body was not whole after {limit} ms"))
     };
-    tokio::time::timeout(timeout, collect(body, max))
-        .await
-        .unwrap_or_else(|_| Err(late()))
+    let whole = tokio::time::timeout(timeout, collect(body, max)).await;
+    let whole = whole.unwrap_or_else(|_| Err(late()));
+    if let Some(turn) = head.extensions.get::<Turn>() {
+        turn.is_whole();
+    }
+    whole
 }
 
 /// A path segment with its percent-encoding undone (RFC 3986 section 2.1).
@@ -131,8 +139,8 @@ pub(super) fn query<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'
         .find_map(|(key, value)| (key == name).then_some(value))
 }
 
-async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
-    let mut bytes = BytesMut::new();
+async fn collect(mut body: Incoming, max: usize) -> Result<Wiped, Refusal> {
+    let mut bytes = Wiped::default();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {
             Refusal::new(RefuseReason::BadRequest).detail("the body broke off or isn't framed well")
@@ -143,9 +151,9 @@ async fn collect(mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
         if bytes.len() + data.len() > max {
             return Err(too_large(max));
         }
-        bytes.extend_from_slice(&data);
+        bytes.push(&data);
     }
-    Ok(bytes.freeze())
+    Ok(bytes)
 }
 
 fn too_large(max: usize) -> Refusal {
@@ -268,6 +276,18 @@ mod tests {
             );
         }
         assert!(require_json(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn encoded_bodies_are_refused() {
+        let json = ("content-type", "application/json");
+        for coding in ["gzip", "identity, gzip", "br", ""] {
+            let refusal =
+                require_json(&headers(&[json, ("content-encoding", coding)])).unwrap_err();
+            assert_eq!(refusal.status(), 415, "{coding}");
+            assert!(refusal.message().contains("Content-Encoding"), "{refusal}");
+        }
+        assert!(require_json(&headers(&[json, ("content-encoding", "Identity")])).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -51,7 +51,7 @@ fn make_way(path: &Path) -> io::Result<()> {
         let what = "exists and is no socket; move it away or configure another path";
         return Err(error(io::ErrorKind::AlreadyExists, path, what));
     }
-    match StdStream::connect(path) {
+    match probe(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(|e| explain(path, &e))
         }
@@ -60,6 +60,13 @@ fn make_way(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use(path)),
         Err(error) => Err(explain(path, &error)),
     }
+}
+
+/// Connects without waiting for room in the backlog.
+fn probe(path: &Path) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?)
 }
 
 fn in_use(path: &Path) -> io::Error {
@@ -96,13 +103,13 @@ mod tests {
             refused.to_string().contains("slmd.sock: another process"),
             "{refused}"
         );
-        StdStream::connect(&path).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
 
         drop(first);
         assert!(path.exists());
         let _second = bind(&path, 0o600).unwrap();
         assert_eq!(mode(&path), 0o600);
-        StdStream::connect(&path).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
     }
 
     #[tokio::test]

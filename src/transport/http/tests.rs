@@ -222,18 +222,22 @@ async fn bodies_too_large_or_too_slow_are_refused_and_closed() {
     );
 }
 
+const SLOW: &str = "GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const ONCE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
 #[tokio::test]
 async fn connections_beyond_the_cap_hear_so() {
     let server = start(Settings {
         max_connections_per_uid: 2,
         ..settings()
     });
-    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let running = || server.echo.running.load(Ordering::SeqCst);
     let held = [
-        send(&server.path, "GET ").await,
-        send(&server.path, "GET ").await,
+        send(&server.path, SLOW).await,
+        send(&server.path, SLOW).await,
     ];
-    let answer = rest(send(&server.path, request).await).await;
+    until("answers", || running() == 2).await;
+    let answer = rest(send(&server.path, ONCE).await).await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
     assert!(
@@ -243,15 +247,63 @@ async fn connections_beyond_the_cap_hear_so() {
     assert_eq!(server.echo.turned_away.load(Ordering::SeqCst), 1);
 
     drop(held);
-    let mut answer = String::new();
-    for _ in 0..100 {
-        answer = rest(send(&server.path, request).await).await;
-        if answer.starts_with("HTTP/1.1 200") {
-            return;
-        }
-        tokio::time::sleep(TICK).await;
+    until("end of the answers", || running() == 0).await;
+    let answer = rest(send(&server.path, ONCE).await).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// Reads one answer of a connection that stays open.
+async fn kept_alive(path: &Path) -> UnixStream {
+    let mut stream = send(path, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n0") {
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut answer)).await;
+        assert!(read.unwrap().unwrap() > 0, "{answer:?}");
     }
-    panic!("places aren't given back: {answer}");
+    stream
+}
+
+#[tokio::test]
+async fn who_waits_makes_room_for_a_newcomer_and_who_is_answered_does_not() {
+    let server = start(Settings {
+        max_connections_per_uid: 4,
+        ..settings()
+    });
+    let running = || server.echo.running.load(Ordering::SeqCst);
+    let answered = send(&server.path, SLOW).await;
+    until("answer", || running() == 1).await;
+    let silent = send(&server.path, "").await;
+    let begun = send(&server.path, "GET / HTTP/1.1\r\nHost: a\r\n").await;
+    let idle = kept_alive(&server.path).await;
+    let body = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc";
+    let mut newer = Vec::new();
+    for _ in 0..3 {
+        newer.push(send(&server.path, body).await);
+    }
+    for waits in [silent, begun, idle] {
+        assert_eq!(rest(waits).await, "", "closed without a word");
+    }
+    // A body that doesn't come whole is waited for no longer than a head.
+    let newest = send(&server.path, ONCE).await;
+    assert_eq!(rest(newer.remove(0)).await, "");
+    assert!(rest(newest).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(server.echo.turned_away.load(Ordering::SeqCst), 0);
+    server.echo.release.notify_one();
+    assert!(rest(answered).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_request_on_its_way_is_answered_on_a_connection_that_must_make_room() {
+    let server = start(Settings {
+        max_connections_per_uid: 1,
+        ..settings()
+    });
+    let mut begun = send(&server.path, "GET / HTTP/1.1\r\nHost: a\r\n").await;
+    let newest = kept_alive(&server.path).await;
+    begun.write_all(b"\r\n").await.unwrap();
+    let answer = rest(begun).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(newest);
 }
 
 #[tokio::test]
@@ -261,7 +313,7 @@ async fn leaving_and_stalled_clients_end_their_answers() {
         ..settings()
     });
     let running = || server.echo.running.load(Ordering::SeqCst);
-    let leaving = send(&server.path, "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let leaving = send(&server.path, SLOW).await;
     until("answer", || running() == 1).await;
     drop(leaving);
     until("end of the answer that nobody waits for", || running() == 0).await;
@@ -274,8 +326,7 @@ async fn leaving_and_stalled_clients_end_their_answers() {
 #[tokio::test]
 async fn drain_lets_answers_finish_and_takes_no_more() {
     let server = start(settings());
-    let request = "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n";
-    let stream = send(&server.path, request).await;
+    let stream = send(&server.path, SLOW).await;
     let idle = send(&server.path, "").await;
     until("answer", || server.echo.running.load(Ordering::SeqCst) == 1).await;
     server.shutdown.drain();
@@ -295,7 +346,7 @@ async fn drain_lets_answers_finish_and_takes_no_more() {
 #[tokio::test]
 async fn the_end_of_the_drain_cuts_what_is_left() {
     let server = start(settings());
-    let stream = send(&server.path, "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let stream = send(&server.path, SLOW).await;
     until("answer", || server.echo.running.load(Ordering::SeqCst) == 1).await;
     server.shutdown.end();
     assert_eq!(rest(stream).await, "");

@@ -22,6 +22,10 @@ pub(super) struct Messages<'a> {
     seq: u32,
     /// For a client whose proof lacked it.
     nonce: Option<String>,
+    /// Seconds after which a refused request may come again.
+    retry_after: Option<u64>,
+    /// Whether whoever asked has shown a token that may be answered here.
+    verified: bool,
     /// Told before the last message is sent.
     ticket: Option<&'a Ticket>,
 }
@@ -34,6 +38,10 @@ struct Plain<'a> {
     seq: u32,
     #[serde(rename = "final")]
     last: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<bool>,
     body: &'a RawValue,
 }
 
@@ -45,6 +53,8 @@ impl<'a> Messages<'a> {
             id,
             seq: 0,
             nonce: None,
+            retry_after: None,
+            verified: true,
             ticket: None,
         }
     }
@@ -53,6 +63,11 @@ impl<'a> Messages<'a> {
     pub(super) fn of_run(self, ticket: &'a Ticket) -> Messages<'a> {
         let ticket = Some(ticket);
         Messages { ticket, ..self }
+    }
+
+    /// Says that they go to whoever asked, not to a client that is known.
+    pub(super) fn mark_unverified(&mut self) {
+        self.verified = false;
     }
 
     /// Tells the nonce that a new DPoP proof must say.
@@ -79,6 +94,7 @@ impl<'a> Messages<'a> {
     /// The last message, when it is a refusal. One that the broker won't take is lost.
     pub(super) async fn refuse(&mut self, refusal: &Refusal) -> Result<(), Unsent> {
         let body = wire::error(refusal);
+        self.retry_after = refusal.retry_after_secs();
         self.send(refusal.status(), true, &body).await
     }
 
@@ -98,6 +114,11 @@ impl<'a> Messages<'a> {
             pair("final", last.to_string()),
         ];
         user.extend(self.nonce.clone().map(|nonce| pair("dpop-nonce", nonce)));
+        let retry_after = self.retry_after.map(|secs| secs.to_string());
+        user.extend(retry_after.map(|secs| pair("retry-after", secs)));
+        if !self.verified {
+            user.push(pair("verified", false.to_string()));
+        }
         Publication {
             topic: self.reply.topic.clone(),
             payload: Bytes::copy_from_slice(body),
@@ -118,6 +139,8 @@ impl<'a> Messages<'a> {
             request_id: self.id.echoed(),
             seq: self.seq,
             last,
+            retry_after: self.retry_after,
+            verified: (!self.verified).then_some(false),
             body: serde_json::from_slice(body).unwrap_or(RawValue::NULL),
         };
         Publication {
@@ -330,12 +353,16 @@ mod tests {
             },
         };
         let id = RequestId::beside(Some("req\"1"));
-        let messages = Messages::new(&outbox, &reply, &id);
+        let mut messages = Messages::new(&outbox, &reply, &id);
         let accepted = messages.frame(200, false, br#"{"a":1}"#);
         assert_eq!(accepted.topic, "slm/edge-1/reply/dev/7/accepted");
         let body = r#"{"status":200,"request_id":"req\"1","seq":0,"final":false,"body":{"a":1}}"#;
         assert_eq!(accepted.payload, body);
-        let rejected = messages.frame(401, true, b"{}");
+        messages.mark_unverified();
+        messages.retry_after = Some(2);
+        let rejected = messages.frame(503, true, b"{}");
         assert_eq!(rejected.topic, "slm/edge-1/reply/dev/7/rejected");
+        let body = r#"{"status":503,"request_id":"req\"1","seq":0,"final":true,"retry_after":2,"verified":false,"body":{}}"#;
+        assert_eq!(rejected.payload, body);
     }
 }

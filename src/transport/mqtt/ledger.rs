@@ -150,22 +150,10 @@ impl<A: Copy> Ledger<A> {
         self.prune();
     }
 
-    /// Unacknowledged messages of the present connection.
+    /// Unacknowledged messages of the present connection: what a broker's Receive Maximum counts,
+    /// and the packet identifiers bound where it doesn't count.
     pub(super) fn unacknowledged(&self) -> usize {
         self.entries.iter().filter(|e| e.ack.is_some()).count()
-    }
-
-    /// The oldest entry that no present message stands for, to be given up when there are too
-    /// many: `None` if there is none.
-    pub(super) fn give_up_oldest_orphan(&mut self) -> Option<EntryId> {
-        let at = self.entries.iter().position(|e| e.ack.is_none())?;
-        let entry = self.entries.remove(at)?;
-        self.settle(entry.key);
-        Some(entry.id)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
     }
 
     fn set(&mut self, id: EntryId, state: State) {
@@ -231,7 +219,7 @@ mod tests {
         assert!(acks(&mut ledger).is_empty());
         ledger.done(ids[0]);
         assert_eq!(acks(&mut ledger), [0, 1, 2]);
-        assert_eq!(ledger.len(), 0);
+        assert_eq!(ledger.entries.len(), 0);
     }
 
     #[test]
@@ -266,7 +254,7 @@ mod tests {
         ledger.done(id);
         ledger.connected(true);
         ledger.redeliveries_over();
-        assert_eq!(ledger.len(), 0);
+        assert_eq!(ledger.entries.len(), 0);
         assert!(!ledger.adopt(&M(1), 20));
     }
 
@@ -278,7 +266,7 @@ mod tests {
         ledger.lost();
         ledger.done(done);
         ledger.connected(false);
-        assert_eq!(ledger.len(), 1);
+        assert_eq!(ledger.entries.len(), 1);
         assert!(!ledger.adopt(&M(2), 20));
         // Its publisher sends it again: it waits for the run that goes on.
         let again = ledger.open(M(3), Some(Key(M(9))), Some(21));
@@ -286,7 +274,7 @@ mod tests {
         assert!(acks(&mut ledger).is_empty());
         ledger.done(running);
         assert_eq!(acks(&mut ledger), [21]);
-        assert_eq!(ledger.len(), 0);
+        assert_eq!(ledger.entries.len(), 0);
     }
 
     #[test]
@@ -317,18 +305,6 @@ mod tests {
         assert!(ledger.adopt(&M(2), 12));
         ledger.done(other);
         assert_eq!(acks(&mut ledger), [12]);
-    }
-
-    #[test]
-    fn orphans_can_be_given_up() {
-        let mut ledger = Ledger::new();
-        let old = ledger.open(M(1), Some(Key(M(9))), Some(1));
-        ledger.lost();
-        let repeat = ledger.open(M(2), Some(Key(M(9))), Some(2));
-        ledger.follow(repeat);
-        assert_eq!(ledger.give_up_oldest_orphan(), Some(old));
-        assert_eq!(ledger.give_up_oldest_orphan(), None);
-        assert_eq!(acks(&mut ledger), [2]);
     }
 
     /// What a broker with one session and the tasks of the session do to a ledger.
@@ -399,7 +375,7 @@ mod tests {
                 broker.pop_front();
                 ledger.acknowledged();
             }
-            prop_assert_eq!((broker.len(), ledger.len()), (0, 0));
+            prop_assert_eq!((broker.len(), ledger.entries.len()), (0, 0));
         }
     }
 }

@@ -16,6 +16,7 @@ pub struct Metrics {
     reconnects: Counter,
     requests: Family<Labels, Counter>,
     duplicates: Counter,
+    excess: Counter,
 }
 
 impl Metrics {
@@ -41,6 +42,11 @@ impl Metrics {
             "Requests that came again and were not run again",
             metrics.duplicates.clone(),
         );
+        registry.register(
+            "slmd_mqtt_beyond_receive_maximum",
+            "Requests that the broker sent beyond our Receive Maximum",
+            metrics.excess.clone(),
+        );
         metrics
     }
 
@@ -55,6 +61,10 @@ impl Metrics {
     pub(super) fn request(&self, status: u16) {
         let labels = vec![("status", status.to_string())];
         self.requests.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn excess(&self) {
+        self.excess.inc();
     }
 
     pub(super) fn duplicate(&self) {

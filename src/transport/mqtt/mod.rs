@@ -3,14 +3,17 @@
 //! A message's way: [`session`] receives it, [`topics`] routes it, [`request`] reads it,
 //! [`serve`] brings it to admission in a task of its own, [`answer`] frames what comes back,
 //! [`outbox`] sees that the broker gets it, and [`ledger`] says when the message may be
-//! acknowledged. Delivery is at least once: a PUBACK follows the broker's PUBACK for the last
+//! acknowledged. What whoever has shown no token may be told, and where, is for [`refusals`] and
+//! [`inboxes`] to say. Delivery is at least once: a PUBACK follows the broker's PUBACK for the last
 //! message of the answer, and the record that the request is answered.
 
 mod answer;
-mod bucket;
+mod hints;
+mod inboxes;
 mod ledger;
 mod metrics;
 mod outbox;
+mod refusals;
 mod request;
 mod serve;
 mod session;
@@ -34,8 +37,6 @@ pub use metrics::Metrics;
 
 /// What comes beside the body in a packet: the token (16 KiB at most), topics, correlation data.
 const BESIDE_BODY: usize = 64 * 1024;
-/// Refusals a second that may be told to whom no token vouches for, and at once.
-const REFUSALS: (u32, u32) = (5, 20);
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -123,7 +124,8 @@ pub fn start(
         metrics: Metrics::register(registry),
         status: status.clone(),
         fragment_interval,
-        refusals: Mutex::new(bucket::Bucket::new(REFUSALS.0, REFUSALS.1, now)),
+        refusals: Mutex::new(refusals::Refusals::new(now)),
+        inboxes: inboxes::Inboxes::default(),
     };
     let session = session::Session {
         options,
@@ -166,5 +168,6 @@ fn options(settings: Settings, status_topic: String) -> link::Options {
             topic: status_topic,
             payload: status::will(),
         },
+        retain: true,
     }
 }

@@ -17,6 +17,12 @@ use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::Secret;
 use crate::wire;
 
+/// Correlation Data is echoed with each piece of an answer, so a short request must not be able to
+/// make a long one; a UUID has 36 bytes.
+const MAX_CORRELATION: usize = 256;
+/// User properties of a message; we read three.
+const MAX_USER_PROPERTIES: usize = 32;
+
 /// A request that can be read. Whether its answer may go where it asks is for the grant to say.
 pub(super) struct Asked {
     pub(super) request: Request,
@@ -25,6 +31,8 @@ pub(super) struct Asked {
     pub(super) body_hash: Bytes32,
     /// The broker's word that it sent this before.
     pub(super) redelivered: bool,
+    /// Of the body.
+    pub(super) size: usize,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
 }
@@ -42,6 +50,8 @@ pub(super) struct Unread {
     pub(super) origin: Origin,
     pub(super) refusal: Refusal,
     pub(super) reply: Option<Reply>,
+    /// As far as that can be read.
+    pub(super) credential: Credential,
 }
 
 /// Where an answer goes.
@@ -60,6 +70,16 @@ pub(super) enum Form {
     Properties,
     /// MQTT 3.1.1: topic and body say it all. The client as the topic names it.
     Plain { client: String },
+}
+
+impl Reply {
+    /// Topic and Correlation Data of a refusal, as its reader sees them.
+    pub(super) fn refused_on(&self) -> (String, Option<&[u8]>) {
+        match self.form {
+            Form::Properties => (self.topic.clone(), self.correlation.as_deref()),
+            Form::Plain { .. } => (format!("{}/rejected", self.topic), None),
+        }
+    }
 }
 
 impl Asked {
@@ -92,8 +112,27 @@ pub(super) fn parse(
             origin: origin(message),
             refusal,
             reply,
+            credential: credential(topics, message, nonces).unwrap_or(Credential::None),
         })),
     }
+}
+
+/// What is looked at before anything else: nothing of an excess is worth reading.
+fn bounded(properties: &Properties) -> Result<(), Refusal> {
+    let refused = |detail| Err(Refusal::new(RefuseReason::BadRequest).detail(detail));
+    let correlation = properties.correlation.as_ref().map_or(0, Bytes::len);
+    if correlation > MAX_CORRELATION {
+        return refused(format!(
+            "the Correlation Data has {correlation} bytes, of {MAX_CORRELATION} allowed"
+        ));
+    }
+    let user = properties.user.len();
+    if user > MAX_USER_PROPERTIES {
+        return refused(format!(
+            "the message has {user} user properties, of {MAX_USER_PROPERTIES} allowed"
+        ));
+    }
+    Ok(())
 }
 
 fn read(
@@ -109,6 +148,7 @@ fn read(
         return Err(Refusal::new(RefuseReason::ReplyTopicRejected)
             .detail("the request has no Response Topic"));
     };
+    bounded(&message.properties)?;
     if message.retain {
         return Err(RefuseReason::RetainedRejected.into());
     }
@@ -146,6 +186,7 @@ fn read(
         reply: reply.clone(),
         body_hash: body.body_hash,
         redelivered: message.dup,
+        size,
         stream: body.stream,
         include_usage: body.include_usage,
     })
@@ -157,6 +198,7 @@ pub(super) fn parse_cancel(
     message: &Message,
     nonces: Accepted<'_>,
 ) -> Result<Cancel, Refusal> {
+    bounded(&message.properties)?;
     if message.retain {
         return Err(RefuseReason::RetainedRejected.into());
     }
@@ -213,7 +255,12 @@ fn reply(topics: &Topics, message: &Message, route: &Route<'_>) -> Option<Reply>
     let Route::Plain { client, id } = route else {
         return Some(Reply {
             topic: message.properties.response_topic.clone()?,
-            correlation: message.properties.correlation.clone(),
+            // One that is too long isn't echoed even once.
+            correlation: message
+                .properties
+                .correlation
+                .clone()
+                .filter(|c| c.len() <= MAX_CORRELATION),
             form: Form::Properties,
         });
     };
@@ -235,9 +282,10 @@ fn credential(
     message: &Message,
     nonces: Accepted<'_>,
 ) -> Result<Credential, Refusal> {
+    bounded(&message.properties)?;
     let proof = single(&message.properties, "dpop")?;
     let Some(value) = single(&message.properties, "authorization")? else {
-        return Ok(Credential::None);
+        return misnamed(&message.properties).map_or(Ok(Credential::None), Err);
     };
     match scheme(value)? {
         (Scheme::Bearer, token) => Ok(Credential::Bearer(token)),
@@ -252,6 +300,14 @@ fn credential(
             },
         }),
     }
+}
+
+/// A token under HTTP's name: MQTT compares the names of properties letter by letter.
+fn misnamed(properties: &Properties) -> Option<Refusal> {
+    let mut names = properties.user.iter().map(|(name, _)| name);
+    names.find(|name| name.eq_ignore_ascii_case("authorization"))?;
+    let refusal = Refusal::new(DenyReason::TokenMissing);
+    Some(refusal.detail("the user property `authorization` isn't written in lower case"))
 }
 
 /// A 3.1.1 message has no place for a proof.
@@ -269,12 +325,15 @@ enum Scheme {
 
 /// The scheme's name is case-insensitive (RFC 9110 section 11.1).
 fn scheme(value: &str) -> Result<(Scheme, Secret<String>), Refusal> {
-    let (scheme, token) = value.split_once(' ').ok_or(DenyReason::TokenMissing)?;
+    let refused = |detail| Err(Refusal::new(DenyReason::TokenMissing).detail(detail));
+    let Some((scheme, token)) = value.split_once(' ') else {
+        return refused("`authorization` has one word, with no `Bearer` before the token");
+    };
     let token = Secret::new(token.trim().to_owned());
     match scheme.to_ascii_lowercase().as_str() {
         "bearer" => Ok((Scheme::Bearer, token)),
         "dpop" => Ok((Scheme::Dpop, token)),
-        _ => Err(DenyReason::TokenMissing.into()),
+        _ => refused("`authorization` begins with neither `Bearer` nor `DPoP`"),
     }
 }
 
@@ -431,6 +490,38 @@ mod tests {
     fn the_plain_form_has_no_place_for_a_proof() {
         let refusal = plain_credential("DPoP a.b.c").unwrap_err();
         assert_eq!(refusal.reason, DenyReason::ProofUnsupported.into());
+    }
+
+    #[test]
+    fn correlation_and_properties_are_bounded() {
+        let mut long = message("{}");
+        let with = |length: usize| Some(Bytes::from(vec![b'c'; length]));
+        long.properties.correlation = with(MAX_CORRELATION);
+        assert_ne!(refused(&long), "bad_request");
+        long.properties.correlation = with(MAX_CORRELATION + 1);
+        assert_eq!(refused(&long), "bad_request");
+        assert!(parse_cancel(&edge(), &long, &nonces).is_err());
+        let reply = reply(&edge(), &long, &Route::Request).unwrap();
+        assert_eq!(reply.correlation, None, "not echoed");
+
+        let mut many = message("{}");
+        let pair = |n: usize| (format!("n{n}"), String::new());
+        many.properties.user = (0..MAX_USER_PROPERTIES).map(pair).collect();
+        assert_ne!(refused(&many), "bad_request");
+        many.properties.user.push(pair(MAX_USER_PROPERTIES));
+        assert_eq!(refused(&many), "bad_request");
+        assert!(parse_cancel(&edge(), &many, &nonces).is_err());
+    }
+
+    #[test]
+    fn a_token_in_the_wrong_place_is_told_the_right_one() {
+        let mut capital = message("");
+        capital.properties.user = vec![("Authorization".to_owned(), "Bearer a.b.c".to_owned())];
+        let refusal = credential(&edge(), &capital, &nonces).unwrap_err();
+        assert_eq!(refusal.reason, DenyReason::TokenMissing.into());
+        assert!(refusal.message().contains("lower case"), "{refusal}");
+        let bare = plain_credential("a.b.c").unwrap_err();
+        assert!(bare.message().contains("no `Bearer` before"), "{bare}");
     }
 
     #[test]

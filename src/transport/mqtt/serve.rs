@@ -1,19 +1,25 @@
 //! One request from its message to its acknowledged answer: a task of its own.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::answer::{Answer, Ended, Messages};
-use super::bucket::Bucket;
+use super::hints;
+use super::inboxes::{Inboxes, Stay};
 use super::metrics::Metrics;
 use super::outbox::{Outbox, Unsent};
+use super::refusals::{Refusals, Whose};
 use super::request::{Asked, Cancel, Form, Reply, Unread};
 use super::status::Cell;
 use super::topics::Topics;
-use crate::admission::{Admission, Admitted, Delivered, Delivery, Rejected, StoredAnswer, Ticket};
+use crate::admission::{
+    Admission, Admitted, Asker, Delivered, Delivery, Rejected, StoredAnswer, Ticket,
+};
 use crate::auth::Grant;
 use crate::identity::Nonces;
-use crate::prompt::{self, Finish, Origin, Outcome, RequestId};
+use crate::prompt::{self, Action, Finish, Origin, Outcome, Request, RequestId};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
 use crate::wire::Head;
 
@@ -27,8 +33,13 @@ pub(super) struct Context {
     pub(super) status: Cell,
     pub(super) fragment_interval: Duration,
     /// Bounds refusals that go to whom no token vouches for.
-    pub(super) refusals: Mutex<Bucket>,
+    pub(super) refusals: Mutex<Refusals>,
+    /// Where no such refusal goes.
+    pub(super) inboxes: Inboxes,
 }
+
+/// A place among the requests whose token isn't decided yet; dropped once it is.
+pub(super) type Deciding = OwnedSemaphorePermit;
 
 /// What a request has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,14 +58,17 @@ pub(super) enum Served {
 pub(super) async fn request(
     context: Arc<Context>,
     parsed: Result<Box<Asked>, Box<Unread>>,
+    deciding: Deciding,
 ) -> Served {
     let asked = match parsed {
         Ok(asked) => asked,
-        Err(unread) => return context.unread(unread).await,
+        Err(unread) => return context.unread(unread, deciding).await,
     };
     let stream = (asked.stream, asked.include_usage);
     let (id, reply) = (asked.request.id.clone(), asked.reply.clone());
-    let delivery = delivery(&context.topics, &asked);
+    // Until the answer is acknowledged, or the refusal.
+    let stay = Arc::default();
+    let delivery = delivery(&context, &asked, deciding, &stay);
     let delivered = context
         .admission
         .deliver(asked.credential, asked.request, delivery);
@@ -70,12 +84,17 @@ pub(super) async fn request(
             context.metrics.duplicate();
             context.again(stored, &reply, stream).await
         }
-        Err(rejected) => context.reject(&rejected, &id, &reply).await,
+        Err(rejected) => context.reject(rejected, &id, &reply).await,
     }
 }
 
 /// Serves a message on the cancel topic. The cancelled request's own answer tells the client.
-pub(super) async fn cancel(context: Arc<Context>, origin: Origin, parsed: Result<Cancel, Refusal>) {
+pub(super) async fn cancel(
+    context: Arc<Context>,
+    origin: Origin,
+    parsed: Result<Cancel, Refusal>,
+    _deciding: Deciding,
+) {
     let admission = &context.admission;
     let Cancel {
         credential,
@@ -94,14 +113,26 @@ pub(super) async fn cancel(context: Arc<Context>, origin: Origin, parsed: Result
     }
 }
 
-fn delivery(topics: &Arc<Topics>, asked: &Asked) -> Delivery {
-    let (topics, reply) = (Arc::clone(topics), asked.reply.clone());
+fn delivery(
+    context: &Context,
+    asked: &Asked,
+    deciding: Deciding,
+    stay: &Arc<OnceLock<Stay>>,
+) -> Delivery {
+    let (topics, reply) = (Arc::clone(&context.topics), asked.reply.clone());
+    let (inboxes, stay) = (context.inboxes.clone(), Arc::clone(stay));
     Delivery {
         reply_to: asked.reply.topic.clone(),
         correlation: asked.reply.correlation.as_ref().map(|c| c.to_vec()),
         body_hash: asked.body_hash,
         redelivered: asked.redelivered,
-        check: Box::new(move |grant: &Grant| may_answer(&topics, &reply, grant)),
+        size: asked.size,
+        check: Box::new(move |grant: &Grant| {
+            let _deciding = deciding;
+            may_answer(&topics, &reply, grant)?;
+            stay.get_or_init(|| inboxes.enter(&grant.principal.client, &reply));
+            Ok(())
+        }),
     }
 }
 
@@ -184,50 +215,61 @@ impl Context {
         Served::Done
     }
 
-    /// Nobody has shown a token for this one.
-    async fn unread(&self, unread: Box<Unread>) -> Served {
+    /// A message that is no request; its token, where it has one, says whom that may be told.
+    async fn unread(&self, unread: Box<Unread>, deciding: Deciding) -> Served {
         let Unread {
             id,
             origin,
             refusal,
             reply,
+            credential,
         } = *unread;
-        self.admission.refuse_unread(origin, &id, &refusal);
+        self.admission.refuse_unread(origin.clone(), &id, &refusal);
+        let request = Request {
+            id: id.clone(),
+            origin,
+            model: None,
+            action: Action::ListModels,
+            deadline: None,
+        };
+        let asker = self.admission.asker(&credential, request);
+        drop(deciding);
         self.metrics.request(refusal.status());
-        match reply.filter(|reply| self.may_tell(reply)) {
-            Some(reply) => self.refuse(&refusal, &id, &reply).await,
+        match reply {
+            Some(reply) => self.tell(refusal, &asker, &id, &reply).await,
             None => Served::Done,
         }
     }
 
-    /// A refusal of a verified token goes where its answer would; any other only beneath our own
-    /// `reply`, at a bounded rate.
-    async fn reject(&self, rejected: &Rejected, id: &RequestId, reply: &Reply) -> Served {
-        let refusal = &rejected.refusal;
-        if is_shutdown(refusal) {
+    async fn reject(&self, rejected: Rejected, id: &RequestId, reply: &Reply) -> Served {
+        if is_shutdown(&rejected.refusal) {
             return Served::Interrupted;
         }
-        self.metrics.request(refusal.status());
-        let grant = rejected.grant.as_deref();
-        let own = grant.is_some_and(|grant| may_answer(&self.topics, reply, grant).is_ok());
-        if own || self.may_tell(reply) {
-            return self.refuse(refusal, id, reply).await;
+        self.metrics.request(rejected.refusal.status());
+        self.tell(rejected.refusal, &rejected.asker, id, reply)
+            .await
+    }
+
+    /// Whoever may be answered there is refused there; anybody else only beneath our own `reply`,
+    /// at a bounded rate, and not where an answer is awaited.
+    async fn tell(&self, refusal: Refusal, asker: &Asker, id: &RequestId, reply: &Reply) -> Served {
+        let verified = match asker {
+            Asker::Granted(grant) => may_answer(&self.topics, reply, grant).is_ok(),
+            Asker::Signed(_) | Asker::Unknown => false,
+        };
+        if !verified && !self.may_tell(asker, reply) {
+            return Served::Done;
         }
-        Served::Done
-    }
-
-    fn may_tell(&self, reply: &Reply) -> bool {
-        let mut bucket = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        self.topics.is_reply(&reply.topic) && bucket.take(crate::time::instant())
-    }
-
-    async fn refuse(&self, refusal: &Refusal, id: &RequestId, reply: &Reply) -> Served {
+        let refusal = hints::advise(reply, refusal);
         let mut messages = Messages::new(&self.outbox, reply, id);
+        if !verified {
+            messages.mark_unverified();
+        }
         if refusal.reason == Reason::Denied(DenyReason::UseDpopNonce) {
             let nonce = self.nonces.current(self.admission.moment());
             messages.tell_nonce(nonce.value);
         }
-        match messages.refuse(refusal).await {
+        match messages.refuse(&refusal).await {
             Ok(()) => Served::Done,
             Err(Unsent::Closed) => Served::Interrupted,
             Err(unsent) => {
@@ -235,6 +277,19 @@ impl Context {
                 Served::Done
             }
         }
+    }
+
+    fn may_tell(&self, asker: &Asker, reply: &Reply) -> bool {
+        if !self.topics.is_reply(&reply.topic) || self.inboxes.await_one_like(reply, &self.topics) {
+            return false;
+        }
+        let whose = match asker {
+            Asker::Granted(grant) => Whose::Signed(&grant.principal),
+            Asker::Signed(principal) => Whose::Signed(principal),
+            Asker::Unknown => Whose::Alleged(self.topics.alleged_client(&reply.topic)),
+        };
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.take(whose, crate::time::instant())
     }
 
     fn unsendable(&self, id: &RequestId, reply: &Reply, why: &str) {

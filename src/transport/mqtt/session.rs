@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{Id, JoinError, JoinSet};
 
 use super::ledger::{Bytes32, EntryId, Ledger};
 use super::outbox::{Pending, Submission};
 use super::request;
-use super::serve::{self, Context, Served};
+use super::serve::{self, Context, Deciding, Served};
 use super::status::{self, Notices};
 use super::topics::Route;
 use crate::link::{self, Ack, Backoff, Event, Events, Failure, Link, Lost, Message, Publication};
@@ -31,12 +31,16 @@ const SUBSCRIBE: Duration = Duration::from_secs(30);
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(60);
 /// For the last status and the DISCONNECT.
 const LEAVE: Duration = Duration::from_secs(2);
-/// Cancels that may be decided at once.
-const CANCELS: usize = 16;
-/// Connections in a row that ended right after they were made, before it is reported.
+/// Messages whose token may be undecided at once. While there are as many, none is read: deciding
+/// takes milliseconds, and waits for nothing that the broker has to send. More than may wait for
+/// an issuer's keys at once (`admission`), so that unknown keys can't hold up the others.
+const UNDECIDED: usize = 48;
+/// Requests that may be under way, most of them refusals that the broker hasn't acknowledged.
+/// What comes beyond is acknowledged and not answered.
+const UNDER_WAY: usize = 2048;
+/// Connections in a row that ended without a word right after they were made, before it is
+/// reported.
 const FLAPS: u32 = 3;
-/// Runs whose message is gone may be so many times the receive maximum.
-const ORPHANS: usize = 4;
 
 pub(super) struct Session {
     pub(super) options: link::Options,
@@ -57,10 +61,10 @@ pub(super) struct State {
     ledger: Ledger<Ack>,
     pending: Pending,
     tasks: JoinSet<Served>,
-    /// Of each task, its entry; and of each entry, how to end its task.
+    /// Of each task, its entry.
     entries: HashMap<Id, EntryId>,
-    aborts: HashMap<EntryId, AbortHandle>,
     cancels: JoinSet<()>,
+    undecided: Arc<Semaphore>,
 }
 
 /// The present connection.
@@ -86,8 +90,8 @@ impl State {
             pending: Pending::default(),
             tasks: JoinSet::new(),
             entries: HashMap::new(),
-            aborts: HashMap::new(),
             cancels: JoinSet::new(),
+            undecided: Arc::new(Semaphore::new(UNDECIDED)),
         }
     }
 }
@@ -99,7 +103,9 @@ impl Session {
             self.beats.fetch_add(1, Ordering::Relaxed);
             let state = &mut self.state;
             tokio::select! {
-                event = next(&mut state.live) => self.event(event),
+                (event, deciding) = next(&mut state.live, &state.undecided) => {
+                    self.event(event, deciding);
+                }
                 Some(joined) = state.tasks.join_next_with_id() => self.served(joined),
                 Some(_) = state.cancels.join_next() => {}
                 Some(submission) = submissions.recv() => state.pending.add(submission),
@@ -136,14 +142,25 @@ impl Session {
         });
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: Event, deciding: Deciding) {
         match event {
+            Event::Connected {
+                at_least_once: false,
+                ..
+            } => self.lost(&Lost::Refused(link::NEEDS_QOS_1.to_owned())),
             Event::Connected {
                 session_present,
                 max_packet,
-            } => self.connected(session_present, max_packet),
+                retains,
+                ..
+            } => {
+                tracing::info!(session_present, max_packet, retains, "broker connected");
+                // For the next connection: a broker may come back with what it lacked.
+                self.options.retain = retains;
+                self.connected(session_present);
+            }
             Event::Subscribed(codes) => self.subscribed(&codes),
-            Event::Message(message) => self.message(&message),
+            Event::Message(message) => self.message(&message, deciding),
             Event::Acknowledged { token, result } => {
                 if let Some(why) = self.state.pending.acknowledged(token, result) {
                     let problem = format!("the broker refused our status message: {why}");
@@ -154,10 +171,9 @@ impl Session {
         }
     }
 
-    fn connected(&mut self, session_present: bool, max_packet: Option<u32>) {
+    fn connected(&mut self, session_present: bool) {
         let reconnect = self.state.connections > 0;
         self.state.connections += 1;
-        tracing::info!(session_present, max_packet, "broker connected");
         self.context.status.connected(reconnect);
         self.context.metrics.connected(true);
         if reconnect {
@@ -180,12 +196,19 @@ impl Session {
     }
 
     /// Says "up" once requests can arrive, and to the operator what can't.
-    fn subscribed(&mut self, codes: &[Result<(), String>]) {
+    fn subscribed(&mut self, codes: &[Result<bool, String>]) {
         let subscriptions = self.context.topics.subscriptions();
         let denied: Vec<String> = subscriptions
             .iter()
             .zip(codes)
-            .filter_map(|(s, code)| Some(format!("{} ({})", s.filter, code.as_ref().err()?)))
+            .filter_map(|(subscription, code)| {
+                let why = match code {
+                    Ok(false) if subscription.at_least_once => "only QoS 0 is granted",
+                    Ok(_) => return None,
+                    Err(why) => why,
+                };
+                Some(format!("{} ({why})", subscription.filter))
+            })
             .collect();
         let listens = codes.iter().take(2).any(Result::is_ok);
         if let Some(live) = &mut self.state.live {
@@ -238,7 +261,7 @@ impl Session {
         let publication = Publication {
             topic,
             payload: payload.into(),
-            retain: true,
+            retain: self.options.retain,
             properties: link::Properties::default(),
         };
         let live = self.state.live.as_ref()?;
@@ -246,7 +269,7 @@ impl Session {
         Some(token)
     }
 
-    fn message(&mut self, message: &Message) {
+    fn message(&mut self, message: &Message, deciding: Deciding) {
         let print = request::fingerprint(message);
         if let Some(ack) = message.ack {
             if message.dup && self.state.ledger.adopt(&print, ack) {
@@ -262,24 +285,28 @@ impl Session {
         }
         let context = Arc::clone(&self.context);
         match context.topics.route(&message.topic) {
-            Some(Route::Cancel) => self.cancel(message),
-            Some(route) => self.request(message, &route, print),
+            Some(Route::Cancel) => self.cancel(message, deciding),
+            Some(route) => self.request(message, &route, print, deciding),
             None => self.set_aside(message, print),
         }
     }
 
-    fn request(&mut self, message: &Message, route: &Route<'_>, print: Bytes32) {
+    /// Begins a request, be it beyond our Receive Maximum: some brokers exceed it when PUBACKs
+    /// come in a row (mosquitto 2.0.11), and one that was cut off for it would do so again with
+    /// the same messages. What runs and waits has bounds of its own in admission.
+    fn request(
+        &mut self,
+        message: &Message,
+        route: &Route<'_>,
+        print: Bytes32,
+        deciding: Deciding,
+    ) {
         let window = usize::from(self.options.receive_maximum);
         if message.ack.is_some() && self.state.ledger.unacknowledged() >= window {
-            let why = "the broker sends more than our receive maximum";
-            return self.lost(&Lost::Network(why.to_owned()));
+            self.context.metrics.excess();
         }
-        if self.state.ledger.len() >= ORPHANS * window {
-            match self.state.ledger.give_up_oldest_orphan() {
-                Some(entry) => self.abort(entry),
-                // All at QoS 0, which promises nothing.
-                None => return self.context.metrics.request(503),
-            }
+        if self.state.tasks.len() >= UNDER_WAY {
+            return self.unanswered(message, print);
         }
         let topics = &self.context.topics;
         let moment = || self.context.admission.moment();
@@ -294,23 +321,27 @@ impl Session {
         );
         let key = parsed.as_ref().ok().and_then(|asked| asked.key());
         let entry = self.state.ledger.open(print, key, message.ack);
-        let task = serve::request(Arc::clone(&self.context), parsed);
+        let task = serve::request(Arc::clone(&self.context), parsed, deciding);
         let handle = self.state.tasks.spawn(task);
         self.state.entries.insert(handle.id(), entry);
-        self.state.aborts.insert(entry, handle);
     }
 
-    fn cancel(&mut self, message: &Message) {
-        if self.state.cancels.len() >= CANCELS {
-            tracing::debug!("too many cancels at once");
-            return;
-        }
+    /// Even a refusal would be one too many.
+    fn unanswered(&mut self, message: &Message, print: Bytes32) {
+        self.context.metrics.request(503);
+        let problem = format!("requests were dropped unanswered: {UNDER_WAY} were under way");
+        self.context.status.answer_refused(problem);
+        let entry = self.state.ledger.open(print, None, message.ack);
+        self.state.ledger.done(entry);
+    }
+
+    fn cancel(&mut self, message: &Message, deciding: Deciding) {
         let context = Arc::clone(&self.context);
         let cancel = request::parse_cancel(&context.topics, message, &|| {
             context.nonces.accepted(context.admission.moment())
         });
         let origin = request::origin(message);
-        let task = serve::cancel(context, origin, cancel);
+        let task = serve::cancel(context, origin, cancel, deciding);
         self.state.cancels.spawn(task);
     }
 
@@ -336,7 +367,6 @@ impl Session {
         let Some(entry) = self.state.entries.remove(&task) else {
             return;
         };
-        self.state.aborts.remove(&entry);
         match served {
             Served::Done => self.state.ledger.done(entry),
             Served::Follows => self.state.ledger.follow(entry),
@@ -354,13 +384,6 @@ impl Session {
         self.state.ledger.forget(entry);
     }
 
-    fn abort(&mut self, entry: EntryId) {
-        tracing::warn!("a run whose request is gone from the broker was given up");
-        if let Some(handle) = self.state.aborts.remove(&entry) {
-            handle.abort();
-        }
-    }
-
     fn lost(&mut self, lost: &Lost) {
         let up = self.state.live.take().and_then(|live| live.up);
         self.state.ledger.lost();
@@ -368,6 +391,7 @@ impl Session {
         let now = time::instant();
         let failure = match (lost, up) {
             (Lost::TakenOver, _) => Failure::TakenOver,
+            (Lost::Dropped(_), Some(up)) => Failure::Dropped(now.saturating_duration_since(up)),
             (_, Some(up)) => Failure::Ended(now.saturating_duration_since(up)),
             (_, None) => Failure::Unreachable,
         };
@@ -376,11 +400,14 @@ impl Session {
         tracing::warn!(%lost, pause_ms = pause.as_millis(), "no broker");
         self.context.metrics.connected(false);
         self.context.status.lost(lost.to_string());
+        if *lost == Lost::NoRetained {
+            self.options.retain = false;
+        }
         self.report_takeover(lost, now);
     }
 
     /// mosquitto before 2.0.12 doesn't say when another client takes our session; what shows is
-    /// that connections end soon after they were made.
+    /// that connections are closed without a word soon after they were made.
     fn report_takeover(&mut self, lost: &Lost, now: Instant) {
         let client_id = self.options.client_id.as_str();
         let flaps = self.backoff.flaps();
@@ -389,8 +416,8 @@ impl Session {
             ("mqtt_taken_over", text)
         } else if flaps >= FLAPS {
             let text = format!(
-                "{flaps} connections in a row ended right after they were made: \
-                 does another client use {client_id:?}, a cloned card?"
+                "{flaps} connections in a row were closed without a word right after they were \
+                 made: does another client use {client_id:?}, a cloned card?"
             );
             ("mqtt_unstable", text)
         } else {
@@ -474,14 +501,14 @@ impl Session {
     }
 }
 
-/// The next event of the present connection, if there is one. Cancel-safe.
-async fn next(live: &mut Option<Live>) -> Event {
-    match live {
-        Some(live) => live.events.recv().await.unwrap_or_else(|| {
-            Event::Lost(Lost::Network("the connection's task failed".to_owned()))
-        }),
-        None => std::future::pending().await,
-    }
+/// The next event of the present connection, if there is one, and room to decide what it asks.
+/// Cancel-safe.
+async fn next(live: &mut Option<Live>, undecided: &Arc<Semaphore>) -> (Event, Deciding) {
+    let (Some(live), Ok(deciding)) = (live, Arc::clone(undecided).acquire_owned().await) else {
+        return std::future::pending().await;
+    };
+    let failed = || Event::Lost(Lost::Network("the connection's task failed".to_owned()));
+    (live.events.recv().await.unwrap_or_else(failed), deciding)
 }
 
 /// Uniform in 0..1.

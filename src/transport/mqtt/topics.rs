@@ -101,10 +101,14 @@ impl Topics {
         if !is_publishable(topic) {
             return refused("not a topic that answers can be published on");
         }
-        if !is_level(azp) {
-            return refused("the token's `azp` can't be a level of a topic");
-        }
         let filter = self.reply_to.replace("{device}", &self.device);
+        if filter.contains("{azp}") && !is_level(azp) {
+            return refused(
+                "the token's client id (`azp`) has `/`, `+`, `#` or a control character, or is \
+                 longer than 255 bytes, so no topic can be its own: over MQTT, use a Keycloak \
+                 client without them",
+            );
+        }
         let filter = filter.replace("{azp}", azp);
         match matches(&filter, topic) {
             true => Ok(()),
@@ -116,8 +120,21 @@ impl Topics {
     pub(super) fn may_ask(&self, client: &str, azp: &str) -> Result<(), Refusal> {
         match client == azp {
             true => Ok(()),
-            false => Err(RefuseReason::TopicMismatch.into()),
+            false if is_level(azp) => Err(RefuseReason::TopicMismatch.into()),
+            false => Err(Refusal::new(RefuseReason::TopicMismatch).detail(
+                "the token's client id (`azp`) has `/`, `+`, `#` or a control character, or is \
+                 longer than 255 bytes, so it can't be a level of a topic: over MQTT, use a \
+                 Keycloak client without them",
+            )),
         }
+    }
+
+    /// The client that a topic beneath our own `reply` names, or the topic where it names none.
+    pub(super) fn alleged_client<'a>(&self, topic: &'a str) -> &'a str {
+        let beneath = topic.strip_prefix(self.root.as_str());
+        let beneath = beneath.and_then(|rest| rest.strip_prefix("reply/"));
+        let client = beneath.and_then(|rest| rest.split('/').next());
+        client.unwrap_or(topic)
     }
 
     /// Whether `topic` lies beneath our own `reply`, where anybody may be told of a refusal.
@@ -231,6 +248,28 @@ mod tests {
         ] {
             assert!(!may(topic, azp), "{topic} {azp}");
         }
+    }
+
+    #[test]
+    fn a_client_id_that_is_no_level_is_told_why() {
+        let topics = topics();
+        for azp in ["dev/1", "a+", "#"] {
+            let refusals = [
+                topics
+                    .may_answer("slm/edge-1/reply/dev/1", azp)
+                    .unwrap_err(),
+                topics.may_ask("dev", azp).unwrap_err(),
+            ];
+            for refusal in refusals {
+                let said = refusal.message();
+                assert!(said.contains("`/`") && said.contains("client id"), "{said}");
+            }
+        }
+        // Where no topic is any client's own, every client id will do.
+        let shared = Topics::new("edge-1", "slm/{device}/reply/all/#");
+        assert!(shared.may_answer("slm/edge-1/reply/all/1", "dev/1").is_ok());
+        assert_eq!(topics.alleged_client("slm/edge-1/reply/dev/1"), "dev");
+        assert_eq!(topics.alleged_client("elsewhere/1"), "elsewhere/1");
     }
 
     #[test]

@@ -114,6 +114,38 @@ fn another_client_with_our_id_is_reported_and_survived() {
 }
 
 #[test]
+fn a_broker_without_retained_messages_still_serves() {
+    let issuer = Issuer::new("ES256", "unretained-1");
+    let broker = Mosquitto::start_with("retain_available false");
+    let daemon = Daemon::start(Setup::new().issuer(&issuer).broker(&broker));
+    until_connected(&daemon);
+    let answers = broker.subscribe("slm/edge-1/reply/#");
+    let scene = Scene {
+        issuer,
+        broker,
+        daemon,
+        answers,
+    };
+    scene.ask("unretained", &chat("Say one word, any word.", 4, false));
+    assert_eq!(scene.answer("unretained").status, 200);
+    let status = scene.daemon.status();
+    assert!(status["mqtt"]["problem"].is_null(), "{status}");
+}
+
+#[test]
+fn a_broker_that_takes_only_qos_0_is_named() {
+    let issuer = Issuer::new("ES256", "qos-1");
+    let broker = Mosquitto::start_with("max_qos 0");
+    let daemon = Daemon::start(Setup::new().issuer(&issuer).broker(&broker));
+    within(CONNECT, "the true reason", || {
+        let status = daemon.status();
+        let problem = status["mqtt"]["problem"].as_str()?;
+        let named = problem.contains("only QoS 0") && !problem.contains("cloned");
+        named.then_some(())
+    });
+}
+
+#[test]
 fn the_status_topic_tells_up_and_down() {
     let mut scene = Scene::start("");
     let up = until_up(&scene.broker);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Answer, REPLIES, REQUESTS, Scene, answer};
-use crate::support::{Publish, chat, within};
+use super::{ANSWER, Answer, LONG, REPLIES, REQUESTS, Scene, answer};
+use crate::support::{Publish, chat, claims, within};
 
 /// Long enough for an answer that must not come.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -37,6 +37,73 @@ fn unverified_tokens_are_told_beneath_reply_only() {
     assert!(elsewhere.next(SILENCE).is_none());
     refused(&scene, "token_missing", 3);
     refused(&scene, "expired", 3);
+    acknowledged(&scene);
+}
+
+/// Response Topic and Correlation Data are known to whoever may read along, and anybody who may
+/// publish can name them.
+#[test]
+fn nobody_ends_anothers_request_in_its_inbox() {
+    let scene = Scene::start("");
+    scene.ask("victim", &chat(LONG, 600, true));
+    scene.until_text("victim");
+    let mut other = claims();
+    other["azp"] = "device-2".into();
+    let (others, expired) = (scene.issuer.token(other), scene.expired());
+    let body = chat("Say something that nobody hears.", 8, false);
+    let forge = |topic: &str, reply: &str, token: Option<&str>, payload: &str| {
+        scene.broker.publish(&Publish {
+            topic,
+            payload,
+            response_topic: Some(&format!("{REPLIES}/{reply}")),
+            correlation: Some("victim"),
+            token,
+            ..Publish::default()
+        });
+    };
+    forge(REQUESTS, "victim", None, &body);
+    forge(REQUESTS, "victim", Some(&others), &body);
+    forge(REQUESTS, "victim", Some(&expired), &body);
+    forge(REQUESTS, "victim", None, "{");
+    // Where its client may listen too.
+    forge(REQUESTS, "elsewhere", None, &body);
+    refused(&scene, "token_missing", 2);
+    refused(&scene, "reply_topic_rejected", 1);
+    refused(&scene, "expired", 1);
+    refused(&scene, "bad_request", 1);
+    assert!(scene.goes_on("victim"));
+    scene.cancel(&scene.token(), "victim");
+    assert_eq!(scene.answer("victim").status, 499, "its own end");
+    // From now on a refusal ends nothing, and says whom it is for.
+    forge(REQUESTS, "victim", None, &body);
+    let told = scene.message("victim");
+    assert_eq!(told.user("status"), Some("401"));
+    assert_eq!(told.user("verified"), Some("false"));
+    scene.ask("victim", "{");
+    let told = scene.message("victim");
+    assert_eq!(told.user("status"), Some("400"));
+    assert_eq!(told.user("verified"), None, "its token is good");
+}
+
+/// It would come back with each piece of an answer.
+#[test]
+fn long_correlation_data_is_refused_and_not_echoed() {
+    let scene = Scene::start("");
+    let long = "c".repeat(60_000);
+    scene.broker.publish(&Publish {
+        topic: REQUESTS,
+        payload: &chat("Say something that nobody hears.", 8, true),
+        response_topic: Some(&format!("{REPLIES}/long")),
+        correlation: Some(&long),
+        token: Some(&scene.token()),
+        ..Publish::default()
+    });
+    let told = scene.answers.next(ANSWER).expect("a refusal in time");
+    assert_eq!(told.user("status"), Some("400"));
+    assert_eq!(told.correlation, None);
+    let said = told.json()["error"]["message"].to_string();
+    assert!(said.contains("60000 bytes, of 256"), "{said}");
+    assert!(scene.answers.next(SILENCE).is_none());
     acknowledged(&scene);
 }
 

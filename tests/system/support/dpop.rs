@@ -20,6 +20,10 @@ impl Holder {
         json!({"kty": "EC", "crv": "P-256", "x": jwk["x"], "y": jwk["y"]})
     }
 
+    pub fn thumbprint(&self) -> String {
+        thumbprint(&self.jwk())
+    }
+
     /// An access token of `issuer` for [`claims`], bound to this key.
     pub fn token(&self, issuer: &Issuer) -> String {
         issuer.token(bound(claims(), &thumbprint(&self.jwk())))

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod certs;
+mod clock;
 mod daemon;
 mod disk;
 mod dpop;
@@ -19,6 +20,7 @@ pub mod secrets;
 mod wait;
 
 pub use certs::{Ca, Certificate};
+pub use clock::{Clock, Kept};
 pub use daemon::{Daemon, Setup, signal};
 pub use disk::Disk;
 pub use dpop::{Holder, bound, message_hash, thumbprint};

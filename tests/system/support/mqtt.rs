@@ -120,7 +120,8 @@ impl Mosquitto {
     pub fn publish(&self, message: &Publish<'_>) {
         secrets::body(message.payload.as_bytes());
         let mut command = Command::new("mosquitto_pub");
-        command.args(["-V", "5", "-q", "1", "-s", "-t", message.topic]);
+        let qos = if message.at_most_once { "0" } else { "1" };
+        command.args(["-V", "5", "-q", qos, "-s", "-t", message.topic]);
         command.args(["-p", &self.port.to_string()]);
         if message.retain {
             command.arg("-r");
@@ -180,6 +181,8 @@ pub struct Publish<'a> {
     /// Message Expiry Interval, in seconds.
     pub expiry: Option<u32>,
     pub retain: bool,
+    /// QoS 0.
+    pub at_most_once: bool,
 }
 
 /// A client that listens, and may be asked what has come.
