@@ -230,6 +230,72 @@ fn answers_whole_and_streamed_agree() {
     );
 }
 
+/// What clients send in ordinary use, and OpenAI's server takes.
+#[test]
+fn ordinary_oddities_are_taken() {
+    let (daemon, issuer) = start();
+    let token = issuer.token(claims());
+    let turn = |role: &str, content: Value| json!({"role": role, "content": content});
+    let ask = |messages: Value, more: Value| {
+        let mut body = json!({"model": "slm", "messages": messages, "max_tokens": 4});
+        for (name, value) in more.as_object().expect("an object") {
+            body[name] = value.clone();
+        }
+        let response = daemon.chat(&token, &body.to_string());
+        assert_eq!(response.status, 200, "{response:?}");
+        let text = &response.json()["choices"][0]["message"]["content"];
+        text.as_str().expect("an answer").to_owned()
+    };
+    let history = [
+        turn("user", json!("A")),
+        turn("assistant", Value::Null),
+        turn("user", json!("B")),
+    ];
+    ask(json!(history), json!({}));
+    let hello = json!([turn("user", json!("Hello"))]);
+    let greedy = ask(hello.clone(), json!({"temperature": 0}));
+    assert_eq!(ask(hello, json!({"temperature": 1, "top_p": 0})), greedy);
+    // Four tokens end inside a character of four bytes.
+    let crabs = json!([turn("user", json!("Repeat exactly: 🦀🦀🦀🦀🦀"))]);
+    let cut = ask(crabs, json!({"temperature": 0}));
+    assert!(!cut.contains('\u{fffd}'), "{cut:?}");
+}
+
+/// What can't be served says so in words that lead on.
+#[test]
+fn what_is_odd_about_a_request_is_named() {
+    let (daemon, issuer) = start();
+    let token = issuer.token(claims());
+    let bearer = format!("Bearer {token}");
+    let body = chat("Hello", 1, false);
+    let post = |path: &str, more: &[(&str, &str)], body: &str| {
+        let mut headers = vec![("authorization", bearer.as_str())];
+        headers.extend(more);
+        http(&daemon.socket(), "POST", path, &headers, body)
+    };
+    for (path, told) in [
+        ("/chat/completions", CHAT),
+        ("//v1/chat/completions", CHAT),
+        ("/v1/v1/chat/completions", CHAT),
+    ] {
+        let response = post(path, &[], &body);
+        assert_refused(&response, 404, "not_found");
+        assert!(response.body.contains(told), "{path}: {response:?}");
+    }
+    let encoded = post(CHAT, &[("content-encoding", "gzip")], &body);
+    assert_refused(&encoded, 415, "unsupported_media_type");
+    let half = post(CHAT, &[], &body.replace("Hello", "\\ud83d"));
+    assert_refused(&half, 400, "bad_request");
+    assert!(half.body.contains("surrogate"), "{half:?}");
+    for hosts in ["", "Host: a\r\nHost: a\r\n"] {
+        let answer = raw(
+            &daemon,
+            format!("GET /v1/models HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n").as_bytes(),
+        );
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{hosts:?}: {answer}");
+    }
+}
+
 #[test]
 fn a_leaving_client_frees_the_engine() {
     let (daemon, issuer) = start();
