@@ -274,11 +274,16 @@ fn without_a_free_descriptor_an_administrator_is_still_answered() {
 /// it and with whatever limits.
 #[test]
 fn no_process_of_ours_dumps_its_memory() {
+    // The build folder may be closed to others.
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("slmd");
+    fs::copy(env!("CARGO_BIN_EXE_slmd"), &program).unwrap();
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .args(["prlimit", "--core=unlimited"])
-        .arg(env!("CARGO_BIN_EXE_slmd"))
+        .arg(&program)
         .args(["ask", "--token-file", "-", "--socket", "/nonexistent"]);
     // It waits for the token.
     let mut asking = command

@@ -96,9 +96,11 @@ pub fn exchange(
         head.push_str("content-type: application/json\r\n");
     }
     head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
-    Exchange::read_head(BufReader::new(stream))
+    let sent = stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body.as_bytes()));
+    // A server may refuse by the head alone and close: its answer is there all the same.
+    Exchange::read_head(BufReader::new(stream)).or_else(|unread| sent.and(Err(unread)))
 }
 
 impl Exchange {
