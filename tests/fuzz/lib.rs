@@ -6,6 +6,8 @@
 
 #[path = "../../src/auth/mod.rs"]
 pub mod auth;
+#[path = "../../src/files.rs"]
+pub mod files;
 #[path = "../../src/identity.rs"]
 pub mod identity;
 #[path = "../../src/json.rs"]
