@@ -23,8 +23,8 @@ pub struct Admitted {
 }
 
 impl Admission {
-    /// Reserves (where no place was waited for), charges, records and queues. Runs to its end even when the caller leaves, so
-    /// that no permit is recorded without its finish.
+    /// Reserves (where no place was waited for), charges, records and queues. Runs to its end even
+    /// when the caller leaves, so that no permit is recorded without its finish.
     pub(super) async fn admit(
         &self,
         permitted: Permitted,
@@ -55,10 +55,11 @@ impl Admission {
                 (self.0.engine.reserve(principal)?, None)
             }
         };
+        // Before the text is read: what is refused for its length has cost as much.
+        self.take_turn(permitted)?;
         let rate = self.rate(permitted);
         let prompt = self.prepare(permitted, rate).await?;
         let charge = Charge::take(self, permitted, &prompt, rate)?;
-        self.take_turn(permitted)?;
         let attempt = begin.as_ref().map(Begin::attempt);
         let salt = identity::random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);

@@ -285,6 +285,7 @@ impl Admission {
             {
                 denied.reason = DenyReason::KeysRefreshing;
                 denied.detail = Some(format!("again in {} s", wait.as_secs().max(1)));
+                denied.retry_after = Some(wait);
                 Decision::Deny(denied)
             }
             (decision, _) => decision,
@@ -324,7 +325,7 @@ impl Admission {
         let mut refusal = Refusal::new(denied.reason);
         refusal.detail = denied.detail;
         if refusal.status() == 503 {
-            refusal.retry_after = Some(Duration::from_secs(5));
+            refusal.retry_after = denied.retry_after.or(Some(Duration::from_secs(5)));
         }
         refusal
     }

@@ -8,9 +8,13 @@ use super::{Admission, records};
 use crate::audit::AuditError;
 use crate::auth::{Credential, Decision, Permitted};
 use crate::identity::digest;
-use crate::prompt::{Action, Request};
+use crate::prompt::{Action, Chat, Request};
 use crate::reason::{Refusal, RefuseReason};
 use crate::time;
+
+/// Text for which a prompt takes one turn, in bytes. Rendering and tokenising take a second for
+/// some hundred of them, answered or not.
+const TURN: usize = 8 << 10;
 
 impl Admission {
     /// Decides and records what needs no engine: model list, audit reading.
@@ -32,8 +36,8 @@ impl Admission {
         }
     }
 
-    /// Stops the principal's own running request with this correlation data; says whether there
-    /// was one.
+    /// Stops the principal's own request with this correlation data, which runs or waits; says
+    /// whether there was one.
     pub async fn cancel(
         &self,
         credential: Credential,
@@ -42,13 +46,14 @@ impl Admission {
     ) -> Result<bool, Refusal> {
         let permitted = self.authorize(credential, request).await?;
         let principal = &permitted.grant().principal;
-        Ok(self.0.running.cancel(principal, correlation))
+        let waited = self.0.waiting.cancel(principal, correlation);
+        Ok(self.0.running.cancel(principal, correlation) || waited)
     }
 
     /// Takes one of the administrator's turns to change something.
     pub fn take_admin_turn(&self, uid: u32) -> Result<(), Refusal> {
         let rate = self.0.settings.load().operations_per_minute;
-        self.take(&digest(&[b"slmd admin", &uid.to_be_bytes()]), rate)
+        self.take(&digest(&[b"slmd admin", &uid.to_be_bytes()]), 1, rate)
     }
 
     /// Takes one of the principal's turns at this kind of request. To be called before anything is
@@ -56,18 +61,19 @@ impl Admission {
     pub(super) fn take_turn(&self, permitted: &Permitted) -> Result<(), Refusal> {
         let settings = self.0.settings.load();
         let action = &permitted.request().action;
-        let rate = match action {
-            Action::Chat(_) => settings.prompts_per_minute,
-            _ => settings.operations_per_minute,
+        let (turns, rate) = match action {
+            Action::Chat(chat) => (turns(chat), settings.prompts_per_minute),
+            _ => (1, settings.operations_per_minute),
         };
         let principal = permitted.grant().principal.key();
         let key = digest(&[b"slmd turn", &principal, action.as_str().as_bytes()]);
-        self.take(&key, rate)
+        // Whoever waits long enough may ask what takes a whole minute's turns.
+        self.take(&key, turns.min(rate.max(1)), rate)
     }
 
-    fn take(&self, key: &[u8; 32], rate: u32) -> Result<(), Refusal> {
+    fn take(&self, key: &[u8; 32], count: u32, rate: u32) -> Result<(), Refusal> {
         let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = turns.charge(key, 1, rate, time::instant());
+        let taken = turns.charge(key, count, rate, time::instant());
         taken.map_err(|wait| {
             let detail = format!("{rate} a minute allowed");
             let refusal = Refusal::new(RefuseReason::RateLimitExceeded).detail(detail);
@@ -102,4 +108,10 @@ impl Admission {
         }
         Ok(())
     }
+}
+
+/// A turn for each [`TURN`] that was begun.
+fn turns(chat: &Chat) -> u32 {
+    let bytes: usize = chat.messages.iter().map(|m| m.content.expose().len()).sum();
+    u32::try_from(bytes / TURN).map_or(u32::MAX, |turns| turns.saturating_add(1))
 }

@@ -5,6 +5,7 @@
 //! the request last, so that a [`Verified`] token can be remembered for an epoch.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::access::{Asked, opens};
 use super::claims::{ClaimError, Claims, principal};
@@ -35,6 +36,8 @@ pub struct Denied {
     pub realm: Option<String>,
     pub principal: Option<Principal>,
     pub token_id: Option<String>,
+    /// When asking again may help.
+    pub retry_after: Option<Duration>,
 }
 
 /// Proof that a request was allowed: only [`decide`] makes one.
@@ -328,6 +331,7 @@ impl Denied {
             realm: Some(realm.name.clone()),
             principal: Some(claims.principal.clone()),
             token_id: claims.token_id.clone(),
+            retry_after: None,
         }
     }
 
@@ -342,6 +346,7 @@ impl Denied {
                 .get("jti")
                 .and_then(|id| id.as_str())
                 .map(str::to_owned),
+            retry_after: None,
         }
     }
 }
@@ -355,6 +360,7 @@ impl From<DenyReason> for Denied {
             realm: None,
             principal: None,
             token_id: None,
+            retry_after: None,
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn config(root: &mut Section<'_>, warnings: &Problems<'_>) -> Option<
     let engine = root.section("engine", engine);
     let mqtt = root.has("mqtt");
     let mqtt = root.section("mqtt", |section| {
-        mqtt.then(|| mqtt_settings(section, device, &http, &engine))
+        mqtt.then(|| mqtt_settings(section, device, &http))
     });
     let admission = root.section("admission", admission);
     let audit = root.section("audit", audit);
@@ -221,13 +221,10 @@ fn mqtt_settings(
     section: &mut Section<'_>,
     device: &str,
     http: &transport::http::Settings,
-    engine: &engine::Settings,
 ) -> Option<transport::mqtt::Settings> {
     let url = section.required("url", broker);
     let username = section.optional("username", text);
     let password_file = password_file(section, username.is_some());
-    // What one principal alone may have in the queue, so that none is sent more than it may ask.
-    let share = u16::try_from(engine.queue.div_ceil(2)).unwrap_or(u16::MAX);
     let tls = broker_tls(section, url.as_ref());
     let settings = transport::mqtt::Settings {
         tls,
@@ -238,7 +235,7 @@ fn mqtt_settings(
         username,
         keep_alive: section.or("keep_alive", duration(5 * SECOND, HOUR), 30 * SECOND),
         session_expiry: section.or("session_expiry", duration(MINUTE, 30 * DAY), HOUR),
-        receive_maximum: section.or("receive_maximum", count(1, 1024), share),
+        receive_maximum: section.or("receive_maximum", count(1, 1024), 1024),
         max_body: http.max_body,
         reply_to: reply_to(section, device),
         fragment_interval: section.or(

@@ -1,8 +1,8 @@
 //! MQTT end to end: a real broker, the real model, and clients that people use.
 //!
 //! Here are the scene that the other files share, and the answers; [`refusals`] is what isn't
-//! answered, [`bursts`] is many at once, [`broker`] a broker that comes and goes, [`stops`] a daemon that does, [`repeats`]
-//! what is asked again.
+//! answered, [`bursts`] is many at once, [`broker`] a broker that comes and goes, [`stops`] a daemon
+//! that does, [`repeats`] what is asked again.
 
 mod broker;
 mod bursts;
@@ -105,6 +105,23 @@ fn cancel_ends_a_running_answer_of_the_same_principal_only() {
     assert_eq!(cancels.len(), 3, "every cancel is on record");
 }
 
+#[test]
+fn cancel_ends_a_prompt_that_waits_for_a_place() {
+    let scene = Scene::start("[engine]\nqueue = 1\n");
+    scene.ask("running", &chat(LONG, 1500, true));
+    scene.until_text("running");
+    scene.ask("waiting", &chat(LONG, 1500, true));
+    scene.cancel(&scene.token(), "waiting");
+    let last = loop {
+        let message = scene.answers.next(ANSWER).expect("an answer in time");
+        if message.user("final") == Some("true") {
+            break message;
+        }
+    };
+    assert_eq!(last.correlation.as_deref(), Some("waiting"));
+    assert_eq!(last.user("status"), Some("499"));
+}
+
 /// A broker, a daemon that is connected to it, and who listens for its answers.
 struct Scene {
     issuer: Issuer,
@@ -136,8 +153,11 @@ impl Scene {
     }
 
     fn of(setup: Setup, toml: &str) -> Scene {
+        Scene::beside(Mosquitto::start(), setup, toml)
+    }
+
+    fn beside(broker: Mosquitto, setup: Setup, toml: &str) -> Scene {
         let issuer = Issuer::new("ES256", "mqtt-1");
-        let broker = Mosquitto::start();
         let setup = setup.issuer(&issuer).broker(&broker).with(toml);
         let daemon = Daemon::start(setup);
         let answers = broker.subscribe("slm/edge-1/reply/#");

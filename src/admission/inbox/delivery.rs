@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Owner;
 use super::entry::{Entry, FirstClock, State, StoredAnswer};
 use super::shelf::{Busy, Inbox};
+use super::waiting::Waits;
 use crate::admission::{Admission, Admitted};
 use crate::auth::{Credential, Decision, Grant, NonceRule, Permitted, Principal};
 use crate::identity::{digest, random};
@@ -118,11 +119,9 @@ impl Admission {
         let decision = self.decide_fresh(&credential, &request, Some(&clock));
         let permitted = match decision.await {
             Decision::Permit(permitted) => permitted,
-            Decision::Deny(mut denied) => {
-                let asker = denied
-                    .principal
-                    .take()
-                    .map_or(Asker::Unknown, Asker::Signed);
+            Decision::Deny(denied) => {
+                let principal = denied.principal.clone();
+                let asker = principal.map_or(Asker::Unknown, Asker::Signed);
                 return Err(Rejected::of(asker, self.deny(&request, denied)));
             }
         };
@@ -157,7 +156,12 @@ impl Admission {
             correlation: delivery.correlation,
             recognised,
         };
-        self.run(permitted, begin, delivery.size, busy).await
+        let waits = Waits {
+            principal: grant.principal.clone(),
+            correlation: begin.correlation.clone(),
+            size: delivery.size,
+        };
+        self.run(permitted, begin, waits, busy).await
     }
 
     /// Whose token this is, whatever it allows. Records nothing.
@@ -185,7 +189,7 @@ impl Admission {
         &self,
         permitted: Permitted,
         begin: Begin,
-        size: usize,
+        waits: Waits,
         busy: Busy,
     ) -> Result<Delivered, Rejected> {
         let grant = Arc::clone(permitted.grant());
@@ -194,10 +198,7 @@ impl Admission {
             .deadline
             .unwrap_or_else(crate::time::instant);
         let (engine, shutdown) = (&self.0.engine, &self.0.shutdown);
-        let place = self
-            .0
-            .waiting
-            .place(&grant.principal, size, until, engine, shutdown);
+        let place = self.0.waiting.place(waits, until, engine, shutdown);
         let slot = match place.await {
             Ok(slot) => slot,
             Err(refusal) => {

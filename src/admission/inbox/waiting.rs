@@ -2,7 +2,8 @@
 //!
 //! A device that publishes and sleeps can't try again in a second, so where the queue is full its
 //! request waits: in a line of its principal's own, and the lines take turns, as far as each has
-//! a share of the places left. What waits is bounded; beyond that the longest line loses its last, so that nobody's flood turns another away.
+//! a share of the places left. What waits is bounded; beyond that the longest line loses its last,
+//! so that nobody's flood turns another away.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,7 +33,16 @@ pub(in crate::admission) struct Waiting(Mutex<Lines<Waiter>>);
 #[derive(Debug)]
 struct Waiter {
     principal: Principal,
+    correlation: Option<Vec<u8>>,
     call: oneshot::Sender<Place>,
+}
+
+/// What waits.
+pub(super) struct Waits {
+    pub(super) principal: Principal,
+    pub(super) correlation: Option<Vec<u8>>,
+    /// Of the body.
+    pub(super) size: usize,
 }
 
 /// A place in a line; dropped, it is free.
@@ -42,21 +52,27 @@ struct Here<'a> {
 }
 
 impl Waiting {
-    /// Waits for its turn, until the request's deadline at most. `size` is the body's.
+    /// Waits for its turn, until the request's deadline at most.
     pub(super) async fn place(
         &self,
-        principal: &Principal,
-        size: usize,
+        request: Waits,
         until: Instant,
         engine: &Engine,
         shutdown: &Shutdown,
     ) -> Place {
         let (call, mut called) = oneshot::channel();
+        let Waits {
+            principal,
+            correlation,
+            size,
+        } = request;
+        let owner = principal.key();
         let waiter = Waiter {
-            principal: principal.clone(),
+            principal,
+            correlation,
             call,
         };
-        let number = self.lines().enter(principal.key(), size, waiter);
+        let number = self.lines().enter(owner, size, waiter);
         let _here = Here {
             waiting: self,
             number,
@@ -79,13 +95,25 @@ impl Waiting {
         }
     }
 
+    /// Ends the principal's own that wait with this correlation data; says whether there was one.
+    pub(in crate::admission) fn cancel(&self, principal: &Principal, correlation: &[u8]) -> bool {
+        let cancelled = self.lines().take_out(|waiter| {
+            waiter.correlation.as_deref() == Some(correlation) && waiter.principal == *principal
+        });
+        let found = !cancelled.is_empty();
+        for waiter in cancelled {
+            let _ = waiter.call.send(Err(RefuseReason::Cancelled.into()));
+        }
+        found
+    }
+
     /// Gives away what places there are, whoever of those who wait is running this.
     fn call(&self, engine: &Engine) {
-        let mut full = None;
+        let mut one = None;
         let mut lines = self.lines();
         let served = lines.serve(|waiter| match engine.reserve(&waiter.principal) {
             Err(refusal) if refusal.reason == Reason::Refused(RefuseReason::Overloaded) => {
-                full = Some(refusal);
+                one = refusal.retry_after;
                 None
             }
             place => Some(place),
@@ -96,9 +124,8 @@ impl Waiting {
         for (waiter, place) in served {
             let _ = waiter.call.send(place);
         }
-        let refusal = full.unwrap_or_else(|| RefuseReason::Overloaded.into());
         for waiter in turned_away {
-            let _ = waiter.call.send(Err(hopeful(refusal.clone(), waiting)));
+            let _ = waiter.call.send(Err(no_room(one, waiting)));
         }
     }
 
@@ -115,11 +142,14 @@ impl Drop for Here<'_> {
     }
 }
 
-/// With the time that those who wait will take.
-fn hopeful(refusal: Refusal, waiting: usize) -> Refusal {
-    let one = refusal.retry_after.unwrap_or(Duration::from_secs(1));
+/// With the time that those who wait will take, at `one` for each.
+fn no_room(one: Option<Duration>, waiting: usize) -> Refusal {
+    let one = one.unwrap_or(Duration::from_secs(1));
     let all = one.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX));
-    refusal.retry_after(all.min(LONGEST_RETRY))
+    let detail = "the room for requests that wait is full, and no client takes more of it";
+    Refusal::new(RefuseReason::Overloaded)
+        .detail(detail)
+        .retry_after(all.min(LONGEST_RETRY))
 }
 
 /// The lines. Pure.
@@ -183,6 +213,15 @@ impl<W> Lines<W> {
             self.lines.remove(line);
         }
         left.map(|wait| wait.who)
+    }
+
+    /// Whoever it is true of leaves.
+    fn take_out(&mut self, is_one: impl Fn(&W) -> bool) -> Vec<W> {
+        let waits = self.lines.iter().flat_map(|line| &line.waits);
+        let ones = waits.filter(|wait| is_one(&wait.who));
+        let numbers: Vec<u64> = ones.map(|wait| wait.number).collect();
+        let left = numbers.into_iter().filter_map(|number| self.leave(number));
+        left.collect()
     }
 
     /// Who gets a place, while anybody does: the first of each line in turn.
@@ -268,6 +307,19 @@ mod tests {
         let served: Vec<&str> = served.into_iter().map(|(who, _)| who).collect();
         assert_eq!(served, ["b1", "b2"]);
         assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn who_is_taken_out_is_gone_and_no_other() {
+        let mut lines = Lines::default();
+        for (owner, who) in [(1, "a"), (1, "b"), (2, "a"), (3, "c")] {
+            lines.enter(OWNER(owner), 1, who);
+        }
+        assert_eq!(lines.take_out(|who| *who == "a"), ["a", "a"]);
+        assert!(lines.take_out(|who| *who == "a").is_empty());
+        let rest = lines.serve(|_| Some(()));
+        let rest: Vec<&str> = rest.into_iter().map(|(who, ())| who).collect();
+        assert_eq!(rest, ["b", "c"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! (their text is merged meanwhile), and the outbox holds at most one publication a task.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -61,7 +62,7 @@ pub(super) struct Pending {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OnLink {
     No,
-    Yes,
+    Since(Instant),
 }
 
 impl Pending {
@@ -81,16 +82,16 @@ impl Pending {
     }
 
     /// Hands what the present link has not seen yet to it, as far as it takes it.
-    pub(super) fn send(&mut self, link: &Link) {
+    pub(super) fn send(&mut self, link: &Link, now: Instant) {
         // A task that was given up waits no more.
         self.submissions.retain(|_, (s, _)| !s.sent.is_closed());
         let mut too_large = Vec::new();
         for (token, (submission, on_link)) in &mut self.submissions {
-            if *on_link == OnLink::Yes {
+            if *on_link != OnLink::No {
                 continue;
             }
             match link.try_publish(*token, &submission.publication) {
-                Ok(()) => *on_link = OnLink::Yes,
+                Ok(()) => *on_link = OnLink::Since(now),
                 Err(SendError::Full) => break,
                 Err(SendError::TooLarge { .. } | SendError::Topic) => too_large.push(*token),
             }
@@ -98,6 +99,16 @@ impl Pending {
         for token in too_large {
             self.settle(token, Err(Unsent::TooLarge));
         }
+    }
+
+    /// Whether the present link has had one for longer than `patience`.
+    pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
+        let since = |on_link: &OnLink| match on_link {
+            OnLink::No => Duration::ZERO,
+            OnLink::Since(at) => now.saturating_duration_since(*at),
+        };
+        let mut submissions = self.submissions.values();
+        submissions.any(|(_, on_link)| since(on_link) > patience)
     }
 
     /// The refusal back, if nobody waits for it.

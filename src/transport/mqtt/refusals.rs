@@ -1,4 +1,5 @@
-//! How often a refusal may be told to whom no token vouches for. Pure: time is a parameter.
+//! How often a refusal may be told where nothing bounds what comes: to whom no token vouches for,
+//! and for what came at QoS 0. Pure: time is a parameter.
 //!
 //! Whoever may publish on a request topic can ask for refusals, so they are few: a share for each
 //! principal whose signature was verified (its token has expired, say), one for each client that

@@ -54,15 +54,24 @@ pub(super) enum Served {
     Unrecorded,
 }
 
+/// How a message came: QoS 0, or better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Came {
+    /// May be lost, so its refusal may be too.
+    AtMostOnce,
+    AtLeastOnce,
+}
+
 /// Serves a message on a request topic.
 pub(super) async fn request(
     context: Arc<Context>,
     parsed: Result<Box<Asked>, Box<Unread>>,
+    came: Came,
     deciding: Deciding,
 ) -> Served {
     let asked = match parsed {
         Ok(asked) => asked,
-        Err(unread) => return context.unread(unread, deciding).await,
+        Err(unread) => return context.unread(unread, came, deciding).await,
     };
     let stream = (asked.stream, asked.include_usage);
     let (id, reply) = (asked.request.id.clone(), asked.reply.clone());
@@ -84,7 +93,7 @@ pub(super) async fn request(
             context.metrics.duplicate();
             context.again(stored, &reply, stream).await
         }
-        Err(rejected) => context.reject(rejected, &id, &reply).await,
+        Err(rejected) => context.reject(rejected, came, &id, &reply).await,
     }
 }
 
@@ -216,7 +225,7 @@ impl Context {
     }
 
     /// A message that is no request; its token, where it has one, says whom that may be told.
-    async fn unread(&self, unread: Box<Unread>, deciding: Deciding) -> Served {
+    async fn unread(&self, unread: Box<Unread>, came: Came, deciding: Deciding) -> Served {
         let Unread {
             id,
             origin,
@@ -236,28 +245,47 @@ impl Context {
         drop(deciding);
         self.metrics.request(refusal.status());
         match reply {
-            Some(reply) => self.tell(refusal, &asker, &id, &reply).await,
+            Some(reply) => self.tell(refusal, &asker, came, &id, &reply).await,
             None => Served::Done,
         }
     }
 
-    async fn reject(&self, rejected: Rejected, id: &RequestId, reply: &Reply) -> Served {
+    async fn reject(
+        &self,
+        rejected: Rejected,
+        came: Came,
+        id: &RequestId,
+        reply: &Reply,
+    ) -> Served {
         if is_shutdown(&rejected.refusal) {
             return Served::Interrupted;
         }
         self.metrics.request(rejected.refusal.status());
-        self.tell(rejected.refusal, &rejected.asker, id, reply)
+        self.tell(rejected.refusal, &rejected.asker, came, id, reply)
             .await
     }
 
-    /// Whoever may be answered there is refused there; anybody else only beneath our own `reply`,
-    /// at a bounded rate, and not where an answer is awaited.
-    async fn tell(&self, refusal: Refusal, asker: &Asker, id: &RequestId, reply: &Reply) -> Served {
+    /// Whoever may be answered there is refused there, of what came at QoS 0 so many a minute;
+    /// anybody else only beneath our own `reply`, at a bounded rate, and not where an answer is
+    /// awaited.
+    async fn tell(
+        &self,
+        refusal: Refusal,
+        asker: &Asker,
+        came: Came,
+        id: &RequestId,
+        reply: &Reply,
+    ) -> Served {
         let verified = match asker {
             Asker::Granted(grant) => may_answer(&self.topics, reply, grant).is_ok(),
             Asker::Signed(_) | Asker::Unknown => false,
         };
-        if !verified && !self.may_tell(asker, reply) {
+        let told = match (verified, came) {
+            (true, Came::AtLeastOnce) => true,
+            (true, Came::AtMostOnce) => self.has_share(asker, reply),
+            (false, _) => self.may_tell(asker, reply),
+        };
+        if !told {
             return Served::Done;
         }
         let refusal = hints::advise(reply, refusal);
@@ -280,9 +308,12 @@ impl Context {
     }
 
     fn may_tell(&self, asker: &Asker, reply: &Reply) -> bool {
-        if !self.topics.is_reply(&reply.topic) || self.inboxes.await_one_like(reply, &self.topics) {
-            return false;
-        }
+        self.topics.is_reply(&reply.topic)
+            && !self.inboxes.await_one_like(reply, &self.topics)
+            && self.has_share(asker, reply)
+    }
+
+    fn has_share(&self, asker: &Asker, reply: &Reply) -> bool {
         let whose = match asker {
             Asker::Granted(grant) => Whose::Signed(&grant.principal),
             Asker::Signed(principal) => Whose::Signed(principal),

@@ -16,7 +16,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use super::ledger::{Bytes32, EntryId, Ledger};
 use super::outbox::{Pending, Submission};
 use super::request;
-use super::serve::{self, Context, Deciding, Served};
+use super::serve::{self, Came, Context, Deciding, Served};
 use super::status::{self, Notices};
 use super::topics::Route;
 use crate::link::{self, Ack, Backoff, Event, Events, Failure, Link, Lost, Message, Publication};
@@ -38,6 +38,17 @@ const UNDECIDED: usize = 48;
 /// Requests that may be under way, most of them refusals that the broker hasn't acknowledged.
 /// What comes beyond is acknowledged and not answered.
 const UNDER_WAY: usize = 2048;
+/// The same for what comes at QoS 0, which no Receive Maximum bounds: room for the rest stays.
+const UNDER_WAY_QOS_0: usize = UNDER_WAY / 2;
+/// For the broker to acknowledge what was published. A broker that is fed faster than it can
+/// deliver may drop an acknowledgement (mosquitto's `max_queued_messages`), and only a new
+/// connection brings it.
+const ACKNOWLEDGE: Duration = Duration::from_secs(30);
+/// Reading that waited for so much of a tick was too slow for the broker, which may have dropped
+/// messages that it counts as sent.
+const TOO_SLOW: Duration = Duration::from_millis(500);
+/// Between two connections that are made anew for it.
+const ANEW: Duration = Duration::from_secs(30);
 /// Connections in a row that ended without a word right after they were made, before it is
 /// reported.
 const FLAPS: u32 = 3;
@@ -65,6 +76,7 @@ pub(super) struct State {
     entries: HashMap<Id, EntryId>,
     cancels: JoinSet<()>,
     undecided: Arc<Semaphore>,
+    held: Held,
 }
 
 /// The present connection.
@@ -78,6 +90,8 @@ struct Live {
     denied: bool,
     /// The DPoP nonce last published.
     nonce: Option<String>,
+    /// The broker may have dropped messages that it counts as sent.
+    overrun: bool,
 }
 
 impl State {
@@ -92,6 +106,7 @@ impl State {
             entries: HashMap::new(),
             cancels: JoinSet::new(),
             undecided: Arc::new(Semaphore::new(UNDECIDED)),
+            held: Held::default(),
         }
     }
 }
@@ -103,7 +118,7 @@ impl Session {
             self.beats.fetch_add(1, Ordering::Relaxed);
             let state = &mut self.state;
             tokio::select! {
-                (event, deciding) = next(&mut state.live, &state.undecided) => {
+                (event, deciding) = next(&mut state.live, &state.undecided, &mut state.held) => {
                     self.event(event, deciding);
                 }
                 Some(joined) = state.tasks.join_next_with_id() => self.served(joined),
@@ -139,6 +154,7 @@ impl Session {
             subscribed: false,
             denied: false,
             nonce: None,
+            overrun: false,
         });
     }
 
@@ -270,7 +286,11 @@ impl Session {
     }
 
     fn message(&mut self, message: &Message, deciding: Deciding) {
-        let print = request::fingerprint(message);
+        // Only what is acknowledged comes again.
+        let print = match message.ack {
+            Some(_) => request::fingerprint(message),
+            None => Bytes32::default(),
+        };
         if let Some(ack) = message.ack {
             if message.dup && self.state.ledger.adopt(&print, ack) {
                 return self.context.metrics.duplicate();
@@ -305,7 +325,11 @@ impl Session {
         if message.ack.is_some() && self.state.ledger.unacknowledged() >= window {
             self.context.metrics.excess();
         }
-        if self.state.tasks.len() >= UNDER_WAY {
+        let (came, most) = match message.ack {
+            Some(_) => (Came::AtLeastOnce, UNDER_WAY),
+            None => (Came::AtMostOnce, UNDER_WAY_QOS_0),
+        };
+        if self.state.tasks.len() >= most {
             return self.unanswered(message, print);
         }
         let topics = &self.context.topics;
@@ -321,7 +345,7 @@ impl Session {
         );
         let key = parsed.as_ref().ok().and_then(|asked| asked.key());
         let entry = self.state.ledger.open(print, key, message.ack);
-        let task = serve::request(Arc::clone(&self.context), parsed, deciding);
+        let task = serve::request(Arc::clone(&self.context), parsed, came, deciding);
         let handle = self.state.tasks.spawn(task);
         self.state.entries.insert(handle.id(), entry);
     }
@@ -329,7 +353,8 @@ impl Session {
     /// Even a refusal would be one too many.
     fn unanswered(&mut self, message: &Message, print: Bytes32) {
         self.context.metrics.request(503);
-        let problem = format!("requests were dropped unanswered: {UNDER_WAY} were under way");
+        let under_way = self.state.tasks.len();
+        let problem = format!("requests were dropped unanswered: {under_way} were under way");
         self.context.status.answer_refused(problem);
         let entry = self.state.ledger.open(print, None, message.ack);
         self.state.ledger.done(entry);
@@ -429,11 +454,27 @@ impl Session {
     }
 
     fn tick(&mut self) {
-        let Some(live) = &self.state.live else { return };
+        let slow = self.state.held.take(time::instant()) > TOO_SLOW;
+        let Some(live) = &mut self.state.live else {
+            return;
+        };
+        live.overrun |= slow;
         let Some(asked) = live.asked else { return };
-        let waited = time::instant().saturating_duration_since(asked);
+        let now = time::instant();
+        let waited = now.saturating_duration_since(asked);
+        let calm = !slow && self.state.tasks.is_empty();
+        let old = live
+            .up
+            .is_some_and(|up| now.saturating_duration_since(up) > ANEW);
         if !live.subscribed && waited > SUBSCRIBE {
             let why = "the broker didn't answer a SUBSCRIBE";
+            self.lost(&Lost::Network(why.to_owned()));
+        } else if self.state.pending.is_overdue(now, ACKNOWLEDGE) {
+            let why = "the broker hasn't acknowledged what was published 30 s ago";
+            self.lost(&Lost::Network(why.to_owned()));
+        } else if live.overrun && calm && old {
+            let why = "the broker sent faster than could be read; a new connection brings what it \
+                       may have dropped";
             self.lost(&Lost::Network(why.to_owned()));
         } else if live.denied && waited > SUBSCRIBE_AGAIN && self.state.pending.is_empty() {
             self.subscribe();
@@ -455,7 +496,7 @@ impl Session {
             }
             self.state.ledger.acknowledged();
         }
-        self.state.pending.send(&live.link);
+        self.state.pending.send(&live.link, time::instant());
     }
 
     /// Whether nothing is left to finish.
@@ -501,12 +542,43 @@ impl Session {
     }
 }
 
+/// How long reading has waited for room.
+#[derive(Default)]
+struct Held {
+    /// It waits since then.
+    since: Option<Instant>,
+    before: Duration,
+}
+
+impl Held {
+    fn end(&mut self, now: Instant) {
+        let since = self.since.take().unwrap_or(now);
+        self.before += now.saturating_duration_since(since);
+    }
+
+    /// All since the last call.
+    fn take(&mut self, now: Instant) -> Duration {
+        let waits = self.since.is_some();
+        self.end(now);
+        self.since = waits.then_some(now);
+        std::mem::take(&mut self.before)
+    }
+}
+
 /// The next event of the present connection, if there is one, and room to decide what it asks.
 /// Cancel-safe.
-async fn next(live: &mut Option<Live>, undecided: &Arc<Semaphore>) -> (Event, Deciding) {
+async fn next(
+    live: &mut Option<Live>,
+    undecided: &Arc<Semaphore>,
+    held: &mut Held,
+) -> (Event, Deciding) {
+    if undecided.available_permits() == 0 {
+        held.since.get_or_insert_with(time::instant);
+    }
     let (Some(live), Ok(deciding)) = (live, Arc::clone(undecided).acquire_owned().await) else {
         return std::future::pending().await;
     };
+    held.end(time::instant());
     let failed = || Event::Lost(Lost::Network("the connection's task failed".to_owned()));
     (live.events.recv().await.unwrap_or_else(failed), deciding)
 }

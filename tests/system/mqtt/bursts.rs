@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{LONG, REPLIES, REQUESTS, Scene, until_connected};
-use crate::support::{Publish, chat, exit, root, secrets, target};
+use crate::support::{
+    Message, Mosquitto, Publish, Setup, chat, claims, exit, root, secrets, target, within,
+};
 
 /// What fits the queue and the room before it, whatever the machine's speed.
 const FITS: usize = 64;
@@ -93,6 +97,87 @@ fn a_long_answer_at_the_head_holds_up_nobody_for_good() {
     assert_eq!(scene.daemon.status()["mqtt"]["reconnects"], 0);
 }
 
+/// However many of one principal's requests are here or at the broker, another's has its turn after
+/// two of them at most, and the one that runs.
+#[test]
+fn one_principals_backlog_delays_no_other() {
+    let scene = Scene::start("");
+    let mut backlog = Burst::start(&scene, 1, 200);
+    backlog.until_published();
+    let mut other = claims();
+    other["sub"] = "other".into();
+    let body = chat("Say one word, any word.", 1, false);
+    scene.publish(&scene.issuer.token(other), "other", &body, None);
+    let audit = within(super::ANSWER, "the other's answer", || {
+        let audit = scene.audit();
+        let own = audit.iter().find(|r| r["subject"] == "other")?["request_id"].clone();
+        let is_finish = |r: &&Value| r["event"] == "finish" && r["request_id"] == own;
+        audit.iter().any(|r| is_finish(&r)).then_some(audit)
+    });
+    // It was read with all of the backlog before it, some of which had been answered by then.
+    let refused = audit.iter().rposition(|r| r["reason"] == "overloaded");
+    let after = &audit[refused.expect("a backlog that doesn't fit")..];
+    let finished = after.iter().filter(|r| r["event"] == "finish").count();
+    assert!(finished <= 1 + 3, "{finished} answers");
+}
+
+/// A broker that can't deliver as fast as it is fed drops packets, acknowledgements too, and sends
+/// them again only on a new connection (mosquitto's `max_queued_messages`).
+#[test]
+fn a_flood_that_makes_the_broker_drop_packets_is_survived() {
+    let scene = Scene::beside(
+        Mosquitto::start_with("max_queued_messages 20\n"),
+        Setup::new(),
+        "",
+    );
+    let lines = format!("{}\n", chat("Hi", 1, false)).repeat(200_000);
+    let lines_file = scene.broker.folder().join("lines");
+    std::fs::write(&lines_file, lines).expect("a temporary file");
+    let flood = || {
+        let input = std::fs::File::open(&lines_file).expect("written above");
+        Command::new("mosquitto_pub")
+            .args(["-V", "5", "-q", "0", "-l", "-t", REQUESTS, "-p"])
+            .arg(scene.broker.port().to_string())
+            .args([
+                "-D",
+                "publish",
+                "response-topic",
+                "slm/edge-1/reply/flooder/1",
+            ])
+            .stdin(input)
+            .spawn()
+            .expect("mosquitto's clients are installed by `make setup`")
+    };
+    let mut flooders: Vec<Child> = (0..3).map(|_| flood()).collect();
+    for n in 0..20 {
+        scene.ask(&format!("during-{n}"), &chat("Hi", 1, false));
+    }
+    for flooder in &mut flooders {
+        assert!(exit(flooder, super::ANSWER).is_some(), "the flood ends");
+    }
+    assert!(
+        scene.broker.log().contains("dropped"),
+        "the flood was no flood"
+    );
+    let until = Instant::now() + super::ANSWER;
+    let mut told = 0;
+    for n in 0.. {
+        assert!(Instant::now() < until, "nobody is served after the flood");
+        scene.ask(&format!("after-{n}"), &chat("Hi", 1, false));
+        let is_after = |m: &Message| {
+            m.correlation
+                .as_deref()
+                .is_some_and(|c| c.starts_with("after"))
+        };
+        while let Some(message) = scene.answers.next(Duration::from_secs(2)) {
+            told += u32::from(is_after(&message) && message.user("status") == Some("200"));
+        }
+        if told > 1 {
+            break;
+        }
+    }
+}
+
 /// QoS 0 promises nothing, but what was begun isn't given up for strangers.
 #[test]
 fn a_flood_without_tokens_ends_no_running_prompt() {
@@ -153,6 +238,14 @@ fn a_flood_without_tokens_silences_no_refusal_of_a_signed_token() {
         assert_eq!(told.user("status"), Some("401"));
         assert_eq!(told.json()["error"]["code"], "expired");
     }
+    let is_expired = |r: &&Value| r["reason"] == "expired";
+    let audit = scene.audit();
+    let known = audit.iter().filter(is_expired);
+    assert!(
+        known.clone().all(|r| r["client"] == "device-1"),
+        "{audit:?}"
+    );
+    assert_eq!(known.count(), 10, "and the log names it");
     drop(flood);
     scene.ask("after", &chat("Say one word, any word.", 1, false));
     let mut rest = scene
