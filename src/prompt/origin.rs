@@ -65,12 +65,13 @@ impl Origin {
         }
     }
 
-    /// Who sent it, as far as the transport alone tells: a user, an address or a topic.
+    /// Who sent it, as far as the transport alone tells: a user or an address. Of MQTT's clients
+    /// it tells nothing, because a topic is as its publisher likes, so they are one.
     pub fn sender(&self) -> String {
         match self {
             Origin::Socket { uid, .. } | Origin::Admin { uid, .. } => format!("uid {uid}"),
             Origin::Tcp { peer, .. } => network(peer.ip()).to_string(),
-            Origin::Mqtt { topic } => topic.clone(),
+            Origin::Mqtt { .. } => "mqtt".to_owned(),
             Origin::Daemon => String::new(),
         }
     }

@@ -229,10 +229,9 @@ async fn serve<P: Clone + Send + Sync + 'static, S: Service<P>>(
             connection.await
         }
         () = seat.given_up() => {
-            let Some(_leave) = seat.farewell() else {
-                return;
-            };
-            match tokio::time::timeout(LAST_REQUEST, connection.as_mut()).await {
+            let leave = seat.farewell();
+            let patience = leave.as_ref().map_or(Duration::ZERO, |_| LAST_REQUEST);
+            match tokio::time::timeout(patience, connection.as_mut()).await {
                 Ok(ended) => ended,
                 Err(_) if seat.is_answered() => {
                     connection.as_mut().graceful_shutdown();
