@@ -182,7 +182,7 @@ impl Admission {
         self.0
             .metrics
             .decided(origin.transport(), Err(refusal.reason));
-        self.note(records::unread(origin, id, refusal));
+        self.note(&records::unread(origin, id, refusal));
     }
 
     /// Records or counts a use of the admin socket by who may not; says whether it is recorded by
@@ -191,7 +191,7 @@ impl Admission {
         self.0
             .metrics
             .decided(origin.transport(), Err(refusal.reason));
-        self.note(records::admin(origin, what, refusal))
+        self.note(&records::admin(origin, what, refusal))
     }
 
     /// Puts new keys, policy or deny-list in force: at once for what comes, and for what runs as
@@ -321,7 +321,7 @@ impl Admission {
     fn deny(&self, request: &Request, denied: Denied) -> Refusal {
         let transport = request.origin.transport();
         self.0.metrics.decided(transport, Err(denied.reason.into()));
-        self.note(records::denied(request, &denied));
+        self.note(&records::denied(request, &denied));
         let mut refusal = Refusal::new(denied.reason);
         refusal.detail = denied.detail;
         if refusal.status() == 503 {
@@ -334,17 +334,13 @@ impl Admission {
     fn refuse(&self, permitted: &Permitted, refusal: Refusal) -> Refusal {
         let transport = permitted.request().origin.transport();
         self.0.metrics.decided(transport, Err(refusal.reason));
-        self.note(records::refused(permitted, &refusal));
+        self.note(&records::refused(permitted, &refusal));
         refusal
     }
 
     /// Refusals ride on the next sync, so that a flood of them can't wear out the flash.
-    fn note(&self, access: audit::Access) -> bool {
-        let noted = self.0.log.refuse(access, time::now());
-        noted.unwrap_or_else(|error| {
-            tracing::error!(%error, "a refusal could not be recorded");
-            false
-        })
+    fn note(&self, access: &audit::Access) -> bool {
+        self.0.log.refuse(access, time::now())
     }
 
     /// Records a permit, and what `also` writes with it; durable when this returns.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::auth::{NONCE_MAX_AGE, ProofUse, Until};
+use crate::auth::{NONCE_MAX_AGE, PROOF_MAX_AGE, ProofUse, Until};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::share::{Full, Shares};
 use crate::store::{Store, StoreError, Tree};
@@ -17,6 +17,9 @@ use crate::time::{self, Booted, Moment, Timestamp, Uptime};
 /// Proofs remembered, shared between the principals. One that would be one more is refused:
 /// forgetting an earlier one could admit that again.
 const PROOFS: usize = 16_384;
+/// A proof that ends by its age is kept for so long by the uptime, from its use or from the start:
+/// then it is over by a right clock too, whatever ours has said.
+const LEAST: Duration = PROOF_MAX_AGE.saturating_add(Duration::from_secs(30));
 /// Told to a client whose proof finds no room.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -40,8 +43,8 @@ enum Kept {
     Nonce(Uptime),
     /// It is refused for its age from then on, as long as no clock is set back: what is forgotten
     /// moves [`Used::forgotten`]. As much time must have passed as well, so that a clock that is
-    /// stepped forward and back forgets nothing; known of this process's proofs only.
-    Time(Timestamp, Option<Uptime>),
+    /// stepped forward and back forgets nothing.
+    Time(Timestamp, Uptime),
 }
 
 #[derive(Debug)]
@@ -135,7 +138,7 @@ impl Replay {
         taken.map_err(|full| full_store(full, &used.shares, &owner))?;
         let kept = match proof.until {
             Until::Nonce => Kept::Nonce(now.uptime + NONCE_MAX_AGE),
-            Until::Time(at) => Kept::Time(at, Some(now.uptime + at.since(now.known))),
+            Until::Time(at) => Kept::Time(at, now.uptime + at.since(now.known).max(LEAST)),
         };
         used.proofs.insert(proof.id, (Some(owner), kept));
         self.entries.set(used.proofs.len() as u64);
@@ -249,9 +252,7 @@ impl Kept {
     fn is_over(&self, now: Moment) -> bool {
         match self {
             Kept::Nonce(until) => *until <= now.uptime,
-            Kept::Time(at, until) => {
-                *at <= now.known && until.is_none_or(|until| until <= now.uptime)
-            }
+            Kept::Time(at, until) => *at <= now.known && *until <= now.uptime,
         }
     }
 
@@ -269,7 +270,7 @@ impl Kept {
             .split_at_checked(8)
             .filter(|(_, rest)| !rest.is_empty())
         else {
-            return Some(Kept::Time(timestamp(bytes), None));
+            return Some(Kept::Time(timestamp(bytes), now.uptime + LEAST));
         };
         (timestamp(boot).0 == now.boot).then(|| Kept::Nonce(Uptime(timestamp(uptime).0)))
     }
@@ -345,17 +346,45 @@ mod tests {
         assert_eq!(code(claim(at(999, 6000))), "proof_replayed");
     }
 
+    /// This clock was ahead, and is set right while the client's clock still takes the proof.
+    #[test]
+    fn a_clock_that_was_ahead_and_is_mended_forgets_no_proof() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let replay = Replay::with_room(&store, 8).unwrap();
+        let now = time::uptime().0;
+        let claim = |replay: &Replay, moment| replay.claim(&dated(1, 1_000_000), OWNER, moment);
+        let claimed = claim(&replay, at(980_000, now)).unwrap();
+        store.commit(|| claimed.write()).unwrap();
+        replay.prune(at(1_020_000, now + 40_000), false).unwrap();
+        replay.prune(at(920_000, now + 41_000), true).unwrap();
+        assert_eq!(
+            code(claim(&replay, at(920_000, now + 41_000))),
+            "proof_replayed"
+        );
+        drop((claimed, replay, store));
+        // The same over a restart with the clock far ahead.
+        let store = Store::open(folder.path()).unwrap();
+        let replay = Replay::with_room(&store, 8).unwrap();
+        replay.prune(at(1_600_000, now + 60_000), false).unwrap();
+        replay.prune(at(940_000, now + 61_000), true).unwrap();
+        assert_eq!(
+            code(claim(&replay, at(940_000, now + 61_000))),
+            "proof_replayed"
+        );
+    }
+
     #[test]
     fn what_is_forgotten_never_counts_again_whatever_the_clock_does() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let replay = Replay::with_room(&store, 8).unwrap();
-        let claimed = replay.claim(&dated(1, 1000), OWNER, at(0, 0)).unwrap();
+        let claimed = replay.claim(&dated(1, 1_000_000), OWNER, at(0, 0)).unwrap();
         store.commit(|| claimed.write()).unwrap();
-        replay.prune(at(1000, 1000), false).unwrap();
+        replay.prune(at(1_000_000, 1_000_000), false).unwrap();
         assert_eq!(replay.entries.get(), 0);
         assert_eq!(
-            code(replay.claim(&dated(1, 1000), OWNER, at(500, 1000))),
+            code(replay.claim(&dated(1, 1_000_000), OWNER, at(500_000, 1_000_000))),
             "proof_invalid"
         );
         store.sync().unwrap();
@@ -364,14 +393,22 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let replay = Replay::with_room(&store, 8).unwrap();
         assert_eq!(
-            code(replay.claim(&dated(1, 1000), OWNER, at(500, 0))),
+            code(replay.claim(&dated(1, 1_000_000), OWNER, at(500_000, 0))),
             "proof_invalid"
         );
-        replay.claim(&dated(2, 1001), OWNER, at(500, 0)).unwrap();
+        replay
+            .claim(&dated(2, 1_001_000), OWNER, at(500_000, 0))
+            .unwrap();
         // A clock that is known, and one that was mended, let later proofs pass again.
-        replay.prune(at(600, 0), true).unwrap();
-        replay.claim(&dated(3, 601), OWNER, at(600, 0)).unwrap();
-        assert!(replay.claim(&dated(3, 601), OWNER, at(600, 0)).is_err());
+        replay.prune(at(600_000, 0), true).unwrap();
+        replay
+            .claim(&dated(3, 601_000), OWNER, at(600_000, 0))
+            .unwrap();
+        assert!(
+            replay
+                .claim(&dated(3, 601_000), OWNER, at(600_000, 0))
+                .is_err()
+        );
     }
 
     #[test]
@@ -402,13 +439,13 @@ mod tests {
         let replay = Replay::with_room(&store, 2).unwrap();
         // Each of a principal of its own.
         let claim = |proof: ProofUse, now| replay.claim(&proof, proof.id, at(now, now));
-        claim(dated(1, 100), 0).unwrap();
-        claim(dated(2, 200), 0).unwrap();
-        let full = claim(dated(3, 300), 99).unwrap_err();
+        claim(dated(1, 200_000), 0).unwrap();
+        claim(dated(2, 400_000), 0).unwrap();
+        let full = claim(dated(3, 600_000), 199_000).unwrap_err();
         assert_eq!(full.reason, RefuseReason::ReplayStoreFull.into());
         assert!(full.retry_after.is_some());
-        claim(dated(3, 300), 100).unwrap();
-        replay.prune(at(1000, 1000), false).unwrap();
+        claim(dated(3, 600_000), 200_000).unwrap();
+        replay.prune(at(1_000_000, 1_000_000), false).unwrap();
         assert_eq!(replay.entries.get(), 0);
         assert_eq!(
             replay.tree.range(&[], 9).unwrap().len(),
@@ -420,8 +457,9 @@ mod tests {
     /// Claims proofs numbered from `first` on until one is refused.
     fn flood(replay: &Replay, owner: u8, first: u8) -> (Vec<Claimed>, Refusal) {
         let mut claimed = Vec::new();
+        let now = time::uptime().0;
         for id in first.. {
-            match replay.claim(&dated(id, 1000), [owner; 32], at(0, 0)) {
+            match replay.claim(&dated(id, 1_000_000), [owner; 32], at(0, now)) {
                 Ok(claim) => claimed.push(claim),
                 Err(refusal) => return (claimed, refusal),
             }
@@ -440,7 +478,7 @@ mod tests {
         assert!(told.starts_with("8 proofs of this principal"), "{told}");
         assert_eq!(refused.reason, RefuseReason::ReplayStoreFull.into());
         assert_eq!(refused.retry_after, Some(RETRY));
-        let other = |id| replay.claim(&dated(id, 1000), [2; 32], at(0, 0));
+        let other = |id| replay.claim(&dated(id, 1_000_000), [2; 32], at(0, 0));
         let others: Vec<Claimed> = (100..104).map(|id| other(id).unwrap()).collect();
         let write = || claimed.iter().chain(&others).try_for_each(Claimed::write);
         store.commit(write).unwrap();
@@ -450,10 +488,11 @@ mod tests {
         let replay = Replay::with_room(&store, 16).unwrap();
         assert_eq!(flood(&replay, 1, 50).0.len(), 0);
         assert_eq!(flood(&replay, 3, 60).0.len(), 2);
-        replay.prune(at(1000, 0), false).unwrap();
+        let later = time::uptime().0 + LEAST.as_millis() as u64 + 1;
+        replay.prune(at(1_000_000, later), false).unwrap();
         // What this process claimed must have got as old, too.
         assert_eq!(replay.entries.get(), 2);
-        let later = |id| replay.claim(&dated(id, 2000), [1; 32], at(1000, 0));
+        let later = |id| replay.claim(&dated(id, 2_000_000), [1; 32], at(1_000_000, later));
         assert_eq!((70..90).map_while(|id| later(id).ok()).count(), 7);
     }
 
@@ -463,14 +502,15 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let tree = store.tree("replay").unwrap();
         for id in 0..6 {
-            tree.insert(&[id; 32], &1000u64.to_be_bytes()).unwrap();
+            tree.insert(&[id; 32], &1_000_000u64.to_be_bytes()).unwrap();
         }
         tree.insert(&[9; 32], b"damage").unwrap();
         let replay = Replay::with_room(&store, 16).unwrap();
-        let again = replay.claim(&dated(5, 1000), OWNER, at(0, 0));
+        let again = replay.claim(&dated(5, 1_000_000), OWNER, at(0, 0));
         assert_eq!(code(again), "proof_replayed");
         assert_eq!(flood(&replay, 1, 20).0.len(), 5);
-        replay.prune(at(1000, 0), false).unwrap();
+        let later = time::uptime().0 + LEAST.as_millis() as u64 + 1;
+        replay.prune(at(1_000_000, later), false).unwrap();
         assert_eq!(replay.entries.get(), 5);
     }
 }

@@ -101,6 +101,7 @@ impl Shared {
             access.bound();
         }
         if state.pending_bytes > MAX_PENDING {
+            self.store.write(|writer| self.keep_up(state, writer))?;
             self.store.sync()?;
             state.settle(state.next);
         }
@@ -149,24 +150,23 @@ impl Shared {
     }
 
     /// Records a refusal by itself while its rate allows; says whether it did.
-    pub(super) fn refuse(
-        &self,
-        state: &mut State,
-        access: Access,
-        now: Timestamp,
-    ) -> Result<bool, AuditError> {
+    pub(super) fn refuse(&self, state: &mut State, access: &Access, now: Timestamp) -> bool {
         let limit = state.settings.refusals_per_minute;
-        if state.refusals.admit(&access, limit) {
-            let event = Event::Access(Box::new(access));
-            return self.append(state, event, None, now).map(|_| true);
+        if state.refusals.admit(access, limit) {
+            let event = Event::Access(Box::new(access.clone()));
+            match self.append(state, event, None, now) {
+                Ok(_) => return true,
+                // What can't be written is at least counted, for when it can.
+                Err(error) => tracing::error!(%error, "a refusal could not be recorded by itself"),
+            }
         }
         self.metrics.summarised.inc();
-        let one = Summary::of(&access, now);
+        let one = Summary::of(access, now);
         let named = one.tag().is_some() && state.refused.begin(&one, now);
         if !(named && state.refused.count(&one, now)) {
-            state.refusals.add(&access, now);
+            state.refusals.add(access, now);
         }
-        Ok(false)
+        false
     }
 
     /// Writes what was counted and is due, or all of it at the end.

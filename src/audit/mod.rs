@@ -169,7 +169,7 @@ impl Log {
 
     /// Records a refusal, or counts it; says whether it is recorded by itself. Rides on the next
     /// sync.
-    pub fn refuse(&self, access: Access, now: Timestamp) -> Result<bool, AuditError> {
+    pub fn refuse(&self, access: &Access, now: Timestamp) -> bool {
         self.0.refuse(&mut self.state(), access, now)
     }
 
@@ -320,7 +320,10 @@ impl Shared {
 
     fn sync(&self) -> Result<(), AuditError> {
         let (next, generation) = {
-            let state = self.state();
+            let mut state = self.state();
+            // What a reopening lost is written again before it counts as synced.
+            self.store
+                .write(|writer| self.keep_up(&mut state, writer))?;
             (state.next, state.generation)
         };
         self.store.sync()?;

@@ -153,35 +153,32 @@ impl Shared {
         let retention = state.settings.retention;
         let done = self.store.write(|writer| {
             self.keep_up(state, writer)?;
-            let (mut seen, mut old) = (Vec::new(), 0);
-            let mut first_left = None;
-            self.visit(state.first, |record, bytes| {
+            // A time that wasn't known says nothing: such a record goes with the next known.
+            let mut last_old = None;
+            self.visit(state.first, |record, _| {
                 let is_old = now.since(record.time) > retention;
-                if record.synchronised && !is_old || seen.len() == MOST {
-                    first_left = Some(record.index);
+                if record.synchronised && is_old {
+                    last_old = Some(record.index);
+                }
+                is_old || !record.synchronised
+            })?;
+            let Some(last_old) = last_old else {
+                return Ok(true);
+            };
+            let mut removals = Removals::default();
+            self.visit(state.first, |record, bytes| {
+                if record.index > last_old || removals.records.len() == MOST {
+                    removals.first_left = Some(record.index);
                     return false;
                 }
-                let owner = Owner::of(&record.event);
-                let index = record.index;
-                seen.push(Removal {
-                    index,
-                    owner,
+                removals.records.push(Removal {
+                    index: record.index,
+                    owner: Owner::of(&record.event),
                     bytes,
                 });
-                // A time that wasn't known says nothing: such a record goes with the next known.
-                if record.synchronised {
-                    old = seen.len();
-                }
                 true
             })?;
-            let done = seen.len() < MOST;
-            let first_left = seen.get(old).map(|kept| kept.index).or(first_left);
-            seen.truncate(old);
-            let removals = Removals {
-                records: seen,
-                losses: BTreeMap::new(),
-                first_left,
-            };
+            let done = removals.first_left.is_none_or(|left| left > last_old);
             self.remove(state, writer, removals, now)?;
             Ok::<_, AuditError>(done)
         })?;

@@ -1,10 +1,10 @@
 //! Public keys whose private half anybody can compute.
 //!
-//! RSA moduli are held to SP 800-89 section 5.3.3 (composite, no power, no small factor), to the
-//! fingerprint of ROCA (CVE-2017-15361: Nemec et al., "The Return of Coppersmith's Attack", 2017)
-//! and against factors that are close to each other (CVE-2022-26320); Ed25519 points against small
-//! orders and encodings that aren't canonical (RFC 8032 section 5.1.3). The curves of ECDSA have
-//! prime order, and a point that isn't on them is refused where it is read.
+//! RSA moduli are held to SP 800-89 section 5.3.3 (composite, no square, no power of a prime, no
+//! small factor), to the fingerprint of ROCA (CVE-2017-15361: Nemec et al., "The Return of
+//! Coppersmith's Attack", 2017) and against factors that are close to each other (CVE-2022-26320);
+//! Ed25519 points against small orders and encodings that aren't canonical (RFC 8032 section 5.1.3).
+//! The curves of ECDSA have prime order, and a point that isn't on them is refused where it is read.
 //!
 //! Two depths: [`quick`] checks cost less than a signature, the [`thorough`] ones some of them.
 

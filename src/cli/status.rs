@@ -135,7 +135,7 @@ fn push_actions(actions: &mut Vec<String>, realm: &Value, now: &str) {
     }
     if let Some(fingerprint) = realm["held"]["fingerprint"].as_str() {
         actions.push(format!(
-            "realm {name}: Keycloak serves keys that share none with the pinned ones ({}); if that \
+            "realm {name}: Keycloak serves keys that none in force vouches for ({}); if that \
              is meant, run slmd keys pin {name} --fetch",
             output::printable(fingerprint)
         ));
@@ -317,7 +317,7 @@ realm dev: https://k/dev
 realm prod: https://k/prod
   no keys
 ! the clock isn't synchronised; check this machine's time source
-! realm dev: Keycloak serves keys that share none with the pinned ones (f00d); if that is meant, run slmd keys pin dev --fetch
+! realm dev: Keycloak serves keys that none in force vouches for (f00d); if that is meant, run slmd keys pin dev --fetch
 ! realm dev: the new deny-list isn't used, the old one stays: line 1
 ! realm dev: write stopped, because the keys are too old; run slmd keys refresh dev, or pin them again
 ! realm prod has no keys: every token is refused; run slmd keys pin prod FILE";

@@ -56,11 +56,13 @@ impl Core {
         if let Err(error) = self.admission.tick() {
             tracing::error!(%error, "delivery housekeeping failed");
         }
-        if let Err(error) = self
-            .state
-            .floor
-            .advance(now, time::synchronised(), time::booted())
-        {
+        // Read anew, and between two answers: the clock may have been stepped and called
+        // synchronised meanwhile, and a wrong floor would stay.
+        let before = time::synchronised();
+        let now = time::now();
+        let synchronised = before && time::synchronised();
+        let advanced = self.state.floor.advance(now, synchronised, time::booted());
+        if let Err(error) = advanced {
             tracing::error!(%error, "the time floor could not be saved");
         }
         self.refresh_due();
@@ -508,7 +510,9 @@ impl http::Control for Core {
 
     fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
         if let Origin::Admin { uid, .. } = origin {
-            self.admission.take_admin_turn(uid)?;
+            self.admission.take_admin_turn(uid).inspect_err(|refusal| {
+                self.record_refused(origin.clone(), what.to_owned(), refusal);
+            })?;
         }
         let recorded = self
             .state

@@ -122,7 +122,7 @@ impl Keyring {
             let held = tree.get(realm.as_bytes())?;
             let held = held.and_then(|bytes| Stored::from_bytes(&bytes));
             // A damaged store may also have gone back to an earlier set.
-            let older = |held: &Stored| damaged && held.confirmed_at < copy.confirmed_at;
+            let older = |held: &Stored| damaged && held.confirmed_at <= copy.confirmed_at;
             if lost && held.as_ref().is_none_or(older) {
                 let bytes = copy.to_bytes()?;
                 store.commit(|| tree.insert(realm.as_bytes(), &bytes))?;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::vouch::{Circumstances, Next, Verdict};
@@ -203,7 +203,7 @@ impl Refresher {
         let lines = self.realms();
         let due = lines
             .iter()
-            .filter(|(_, line)| line.state().next <= now && line.flight.try_lock().is_ok());
+            .filter(|(_, line)| line.state().next <= now && !line.is_under_way());
         due.map(|(realm, _)| realm.clone()).collect()
     }
 
@@ -439,6 +439,11 @@ impl Line {
         state.last_fetch = Some(now);
         state.next = now + jittered(pause);
         state.last = Some((outcome, wall));
+    }
+
+    /// A fetch that panicked isn't: the realm goes on being refreshed.
+    fn is_under_way(&self) -> bool {
+        matches!(self.flight.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     /// How long one silence may count: about as long as there is one while all goes well. Whoever

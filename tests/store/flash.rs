@@ -184,7 +184,7 @@ fn refusals(world: &World, verified: bool) -> f64 {
                 (refusal.realm, refusal.endpoint, refusal.token_id) = (None, None, None);
                 (refusal.issuer, refusal.subject, refusal.client) = (None, None, None);
             }
-            log.refuse(refusal, START).unwrap();
+            log.refuse(&refusal, START);
         }
     })
 }

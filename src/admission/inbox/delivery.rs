@@ -120,8 +120,7 @@ impl Admission {
         let permitted = match decision.await {
             Decision::Permit(permitted) => permitted,
             Decision::Deny(denied) => {
-                let principal = denied.principal.clone();
-                let asker = principal.map_or(Asker::Unknown, Asker::Signed);
+                let asker = Asker::signed(denied.principal.clone());
                 return Err(Rejected::of(asker, self.deny(&request, denied)));
             }
         };
@@ -156,12 +155,7 @@ impl Admission {
             correlation: delivery.correlation,
             recognised,
         };
-        let waits = Waits {
-            principal: grant.principal.clone(),
-            correlation: begin.correlation.clone(),
-            size: delivery.size,
-        };
-        self.run(permitted, begin, waits, busy).await
+        self.run(permitted, begin, delivery.size, busy).await
     }
 
     /// Whose token this is, whatever it allows. Records nothing.
@@ -170,7 +164,7 @@ impl Admission {
         let request = Arc::new(request);
         match self.0.cache.decide(credential, &request, &snapshot, &clock) {
             Decision::Permit(permitted) => Asker::Granted(Arc::clone(permitted.grant())),
-            Decision::Deny(denied) => denied.principal.map_or(Asker::Unknown, Asker::Signed),
+            Decision::Deny(denied) => Asker::signed(denied.principal),
         }
     }
 
@@ -189,10 +183,15 @@ impl Admission {
         &self,
         permitted: Permitted,
         begin: Begin,
-        waits: Waits,
+        size: usize,
         busy: Busy,
     ) -> Result<Delivered, Rejected> {
         let grant = Arc::clone(permitted.grant());
+        let waits = Waits {
+            principal: grant.principal.clone(),
+            correlation: begin.correlation.clone(),
+            size,
+        };
         let until = permitted
             .request()
             .deadline
@@ -357,6 +356,12 @@ impl Ticket {
         });
         let lost = |_| Err(StoreError::Io("the writing task ended early".to_owned()));
         written.await.unwrap_or_else(lost)
+    }
+}
+
+impl Asker {
+    fn signed(principal: Option<Principal>) -> Asker {
+        principal.map_or(Asker::Unknown, Asker::Signed)
     }
 }
 
