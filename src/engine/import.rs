@@ -56,6 +56,9 @@ pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportErr
     let tokens = text_files(&gguf, &llama)?;
     let temporary = temporary(out)?;
     let _ = fs::remove_dir_all(&temporary);
+    if let Some(models) = temporary.parent() {
+        fs::create_dir_all(models)?;
+    }
     // Ours alone: one that somebody else has made meanwhile is an error.
     fs::create_dir(&temporary)?;
     let result = write(&gguf, source, &llama, &tokens, &temporary, name);
