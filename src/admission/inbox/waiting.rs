@@ -32,12 +32,12 @@ pub(in crate::admission) struct Waiting(Mutex<Lines<Waiter>>);
 
 #[derive(Debug)]
 struct Waiter {
-    principal: Principal,
-    correlation: Option<Vec<u8>>,
+    request: Waits,
     call: oneshot::Sender<Place>,
 }
 
 /// What waits.
+#[derive(Debug)]
 pub(super) struct Waits {
     pub(super) principal: Principal,
     pub(super) correlation: Option<Vec<u8>>,
@@ -61,17 +61,8 @@ impl Waiting {
         shutdown: &Shutdown,
     ) -> Place {
         let (call, mut called) = oneshot::channel();
-        let Waits {
-            principal,
-            correlation,
-            size,
-        } = request;
-        let owner = principal.key();
-        let waiter = Waiter {
-            principal,
-            correlation,
-            call,
-        };
+        let (owner, size) = (request.principal.key(), request.size);
+        let waiter = Waiter { request, call };
         let number = self.lines().enter(owner, size, waiter);
         let _here = Here {
             waiting: self,
@@ -97,8 +88,8 @@ impl Waiting {
 
     /// Ends the principal's own that wait with this correlation data; says whether there was one.
     pub(in crate::admission) fn cancel(&self, principal: &Principal, correlation: &[u8]) -> bool {
-        let cancelled = self.lines().take_out(|waiter| {
-            waiter.correlation.as_deref() == Some(correlation) && waiter.principal == *principal
+        let cancelled = self.lines().take_out(|Waiter { request, .. }| {
+            request.correlation.as_deref() == Some(correlation) && request.principal == *principal
         });
         let found = !cancelled.is_empty();
         for waiter in cancelled {
@@ -111,7 +102,7 @@ impl Waiting {
     fn call(&self, engine: &Engine) {
         let mut one = None;
         let mut lines = self.lines();
-        let served = lines.serve(|waiter| match engine.reserve(&waiter.principal) {
+        let served = lines.serve(|waiter| match engine.reserve(&waiter.request.principal) {
             Err(refusal) if refusal.reason == Reason::Refused(RefuseReason::Overloaded) => {
                 one = refusal.retry_after;
                 None

@@ -454,13 +454,13 @@ impl Session {
     }
 
     fn tick(&mut self) {
-        let slow = self.state.held.take(time::instant()) > TOO_SLOW;
+        let now = time::instant();
+        let slow = self.state.held.take(now) > TOO_SLOW;
         let Some(live) = &mut self.state.live else {
             return;
         };
         live.overrun |= slow;
         let Some(asked) = live.asked else { return };
-        let now = time::instant();
         let waited = now.saturating_duration_since(asked);
         let calm = !slow && self.state.tasks.is_empty();
         let old = live
