@@ -195,6 +195,20 @@ impl Drop for SmallDisk {
 /// when there is room, under the same indexes.
 #[test]
 fn what_a_full_disk_swallowed_is_written_again() {
+    swallowed_and_written_again(|_, _| {});
+}
+
+/// As it goes where nobody asks for anything meanwhile.
+#[test]
+fn what_a_full_disk_swallowed_outlives_the_housekeeping() {
+    swallowed_and_written_again(|store, log| {
+        store.check().unwrap();
+        log.tick(slmd::time::now()).unwrap();
+    });
+}
+
+/// `first` is done when there is room again.
+fn swallowed_and_written_again(first: impl Fn(&Store, &Log)) {
     let disk = SmallDisk::new(8);
     let ballast = disk.0.path().join("ballast");
     std::fs::write(&ballast, vec![1; 3 * 1024 * 1024]).unwrap();
@@ -215,6 +229,7 @@ fn what_a_full_disk_swallowed_is_written_again() {
     std::fs::remove_file(&ballast).unwrap();
     // Longer than between two tries to open the store again.
     thread::sleep(Duration::from_millis(1100));
+    first(&store, &log);
     append(&mut ids).unwrap();
     store.sync().unwrap();
     drop((log, store));

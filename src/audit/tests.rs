@@ -437,6 +437,39 @@ fn retention_needs_a_known_time() {
     }
 }
 
+/// More of them than are removed in one go.
+#[test]
+fn a_long_run_of_unknown_times_doesnt_keep_retention_from_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = || Settings {
+        retention: Duration::from_secs(3600),
+        ..settings()
+    };
+    let log = open(&folder, short());
+    let (old, fresh) = (trim::MOST as u64 + 1, trim::MOST as u64 + 2);
+    let written = log.0.store.write(|writer| {
+        for index in 0..=fresh {
+            let record = Record {
+                index,
+                time: if index == fresh { later(9000) } else { START },
+                synchronised: index >= old,
+                boot_id: String::new(),
+                event: Event::Access(Box::new(access(Verdict::Deny))),
+            };
+            let json = serde_json::to_vec(&record).unwrap();
+            writer.insert(&log.0.records, &index.to_be_bytes(), &json)?;
+        }
+        Ok::<_, AuditError>(())
+    });
+    written.unwrap();
+    drop(log);
+    let log = open(&folder, short());
+    for _ in 0..2 {
+        log.0.tick(later(9000), true).unwrap();
+    }
+    assert_eq!(all(&log)[0].index, fresh);
+}
+
 #[test]
 fn too_large_a_record_is_refused_and_costs_no_index() {
     let folder = tempfile::tempdir().unwrap();

@@ -24,7 +24,7 @@ const DISK_FACTOR: (u64, u64) = (5, 2);
 const LEAST: u64 = 64 * 1024;
 
 /// Records removed in one go; bounds what is noted meanwhile.
-const MOST: usize = 16_384;
+pub(super) const MOST: usize = 16_384;
 
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 
