@@ -70,8 +70,7 @@ impl Admission {
             true => None,
             false => self.claim_proof(permitted)?,
         };
-        self.record(permitted, access, salt, begin.clone(), proof)
-            .await?;
+        self.record(access, salt, begin.clone(), proof).await?;
         self.0.metrics.permitted(permitted);
         Ok(self.queue(slot, permitted.clone(), prompt, charge, begin))
     }
