@@ -113,7 +113,7 @@ fn check(folder: &Path, acknowledged: &[(u64, String)], round: usize) {
     while let Some(last) = log.read(ids.len() as u64, 256).unwrap().last() {
         for record in log.read(ids.len() as u64, 256).unwrap() {
             assert_eq!(record.index, ids.len() as u64, "round {round}");
-            let Event::Access(access) = record.event else {
+            let Some(Event::Access(access)) = record.record().map(|record| record.event) else {
                 panic!("round {round}: {record:?}");
             };
             ids.push(access.request_id);
@@ -241,7 +241,7 @@ fn swallowed_and_written_again(first: impl Fn(&Store, &Log)) {
     let mut index = 0;
     while index < log.next_index() {
         for record in log.read(index, 256).unwrap() {
-            let Event::Access(access) = record.event else {
+            let Some(Event::Access(access)) = record.record().map(|record| record.event) else {
                 panic!("another record at {index}");
             };
             assert_eq!(access.request_id, ids[index as usize], "record {index}");

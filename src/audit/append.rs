@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use super::counts::Counts;
 use super::owners::{Owner, Owners};
-use super::record::{Access, Event, Record, Summary};
+use super::record::{Access, Event, Line, Record, Summary, VERSION};
 use super::refusals::Refusals;
+use super::trim::Kept;
 use super::{AuditError, MAX_RECORD, Settings, Shared};
 use crate::store::Writer;
 use crate::time::Timestamp;
@@ -14,7 +15,7 @@ use crate::time::Timestamp;
 const MAX_PENDING: usize = 1024 * 1024;
 
 /// What a record costs beside its JSON: key, salt, page structure.
-pub(super) const OVERHEAD: u64 = 64;
+const OVERHEAD: u64 = 64;
 
 /// Kinds of reads, and kinds of principals' refusals, that are counted at once.
 const COUNTED_READS: usize = 512;
@@ -123,6 +124,7 @@ impl Shared {
         now: Timestamp,
     ) -> Result<u64, AuditError> {
         let record = Record {
+            version: VERSION,
             index: state.next,
             time: now,
             synchronised: crate::time::synchronised(),
@@ -140,7 +142,7 @@ impl Shared {
             salt,
         };
         self.write(writer, &pending)?;
-        let cost = pending.json.len() as u64 + OVERHEAD;
+        let cost = cost(&pending.json);
         state.next += 1;
         state.owners.add(Owner::of(&record.event), cost);
         state.pending_bytes += pending.json.len();
@@ -216,19 +218,24 @@ impl Shared {
     /// Sets the counters by what the store holds.
     fn survey(&self, state: &mut State, writer: &Writer<'_>) -> Result<(), AuditError> {
         state.owners = Owners::default();
-        let (mut first, mut next) = (None, 0);
+        let (mut first, mut next, mut unread) = (None, 0, 0);
         loop {
             let page = self
                 .records
                 .range(&u64::to_be_bytes(next), super::MAX_READ)?;
             let Some((last, _)) = page.last() else { break };
             next = index_of(last)? + 1;
-            for (key, json) in &page {
-                first.get_or_insert(index_of(key)?);
-                let owner = Owner::of(&parse(key, json)?.event);
-                state.owners.add(owner, json.len() as u64 + OVERHEAD);
+            for pair in page {
+                let kept = Kept::new(&line(pair)?);
+                first.get_or_insert(kept.index);
+                unread += i64::from(kept.record.is_none());
+                state.owners.add(kept.owner(), kept.bytes);
             }
         }
+        if unread > 0 {
+            tracing::warn!(unread, "the audit log holds records of a newer release");
+        }
+        self.metrics.unread.set(unread);
         state.first = first.unwrap_or(next);
         state.next = next;
         state.generation = writer.generation();
@@ -262,12 +269,17 @@ impl Shared {
     }
 }
 
-pub(super) fn parse(key: &[u8], json: &[u8]) -> Result<Record, AuditError> {
-    let index = index_of(key)?;
-    serde_json::from_slice(json).map_err(|_| AuditError::Unreadable(index))
+pub(super) fn line((key, json): (Vec<u8>, Vec<u8>)) -> Result<Line, AuditError> {
+    let index = index_of(&key)?;
+    Ok(Line { index, json })
+}
+
+/// What a record takes of the log's space.
+pub(super) fn cost(json: &[u8]) -> u64 {
+    json.len() as u64 + OVERHEAD
 }
 
 pub(super) fn index_of(key: &[u8]) -> Result<u64, AuditError> {
-    let key = <[u8; 8]>::try_from(key).map_err(|_| AuditError::Unreadable(u64::MAX))?;
+    let key = <[u8; 8]>::try_from(key).map_err(|_| AuditError::NoIndex)?;
     Ok(u64::from_be_bytes(key))
 }

@@ -15,6 +15,7 @@ pub struct Metrics {
     pub(super) summarised: Counter,
     pub(super) counted: Counter,
     pub(super) removed: Counter,
+    pub(super) unread: Gauge,
     pub(super) fill: Gauge<f64, AtomicU64>,
 }
 
@@ -44,6 +45,11 @@ impl Metrics {
             "slmd_audit_records_removed",
             "Audit records removed by cap and retention",
             self.removed.clone(),
+        );
+        registry.register(
+            "slmd_audit_records_unread",
+            "Records of a newer release, which this one keeps and shows but can't read",
+            self.unread.clone(),
         );
         registry.register(
             "slmd_audit_fill_ratio",

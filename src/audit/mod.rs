@@ -16,6 +16,8 @@ mod owners;
 mod record;
 mod refusals;
 #[cfg(test)]
+mod release_tests;
+#[cfg(test)]
 mod share_tests;
 mod tag;
 #[cfg(test)]
@@ -32,7 +34,8 @@ use self::append::State;
 pub use self::counts::COUNTED_FOR;
 pub use self::metrics::Metrics;
 pub use self::record::{
-    Access, Event, Finished, Loss, MAX_LOSSES, MAX_TOKEN_IDS, Record, Summary, Verdict, Whose,
+    Access, Event, Finished, Line, Loss, MAX_LOSSES, MAX_TOKEN_IDS, Record, Summary, VERSION,
+    Verdict, Whose,
 };
 pub use self::tag::Tag;
 pub use self::text::MAX_TEXT;
@@ -66,8 +69,8 @@ pub enum AuditError {
     Store(#[from] StoreError),
     #[error("an audit record is larger than 32 KiB")]
     TooLarge,
-    #[error("audit record {0} can't be read")]
-    Unreadable(u64),
+    #[error("the audit log has a key that is no index")]
+    NoIndex,
 }
 
 /// Cheap to clone.
@@ -212,7 +215,7 @@ impl Log {
 
     /// Up to `limit` records with index ≥ `from`, and no more than 256. All are durable: what
     /// somebody has read must not be gone, or another, after a power cut. Blocks.
-    pub fn read(&self, from: u64, limit: usize) -> Result<Vec<Record>, AuditError> {
+    pub fn read(&self, from: u64, limit: usize) -> Result<Vec<Line>, AuditError> {
         let mut pairs = self
             .0
             .records
@@ -228,10 +231,7 @@ impl Log {
                 synced?;
             }
         }
-        pairs
-            .iter()
-            .map(|(key, json)| append::parse(key, json))
-            .collect()
+        pairs.into_iter().map(append::line).collect()
     }
 
     /// The index from which on there are `count` records before `end`, or all of them.

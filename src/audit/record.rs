@@ -1,5 +1,9 @@
 //! What a record says. Members are written in the order given here, so that equal records are
 //! equal bytes.
+//!
+//! A log outlives the release that wrote it, in both directions. A new member has a default, a new
+//! event or reason gets a name of its own, and what is there keeps its meaning: so every release
+//! reads older logs, and of a newer one's what it knows. The rest it shows as it is ([`Line`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +13,29 @@ use crate::prompt::{Finish, Origin, RequestId, Sampling, Usage};
 use crate::reason::Reason;
 use crate::time::Timestamp;
 
-/// One line of the log.
+/// Of the records written here. It tells who reads one by hand what may be in it.
+pub const VERSION: u32 = 1;
+
+/// A record as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    pub index: u64,
+    pub json: Vec<u8>,
+}
+
+impl Line {
+    /// `None` where this release can't read it: a newer one wrote it.
+    pub fn record(&self) -> Option<Record> {
+        serde_json::from_slice(&self.json).ok()
+    }
+}
+
+/// What a line says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
+    /// 0: of a release before there were versions.
+    #[serde(default)]
+    pub version: u32,
     pub index: u64,
     pub time: Timestamp,
     pub synchronised: bool,
@@ -312,7 +336,7 @@ pub enum Whose {
     Daemon,
     /// What told of earlier losses.
     Truncations,
-    /// Of releases that didn't say whose a finish is.
+    /// Of releases that didn't say whose a finish is, and of newer ones.
     Unknown,
 }
 

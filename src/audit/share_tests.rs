@@ -144,7 +144,7 @@ fn records(log: &Log) -> Vec<Record> {
             return records;
         };
         from = last.index + 1;
-        records.extend(page);
+        records.extend(page.iter().filter_map(Line::record));
     }
 }
 

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::append::{OVERHEAD, State, parse};
+use super::append::{State, cost, line};
 use super::owners::Owner;
-use super::record::{Event, Loss, MAX_LOSSES, Record};
+use super::record::{Event, Line, Loss, MAX_LOSSES, Record};
 use super::{AuditError, MAX_READ, Shared};
 use crate::store::Writer;
 use crate::time::Timestamp;
@@ -36,12 +36,44 @@ impl State {
     }
 }
 
+/// A record of the log; what it says, where this release can read it.
+pub(super) struct Kept {
+    pub(super) index: u64,
+    pub(super) record: Option<Record>,
+    pub(super) bytes: u64,
+}
+
+impl Kept {
+    pub(super) fn new(line: &Line) -> Kept {
+        Kept {
+            index: line.index,
+            record: line.record(),
+            bytes: cost(&line.json),
+        }
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        let record = self.record.as_ref();
+        record.map_or(Owner::Unknown, |record| Owner::of(&record.event))
+    }
+
+    fn removal(&self) -> Removal {
+        Removal {
+            index: self.index,
+            owner: self.owner(),
+            bytes: self.bytes,
+            unread: self.record.is_none(),
+        }
+    }
+}
+
 /// A record to remove.
 #[derive(Debug, Clone, Copy)]
 struct Removal {
     index: u64,
     owner: Owner,
     bytes: u64,
+    unread: bool,
 }
 
 /// Records to remove, and what is left.
@@ -54,13 +86,10 @@ struct Removals {
 }
 
 impl Removals {
-    fn add(&mut self, record: &Record, owner: Owner, bytes: u64) {
-        let index = record.index;
-        self.records.push(Removal {
-            index,
-            owner,
-            bytes,
-        });
+    fn add(&mut self, kept: &Kept) {
+        let removal = kept.removal();
+        let Removal { index, owner, .. } = removal;
+        self.records.push(removal);
         let loss = self.losses.entry(owner).or_insert_with(|| Loss {
             whose: owner.whose(),
             principal: None,
@@ -71,7 +100,7 @@ impl Removals {
             removed: 0,
         });
         (loss.to, loss.removed) = (index, loss.removed + 1);
-        if loss.principal.is_none() {
+        if let Some(record) = kept.record.as_ref().filter(|_| loss.principal.is_none()) {
             name(loss, &record.event);
         }
     }
@@ -117,18 +146,17 @@ impl Shared {
             let mut open = excess.len();
             let mut removals = Removals::default();
             let newest = state.next.saturating_sub(1);
-            self.visit(state.first, |record, bytes| {
-                let owner = Owner::of(&record.event);
-                let left = excess.get_mut(&owner).filter(|left| **left > 0);
-                let fits = record.index < newest && removals.records.len() < MOST;
+            self.visit(state.first, |kept| {
+                let left = excess.get_mut(&kept.owner()).filter(|left| **left > 0);
+                let fits = kept.index < newest && removals.records.len() < MOST;
                 match left.filter(|_| fits) {
                     Some(left) => {
-                        *left = left.saturating_sub(bytes);
+                        *left = left.saturating_sub(kept.bytes);
                         open -= usize::from(*left == 0);
-                        removals.add(record, owner, bytes);
+                        removals.add(kept);
                     }
                     None => {
-                        removals.first_left.get_or_insert(record.index);
+                        removals.first_left.get_or_insert(kept.index);
                     }
                 }
                 (open > 0 && removals.records.len() < MOST) || removals.first_left.is_none()
@@ -153,29 +181,27 @@ impl Shared {
         let retention = state.settings.retention;
         let done = self.store.write(|writer| {
             self.keep_up(state, writer)?;
-            // A time that wasn't known says nothing: such a record goes with the next known.
+            // A time that wasn't known, or can't be read, says nothing: such a record goes with the
+            // next known.
             let mut last_old = None;
-            self.visit(state.first, |record, _| {
-                let is_old = now.since(record.time) > retention;
-                if record.synchronised && is_old {
-                    last_old = Some(record.index);
+            self.visit(state.first, |kept| {
+                let known = kept.record.as_ref().filter(|record| record.synchronised);
+                let is_old = known.map(|record| now.since(record.time) > retention);
+                if is_old == Some(true) {
+                    last_old = Some(kept.index);
                 }
-                is_old || !record.synchronised
+                is_old != Some(false)
             })?;
             let Some(last_old) = last_old else {
                 return Ok(true);
             };
             let mut removals = Removals::default();
-            self.visit(state.first, |record, bytes| {
-                if record.index > last_old || removals.records.len() == MOST {
-                    removals.first_left = Some(record.index);
+            self.visit(state.first, |kept| {
+                if kept.index > last_old || removals.records.len() == MOST {
+                    removals.first_left = Some(kept.index);
                     return false;
                 }
-                removals.records.push(Removal {
-                    index: record.index,
-                    owner: Owner::of(&record.event),
-                    bytes,
-                });
+                removals.records.push(kept.removal());
                 true
             })?;
             let done = removals.first_left.is_none_or(|left| left > last_old);
@@ -189,23 +215,19 @@ impl Shared {
         Ok(())
     }
 
-    /// Shows records and what they cost from `from` on, until `visit` says no.
-    fn visit(
-        &self,
-        mut from: u64,
-        mut visit: impl FnMut(&Record, u64) -> bool,
-    ) -> Result<(), AuditError> {
+    /// Shows records from `from` on, until `visit` says no.
+    fn visit(&self, mut from: u64, mut visit: impl FnMut(&Kept) -> bool) -> Result<(), AuditError> {
         loop {
             let page = self.records.range(&from.to_be_bytes(), MAX_READ)?;
             if page.is_empty() {
                 return Ok(());
             }
-            for (key, json) in page {
-                let record = parse(&key, &json)?;
-                if !visit(&record, json.len() as u64 + OVERHEAD) {
+            for pair in page {
+                let kept = Kept::new(&line(pair)?);
+                if !visit(&kept) {
                     return Ok(());
                 }
-                from = record.index + 1;
+                from = kept.index + 1;
             }
         }
     }
@@ -231,17 +253,13 @@ impl Shared {
             of_others,
         };
         self.append_one(state, writer, truncated, None, now)?;
-        for Removal {
-            index,
-            owner,
-            bytes,
-        } in removals.records
-        {
-            let key = index.to_be_bytes();
+        for removal in removals.records {
+            let key = removal.index.to_be_bytes();
             writer.remove(&self.salts, &key)?;
             writer.remove(&self.records, &key)?;
-            state.owners.remove(owner, bytes);
+            state.owners.remove(removal.owner, removal.bytes);
             self.metrics.removed.inc();
+            self.metrics.unread.dec_by(i64::from(removal.unread));
         }
         state.first = first_index;
         Ok(())

@@ -75,8 +75,7 @@ impl Tail {
                 break;
             };
             for record in &records {
-                let line = serde_json::to_string(record).map_err(Failure::failed)?;
-                show(global, &line)?;
+                show(global, &String::from_utf8_lossy(&record.json))?;
             }
             from = last + 1;
         }

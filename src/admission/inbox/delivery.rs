@@ -236,7 +236,7 @@ impl Admission {
             entry: None,
         };
         if recognisable {
-            prior.key = self.0.inbox.by_attempt(&attempt_key)?;
+            prior.key = self.0.inbox.by_attempt(&attempt_key);
         }
         if let Some(key) = &prior.key {
             prior.entry = self.0.inbox.get(key)?;

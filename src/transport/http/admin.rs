@@ -14,7 +14,7 @@ use super::metrics::Metrics;
 use super::public::{OPENMETRICS, wrong_method};
 use super::reply::{self, Body, JSON, Refused};
 use super::{Control, Settings, host, request};
-use crate::audit::{AuditError, Log, Record};
+use crate::audit::{AuditError, Line, Log};
 use crate::auth::ExplainContext;
 use crate::json;
 use crate::prompt::{Origin, Scope, Transport};
@@ -323,7 +323,7 @@ impl Reader {
         Ok(next)
     }
 
-    async fn batch(&self, from: u64, limit: usize) -> Result<Vec<Record>, AuditError> {
+    async fn batch(&self, from: u64, limit: usize) -> Result<Vec<Line>, AuditError> {
         let log = self.log.clone();
         let read = tokio::task::spawn_blocking(move || log.read(from, limit)).await;
         read.unwrap_or_else(|error| {
@@ -332,13 +332,11 @@ impl Reader {
         })
     }
 
-    fn advance(&mut self, records: &[Record]) -> Bytes {
+    fn advance(&mut self, records: &[Line]) -> Bytes {
         let mut bytes = Vec::new();
         for record in records.iter().filter(|record| record.index < self.end) {
-            if let Ok(line) = serde_json::to_vec(record) {
-                bytes.extend_from_slice(&line);
-                bytes.push(b'\n');
-            }
+            bytes.extend_from_slice(&record.json);
+            bytes.push(b'\n');
         }
         self.left = self.left.saturating_sub(records.len() as u64);
         if let Some(last) = records.last() {
