@@ -11,7 +11,7 @@ use super::door::TcpPeer;
 use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::{Control, Settings, chat, host, request};
-use crate::admission::Admission;
+use crate::admission::{Admission, Recorded};
 use crate::auth::{Credential, Permitted};
 use crate::prompt::{self, Action, Origin, RequestId, Scope, Transport};
 use crate::reason::{Refusal, RefuseReason};
@@ -90,11 +90,8 @@ impl Public {
         let mut response = match answer {
             Ok(response) => response,
             Err(refused) => {
-                if !refused.recorded {
-                    self.admission
-                        .refuse_unread(caller.origin, &id, &refused.refusal);
-                }
-                refused.into_response()
+                let unread = |refusal| self.admission.refuse_unread(caller.origin, &id, refusal);
+                refused.respond(unread)
             }
         };
         let status = response.status();
@@ -106,7 +103,8 @@ impl Public {
 
     fn refuse_connection(&self, caller: Caller, refusal: &Refusal) {
         let id = RequestId::random();
-        self.admission.refuse_unread(caller.origin, &id, refusal);
+        let refusal = refusal.clone();
+        let refusal = self.admission.refuse_unread(caller.origin, &id, refusal);
         self.metrics.answered("other", refusal.status());
     }
 
@@ -136,7 +134,7 @@ impl Public {
                     .await?;
                 if !names(&permitted).contains(&name.as_str()) {
                     let refusal = Refusal::new(RefuseReason::NotFound).param("model");
-                    return Err(Refused::recorded(refusal, Scope::Read));
+                    return Err(Refused::recorded(permitted.with(refusal), Scope::Read));
                 }
                 Ok(reply::full(StatusCode::OK, JSON, wire::model(name)))
             }
@@ -150,7 +148,7 @@ impl Public {
             Route::Metrics => {
                 if is_tcp(&caller.origin) {
                     let action = Action::ReadMetrics;
-                    self.authorized(action, caller, id, &request).await?;
+                    let _read = self.authorized(action, caller, id, &request).await?;
                 }
                 let text = self.control.metrics();
                 Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
@@ -218,7 +216,7 @@ impl Public {
         caller: Caller,
         id: &RequestId,
         request: &Request<Incoming>,
-    ) -> Result<Permitted, Refused> {
+    ) -> Result<Recorded<Permitted>, Refused> {
         let credential = credential(&caller, request, &self.settings.public_urls)?;
         let scope = action.scope();
         let request = prompt::Request {

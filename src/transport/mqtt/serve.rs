@@ -15,7 +15,7 @@ use super::request::{Asked, Cancel, Form, Reply, Unread};
 use super::status::Cell;
 use super::topics::Topics;
 use crate::admission::{
-    Admission, Admitted, Asker, Delivered, Delivery, Rejected, StoredAnswer, Ticket,
+    Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
 };
 use crate::auth::Grant;
 use crate::identity::Nonces;
@@ -113,7 +113,7 @@ pub(super) async fn cancel(
         Ok(cancel) => cancel,
         Err(refusal) => {
             let id = RequestId::random();
-            return admission.refuse_unread(origin, &id, &refusal);
+            return drop(admission.refuse_unread(origin, &id, refusal));
         }
     };
     match admission.cancel(credential, &correlation, request).await {
@@ -167,6 +167,7 @@ impl Context {
             fragments: admitted.answer,
             stream,
             include_usage,
+            permit: admitted.permit,
         };
         let messages = Messages::new(&self.outbox, reply, &admitted.id);
         let mut messages = messages.of_run(&ticket);
@@ -202,7 +203,7 @@ impl Context {
 
     async fn again(
         &self,
-        stored: StoredAnswer,
+        stored: Recorded<StoredAnswer>,
         reply: &Reply,
         (stream, include_usage): (bool, bool),
     ) -> Served {
@@ -214,6 +215,7 @@ impl Context {
             fragments,
             stream,
             include_usage,
+            permit: stored.with(()),
         };
         let mut messages = Messages::new(&self.outbox, reply, &stored.request_id);
         match answer.send(&mut messages, self.fragment_interval).await {
@@ -233,7 +235,7 @@ impl Context {
             reply,
             credential,
         } = *unread;
-        self.admission.refuse_unread(origin.clone(), &id, &refusal);
+        let refusal = self.admission.refuse_unread(origin.clone(), &id, refusal);
         let request = Request {
             id: id.clone(),
             origin,
@@ -270,7 +272,7 @@ impl Context {
     /// awaited.
     async fn tell(
         &self,
-        refusal: Refusal,
+        refusal: Recorded<Refusal>,
         asker: &Asker,
         came: Came,
         id: &RequestId,
@@ -288,7 +290,7 @@ impl Context {
         if !told {
             return Served::Done;
         }
-        let refusal = hints::advise(reply, refusal);
+        let refusal = refusal.map(|refusal| hints::advise(reply, refusal));
         let mut messages = Messages::new(&self.outbox, reply, id);
         if !verified {
             messages.mark_unverified();
