@@ -25,12 +25,20 @@ impl RequestId {
     /// The longest id that is taken from a client, in bytes.
     pub const MAX_CLIENT: usize = 128;
 
+    const PREFIX: &str = "req_";
+
     /// A new random id, `req_` and 128 bits of hexadecimal.
     pub fn random() -> RequestId {
         RequestId {
-            own: format!("req_{}", crate::identity::random_hex::<16>()),
+            own: format!("{}{}", Self::PREFIX, crate::identity::random_hex::<16>()),
             client: None,
         }
+    }
+
+    /// The same 128 bits behind another prefix: what OpenAI's API calls the answer by.
+    pub fn with_prefix(&self, prefix: &str) -> String {
+        let bits = self.own.strip_prefix(Self::PREFIX).unwrap_or(&self.own);
+        format!("{prefix}{bits}")
     }
 
     /// A new one with the id that the client sent: visible ASCII of at most [`Self::MAX_CLIENT`]

@@ -163,7 +163,7 @@ impl Context {
         (stream, include_usage): (bool, bool),
     ) -> Served {
         let answer = Answer {
-            head: head(&admitted.id, &admitted.model, admitted.created.as_secs()),
+            head: Head::new(&admitted.id, &admitted.model, admitted.created),
             fragments: admitted.answer,
             stream,
             include_usage,
@@ -210,7 +210,7 @@ impl Context {
         text.send(&stored.text);
         text.finish(stored.outcome());
         let answer = Answer {
-            head: head(&stored.request_id, &stored.model, stored.created.as_secs()),
+            head: Head::new(&stored.request_id, &stored.model, stored.created),
             fragments,
             stream,
             include_usage,
@@ -335,13 +335,4 @@ impl Context {
 /// The request isn't to blame and comes again after the restart.
 fn is_shutdown(refusal: &Refusal) -> bool {
     refusal.reason == Reason::Refused(RefuseReason::Draining)
-}
-
-fn head(id: &RequestId, model: &str, created_secs: u64) -> Head {
-    let id = id.as_str();
-    Head {
-        id: format!("chatcmpl-{}", id.strip_prefix("req_").unwrap_or(id)),
-        model: model.to_owned(),
-        created_secs,
-    }
 }
