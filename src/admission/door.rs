@@ -1,4 +1,4 @@
-//! The way of a permitted chat into the engine's queue.
+//! The way of a permitted prompt into the engine's queue.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::inbox::Begin;
 use super::{Admission, records};
 use crate::auth::{self, Permitted};
 use crate::engine::{Allowance, Job, Prompt, Slot};
-use crate::prompt::{self, Action, AnswerReceiver, Finish, RequestId};
+use crate::prompt::{self, AnswerReceiver, Completion, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::time::{self, Timestamp};
 use crate::{audit, identity};
@@ -28,11 +28,12 @@ impl Admission {
     pub(super) async fn admit(
         &self,
         permitted: Permitted,
+        completion: Completion,
         delivery: Option<(Begin, Slot)>,
     ) -> Result<Admitted, Refusal> {
         let door = self.clone();
         let admitted = tokio::spawn(async move {
-            let result = door.try_admit(&permitted, delivery).await;
+            let result = door.try_admit(&permitted, completion, delivery).await;
             result.map_err(|refusal| door.refuse(&permitted, refusal))
         });
         admitted
@@ -43,6 +44,7 @@ impl Admission {
     async fn try_admit(
         &self,
         permitted: &Permitted,
+        completion: Completion,
         delivery: Option<(Begin, Slot)>,
     ) -> Result<Admitted, Refusal> {
         if self.0.shutdown.is_draining() {
@@ -56,14 +58,14 @@ impl Admission {
             }
         };
         // Before the text is read: what is refused for its length has cost as much.
-        self.take_turn(permitted)?;
+        self.take_prompt_turns(permitted, &completion)?;
         let rate = self.rate(permitted);
-        let prompt = self.prepare(permitted, rate).await?;
+        let prompt = self.prepare(permitted, completion, rate).await?;
         let charge = Charge::take(self, permitted, &prompt, rate)?;
         let attempt = begin.as_ref().map(Begin::attempt);
         let salt = identity::random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
-        let access = records::chat(permitted, &prompt, commitment, attempt);
+        let access = records::prompt(permitted, &prompt, commitment, attempt);
         // A second attempt brings the proof that its first has used.
         let recognised = begin.as_ref().is_some_and(Begin::is_recognised);
         let proof = match recognised {
@@ -82,20 +84,21 @@ impl Admission {
         permitted.grant().tokens_per_minute.unwrap_or_else(default)
     }
 
-    /// Renders and tokenises off the async threads: milliseconds of CPU for a long chat. The
+    /// Renders and tokenises off the async threads: milliseconds of CPU for a long prompt. The
     /// answer is cut to what the principal's limits leave, so that none is looked at too late.
-    async fn prepare(&self, permitted: &Permitted, rate: u32) -> Result<Prompt, Refusal> {
+    async fn prepare(
+        &self,
+        permitted: &Permitted,
+        completion: Completion,
+        rate: u32,
+    ) -> Result<Prompt, Refusal> {
         let engine = self.0.engine.clone();
-        let request = Arc::clone(permitted.request());
         let endpoint = Arc::clone(permitted.endpoint());
         let allowed = allowance(permitted.grant().max_context, rate);
         let now = (self.0.clock)().effective();
-        let prepared = tokio::task::spawn_blocking(move || match &request.action {
-            Action::Chat(chat) => {
-                let limit = endpoint.max_completion_tokens;
-                engine.prepare(&endpoint.model, chat, limit, Some(allowed), now)
-            }
-            _ => Err(RefuseReason::Internal.into()),
+        let prepared = tokio::task::spawn_blocking(move || {
+            let limit = endpoint.max_completion_tokens;
+            engine.prepare(&endpoint.model, &completion, limit, Some(allowed), now)
         });
         prepared
             .await

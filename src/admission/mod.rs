@@ -27,7 +27,7 @@ use crate::auth::{
     self, Cache, Clock, Credential, Decision, Denied, Permitted, Principal, Snapshot,
 };
 use crate::engine::Engine;
-use crate::prompt::{Finish, Origin, Request, RequestId};
+use crate::prompt::{Completion, Finish, Origin, Request, RequestId};
 use crate::quota::Quota;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
@@ -164,15 +164,16 @@ impl Admission {
         })))
     }
 
-    /// Admits a chat.
+    /// Admits a prompt.
     pub async fn submit(
         &self,
         credential: Credential,
-        request: Request,
+        request: Request<Completion>,
     ) -> Result<Admitted, Refusal> {
+        let (request, completion) = request.split();
         let request = self.with_deadline(request);
         match self.decide_fresh(&credential, &request, None).await {
-            Decision::Permit(permitted) => self.admit(permitted, None).await,
+            Decision::Permit(permitted) => self.admit(permitted, completion, None).await,
             Decision::Deny(denied) => Err(self.deny(&request, denied)),
         }
     }

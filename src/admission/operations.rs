@@ -8,7 +8,7 @@ use super::{Admission, records};
 use crate::audit::AuditError;
 use crate::auth::{Credential, Decision, Permitted};
 use crate::identity::digest;
-use crate::prompt::{Action, Chat, Request};
+use crate::prompt::{Cancel, Completion, Look, Operation, Request};
 use crate::reason::{Refusal, RefuseReason};
 use crate::time;
 
@@ -17,12 +17,16 @@ use crate::time;
 const TURN: usize = 8 << 10;
 
 impl Admission {
-    /// Decides and records what needs no engine: model list, audit reading.
+    /// Decides and records a look.
     pub async fn authorize(
         &self,
         credential: Credential,
-        request: Request,
+        request: Request<Look>,
     ) -> Result<Permitted, Refusal> {
+        self.permit(credential, request.split().0).await
+    }
+
+    async fn permit(&self, credential: Credential, request: Request) -> Result<Permitted, Refusal> {
         let request = Arc::new(request);
         match self.decide_fresh(&credential, &request, None).await {
             Decision::Deny(denied) => Err(self.deny(&request, denied)),
@@ -41,13 +45,13 @@ impl Admission {
     pub async fn cancel(
         &self,
         credential: Credential,
-        correlation: &[u8],
-        request: Request,
+        request: Request<Cancel>,
     ) -> Result<bool, Refusal> {
-        let permitted = self.authorize(credential, request).await?;
+        let (request, Cancel { correlation }) = request.split();
+        let permitted = self.permit(credential, request).await?;
         let principal = &permitted.grant().principal;
-        let waited = self.0.waiting.cancel(principal, correlation);
-        Ok(self.0.running.cancel(principal, correlation) || waited)
+        let waited = self.0.waiting.cancel(principal, &correlation);
+        Ok(self.0.running.cancel(principal, &correlation) || waited)
     }
 
     /// Takes one of the administrator's turns to change something.
@@ -56,19 +60,23 @@ impl Admission {
         self.take(&digest(&[b"slmd admin", &uid.to_be_bytes()]), 1, rate)
     }
 
-    /// Takes one of the principal's turns at this kind of request. To be called before anything is
-    /// written for it.
-    pub(super) fn take_turn(&self, permitted: &Permitted) -> Result<(), Refusal> {
-        let settings = self.0.settings.load();
-        let action = &permitted.request().action;
-        let (turns, rate) = match action {
-            Action::Chat(chat) => (turns(chat), settings.prompts_per_minute),
-            _ => (1, settings.operations_per_minute),
-        };
-        let principal = permitted.grant().principal.key();
-        let key = digest(&[b"slmd turn", &principal, action.as_str().as_bytes()]);
+    /// Takes the principal's turns for a prompt, however it is put. To be called before anything is written for it.
+    pub(super) fn take_prompt_turns(
+        &self,
+        permitted: &Permitted,
+        completion: &Completion,
+    ) -> Result<(), Refusal> {
+        let rate = self.0.settings.load().prompts_per_minute;
         // Whoever waits long enough may ask what takes a whole minute's turns.
-        self.take(&key, turns.min(rate.max(1)), rate)
+        let turns = turns(completion).min(rate.max(1));
+        self.take(&turn_key(permitted, "prompt"), turns, rate)
+    }
+
+    /// Takes one of the principal's turns at this kind of request.
+    fn take_turn(&self, permitted: &Permitted) -> Result<(), Refusal> {
+        let rate = self.0.settings.load().operations_per_minute;
+        let kind = permitted.request().asks.as_str();
+        self.take(&turn_key(permitted, kind), 1, rate)
     }
 
     fn take(&self, key: &[u8; 32], count: u32, rate: u32) -> Result<(), Refusal> {
@@ -86,7 +94,7 @@ impl Admission {
         let proof = self.claim_proof(permitted)?;
         let access = records::permitted(permitted);
         let log = self.0.log.clone();
-        let is_read = permitted.request().action.is_read();
+        let is_read = matches!(permitted.request().asks, Operation::Look(_));
         let counted = is_read && log.count_read(&access, time::now());
         if counted && proof.is_none() {
             // Nor is its word on the time taken: that would be the write that is saved.
@@ -110,8 +118,14 @@ impl Admission {
     }
 }
 
+/// One rate for each kind of request of a principal.
+fn turn_key(permitted: &Permitted, kind: &str) -> [u8; 32] {
+    let principal = permitted.grant().principal.key();
+    digest(&[b"slmd turn", &principal, kind.as_bytes()])
+}
+
 /// A turn for each [`TURN`] that was begun.
-fn turns(chat: &Chat) -> u32 {
-    let bytes: usize = chat.messages.iter().map(|m| m.content.expose().len()).sum();
+fn turns(completion: &Completion) -> u32 {
+    let bytes = completion.input.len();
     u32::try_from(bytes / TURN).map_or(u32::MAX, |turns| turns.saturating_add(1))
 }

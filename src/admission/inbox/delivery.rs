@@ -10,7 +10,7 @@ use super::waiting::Waits;
 use crate::admission::{Admission, Admitted};
 use crate::auth::{Credential, Decision, Grant, NonceRule, Permitted, Principal};
 use crate::identity::{digest, random};
-use crate::prompt::{Outcome, Request, RequestId};
+use crate::prompt::{Completion, Outcome, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -100,13 +100,14 @@ pub(in crate::admission) struct Begin {
 }
 
 impl Admission {
-    /// Admits a chat that came by an at-least-once transport.
+    /// Admits a prompt that came by an at-least-once transport.
     pub async fn deliver(
         &self,
         mut credential: Credential,
-        request: Request,
+        request: Request<Completion>,
         delivery: Delivery,
     ) -> Result<Delivered, Rejected> {
+        let (request, completion) = request.split();
         let request = self.with_deadline(request);
         let prior = self.prior(&credential, &delivery);
         let prior = prior.map_err(|e| Rejected::of(Asker::Unknown, unavailable(&e)))?;
@@ -155,7 +156,8 @@ impl Admission {
             correlation: delivery.correlation,
             recognised,
         };
-        self.run(permitted, begin, delivery.size, busy).await
+        self.run(permitted, completion, begin, delivery.size, busy)
+            .await
     }
 
     /// Whose token this is, whatever it allows. Records nothing.
@@ -182,6 +184,7 @@ impl Admission {
     async fn run(
         &self,
         permitted: Permitted,
+        completion: Completion,
         begin: Begin,
         size: usize,
         busy: Busy,
@@ -205,7 +208,8 @@ impl Admission {
                 return Err(Rejected::of(Asker::Granted(grant), refusal));
             }
         };
-        match self.admit(permitted, Some((begin.clone(), slot))).await {
+        let delivery = Some((begin.clone(), slot));
+        match self.admit(permitted, completion, delivery).await {
             Ok(admitted) => {
                 let ticket = Ticket {
                     begin,
