@@ -50,8 +50,7 @@ impl Admission {
         let (request, Cancel { correlation }) = request.split();
         let permitted = self.permit(credential, request).await?;
         let principal = &permitted.grant().principal;
-        let waited = self.0.waiting.cancel(principal, &correlation);
-        Ok(self.0.running.cancel(principal, &correlation) || waited)
+        Ok(self.0.running.cancel(principal, &correlation))
     }
 
     /// Takes one of the administrator's turns to change something.
@@ -60,7 +59,8 @@ impl Admission {
         self.take(&digest(&[b"slmd admin", &uid.to_be_bytes()]), 1, rate)
     }
 
-    /// Takes the principal's turns for a prompt, however it is put. To be called before anything is written for it.
+    /// Takes the principal's turns for a prompt, however it is put. To be called before anything is
+    /// written for it.
     pub(super) fn take_prompt_turns(
         &self,
         permitted: &Permitted,
@@ -97,11 +97,10 @@ impl Admission {
         let is_read = matches!(permitted.request().asks, Operation::Look(_));
         let counted = is_read && log.count_read(&access, time::now());
         if counted && proof.is_none() {
-            // Nor is its word on the time taken: that would be the write that is saved.
             return Ok(());
         }
         let record = access.clone();
-        self.commit(permitted, move || {
+        self.commit(move || {
             if let Some(proof) = &proof {
                 proof.write()?;
             }

@@ -128,7 +128,7 @@ fn clock_action(clock: &Value) -> Option<String> {
 /// What only a person can mend.
 fn push_actions(actions: &mut Vec<String>, realm: &Value, now: &str) {
     let name = text(&realm["name"]);
-    if realm["keys"].as_array().is_none_or(Vec::is_empty) {
+    if has_no_keys(realm) {
         actions.push(format!(
             "realm {name} has no keys: every token is refused; run slmd keys pin {name} FILE"
         ));
@@ -183,18 +183,10 @@ fn push_realm(lines: &mut Vec<String>, realm: &Value, now: &str) {
         let (client, model) = (text(&endpoint["client_id"]), text(&endpoint["model"]));
         lines.push(format!("  endpoint {client}: model {model}"));
     }
-    let keys = realm["keys"].as_array().map_or(&[][..], Vec::as_slice);
-    if keys.is_empty() {
-        lines.push("  no keys".to_owned());
+    push_keys(lines, realm);
+    if has_no_keys(realm) {
         push_refresh(lines, realm);
         return;
-    }
-    for key in keys {
-        lines.push(format!(
-            "  key {} (kid {})",
-            text(&key["thumbprint"]),
-            text(&key["kid"])
-        ));
     }
     lines.push(format!(
         "  keys confirmed {} ago",
@@ -212,6 +204,35 @@ fn push_realm(lines: &mut Vec<String>, realm: &Value, now: &str) {
     push_refresh(lines, realm);
     if let Some(entries) = realm["deny_list"]["entries"].as_u64() {
         lines.push(format!("  deny-list: {entries} entries"));
+    }
+}
+
+fn has_no_keys(realm: &Value) -> bool {
+    realm["keys"].as_array().is_none_or(Vec::is_empty)
+}
+
+/// What is in force, what isn't and why, and how that came about.
+fn push_keys(lines: &mut Vec<String>, realm: &Value) {
+    let list = |name: &str| realm[name].as_array().map_or(&[][..], Vec::as_slice);
+    if has_no_keys(realm) {
+        lines.push("  no keys".to_owned());
+    }
+    for key in list("keys") {
+        let (thumbprint, kid) = (text(&key["thumbprint"]), text(&key["kid"]));
+        lines.push(format!("  key {thumbprint} (kid {kid})"));
+    }
+    for key in list("left_out") {
+        let kid = output::printable(key["kid"].as_str().unwrap_or("none"));
+        lines.push(format!("  left out: kid {kid}: {}", text(&key["why"])));
+    }
+    let changed = &realm["keys_changed"];
+    if let Some(at) = changed["at"].as_str() {
+        lines.push(format!("  keys changed at {}", output::printable(at)));
+        for (name, what) in [("added", "came"), ("removed", "left")] {
+            for thumbprint in changed[name].as_array().into_iter().flatten() {
+                lines.push(format!("    {} {what}", text(thumbprint)));
+            }
+        }
     }
 }
 
@@ -281,6 +302,13 @@ mod tests {
                     "issuer": "https://k/dev",
                     "endpoints": [{"client_id": "slm", "model": "small"}],
                     "keys": [{"kid": "a", "thumbprint": "t"}],
+                    "left_out": [
+                        {"index": 1, "kid": "b\u{1b}", "why": "it is weak"},
+                        {"index": 2, "kid": null, "why": "no kid"},
+                    ],
+                    "keys_changed": {
+                        "at": "2026-01-01T10:00:00.000Z", "added": ["t"], "removed": ["u", "v"],
+                    },
                     "keys_age_seconds": 90_000,
                     "held": {"fingerprint": "f00d", "keys": []},
                     "refresh": {
@@ -309,6 +337,12 @@ audit: next record 9
 realm dev: https://k/dev
   endpoint slm: model small
   key t (kid a)
+  left out: kid b\u{fffd}: it is weak
+  left out: kid none: no kid
+  keys changed at 2026-01-01T10:00:00.000Z
+    t came
+    u left
+    v left
   keys confirmed 1 d 1 h ago
   read stops at 2026-01-03T00:00:00.000Z unless the keys are confirmed
   write has stopped at 2026-01-01T12:00:00.000Z

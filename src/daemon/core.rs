@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
+use super::health::keyless;
 use super::metrics::{Metrics, stops_at};
 use super::{RunError, State};
 use crate::admission::Admission;
@@ -20,7 +21,7 @@ use crate::reason::{Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
-use crate::time::{self, MAX_SECS, Moment, Timestamp};
+use crate::time::{self, MAX_SECS, Moment, Reading, Timestamp};
 use crate::transport::{http, mqtt};
 
 /// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
@@ -48,22 +49,21 @@ pub(super) struct Core {
 impl Core {
     /// Once a second. A part that fails says so and is tried again.
     pub(super) fn tick(&self) {
-        let now = time::now();
         self.check_store();
-        if let Err(error) = self.state.log.tick(now) {
+        let reading = time::reading();
+        let Reading {
+            now,
+            at,
+            synchronised,
+        } = reading;
+        if let Err(error) = self.state.floor.advance(now, synchronised, at) {
+            tracing::error!(%error, "the time floor could not be saved");
+        }
+        if let Err(error) = self.state.log.tick(now, synchronised) {
             tracing::error!(%error, "audit housekeeping failed");
         }
-        if let Err(error) = self.admission.tick() {
+        if let Err(error) = self.admission.tick(&self.state.clock_at(reading)) {
             tracing::error!(%error, "delivery housekeeping failed");
-        }
-        // Read anew, and between two answers: the clock may have been stepped and called
-        // synchronised meanwhile, and a wrong floor would stay.
-        let before = time::synchronised();
-        let now = time::now();
-        let synchronised = before && time::synchronised();
-        let advanced = self.state.floor.advance(now, synchronised, time::booted());
-        if let Err(error) = advanced {
-            tracing::error!(%error, "the time floor could not be saved");
         }
         self.refresh_due();
     }
@@ -375,12 +375,10 @@ impl http::Control for Core {
                 other => format!("state folder {folder}: {other}"),
             });
         }
-        let snapshot = self.admission.snapshot();
-        let keyless = snapshot.realms.values().all(|realm| realm.keys.is_empty());
-        if keyless {
-            return Err("no realm has pinned keys yet; run `slmd keys pin REALM FILE`".to_owned());
+        match keyless(&self.admission.snapshot().realms) {
+            Some(why) => Err(why),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn status(&self) -> Value {

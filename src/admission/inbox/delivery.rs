@@ -7,6 +7,7 @@ use super::Owner;
 use super::entry::{Entry, FirstClock, State, StoredAnswer};
 use super::shelf::{Busy, Inbox};
 use super::waiting::Waits;
+use crate::admission::running::Run;
 use crate::admission::{Admission, Admitted};
 use crate::auth::{Credential, Decision, Grant, NonceRule, Permitted, Principal};
 use crate::identity::{digest, random};
@@ -94,7 +95,6 @@ pub(in crate::admission) struct Begin {
     inbox: Inbox,
     key: [u8; 32],
     entry: Entry,
-    correlation: Option<Vec<u8>>,
     /// This exact message, with its proof, has been admitted before.
     recognised: bool,
 }
@@ -153,11 +153,14 @@ impl Admission {
             inbox: self.0.inbox.clone(),
             key,
             entry: prior.begin(owner, begin, self.0.inbox.now()),
-            correlation: delivery.correlation,
             recognised,
         };
-        self.run(permitted, completion, begin, delivery.size, busy)
-            .await
+        let run = self
+            .0
+            .running
+            .enter(permitted.clone(), delivery.correlation);
+        let prompt = (permitted, completion);
+        self.run(prompt, begin, (run, delivery.size), busy).await
     }
 
     /// Whose token this is, whatever it allows. Records nothing.
@@ -183,17 +186,16 @@ impl Admission {
     /// Waits for a place, and admits.
     async fn run(
         &self,
-        permitted: Permitted,
-        completion: Completion,
+        (permitted, completion): (Permitted, Completion),
         begin: Begin,
-        size: usize,
+        (run, size): (Run, usize),
         busy: Busy,
     ) -> Result<Delivered, Rejected> {
         let grant = Arc::clone(permitted.grant());
         let waits = Waits {
             principal: grant.principal.clone(),
-            correlation: begin.correlation.clone(),
             size,
+            run: &run,
         };
         let until = permitted
             .request()
@@ -208,7 +210,7 @@ impl Admission {
                 return Err(Rejected::of(Asker::Granted(grant), refusal));
             }
         };
-        let delivery = Some((begin.clone(), slot));
+        let delivery = Some((begin.clone(), slot, run));
         match self.admit(permitted, completion, delivery).await {
             Ok(admitted) => {
                 let ticket = Ticket {
@@ -234,7 +236,7 @@ impl Admission {
             entry: None,
         };
         if recognisable {
-            prior.key = self.0.inbox.by_attempt(&attempt_key)?;
+            prior.key = self.0.inbox.by_attempt(&attempt_key);
         }
         if let Some(key) = &prior.key {
             prior.entry = self.0.inbox.get(key)?;
@@ -293,10 +295,6 @@ impl Begin {
 
     pub(in crate::admission) fn is_recognised(&self) -> bool {
         self.recognised
-    }
-
-    pub(in crate::admission) fn into_correlation(self) -> Option<Vec<u8>> {
-        self.correlation
     }
 
     /// Rides on the sync of the permit's record.

@@ -92,13 +92,8 @@ impl Pin {
         };
         let fetched = post("fetch", Vec::new())?;
         let fingerprint = fetched["fingerprint"].as_str().unwrap_or_default();
-        let known = fetched["pinned"] == true;
-        if !known || self.fingerprint.is_some() {
-            self.agree(&fetched, fingerprint)?;
-        }
-        if known {
-            return self.report(global, &fetched, &fetched);
-        }
+        // Keys that are in force already, too: from now on they are a person's choice.
+        self.agree(&fetched, fingerprint)?;
         let body = json!({"fingerprint": fingerprint}).to_string();
         let pinned = post("pin-held", body.into_bytes())?;
         self.report(global, &pinned, &fetched)
