@@ -125,6 +125,6 @@ fn turn_key(permitted: &Permitted, kind: &str) -> [u8; 32] {
 
 /// A turn for each [`TURN`] that was begun.
 fn turns(completion: &Completion) -> u32 {
-    let bytes = completion.input.len();
+    let bytes = completion.input.bytes();
     u32::try_from(bytes / TURN).map_or(u32::MAX, |turns| turns.saturating_add(1))
 }

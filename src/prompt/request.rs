@@ -192,7 +192,7 @@ impl Input {
     }
 
     /// The text's length in bytes.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
             Input::Messages(messages) => messages.iter().map(|m| m.content.expose().len()).sum(),
         }

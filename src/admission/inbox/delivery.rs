@@ -7,7 +7,6 @@ use super::Owner;
 use super::entry::{Entry, FirstClock, State, StoredAnswer};
 use super::shelf::{Busy, Inbox};
 use super::waiting::Waits;
-use crate::admission::running::Run;
 use crate::admission::{Admission, Admitted};
 use crate::auth::{Credential, Decision, Grant, NonceRule, Permitted, Principal};
 use crate::identity::{digest, random};
@@ -155,12 +154,8 @@ impl Admission {
             entry: prior.begin(owner, begin, self.0.inbox.now()),
             recognised,
         };
-        let run = self
-            .0
-            .running
-            .enter(permitted.clone(), delivery.correlation);
-        let prompt = (permitted, completion);
-        self.run(prompt, begin, (run, delivery.size), busy).await
+        let came = (delivery.correlation, delivery.size);
+        self.run((permitted, completion), begin, came, busy).await
     }
 
     /// Whose token this is, whatever it allows. Records nothing.
@@ -188,9 +183,10 @@ impl Admission {
         &self,
         (permitted, completion): (Permitted, Completion),
         begin: Begin,
-        (run, size): (Run, usize),
+        (correlation, size): (Option<Vec<u8>>, usize),
         busy: Busy,
     ) -> Result<Delivered, Rejected> {
+        let run = self.0.running.enter(permitted.clone(), correlation);
         let grant = Arc::clone(permitted.grant());
         let waits = Waits {
             principal: grant.principal.clone(),
