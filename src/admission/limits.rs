@@ -8,7 +8,7 @@ use super::Settings;
 use crate::auth::Permitted;
 use crate::engine::{Allowance, Prompt};
 use crate::identity::digest;
-use crate::prompt::{Action, Chat, Usage};
+use crate::prompt::{Completion, Usage};
 use crate::quota::Quota;
 use crate::reason::{Refusal, RefuseReason};
 use crate::time;
@@ -60,19 +60,24 @@ impl Limits {
         self.take(&digest(&[b"slmd admin", &uid.to_be_bytes()]), 1, rate)
     }
 
-    /// Takes one of the principal's turns at this kind of request. To be called before anything is
+    /// Takes the principal's turns for a prompt, however it is put. To be called before anything is
     /// written for it.
-    pub(super) fn take_turn(&self, permitted: &Permitted) -> Result<(), Refusal> {
-        let settings = self.settings.load();
-        let action = &permitted.request().action;
-        let (turns, rate) = match action {
-            Action::Chat(chat) => (turns(chat), settings.prompts_per_minute),
-            _ => (1, settings.operations_per_minute),
-        };
-        let principal = permitted.grant().principal.key();
-        let key = digest(&[b"slmd turn", &principal, action.as_str().as_bytes()]);
+    pub(super) fn take_prompt_turns(
+        &self,
+        permitted: &Permitted,
+        completion: &Completion,
+    ) -> Result<(), Refusal> {
+        let rate = self.settings.load().prompts_per_minute;
         // Whoever waits long enough may ask what takes a whole minute's turns.
-        self.take(&key, turns.min(rate.max(1)), rate)
+        let turns = turns(completion).min(rate.max(1));
+        self.take(&turn_key(permitted, "prompt"), turns, rate)
+    }
+
+    /// Takes one of the principal's turns at this kind of request.
+    pub(super) fn take_turn(&self, permitted: &Permitted) -> Result<(), Refusal> {
+        let rate = self.settings.load().operations_per_minute;
+        let kind = permitted.request().asks.as_str();
+        self.take(&turn_key(permitted, kind), 1, rate)
     }
 
     /// Tokens that one request may have at most: the lower of the token's own context and one
@@ -148,9 +153,15 @@ fn lock(quota: &Mutex<Quota>) -> MutexGuard<'_, Quota> {
     quota.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// One rate for each kind of request of a principal.
+fn turn_key(permitted: &Permitted, kind: &str) -> Key {
+    let principal = permitted.grant().principal.key();
+    digest(&[b"slmd turn", &principal, kind.as_bytes()])
+}
+
 /// A turn for each [`TURN`] that was begun.
-fn turns(chat: &Chat) -> u32 {
-    let bytes: usize = chat.messages.iter().map(|m| m.content.expose().len()).sum();
+fn turns(completion: &Completion) -> u32 {
+    let bytes = completion.input.bytes();
     u32::try_from(bytes / TURN).map_or(u32::MAX, |turns| turns.saturating_add(1))
 }
 

@@ -29,7 +29,7 @@ pub use record::Recorded;
 use crate::auth::{Clock, Credential, Decision, Permitted, Snapshot};
 use crate::engine::Engine;
 use crate::keysync::Floor;
-use crate::prompt::{Finish, Origin, Request, RequestId};
+use crate::prompt::{Completion, Finish, Origin, Request, RequestId};
 use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
@@ -141,15 +141,16 @@ impl Admission {
         })))
     }
 
-    /// Admits a chat.
+    /// Admits a prompt.
     pub async fn submit(
         &self,
         credential: Credential,
-        request: Request,
+        request: Request<Completion>,
     ) -> Result<Admitted, Recorded<Refusal>> {
+        let (request, completion) = request.split();
         let request = self.with_deadline(request);
         let permitted = self.decide(&credential, &request).await?;
-        self.admit(permitted, None).await
+        self.admit(permitted, completion, None).await
     }
 
     /// Records a request that was refused before it could be decided.

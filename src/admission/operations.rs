@@ -6,12 +6,20 @@ use std::sync::Arc;
 
 use super::{Admission, Recorded};
 use crate::auth::{Credential, Permitted};
-use crate::prompt::Request;
+use crate::prompt::{Cancel, Look, Request};
 use crate::reason::Refusal;
 
 impl Admission {
-    /// Decides and records what needs no engine: model list, audit reading.
+    /// Decides and records a look.
     pub async fn authorize(
+        &self,
+        credential: Credential,
+        request: Request<Look>,
+    ) -> Result<Recorded<Permitted>, Recorded<Refusal>> {
+        self.permit(credential, request.split().0).await
+    }
+
+    async fn permit(
         &self,
         credential: Credential,
         request: Request,
@@ -27,12 +35,12 @@ impl Admission {
     pub async fn cancel(
         &self,
         credential: Credential,
-        correlation: &[u8],
-        request: Request,
+        request: Request<Cancel>,
     ) -> Result<bool, Recorded<Refusal>> {
-        let permitted = self.authorize(credential, request).await?;
+        let (request, Cancel { correlation }) = request.split();
+        let permitted = self.permit(credential, request).await?;
         let principal = &permitted.grant().principal;
-        Ok(self.0.running.cancel(principal, correlation))
+        Ok(self.0.running.cancel(principal, &correlation))
     }
 
     /// Takes one of the administrator's turns to change something.

@@ -1,4 +1,4 @@
-//! The way of a permitted chat into the engine's queue, and out of it.
+//! The way of a permitted prompt into the engine's queue, and out of it.
 //!
 //! Each step takes what the one before has made, so that none can be left out: nothing is queued
 //! that isn't on record, nothing recorded that isn't paid for. A step that refuses drops what the
@@ -17,7 +17,7 @@ use crate::audit;
 use crate::auth::Permitted;
 use crate::engine::{Job, Prompt, Report, Slot};
 use crate::identity::{hex, random};
-use crate::prompt::{self, Action, AnswerReceiver, Finish, RequestId};
+use crate::prompt::{self, AnswerReceiver, Completion, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::time::{self, Timestamp};
 
@@ -45,13 +45,15 @@ pub(super) struct Place {
 #[must_use]
 struct Reserved {
     permitted: Permitted,
+    completion: Completion,
     place: Place,
 }
 
 #[must_use]
 struct Prepared {
-    reserved: Reserved,
+    permitted: Permitted,
     prompt: Prompt,
+    place: Place,
 }
 
 #[must_use]
@@ -78,25 +80,29 @@ impl Admission {
     pub(super) async fn admit(
         &self,
         permitted: Permitted,
+        completion: Completion,
         place: Option<Place>,
     ) -> Result<Admitted, Recorded<Refusal>> {
         let (door, refused) = (self.clone(), permitted.clone());
         let task = tokio::spawn(async move {
             let refused = permitted.clone();
-            let admitted = door.pass(permitted, place).await;
+            let admitted = door.pass(permitted, completion, place).await;
             admitted.map_err(|refusal| door.0.recorder.refused(&refused, refusal))
         });
         let panicked = |_| {
-            Err(self
-                .0
-                .recorder
-                .refused(&refused, RefuseReason::Internal.into()))
+            let refusal = RefuseReason::Internal.into();
+            Err(self.0.recorder.refused(&refused, refusal))
         };
         task.await.unwrap_or_else(panicked)
     }
 
-    async fn pass(&self, permitted: Permitted, place: Option<Place>) -> Result<Admitted, Refusal> {
-        let reserved = self.reserve(permitted, place)?;
+    async fn pass(
+        &self,
+        permitted: Permitted,
+        completion: Completion,
+        place: Option<Place>,
+    ) -> Result<Admitted, Refusal> {
+        let reserved = self.reserve(permitted, completion, place)?;
         let prepared = self.prepare(reserved).await?;
         let charged = self.charge(prepared)?;
         let claimed = self.claim(charged)?;
@@ -104,7 +110,12 @@ impl Admission {
         Ok(self.queue(on_record))
     }
 
-    fn reserve(&self, permitted: Permitted, place: Option<Place>) -> Result<Reserved, Refusal> {
+    fn reserve(
+        &self,
+        permitted: Permitted,
+        completion: Completion,
+        place: Option<Place>,
+    ) -> Result<Reserved, Refusal> {
         if self.0.shutdown.is_draining() {
             return Err(RefuseReason::Draining.into());
         }
@@ -117,40 +128,50 @@ impl Admission {
             },
         };
         // Before the text is read: what is refused for its length has cost as much.
-        self.0.limits.take_turn(&permitted)?;
-        Ok(Reserved { permitted, place })
+        self.0.limits.take_prompt_turns(&permitted, &completion)?;
+        Ok(Reserved {
+            permitted,
+            completion,
+            place,
+        })
     }
 
-    /// Renders and tokenises off the async threads: milliseconds of CPU for a long chat. The
+    /// Renders and tokenises off the async threads: milliseconds of CPU for a long prompt. The
     /// answer is cut to what the principal's limits leave, so that none is looked at too late.
     async fn prepare(&self, reserved: Reserved) -> Result<Prepared, Refusal> {
-        let permitted = &reserved.permitted;
+        let Reserved {
+            permitted,
+            completion,
+            place,
+        } = reserved;
         let engine = self.0.engine.clone();
-        let request = Arc::clone(permitted.request());
         let endpoint = Arc::clone(permitted.endpoint());
-        let allowed = self.0.limits.allowance(permitted);
+        let allowed = self.0.limits.allowance(&permitted);
         let now = self.0.decider.clock().effective();
-        let prepared = tokio::task::spawn_blocking(move || match &request.action {
-            Action::Chat(chat) => {
-                let limit = endpoint.max_completion_tokens;
-                engine.prepare(&endpoint.model, chat, limit, Some(allowed), now)
-            }
-            _ => Err(RefuseReason::Internal.into()),
+        let prepared = tokio::task::spawn_blocking(move || {
+            let limit = endpoint.max_completion_tokens;
+            engine.prepare(&endpoint.model, &completion, limit, Some(allowed), now)
         });
         let prompt = prepared
             .await
             .unwrap_or_else(|_| Err(RefuseReason::Internal.into()))?;
-        Ok(Prepared { reserved, prompt })
+        Ok(Prepared {
+            permitted,
+            prompt,
+            place,
+        })
     }
 
     fn charge(&self, prepared: Prepared) -> Result<Charged, Refusal> {
-        let Prepared { reserved, prompt } = &prepared;
-        let charge = self.0.limits.charge(&reserved.permitted, prompt)?;
+        let limits = &self.0.limits;
+        let charge = limits.charge(&prepared.permitted, &prepared.prompt)?;
         Ok(Charged { prepared, charge })
     }
 
     fn claim(&self, charged: Charged) -> Result<Claimed, Refusal> {
-        let Reserved { permitted, place } = &charged.prepared.reserved;
+        let Prepared {
+            permitted, place, ..
+        } = &charged.prepared;
         // A second attempt brings the proof that its first has used.
         let recognised = place.begin.as_ref().is_some_and(Begin::is_recognised);
         let proof = match recognised {
@@ -163,13 +184,14 @@ impl Admission {
     /// Durable when this returns.
     async fn record(&self, claimed: Claimed) -> Result<OnRecord, Refusal> {
         let Claimed { mut charged, proof } = claimed;
-        let Prepared { reserved, prompt } = &mut charged.prepared;
-        let begin = reserved.place.begin.take();
+        let begin = charged.prepared.place.begin.take();
+        let Prepared {
+            permitted, prompt, ..
+        } = &charged.prepared;
         let salt = random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
         let attempt = begin.as_ref().map(Begin::attempt);
-        let permitted = &reserved.permitted;
-        let access = records::chat(permitted, prompt, commitment, attempt);
+        let access = records::prompt(permitted, prompt, commitment, attempt);
         let recorder = &self.0.recorder;
         let permit = recorder.permit(permitted, (access, salt), begin, proof);
         let permit = permit.await?;
@@ -179,8 +201,11 @@ impl Admission {
     fn queue(&self, on_record: OnRecord) -> Admitted {
         let OnRecord { charged, permit } = on_record;
         let Charged { prepared, charge } = charged;
-        let Prepared { reserved, prompt } = prepared;
-        let Reserved { permitted, place } = reserved;
+        let Prepared {
+            permitted,
+            prompt,
+            place,
+        } = prepared;
         let Place { slot, run, .. } = place;
         let (sender, answer) = prompt::channel(self.0.settings.load().answer_buffer);
         let interrupt = run.interrupt.clone();

@@ -10,7 +10,7 @@ use super::replay::FirstUse;
 use crate::audit::{self, Access, AuditError, Finished, Noted};
 use crate::auth::{Denied, Permitted};
 use crate::keysync::Floor;
-use crate::prompt::{Origin, Request, RequestId};
+use crate::prompt::{Operation, Origin, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::Store;
 use crate::time;
@@ -123,7 +123,7 @@ impl Recorder {
     ) -> Result<Recorded<Permitted>, Refusal> {
         let access = records::permitted(&permitted);
         let log = self.log.clone();
-        let is_read = permitted.request().action.is_read();
+        let is_read = matches!(permitted.request().asks, Operation::Look(_));
         let counted = is_read && log.count_read(&access, time::now());
         if proof.is_some() || !counted {
             let record = (!counted).then(|| access.clone());

@@ -8,11 +8,10 @@ use super::entry::{Entry, FirstClock, Stage, StoredAnswer};
 use super::shelf::{Claim, Inbox};
 use super::waiting::Waits;
 use crate::admission::pipeline::Place;
-use crate::admission::running::Run;
 use crate::admission::{Admission, Admitted, Recorded};
 use crate::auth::{Clock, Credential, Decision, Grant, NonceRule, Permitted, Principal};
 use crate::identity::{digest, random};
-use crate::prompt::{Outcome, Request, RequestId};
+use crate::prompt::{Completion, Outcome, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -101,13 +100,14 @@ pub(in crate::admission) struct Begin {
 }
 
 impl Admission {
-    /// Admits a chat that came by an at-least-once transport.
+    /// Admits a prompt that came by an at-least-once transport.
     pub async fn deliver(
         &self,
         credential: Credential,
-        request: Request,
+        request: Request<Completion>,
         delivery: Delivery,
     ) -> Result<Delivered, Rejected> {
+        let (request, completion) = request.split();
         let request = self.with_deadline(request);
         let prior = self.prior(&credential, &delivery).map_err(|error| {
             let (origin, id) = (request.origin.clone(), &request.id);
@@ -144,10 +144,8 @@ impl Admission {
             entry: prior.begin(owner, begin, self.0.inbox.now()),
             recognised: prior.entry.is_some(),
         };
-        let correlation = delivery.correlation;
-        let run = self.0.running.enter(permitted.clone(), correlation);
-        let run = (run, delivery.size);
-        self.run(permitted, begin, run, claim).await
+        let came = (delivery.correlation, delivery.size);
+        self.run((permitted, completion), begin, came, claim).await
     }
 
     /// A redelivery is decided as at its first admission, when its nonce was checked.
@@ -163,12 +161,8 @@ impl Admission {
         {
             binding.nonce = NonceRule::Checked;
         }
-        match self
-            .0
-            .decider
-            .decide(&credential, request, Some(clock))
-            .await
-        {
+        let decider = &self.0.decider;
+        match decider.decide(&credential, request, Some(clock)).await {
             Decision::Permit(permitted) => Ok(permitted),
             Decision::Deny(denied) => {
                 let asker = Asker::signed(denied.principal.clone());
@@ -200,11 +194,12 @@ impl Admission {
     /// Waits for a place, and admits.
     async fn run(
         &self,
-        permitted: Permitted,
+        (permitted, completion): (Permitted, Completion),
         begin: Begin,
-        (run, size): (Run, usize),
+        (correlation, size): (Option<Vec<u8>>, usize),
         claim: Claim,
     ) -> Result<Delivered, Rejected> {
+        let run = self.0.running.enter(permitted.clone(), correlation);
         let grant = Arc::clone(permitted.grant());
         let waits = Waits {
             principal: grant.principal.clone(),
@@ -225,7 +220,7 @@ impl Admission {
             run,
             begin: Some(begin.clone()),
         };
-        match self.admit(permitted, Some(place)).await {
+        match self.admit(permitted, completion, Some(place)).await {
             Ok(admitted) => {
                 let ticket = Ticket {
                     begin,

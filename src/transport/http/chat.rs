@@ -17,12 +17,8 @@ use crate::wire::{self, Head};
 /// Keeps proxies and clients from giving up during a long prefill (WHATWG HTML section 9.2.7).
 const COMMENT: &[u8] = b": keep-alive\n\n";
 
-pub(super) fn head(admitted: &Admitted) -> Head {
-    Head {
-        id: format!("chatcmpl-{}", admitted.id),
-        model: admitted.model.clone(),
-        created_secs: admitted.created.as_secs(),
-    }
+fn head(admitted: &Admitted) -> Head {
+    Head::new(&admitted.id, &admitted.model, admitted.created)
 }
 
 /// Waits for the end of the answer. A client that leaves meanwhile drops this future, and with it

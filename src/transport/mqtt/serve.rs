@@ -11,15 +11,15 @@ use super::inboxes::{Inboxes, Stay};
 use super::metrics::Metrics;
 use super::outbox::{Outbox, Unsent};
 use super::refusals::{Refusals, Whose};
-use super::request::{Asked, Cancel, Form, Reply, Unread};
+use super::request::{Asked, Form, Reply, Unread};
 use super::status::Cell;
 use super::topics::Topics;
 use crate::admission::{
     Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
 };
-use crate::auth::Grant;
+use crate::auth::{Credential, Grant};
 use crate::identity::Nonces;
-use crate::prompt::{self, Action, Finish, Origin, Outcome, Request, RequestId};
+use crate::prompt::{self, Cancel, Finish, Look, Operation, Origin, Outcome, Request, RequestId};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
 use crate::wire::Head;
 
@@ -101,22 +101,18 @@ pub(super) async fn request(
 pub(super) async fn cancel(
     context: Arc<Context>,
     origin: Origin,
-    parsed: Result<Cancel, Refusal>,
+    parsed: Result<(Credential, Request<Cancel>), Refusal>,
     _deciding: Deciding,
 ) {
     let admission = &context.admission;
-    let Cancel {
-        credential,
-        correlation,
-        request,
-    } = match parsed {
+    let (credential, request) = match parsed {
         Ok(cancel) => cancel,
         Err(refusal) => {
             let id = RequestId::random();
             return drop(admission.refuse_unread(origin, &id, refusal));
         }
     };
-    match admission.cancel(credential, &correlation, request).await {
+    match admission.cancel(credential, request).await {
         Ok(found) => tracing::debug!(found, "cancel"),
         Err(refusal) => tracing::debug!(reason = %refusal.reason, "cancel refused"),
     }
@@ -163,7 +159,7 @@ impl Context {
         (stream, include_usage): (bool, bool),
     ) -> Served {
         let answer = Answer {
-            head: head(&admitted.id, &admitted.model, admitted.created.as_secs()),
+            head: Head::new(&admitted.id, &admitted.model, admitted.created),
             fragments: admitted.answer,
             stream,
             include_usage,
@@ -211,7 +207,7 @@ impl Context {
         text.send(&stored.text);
         text.finish(stored.outcome());
         let answer = Answer {
-            head: head(&stored.request_id, &stored.model, stored.created.as_secs()),
+            head: Head::new(&stored.request_id, &stored.model, stored.created),
             fragments,
             stream,
             include_usage,
@@ -240,8 +236,8 @@ impl Context {
             id: id.clone(),
             origin,
             model: None,
-            action: Action::ListModels,
             deadline: None,
+            asks: Operation::Look(Look::Models),
         };
         let asker = self.admission.asker(&credential, request);
         drop(deciding);
@@ -337,13 +333,4 @@ impl Context {
 /// The request isn't to blame and comes again after the restart.
 fn is_shutdown(refusal: &Refusal) -> bool {
     refusal.reason == Reason::Refused(RefuseReason::Draining)
-}
-
-fn head(id: &RequestId, model: &str, created_secs: u64) -> Head {
-    let id = id.as_str();
-    Head {
-        id: format!("chatcmpl-{}", id.strip_prefix("req_").unwrap_or(id)),
-        model: model.to_owned(),
-        created_secs,
-    }
 }
