@@ -105,7 +105,7 @@ impl Drop for Run {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::auth::{Clock, Credential, Decision, DenyList, Endpoint, KeySet, Policy, Realm};
     use crate::auth::{Snapshot, decide};
@@ -113,7 +113,7 @@ mod tests {
     use crate::time::Timestamp;
 
     /// What a local peer of this user id is permitted.
-    fn permitted(uid: u32) -> Permitted {
+    pub(in crate::admission) fn permitted(uid: u32) -> Permitted {
         let endpoint = Endpoint {
             client_id: "slm".to_owned(),
             model: "m".to_owned(),

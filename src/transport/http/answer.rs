@@ -9,7 +9,7 @@ use hyper::body::Frame;
 use hyper::{Response, StatusCode};
 
 use super::reply::{self, Body, JSON};
-use crate::admission::Admitted;
+use crate::admission::{Admitted, Recorded};
 use crate::prompt::{Fragment, Outcome};
 use crate::reason::Refusal;
 use crate::wire::{self, Framer};
@@ -22,7 +22,7 @@ const COMMENT: &[u8] = b": keep-alive\n\n";
 pub(super) async fn whole(
     mut admitted: Admitted,
     framer: Framer,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Recorded<Refusal>> {
     let mut text = String::new();
     let outcome = loop {
         match admitted.answer.next().await {
@@ -32,7 +32,8 @@ pub(super) async fn whole(
             None => break Outcome::LOST,
         }
     };
-    let bodies = framer.end(&text, &outcome)?;
+    let bodies = framer.end(&text, &outcome);
+    let bodies = bodies.map_err(|refusal| admitted.permit.with(refusal))?;
     Ok(reply::full(StatusCode::OK, JSON, bodies.concat()))
 }
 

@@ -12,7 +12,7 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::route::{Probe, Route, not_found};
 use super::{Control, Settings, answer, host, request};
-use crate::admission::Admission;
+use crate::admission::{Admission, Recorded};
 use crate::auth::{Credential, Permitted};
 use crate::prompt::{self, Dialect, Look, Origin, RequestId, Transport};
 use crate::reason::{Refusal, RefuseReason};
@@ -81,11 +81,8 @@ impl Public {
         let mut response = match answer {
             Ok(response) => response,
             Err(refused) => {
-                if !refused.recorded {
-                    self.admission
-                        .refuse_unread(caller.origin, &id, &refused.refusal);
-                }
-                refused.into_response()
+                let unread = |refusal| self.admission.refuse_unread(caller.origin, &id, refusal);
+                refused.respond(unread)
             }
         };
         let status = response.status();
@@ -97,7 +94,8 @@ impl Public {
 
     fn refuse_connection(&self, caller: Caller, refusal: &Refusal) {
         let id = RequestId::random();
-        self.admission.refuse_unread(caller.origin, &id, refusal);
+        let refusal = refusal.clone();
+        let refusal = self.admission.refuse_unread(caller.origin, &id, refusal);
         self.metrics.answered("other", refusal.status());
     }
 
@@ -140,13 +138,14 @@ impl Public {
                 let permitted = self.authorized(look, caller, id, request).await?;
                 if !names(&permitted).contains(&name) {
                     let refusal = Refusal::new(RefuseReason::NotFound).param("model");
+                    let refusal = permitted.with(refusal);
                     return Err(Refused::recorded(refusal, look.entry().scope));
                 }
                 json(wire::model(name))
             }
             Look::Metrics => {
                 if is_tcp(&caller.origin) {
-                    self.authorized(look, caller, id, request).await?;
+                    let _read = self.authorized(look, caller, id, request).await?;
                 }
                 let text = self.control.metrics();
                 Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
@@ -220,7 +219,7 @@ impl Public {
         caller: Caller,
         id: &RequestId,
         request: &Request<Incoming>,
-    ) -> Result<Permitted, Refused> {
+    ) -> Result<Recorded<Permitted>, Refused> {
         let credential = credential(&caller, request, &self.settings.public_urls)?;
         let request = prompt::Request {
             id: id.clone(),

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::outbox::{Outbox, Unsent};
 use super::request::{Form, Reply};
-use crate::admission::Ticket;
+use crate::admission::{Recorded, Ticket};
 use crate::link::{Properties, Publication};
 use crate::prompt::{AnswerReceiver, Finish, Fragment, Outcome, RequestId};
 use crate::reason::{Refusal, RefuseReason};
@@ -103,7 +103,7 @@ impl<'a> Messages<'a> {
     }
 
     /// The last message, when it is a refusal. One that the broker won't take is lost.
-    pub(super) async fn refuse(&mut self, refusal: &Refusal) -> Result<(), Unsent> {
+    pub(super) async fn refuse(&mut self, refusal: &Recorded<Refusal>) -> Result<(), Unsent> {
         let body = wire::error(refusal);
         self.retry_after = refusal.retry_after_secs();
         self.send(refusal.status(), true, &body).await
@@ -167,6 +167,8 @@ impl<'a> Messages<'a> {
 pub(super) struct Answer {
     pub(super) framer: Framer,
     pub(super) fragments: AnswerReceiver,
+    /// What a refusal is told with, should it not become whole.
+    pub(super) permit: Recorded<()>,
 }
 
 /// How sending went.
@@ -235,6 +237,7 @@ impl Answer {
             },
             Err(refusal) => refusal,
         };
+        let refusal = self.permit.with(refusal);
         messages.refuse(&refusal).await?;
         Ok(Some((outcome, refusal.status())))
     }

@@ -15,7 +15,7 @@ use super::request::{Asked, Form, Reply, Unread};
 use super::status::Cell;
 use super::topics::Topics;
 use crate::admission::{
-    Admission, Admitted, Asker, Delivered, Delivery, Rejected, StoredAnswer, Ticket,
+    Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
 };
 use crate::auth::{Credential, Grant};
 use crate::identity::Nonces;
@@ -109,7 +109,7 @@ pub(super) async fn cancel(
         Ok(cancel) => cancel,
         Err(refusal) => {
             let id = RequestId::random();
-            return admission.refuse_unread(origin, &id, &refusal);
+            return drop(admission.refuse_unread(origin, &id, refusal));
         }
     };
     match admission.cancel(credential, request).await {
@@ -161,6 +161,7 @@ impl Context {
         let answer = Answer {
             framer: framing.framer(&admitted.id, &admitted.model, admitted.created),
             fragments: admitted.answer,
+            permit: admitted.permit,
         };
         let messages = Messages::new(&self.outbox, reply, &admitted.id);
         let mut messages = messages.of_run(&ticket);
@@ -194,13 +195,19 @@ impl Context {
         Served::Done
     }
 
-    async fn again(&self, stored: StoredAnswer, reply: &Reply, framing: Framing) -> Served {
+    async fn again(
+        &self,
+        stored: Recorded<StoredAnswer>,
+        reply: &Reply,
+        framing: Framing,
+    ) -> Served {
         let (mut text, fragments) = prompt::channel(1);
         text.send(&stored.text);
         text.finish(stored.outcome());
         let answer = Answer {
             framer: framing.framer(&stored.request_id, &stored.model, stored.created),
             fragments,
+            permit: stored.with(()),
         };
         let mut messages = Messages::new(&self.outbox, reply, &stored.request_id);
         match answer.send(&mut messages, self.fragment_interval).await {
@@ -220,7 +227,7 @@ impl Context {
             reply,
             credential,
         } = *unread;
-        self.admission.refuse_unread(origin.clone(), &id, &refusal);
+        let refusal = self.admission.refuse_unread(origin.clone(), &id, refusal);
         let request = Request {
             id: id.clone(),
             origin,
@@ -257,7 +264,7 @@ impl Context {
     /// awaited.
     async fn tell(
         &self,
-        refusal: Refusal,
+        refusal: Recorded<Refusal>,
         asker: &Asker,
         came: Came,
         id: &RequestId,
@@ -275,7 +282,7 @@ impl Context {
         if !told {
             return Served::Done;
         }
-        let refusal = hints::advise(reply, refusal);
+        let refusal = refusal.map(|refusal| hints::advise(reply, refusal));
         let mut messages = Messages::new(&self.outbox, reply, id);
         if !verified {
             messages.mark_unverified();
