@@ -7,6 +7,7 @@
 mod answer;
 mod body;
 mod chat;
+mod completions;
 mod framer;
 mod members;
 mod messages;
@@ -67,5 +68,6 @@ trait Format: Sync {
 fn format(dialect: Dialect) -> &'static dyn Format {
     match dialect {
         Dialect::Chat => &chat::Chat,
+        Dialect::Text => &completions::Text,
     }
 }

@@ -40,7 +40,9 @@ fn refused(value: &Value) -> (RefuseReason, Option<String>) {
 }
 
 fn messages(body: &Body) -> &[Message] {
-    let Input::Messages(messages) = &body.completion.input;
+    let Input::Messages(messages) = &body.completion.input else {
+        panic!("no messages");
+    };
     messages
 }
 
