@@ -5,7 +5,6 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{Admission, records};
-use crate::audit::AuditError;
 use crate::auth::{Credential, Decision, Permitted};
 use crate::identity::digest;
 use crate::prompt::{Action, Chat, Request};
@@ -82,13 +81,20 @@ impl Admission {
 
     async fn record_operation(&self, permitted: &Permitted) -> Result<(), Refusal> {
         self.take_turn(permitted)?;
-        let proof = self.claim_proof(permitted)?;
+        let mut proof = self.claim_proof(permitted)?;
         let access = records::permitted(permitted);
         let log = self.0.log.clone();
         let is_read = permitted.request().action.is_read();
-        let counted = is_read && log.count_read(&access, time::now());
-        if counted && proof.is_none() {
-            // Nor is its word on the time taken: that would be the write that is saved.
+        if is_read
+            && log.is_counting(&access, time::now())
+            && let Some(used) = proof.take()
+        {
+            // It counts only when its proof can't be used again.
+            self.commit(permitted, move || Ok(used.write()?)).await?;
+        }
+        // Nor is the word on the time of what is counted taken: that would be the write that is
+        // saved.
+        if is_read && proof.is_none() && log.count_read(&access, time::now()) {
             return Ok(());
         }
         let record = access.clone();
@@ -96,13 +102,10 @@ impl Admission {
             if let Some(proof) = &proof {
                 proof.write()?;
             }
-            if !counted {
-                log.append_read(record, time::now())?;
-            }
-            Ok::<_, AuditError>(())
+            log.append_read(record, time::now()).map(drop)
         })
         .await?;
-        if is_read && !counted {
+        if is_read {
             self.0.log.begin_counting(&access, time::now());
         }
         Ok(())
