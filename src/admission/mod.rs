@@ -1,45 +1,48 @@
-//! The single door: decide → reserve → charge → record → queue, for every transport alike.
+//! The single door, for every transport alike.
 //!
-//! [`Admission::submit`] is the plain way (HTTP); [`Admission::deliver`] adds what an
-//! at-least-once transport needs: duplicates and second attempts ([`inbox`]). Whatever is refused
-//! has been recorded when the refusal returns, and nothing is charged for it.
+//! What is decided ([`decide`]) goes through [`pipeline`] into the engine's queue: reserve → prepare
+//! → charge → claim → record → queue. [`Admission::submit`] is the plain way (HTTP);
+//! [`Admission::deliver`] adds what an at-least-once transport needs: duplicates and second attempts
+//! ([`inbox`]). What is refused comes back as [`Recorded`], and nothing is charged for it.
 
-mod door;
-mod finish;
+mod decide;
 mod inbox;
+mod limits;
 mod metrics;
 mod operations;
+mod pipeline;
+mod record;
 mod records;
 mod replay;
 mod running;
 mod waiters;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-pub use door::Admitted;
 pub use inbox::{Asker, Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
+pub use pipeline::Admitted;
+pub use record::Recorded;
 
-use crate::audit::AuditError;
-use crate::auth::{
-    self, Cache, Clock, Credential, Decision, Denied, Permitted, Principal, Snapshot,
-};
+use crate::auth::{Clock, Credential, Decision, Permitted, Snapshot};
 use crate::engine::Engine;
-use crate::prompt::{Finish, Origin, Request, RequestId};
-use crate::quota::Quota;
-use crate::reason::{DenyReason, Refusal, RefuseReason};
+use crate::keysync::Floor;
+use crate::prompt::{Completion, Finish, Origin, Request, RequestId};
+use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
-use crate::time::{Moment, Timestamp};
+use crate::time::Moment;
 use crate::{audit, time};
-use inbox::{Begin, Inbox, Waiting};
+use decide::Decider;
+use inbox::{Inbox, Waiting};
+use limits::Limits;
 use metrics::Metrics;
-use replay::{Claimed, Replay};
+use record::Recorder;
+use replay::{FirstUse, Replay};
 use running::Running;
-use waiters::Waiters;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -59,17 +62,6 @@ pub struct Settings {
     pub operations_per_minute: u32,
 }
 
-/// Verified tokens kept; each costs about 2 KiB.
-const CACHED_TOKENS: usize = 1024;
-/// How long a prompt waits for a refresh that its token's key caused.
-const REFRESH_WAIT: Duration = Duration::from_secs(2);
-/// When a prompt is to come again that didn't get to wait, or waited in vain.
-const REFRESH_RETRY: Duration = Duration::from_secs(5);
-/// Principals whose quota is remembered.
-const PRINCIPALS: usize = 4096;
-/// Principals' kinds of requests whose rate is remembered.
-const TURNS: usize = 4 * PRINCIPALS;
-
 /// The door. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Admission(Arc<Inner>);
@@ -81,16 +73,12 @@ pub struct Parts {
     pub store: Store,
     /// The time as decisions are to see it: wall clock, floor, synchronised.
     pub clock: Box<dyn Fn() -> Clock + Send + Sync>,
-    /// Told of every accepted token, while its permit is written.
-    pub heard: Heard,
+    /// Told of every accepted token, and written with its permit.
+    pub floor: Floor,
     pub shutdown: Shutdown,
     /// Fetches a realm's keys because a token names one that isn't known. Blocks.
     pub refresh: Refresh,
 }
-
-/// Takes an accepted token's word for the time: whose it is, and when it was issued. What it writes
-/// rides on the next sync.
-pub type Heard = Box<dyn Fn(&Principal, Timestamp) -> Result<(), StoreError> + Send + Sync>;
 
 /// Takes a realm's name.
 pub type Refresh = Box<dyn Fn(&str) -> Refreshed + Send + Sync>;
@@ -105,24 +93,15 @@ pub enum Refreshed {
 }
 
 struct Inner {
-    settings: ArcSwap<Settings>,
-    snapshot: ArcSwap<Snapshot>,
-    cache: Cache,
-    quota: Mutex<Quota>,
-    /// Requests rather than tokens.
-    turns: Mutex<Quota>,
-    running: Running,
+    settings: Arc<ArcSwap<Settings>>,
+    decider: Decider,
+    limits: Limits,
+    replay: Replay,
+    recorder: Recorder,
     inbox: Inbox,
     waiting: Waiting,
-    replay: Replay,
-    refresh: Refresh,
-    refreshing: Waiters,
-    metrics: Metrics,
+    running: Running,
     engine: Engine,
-    log: audit::Log,
-    store: Store,
-    clock: Arc<dyn Fn() -> Clock + Send + Sync>,
-    heard: Heard,
     shutdown: Shutdown,
 }
 
@@ -139,6 +118,7 @@ impl Admission {
         snapshot: Snapshot,
         registry: &mut Registry,
     ) -> Result<Admission, StoreError> {
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
         let clock: Arc<dyn Fn() -> Clock + Send + Sync> = Arc::from(parts.clock);
         let own = Arc::clone(&clock);
         let effective = move || own().effective();
@@ -146,69 +126,60 @@ impl Admission {
             inbox: Inbox::open(&parts.store, Box::new(effective))?,
             waiting: Waiting::default(),
             replay: Replay::open(&parts.store, registry)?,
-            refresh: parts.refresh,
-            refreshing: Waiters::new(),
-            settings: ArcSwap::from_pointee(settings),
-            snapshot: ArcSwap::from_pointee(snapshot),
-            cache: Cache::new(CACHED_TOKENS),
-            quota: Mutex::new(Quota::new(PRINCIPALS)),
-            turns: Mutex::new(Quota::new(TURNS)),
+            limits: Limits::new(Arc::clone(&settings)),
+            settings,
+            decider: Decider::new(snapshot, clock, parts.floor.clone(), parts.refresh),
             running: Running::default(),
-            metrics: Metrics::register(registry),
+            recorder: Recorder {
+                log: parts.log,
+                store: parts.store,
+                floor: parts.floor,
+                metrics: Metrics::register(registry),
+            },
             engine: parts.engine,
-            log: parts.log,
-            store: parts.store,
-            clock,
-            heard: parts.heard,
             shutdown: parts.shutdown,
         })))
     }
 
-    /// Admits a chat.
+    /// Admits a prompt.
     pub async fn submit(
         &self,
         credential: Credential,
-        request: Request,
-    ) -> Result<Admitted, Refusal> {
+        request: Request<Completion>,
+    ) -> Result<Admitted, Recorded<Refusal>> {
+        let (request, completion) = request.split();
         let request = self.with_deadline(request);
-        match self.decide_fresh(&credential, &request, None).await {
-            Decision::Permit(permitted) => self.admit(permitted, None).await,
-            Decision::Deny(denied) => Err(self.deny(&request, denied)),
-        }
+        let permitted = self.decide(&credential, &request).await?;
+        self.admit(permitted, completion, None).await
     }
 
     /// Records a request that was refused before it could be decided.
-    pub fn refuse_unread(&self, origin: Origin, id: &RequestId, refusal: &Refusal) {
-        self.0
-            .metrics
-            .decided(origin.transport(), Err(refusal.reason));
-        self.note(&records::unread(origin, id, refusal));
+    pub fn refuse_unread(
+        &self,
+        origin: Origin,
+        id: &RequestId,
+        refusal: Refusal,
+    ) -> Recorded<Refusal> {
+        self.0.recorder.unread(origin, id, refusal)
     }
 
-    /// Records or counts a use of the admin socket by who may not; says whether it is recorded by
-    /// itself.
-    pub fn refuse_admin(&self, origin: Origin, what: String, refusal: &Refusal) -> bool {
-        self.0
-            .metrics
-            .decided(origin.transport(), Err(refusal.reason));
-        self.note(&records::admin(origin, what, refusal))
+    /// Records a use of the admin socket by who may not.
+    pub fn refuse_admin(&self, origin: Origin, what: String, refusal: &Refusal) -> audit::Noted {
+        self.0.recorder.admin(origin, what, refusal)
     }
 
     /// Puts new keys, policy or deny-list in force: at once for what comes, and for what runs as
     /// far as an epoch can change it.
-    pub fn replace_snapshot(&self, mut snapshot: Snapshot) {
-        snapshot.epoch = self.0.snapshot.load().epoch + 1;
-        let snapshot = Arc::new(snapshot);
-        self.0.snapshot.store(Arc::clone(&snapshot));
-        let clock = (self.0.clock)();
-        self.0.running.interrupt_where(|permitted| {
-            let again = auth::recheck(permitted, &snapshot, &clock);
-            again.err().map(Finish::Revoked)
-        });
+    pub fn replace_snapshot(&self, snapshot: Snapshot) {
+        let decider = &self.0.decider;
+        decider.replace(snapshot);
+        let revoked = |permitted: &Permitted| decider.recheck(permitted).err();
+        let running = &self.0.running;
+        running.interrupt_where(|permitted| revoked(permitted).map(Finish::Revoked));
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.0.snapshot.load_full()
+        self.0.decider.snapshot()
     }
 
     pub fn replace_settings(&self, settings: Settings) {
@@ -226,9 +197,8 @@ impl Admission {
     }
 
     /// Forgets deliveries that are out of their window. Blocks; called about once a second.
-    pub fn tick(&self) -> Result<(), StoreError> {
+    pub fn tick(&self, clock: &Clock) -> Result<(), StoreError> {
         let settings = self.0.settings.load();
-        let clock = (self.0.clock)();
         self.0.replay.prune(clock.moment(), clock.synchronised)?;
         self.0.inbox.prune(clock.effective(), &settings)
     }
@@ -241,7 +211,7 @@ impl Admission {
 
     /// Both clocks, as decisions see them.
     pub fn moment(&self) -> Moment {
-        (self.0.clock)().moment()
+        self.0.decider.clock().moment()
     }
 
     fn with_deadline(&self, mut request: Request) -> Arc<Request> {
@@ -252,143 +222,36 @@ impl Admission {
         Arc::new(request)
     }
 
-    fn decide(&self, credential: &Credential, request: &Arc<Request>, clock: &Clock) -> Decision {
-        let snapshot = self.0.snapshot.load();
-        self.0.cache.decide(credential, request, &snapshot, clock)
-    }
-
-    /// Decides; where the token's key isn't known, asks the issuer for its keys and decides again.
-    /// `clock`: the one to decide by, where it isn't the present.
-    async fn decide_fresh(
+    async fn decide(
         &self,
         credential: &Credential,
         request: &Arc<Request>,
-        clock: Option<&Clock>,
-    ) -> Decision {
-        let decide = || match clock {
-            Some(clock) => self.decide(credential, request, clock),
-            None => self.decide(credential, request, &(self.0.clock)()),
-        };
-        let mut denied = match decide() {
-            Decision::Deny(denied) if denied.reason == DenyReason::KeyUnknown => denied,
-            decision => return decision,
-        };
-        let issuer = auth::alleged_issuer(credential).unwrap_or_default();
-        let snapshot = self.snapshot();
-        let Some(realm) = snapshot.realms.get(&issuer).map(|realm| realm.name.clone()) else {
-            return Decision::Deny(denied);
-        };
-        let refreshed = self.refresh(realm, &request.origin).await;
-        match (decide(), refreshed) {
-            (Decision::Deny(again), Refreshed::Later(wait))
-                if again.reason == DenyReason::KeyUnknown =>
-            {
-                denied.reason = DenyReason::KeysRefreshing;
-                denied.detail = Some(format!("again in {} s", wait.as_secs().max(1)));
-                denied.retry_after = Some(wait);
-                Decision::Deny(denied)
-            }
-            (decision, _) => decision,
-        }
-    }
-
-    /// Off the async threads, bounded in time and number. The fetch goes on when the wait ends.
-    async fn refresh(&self, realm: String, origin: &Origin) -> Refreshed {
-        let late = Refreshed::Later(REFRESH_RETRY);
-        let Some(waiter) = self.0.refreshing.enter(origin) else {
-            return late;
-        };
-        let door = self.clone();
-        let asked = tokio::task::spawn_blocking(move || {
-            // Until the thread is free, not only until its prompt stops waiting.
-            let _waiter = waiter;
-            (door.0.refresh)(&realm)
-        });
-        match tokio::time::timeout(REFRESH_WAIT, asked).await {
-            Ok(Ok(refreshed)) => refreshed,
-            _ => late,
+    ) -> Result<Permitted, Recorded<Refusal>> {
+        match self.0.decider.decide(credential, request, None).await {
+            Decision::Permit(permitted) => Ok(permitted),
+            Decision::Deny(denied) => Err(self.0.recorder.denied(request, denied)),
         }
     }
 
     /// Reserves the one use of the proof that came with the request, if one did.
-    fn claim_proof(&self, permitted: &Permitted) -> Result<Option<Claimed>, Refusal> {
+    fn claim_proof(&self, permitted: &Permitted) -> Result<Option<FirstUse>, Refusal> {
         let owner = permitted.grant().principal.key();
         let claim = |proof| self.0.replay.claim(proof, owner, self.moment());
         permitted.proof().map(claim).transpose()
     }
+}
 
-    /// Counts and records a denial.
-    fn deny(&self, request: &Request, denied: Denied) -> Refusal {
-        let transport = request.origin.transport();
-        self.0.metrics.decided(transport, Err(denied.reason.into()));
-        self.note(&records::denied(request, &denied));
-        let mut refusal = Refusal::new(denied.reason);
-        refusal.detail = denied.detail;
-        if refusal.status() == 503 {
-            refusal.retry_after = denied.retry_after.or(Some(Duration::from_secs(5)));
-        }
-        refusal
-    }
-
-    /// Counts and records a refusal of what the token allows.
-    fn refuse(&self, permitted: &Permitted, refusal: Refusal) -> Refusal {
-        let transport = permitted.request().origin.transport();
-        self.0.metrics.decided(transport, Err(refusal.reason));
-        self.note(&records::refused(permitted, &refusal));
-        refusal
-    }
-
-    /// Refusals ride on the next sync, so that a flood of them can't wear out the flash.
-    fn note(&self, access: &audit::Access) -> bool {
-        self.0.log.refuse(access, time::now())
-    }
-
-    /// Records a permit, and what `also` writes with it; durable when this returns.
-    async fn record(
-        &self,
-        permitted: &Permitted,
-        access: audit::Access,
-        salt: [u8; 16],
-        also: Option<Begin>,
-        proof: Option<Claimed>,
-    ) -> Result<(), Refusal> {
-        let log = self.0.log.clone();
-        self.commit(permitted, move || {
-            if let Some(begin) = &also {
-                begin.write()?;
-            }
-            if let Some(proof) = &proof {
-                proof.write()?;
-            }
-            log.append_permit(access, salt, time::now()).map(drop)
-        })
-        .await
-    }
-
-    /// Runs what writes, with what the token says of the time; durable when this returns.
-    async fn commit(
-        &self,
-        permitted: &Permitted,
-        write: impl FnOnce() -> Result<(), AuditError> + Send + 'static,
-    ) -> Result<(), Refusal> {
-        let (door, grant) = (self.clone(), Arc::clone(permitted.grant()));
-        let issued_at = permitted.issued_at();
-        let written = tokio::task::spawn_blocking(move || {
-            door.0.store.commit(|| {
-                if let Some(at) = issued_at {
-                    (door.0.heard)(&grant.principal, at)?;
-                }
-                write()
-            })
-        });
-        match written.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "a permit could not be recorded");
-                let refusal = Refusal::new(RefuseReason::AuditUnavailable);
-                Err(refusal.retry_after(Duration::from_secs(5)))
-            }
-            Err(_) => Err(RefuseReason::Internal.into()),
+#[cfg(test)]
+impl Settings {
+    fn for_tests() -> Settings {
+        Settings {
+            answer_buffer: 64,
+            default_deadline: Duration::from_secs(300),
+            duplicate_window: Duration::from_secs(600),
+            duplicates: 256,
+            tokens_per_minute: 20_000,
+            prompts_per_minute: 600,
+            operations_per_minute: 2,
         }
     }
 }

@@ -73,6 +73,15 @@ pub enum AuditError {
     NoIndex,
 }
 
+/// What became of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It has a record of its own.
+    ByItself,
+    /// It is one of many, or can't be written now: its summary is written when that is due.
+    Counted,
+}
+
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Log(Arc<Shared>);
@@ -180,9 +189,8 @@ impl Log {
         counted
     }
 
-    /// Records a refusal, or counts it; says whether it is recorded by itself. Rides on the next
-    /// sync.
-    pub fn refuse(&self, access: &Access, now: Timestamp) -> bool {
+    /// Rides on the next sync.
+    pub fn refuse(&self, access: &Access, now: Timestamp) -> Noted {
         self.0.refuse(&mut self.state(), access, now)
     }
 
@@ -213,8 +221,11 @@ impl Log {
     }
 
     /// Housekeeping: summaries, retention, cap, sync. Called about once a second. Blocks.
-    pub fn tick(&self, now: Timestamp) -> Result<(), AuditError> {
-        self.0.tick(now, crate::time::synchronised())
+    /// `synchronised`: whether the clock was when it said `now`.
+    pub fn tick(&self, now: Timestamp, synchronised: bool) -> Result<(), AuditError> {
+        self.0.summarise(&mut self.state(), now, false)?;
+        self.0.retain(&mut self.state(), now, synchronised)?;
+        self.0.sync()
     }
 
     /// Writes what is only counted so far, and syncs. Blocks.
@@ -320,12 +331,6 @@ impl Shared {
     /// A panic elsewhere leaves the counters behind at worst; the next reopening sets them right.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tick(&self, now: Timestamp, synchronised: bool) -> Result<(), AuditError> {
-        self.summarise(&mut self.state(), now, false)?;
-        self.retain(&mut self.state(), now, synchronised)?;
-        self.sync()
     }
 
     fn sync(&self) -> Result<(), AuditError> {

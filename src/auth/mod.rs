@@ -6,6 +6,7 @@
 //! by a pinned key of its realm, [`Permitted`] allows its request now.
 
 mod access;
+mod authorization;
 mod cache;
 mod claims;
 mod decide;
@@ -197,6 +198,14 @@ pub struct Realm {
     pub keys: KeySet,
     /// When the keys were last confirmed.
     pub confirmed: Option<Mark>,
+}
+
+impl Realm {
+    /// When the keys will be too old for the scope, if ever, by the clock of `now`.
+    pub fn stops_at(&self, scope: Scope, now: Moment) -> Option<Timestamp> {
+        let grace = self.policy.offline_grace.get(&scope)?;
+        Some(self.confirmed?.shown(now).saturating_add(*grace))
+    }
 }
 
 /// The issuer that a credential's token names, before anything of it is proven: good for nothing

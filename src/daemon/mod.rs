@@ -3,6 +3,8 @@
 //! Nothing here decides anything: it builds each part from its settings, hands them to each
 //! other, and takes them down in order.
 
+mod administer;
+mod control;
 mod core;
 mod health;
 mod metrics;
@@ -273,7 +275,7 @@ fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
         log: state.log.clone(),
         store: state.store.clone(),
         clock: state.clock(),
-        heard: state.heard(),
+        floor: state.floor.clone(),
         shutdown: shutdown.clone(),
         refresh: refresh(state.refresher.clone()),
     }

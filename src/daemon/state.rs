@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::RunError;
-use crate::admission::Heard;
 use crate::audit;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Revocations, Snapshot};
 use crate::config::{Config, RealmConfig};
@@ -16,7 +16,7 @@ use crate::identity::{Key, Nonces};
 use crate::keysync::{DenyFiles, Floor, Keyring, KeysError, Lines, NewDenyFiles, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
-use crate::time::{self, Moment};
+use crate::time::{self, Moment, Reading};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub struct State {
     pub store: Store,
     pub log: audit::Log,
     pub keyring: Keyring,
-    pub floor: Arc<Floor>,
+    pub floor: Floor,
     /// What transports give out for DPoP proofs.
     pub nonces: Nonces,
     pub refresher: Refresher,
@@ -53,8 +53,8 @@ impl State {
         let store = Store::open(&folder.join("db")).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;
-        let floor = Arc::new(Floor::open(&store, time::booted()).map_err(fail)?);
-        let passed = Arc::clone(&floor);
+        let floor = Floor::open(&store, time::booted()).map_err(fail)?;
+        let passed = floor.clone();
         let moment = move || passed.moment(time::now(), time::uptime());
         let begun = time::uptime();
         let keyring = Keyring::open(&store, folder.join("keys"), floor.ran(begun), begun)
@@ -105,43 +105,31 @@ impl State {
     }
 
     /// Records a change made by the daemon itself; durable when this returns.
-    pub fn record(&self, what: &str, detail: Value) -> Result<(), RunError> {
-        let recorded = self.log.change(Origin::Daemon, what, detail, time::now());
-        recorded
-            .map(drop)
-            .map_err(|e| RunError::Audit(e.to_string()))
+    pub fn record(&self, what: &str, detail: impl Serialize) -> Result<(), RunError> {
+        self.record_by(Origin::Daemon, what, detail)
+    }
+
+    pub fn record_by(
+        &self,
+        origin: Origin,
+        what: &str,
+        detail: impl Serialize,
+    ) -> Result<(), RunError> {
+        let failed = |e: &dyn std::fmt::Display| RunError::Audit(e.to_string());
+        let detail = serde_json::to_value(detail).map_err(|e| failed(&e))?;
+        let recorded = self.log.change(origin, what, detail, time::now());
+        recorded.map(drop).map_err(|e| failed(&e))
     }
 
     /// Time as decisions see it.
     pub fn clock(&self) -> Box<dyn Fn() -> Clock + Send + Sync> {
-        let floor = Arc::clone(&self.floor);
-        Box::new(move || {
-            let (now, uptime) = (time::now(), time::uptime());
-            let synchronised = time::synchronised();
-            Clock {
-                now,
-                floor: floor.get(uptime),
-                uptime,
-                synchronised,
-                realm_floors: match synchronised {
-                    true => Arc::default(),
-                    false => floor.realms(now, uptime),
-                },
-            }
-        })
+        let floor = self.floor.clone();
+        Box::new(move || clock_at(&floor, time::reading()))
     }
 
-    /// Takes an accepted token's word for the time, while nothing better tells it. What is known
-    /// when a request is admitted stays known after a power cut.
-    pub fn heard(&self) -> Heard {
-        let floor = Arc::clone(&self.floor);
-        Box::new(move |who, issued_at| {
-            let (now, at) = (time::now(), time::booted());
-            if !time::synchronised() {
-                floor.hear(&who.issuer, &who.client, issued_at, now, at.uptime);
-            }
-            floor.write_along(at)
-        })
+    /// [`State::clock`] at an earlier reading.
+    pub fn clock_at(&self, reading: Reading) -> Clock {
+        clock_at(&self.floor, reading)
     }
 
     /// Both clocks, the wall clock held up by the floor.
@@ -152,12 +140,7 @@ impl State {
     /// Reads and makes all that a configuration's realms need. Whatever can fail does so here,
     /// where nothing is in force yet.
     pub fn prepare(&self, config: &Config) -> Result<Prepared, RunError> {
-        let files = config.realms.iter().filter_map(|realm| {
-            let path = realm.deny_file.clone()?;
-            Some((realm.name.clone(), path))
-        });
-        let deny_files = self.deny_files.prepare(&files.collect());
-        let deny_files = deny_files.map_err(RunError::DenyFile)?;
+        let deny_files = self.read_deny_files(config)?;
         let sources = config.realms.iter().filter_map(|realm| {
             let source = realm.jwks.clone()?;
             Some((realm.name.clone(), source))
@@ -169,13 +152,28 @@ impl State {
             realms: self.realms(config)?,
             deny: deny_list(config, |realm| deny_files.list(realm)),
         };
-        let issuers = config.realms.iter().map(|realm| realm.issuer.clone());
         Ok(Prepared {
             deny_files,
             lines,
-            issuers: issuers.collect(),
+            issuers: issuers(config),
             snapshot,
         })
+    }
+
+    fn read_deny_files(&self, config: &Config) -> Result<NewDenyFiles, RunError> {
+        let files = config.realms.iter().filter_map(|realm| {
+            let path = realm.deny_file.clone()?;
+            Some((realm.name.clone(), path))
+        });
+        let deny_files = self.deny_files.prepare(&files.collect());
+        deny_files.map_err(RunError::DenyFile)
+    }
+
+    /// What would be in force if a daemon began now; nothing is refreshed.
+    pub fn survey(&self, config: &Config) -> Result<Snapshot, RunError> {
+        self.deny_files.follow(self.read_deny_files(config)?);
+        self.follow_floors(&issuers(config));
+        self.snapshot(config)
     }
 
     /// Follows what was prepared, and no other realm, from now on. Can't fail. The snapshot is
@@ -183,9 +181,13 @@ impl State {
     pub fn follow(&self, prepared: Prepared) -> Snapshot {
         self.deny_files.follow(prepared.deny_files);
         self.refresher.follow(prepared.lines);
-        let issuers: Vec<&str> = prepared.issuers.iter().map(String::as_str).collect();
-        self.floor.follow(&issuers, time::booted());
+        self.follow_floors(&prepared.issuers);
         prepared.snapshot
+    }
+
+    fn follow_floors(&self, issuers: &[String]) {
+        let issuers: Vec<&str> = issuers.iter().map(String::as_str).collect();
+        self.floor.follow(&issuers, time::booted());
     }
 
     /// The configured realms with their pinned keys.
@@ -255,6 +257,25 @@ impl State {
         if let Err(error) = self.log.close(time::now()) {
             tracing::error!(%error, "the audit log could not be closed in order");
         }
+    }
+}
+
+fn issuers(config: &Config) -> Vec<String> {
+    let realms = config.realms.iter();
+    realms.map(|realm| realm.issuer.clone()).collect()
+}
+
+fn clock_at(floor: &Floor, reading: Reading) -> Clock {
+    let (now, uptime) = (reading.now, reading.at.uptime);
+    Clock {
+        now,
+        floor: floor.get(uptime),
+        uptime,
+        synchronised: reading.synchronised,
+        realm_floors: match reading.synchronised {
+            true => Arc::default(),
+            false => floor.realms(now, uptime),
+        },
     }
 }
 

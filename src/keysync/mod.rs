@@ -19,6 +19,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use self::backup::Backup;
 pub use self::deny::{Changed, DenyFiles, DenyStatus, NewDenyFiles};
 pub use self::floor::Floor;
@@ -76,7 +78,7 @@ pub struct Pinned {
 }
 
 /// Keys that came into force and keys that left, by thumbprint.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub added: Vec<String>,
     pub removed: Vec<String>,
@@ -230,6 +232,19 @@ impl Keyring {
         let confirmed = Mark::here(now);
         let change = self.replace(realm, keys.clone(), jwks, history, confirmed, now)?;
         Ok((keys, change))
+    }
+
+    /// [`Keyring::pin`]s what is in force, where `fingerprint` names it.
+    fn pin_again(
+        &self,
+        realm: &str,
+        fingerprint: &str,
+        now: Moment,
+    ) -> Option<Result<(KeySet, Change), KeysError>> {
+        let known = self.get(realm).ok().flatten();
+        known.filter(|known| known.keys.fingerprint() == fingerprint)?;
+        let saved = self.saved(realm).transpose()?;
+        Some(saved.and_then(|saved| self.pin(realm, &saved.jwks, now)))
     }
 
     /// Puts keys in force that their history allows.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use slmd::auth::{Credential, Decision, Denied, KeySet, NonceRule, decide, recheck};
-use slmd::prompt::{Action, Origin, Scope, Transport};
+use slmd::prompt::{Look, Operation, Origin, Scope, Transport};
 use slmd::reason::DenyReason::{self, *};
 use slmd::time::Timestamp;
 
@@ -217,12 +217,19 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     }),
     (LifetimeTooLong, |c| c.claims["exp"] = json!(NOW + 3301)),
     (LifetimeTooLong, |c| {
+        c.claims["iat"] = json!(NOW as f64 - 300.5)
+    }),
+    (LifetimeTooLong, |c| {
         let short = Duration::from_secs(3599);
         let own = &mut c.realm.policy.max_lifetime_by_client;
         own.insert("device-1".to_owned(), short);
     }),
     (TooOld, |c| {
         c.realm.policy.max_age = Some(Duration::from_secs(269))
+    }),
+    (TooOld, |c| {
+        c.realm.policy.max_age = Some(Duration::from_secs(270));
+        issued_a_little_earlier(c);
     }),
     (Revoked, |c| {
         let thumbprint = c.realm.keys.keys()[0].thumbprint.clone();
@@ -249,6 +256,16 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
         let own = &mut c.revoked.not_before_by_client;
         own.insert("device-1".to_owned(), from);
     }),
+    (Revoked, |c| {
+        c.revoked.not_before = Timestamp::from_secs(NOW - 300);
+        issued_a_little_earlier(c);
+    }),
+    (Revoked, |c| {
+        let from = Timestamp::from_secs(NOW - 300);
+        let own = &mut c.revoked.not_before_by_client;
+        own.insert("device-1".to_owned(), from);
+        issued_a_little_earlier(c);
+    }),
     (EndpointMissing, |c| c.realm.policy.default_endpoint = None),
     (EndpointUnknown, |c| c.model = Some("smollm2-135m-instruct")),
     (EndpointUnknown, |c| {
@@ -259,7 +276,7 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     (AudienceMismatch, |c| c.claims["aud"] = json!("slm2")),
     (AudienceMismatch, |c| c.model = Some("other")),
     (AudienceMismatch, |c| {
-        c.action = Action::ListModels;
+        c.operation = Operation::Look(Look::Models);
         c.claims["aud"] = json!([]);
     }),
     (RolesMissing, |c| c.drop_claim("resource_access")),
@@ -271,7 +288,9 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
         c.claims["resource_access"] = json!({"slm": {}});
         c.claims["realm_access"] = json!({"roles": ["read"]});
     }),
-    (ScopeMissing, |c| c.action = Action::ReadAudit),
+    (ScopeMissing, |c| {
+        c.operation = Operation::Look(Look::Metrics)
+    }),
     (ScopeMissing, |c| {
         c.claims["resource_access"] = json!({"slm": {"roles": ["Read"]}})
     }),
@@ -284,10 +303,16 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     }),
     (ClockUnsynchronised, |c| {
         c.clock.synchronised = false;
-        c.action = Action::ReadAudit;
+        c.operation = Operation::Look(Look::Metrics);
         c.claims["resource_access"] = json!({"slm": {"roles": ["audit"]}});
     }),
 ];
+
+/// By less than a second, and for no longer than is allowed.
+fn issued_a_little_earlier(case: &mut Case) {
+    case.claims["iat"] = json!(NOW as f64 - 300.25);
+    case.claims["exp"] = json!(NOW + 3299);
+}
 
 /// As Keycloak 26.7 binds a token to a DPoP key.
 fn bind(case: &mut Case) {
@@ -371,7 +396,7 @@ fn the_edge_of_what_is_allowed() {
             c.realm.policy.offline_grace.clear();
         },
         |c| {
-            c.action = Action::ListModels;
+            c.operation = Operation::Look(Look::Models);
             c.realm.policy.default_endpoint = None;
         },
         |c| {

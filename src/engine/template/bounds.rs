@@ -56,7 +56,7 @@ pub(super) fn uncompilable(
         );
         match &token {
             Token::BlockStart | Token::VariableStart => {
-                (list, product, operators) = (false, false, 0)
+                (list, product, operators) = (false, false, 0);
             }
             Token::BracketOpen => list |= !indexable,
             Token::Mul => product = true,
