@@ -173,7 +173,6 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
             metrics,
-            store_problem: std::sync::Mutex::default(),
             replacing: std::sync::Mutex::default(),
         });
         core.follow_refreshes();
