@@ -164,30 +164,6 @@ fn keys_and_audit_work_with_and_without_a_daemon() {
 }
 
 #[test]
-fn without_a_daemon_a_deny_list_counts_as_with_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    let list = json!({"version": 1, "revoked": [{"azp": "device-1"}]});
-    fs::write(path("deny.json"), list.to_string()).unwrap();
-    let issuer = Issuer::new("ES256", "key-1");
-    let realm = json!({"name": "dev", "deny_file": path("deny.json")});
-    let mut daemon = Daemon::start(Setup::new().issuer(&issuer).with(&realm_of(&realm)));
-    fs::write(path("token"), issuer.token(claims())).unwrap();
-    let token = path("token").to_str().unwrap().to_owned();
-    let told = |daemon: &Daemon| {
-        let listed = json(&daemon.slmd(&["keys", "list", "--json"]));
-        let explained = daemon.slmd(&["keys", "explain", "--json", "--token-file", &token]);
-        assert_eq!(code(&explained), REFUSED, "{}", err(&explained));
-        let explained = json(&explained);
-        (listed["realms"][0]["deny_list"].clone(), explained["verdict"].clone(), explained["checks"].clone())
-    };
-    let with = told(&daemon);
-    assert_eq!((&with.0["entries"], &with.1), (&json!(1), &json!("revoked")));
-    daemon.terminate();
-    assert_eq!(told(&daemon), with);
-}
-
-#[test]
 fn a_reload_is_whole_or_nothing() {
     let (_, daemon) = started();
     assert_eq!(json(&daemon.slmd(&["status", "--json"]))["ready"], true);
