@@ -84,7 +84,13 @@ impl Operation {
 }
 
 /// An operation with the type that answers it: what the daemon sends is what the client reads.
-pub struct Call<A>(pub Operation, PhantomData<fn() -> A>);
+pub struct Call<A>(Operation, PhantomData<fn() -> A>);
+
+impl<A> Call<A> {
+    pub fn operation(self) -> Operation {
+        self.0
+    }
+}
 
 pub const STATUS: Call<Status> = Call(Operation::Status, PhantomData);
 pub const RELOAD: Call<Reloaded> = Call(Operation::Reload, PhantomData);

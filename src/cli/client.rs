@@ -86,7 +86,8 @@ impl Client {
         realm: &str,
         body: Vec<u8>,
     ) -> Result<A, Problem> {
-        let (method, path) = (call.0.route().method, call.0.path(realm));
+        let operation = call.operation();
+        let (method, path) = (operation.route().method, operation.path(realm));
         let answer = self.send(method, &path, &Shown::Nothing, body)?;
         answer.json().map_err(Problem::Other)
     }
