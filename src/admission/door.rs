@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::finish::{Charge, Finisher};
 use super::inbox::Begin;
+use super::running::Run;
 use super::{Admission, records};
 use crate::auth::{self, Permitted};
 use crate::engine::{Allowance, Job, Prompt, Slot};
@@ -28,7 +29,7 @@ impl Admission {
     pub(super) async fn admit(
         &self,
         permitted: Permitted,
-        delivery: Option<(Begin, Slot)>,
+        delivery: Option<(Begin, Slot, Run)>,
     ) -> Result<Admitted, Refusal> {
         let door = self.clone();
         let admitted = tokio::spawn(async move {
@@ -43,16 +44,17 @@ impl Admission {
     async fn try_admit(
         &self,
         permitted: &Permitted,
-        delivery: Option<(Begin, Slot)>,
+        delivery: Option<(Begin, Slot, Run)>,
     ) -> Result<Admitted, Refusal> {
         if self.0.shutdown.is_draining() {
             return Err(RefuseReason::Draining.into());
         }
-        let (slot, begin) = match delivery {
-            Some((begin, slot)) => (slot, Some(begin)),
+        let (slot, run, begin) = match delivery {
+            Some((begin, slot, run)) => (slot, run, Some(begin)),
             None => {
                 let principal = &permitted.grant().principal;
-                (self.0.engine.reserve(principal)?, None)
+                let slot = self.0.engine.reserve(principal)?;
+                (slot, self.0.running.enter(permitted.clone(), None), None)
             }
         };
         // Before the text is read: what is refused for its length has cost as much.
@@ -70,10 +72,9 @@ impl Admission {
             true => None,
             false => self.claim_proof(permitted)?,
         };
-        self.record(permitted, access, salt, begin.clone(), proof)
-            .await?;
+        self.record(permitted, access, salt, begin, proof).await?;
         self.0.metrics.permitted(permitted);
-        Ok(self.queue(slot, permitted.clone(), prompt, charge, begin))
+        Ok(self.queue(slot, run, permitted.clone(), prompt, charge))
     }
 
     /// Tokens a minute that the principal may use.
@@ -105,15 +106,14 @@ impl Admission {
     fn queue(
         &self,
         slot: Slot,
+        run: Run,
         permitted: Permitted,
         prompt: Prompt,
         charge: Charge,
-        begin: Option<Begin>,
     ) -> Admitted {
         let (sender, answer) = prompt::channel(self.0.settings.load().answer_buffer);
-        let correlation = begin.and_then(Begin::into_correlation);
-        let (key, interrupt) = self.0.running.start(permitted.clone(), correlation);
-        // What was revoked since the decision didn't find it among what runs.
+        let interrupt = run.interrupt.clone();
+        // What was revoked since the decision may not have found it among what runs.
         let (snapshot, clock) = (self.snapshot(), (self.0.clock)());
         if let Err(reason) = auth::recheck(&permitted, &snapshot, &clock) {
             interrupt.raise(Finish::Revoked(reason));
@@ -124,7 +124,7 @@ impl Admission {
             created: time::now(),
             answer,
         };
-        let finisher = Finisher::new(self.clone(), key, charge, &permitted);
+        let finisher = Finisher::new(self.clone(), run, charge, &permitted);
         slot.submit(Job {
             permitted,
             prompt,

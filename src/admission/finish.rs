@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::running::RunKey;
+use super::running::Run;
 use super::{Admission, records};
 use crate::auth::Permitted;
 use crate::engine::{Prompt, Report};
@@ -16,7 +16,7 @@ use crate::{audit, time};
 /// Called once by the engine thread.
 pub(super) struct Finisher {
     door: Admission,
-    key: RunKey,
+    run: Run,
     charge: Charge,
     request_id: RequestId,
     principal: audit::Tag,
@@ -26,14 +26,14 @@ pub(super) struct Finisher {
 impl Finisher {
     pub(super) fn new(
         door: Admission,
-        key: RunKey,
+        run: Run,
         charge: Charge,
         permitted: &Permitted,
     ) -> Finisher {
         let request = permitted.request();
         Finisher {
             door,
-            key,
+            run,
             charge,
             request_id: request.id.own(),
             principal: records::tag(permitted),
@@ -44,7 +44,7 @@ impl Finisher {
     pub(super) fn finish(mut self, report: &Report) {
         let usage = report.outcome.usage;
         self.charge.used = usage.prompt_tokens.saturating_add(usage.completion_tokens);
-        self.door.0.running.end(self.key);
+        drop(self.run);
         let finish = report.outcome.finish;
         self.door.0.metrics.finished(self.transport, finish);
         let record = audit::Finished {

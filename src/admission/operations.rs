@@ -46,8 +46,7 @@ impl Admission {
     ) -> Result<bool, Refusal> {
         let permitted = self.authorize(credential, request).await?;
         let principal = &permitted.grant().principal;
-        let waited = self.0.waiting.cancel(principal, correlation);
-        Ok(self.0.running.cancel(principal, correlation) || waited)
+        Ok(self.0.running.cancel(principal, correlation))
     }
 
     /// Takes one of the administrator's turns to change something.

@@ -88,6 +88,8 @@ struct Shared {
     group: Group,
     /// Real syncs so far, for tests and reports.
     syncs: AtomicU64,
+    /// Likewise.
+    reads: AtomicU64,
     /// Dropped last, so that the next process finds the database closed.
     _lock: File,
 }
@@ -124,6 +126,7 @@ impl Store {
             dirty: AtomicBool::new(true),
             group: Group::default(),
             syncs: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             _lock: opened.lock,
         })))
     }
@@ -205,6 +208,11 @@ impl Store {
     pub fn syncs(&self) -> u64 {
         self.0.syncs.load(Ordering::Relaxed)
     }
+
+    /// How many times a tree was read.
+    pub fn reads(&self) -> u64 {
+        self.0.reads.load(Ordering::Relaxed)
+    }
 }
 
 impl fmt::Debug for Store {
@@ -251,6 +259,7 @@ impl Tree {
     }
 
     fn read<T>(&self, from: impl FnOnce(&Table) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.store.0.reads.fetch_add(1, Ordering::Relaxed);
         let slot = self.store.0.read();
         from(self.store.0.table(&slot, self)?)
     }
@@ -263,6 +272,10 @@ impl Batch {
 
     pub fn remove(&mut self, key: &[u8]) {
         self.0.insert(key.to_vec(), None);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

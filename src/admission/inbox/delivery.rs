@@ -7,6 +7,7 @@ use super::Owner;
 use super::entry::{Entry, FirstClock, State, StoredAnswer};
 use super::shelf::{Busy, Inbox};
 use super::waiting::Waits;
+use crate::admission::running::Run;
 use crate::admission::{Admission, Admitted};
 use crate::auth::{Credential, Decision, Grant, NonceRule, Permitted, Principal};
 use crate::identity::{digest, random};
@@ -94,7 +95,6 @@ pub(in crate::admission) struct Begin {
     inbox: Inbox,
     key: [u8; 32],
     entry: Entry,
-    correlation: Option<Vec<u8>>,
     /// This exact message, with its proof, has been admitted before.
     recognised: bool,
 }
@@ -152,10 +152,13 @@ impl Admission {
             inbox: self.0.inbox.clone(),
             key,
             entry: prior.begin(owner, begin, self.0.inbox.now()),
-            correlation: delivery.correlation,
             recognised,
         };
-        self.run(permitted, begin, delivery.size, busy).await
+        let run = self
+            .0
+            .running
+            .enter(permitted.clone(), delivery.correlation);
+        self.run(permitted, begin, (run, delivery.size), busy).await
     }
 
     /// Whose token this is, whatever it allows. Records nothing.
@@ -183,14 +186,14 @@ impl Admission {
         &self,
         permitted: Permitted,
         begin: Begin,
-        size: usize,
+        (run, size): (Run, usize),
         busy: Busy,
     ) -> Result<Delivered, Rejected> {
         let grant = Arc::clone(permitted.grant());
         let waits = Waits {
             principal: grant.principal.clone(),
-            correlation: begin.correlation.clone(),
             size,
+            run: &run,
         };
         let until = permitted
             .request()
@@ -205,7 +208,10 @@ impl Admission {
                 return Err(Rejected::of(Asker::Granted(grant), refusal));
             }
         };
-        match self.admit(permitted, Some((begin.clone(), slot))).await {
+        match self
+            .admit(permitted, Some((begin.clone(), slot, run)))
+            .await
+        {
             Ok(admitted) => {
                 let ticket = Ticket {
                     begin,
@@ -230,7 +236,7 @@ impl Admission {
             entry: None,
         };
         if recognisable {
-            prior.key = self.0.inbox.by_attempt(&attempt_key)?;
+            prior.key = self.0.inbox.by_attempt(&attempt_key);
         }
         if let Some(key) = &prior.key {
             prior.entry = self.0.inbox.get(key)?;
@@ -289,10 +295,6 @@ impl Begin {
 
     pub(in crate::admission) fn is_recognised(&self) -> bool {
         self.recognised
-    }
-
-    pub(in crate::admission) fn into_correlation(self) -> Option<Vec<u8>> {
-        self.correlation
     }
 
     /// Rides on the sync of the permit's record.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Owner;
+use super::memory::Known;
 use crate::auth::{Clock, Principal, RealmFloor};
 use crate::prompt::{Finish, Outcome, RequestId, Usage};
 use crate::time::{Timestamp, Uptime};
@@ -28,6 +29,17 @@ pub(super) struct Entry {
 pub(super) enum State {
     Begun,
     Answered(StoredAnswer),
+}
+
+impl Entry {
+    pub(super) fn known(&self) -> Known {
+        Known {
+            attempt: self.attempt_key,
+            owner: self.owner,
+            touched: self.touched,
+            answered: matches!(self.state, State::Answered(_)),
+        }
+    }
 }
 
 /// The first run's answer, for a duplicate.

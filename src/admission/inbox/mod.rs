@@ -16,6 +16,7 @@
 
 mod delivery;
 mod entry;
+mod memory;
 mod shelf;
 mod waiting;
 
@@ -25,5 +26,7 @@ pub use entry::StoredAnswer;
 pub(super) use shelf::Inbox;
 pub(super) use waiting::Waiting;
 
+/// The name of a delivery, or of an attempt.
+type Key = [u8; 32];
 /// A principal's key: only telling one from another matters here.
 type Owner = [u8; 32];

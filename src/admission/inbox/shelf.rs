@@ -1,29 +1,22 @@
 //! The store's part of deliveries, and which of them run in this process.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Owner;
-use super::entry::{Entry, State};
+use super::Key;
+use super::entry::Entry;
+use super::memory::Memory;
 use crate::admission::Settings;
 use crate::store::{Batch, Store, StoreError, Tree};
 use crate::time::Timestamp;
 
-/// How long a delivery that was begun and never answered is remembered: longer than a broker is
-/// likely to keep the session that would bring it again.
-const BEGUN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Deliveries that are read at once on opening: each may hold an answer.
+const PAGE: usize = 64;
 
-type Key = [u8; 32];
-/// An attempt key, and the duplicate key that it leads to.
-type Attempt = (Key, Key);
-/// A delivery's key and what is remembered of it.
-type Delivery = (Key, Entry);
-
-/// Keys are `d` + duplicate key → entry, `a` + attempt key → duplicate key.
+/// The store's keys are `d` and the delivery's. What is known of all is in memory: the store is
+/// read when the daemon starts, and for a message that has come before.
 #[derive(Debug, Clone)]
 pub(in crate::admission) struct Inbox(Arc<Shelf>);
 
@@ -34,8 +27,8 @@ struct Shelf {
     tree: Tree,
     store: Store,
     now: Now,
-    /// Deliveries between their claim and their answer, in this process; whether they are ending.
-    busy: Mutex<BTreeMap<Key, watch::Receiver<bool>>>,
+    /// Held while what is forgotten is removed, or what begins meanwhile would go with it.
+    memory: Mutex<Memory>,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -79,22 +72,19 @@ impl Claimed {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut busy = self
-            .shelf
-            .busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        busy.remove(&self.key);
+        self.shelf.memory().release(self.key);
     }
 }
 
 impl Inbox {
     pub(in crate::admission) fn open(store: &Store, now: Now) -> Result<Inbox, StoreError> {
+        let tree = store.tree("inbox")?;
+        let memory = Mutex::new(remember(&tree)?);
         Ok(Inbox(Arc::new(Shelf {
-            tree: store.tree("inbox")?,
+            tree,
             store: store.clone(),
             now,
-            busy: Mutex::default(),
+            memory,
         })))
     }
 
@@ -104,13 +94,9 @@ impl Inbox {
     }
 
     /// An error says that it runs already.
-    pub(super) fn claim(&self, key: [u8; 32]) -> Result<Busy, Claimed> {
-        let mut busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(claimed) = busy.get(&key) {
-            return Err(Claimed(claimed.clone()));
-        }
+    pub(super) fn claim(&self, key: Key) -> Result<Busy, Claimed> {
         let (ending, is_ending) = watch::channel(false);
-        busy.insert(key, is_ending);
+        self.0.memory().claim(key, is_ending).map_err(Claimed)?;
         Ok(Busy {
             shelf: Arc::clone(&self.0),
             key,
@@ -118,33 +104,29 @@ impl Inbox {
         })
     }
 
-    pub(super) fn get(&self, key: &[u8; 32]) -> Result<Option<Entry>, StoreError> {
-        let Some(value) = self.0.tree.get(&named(b'd', key))? else {
-            return Ok(None);
-        };
-        let entry = serde_json::from_slice(&value);
-        entry
-            .map(Some)
-            .map_err(|e| StoreError::Corrupt(e.to_string()))
+    pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        let known = self.0.memory().knows(key);
+        match known {
+            true => self.0.read(key),
+            false => Ok(None),
+        }
     }
 
     /// The delivery that this exact message began.
-    pub(super) fn by_attempt(&self, attempt: &[u8; 32]) -> Result<Option<[u8; 32]>, StoreError> {
-        let value = self.0.tree.get(&named(b'a', attempt))?;
-        Ok(value.and_then(|key| key.try_into().ok()))
+    pub(super) fn by_attempt(&self, attempt: &Key) -> Option<Key> {
+        self.0.memory().by_attempt(attempt)
     }
 
-    /// Rides on the next sync.
-    pub(super) fn put(&self, key: &[u8; 32], entry: &Entry) -> Result<(), StoreError> {
+    /// For a delivery that is claimed, so that nothing forgets it meanwhile. Rides on the next sync.
+    pub(super) fn put(&self, key: &Key, entry: &Entry) -> Result<(), StoreError> {
         let value = to_bytes(entry)?;
-        let mut batch = Batch::default();
-        batch.insert(&named(b'd', key), &value);
-        batch.insert(&named(b'a', &entry.attempt_key), key);
-        self.0.tree.apply(batch)
+        self.0.tree.insert(&named(key), &value)?;
+        self.0.memory().note(*key, entry.known());
+        Ok(())
     }
 
     /// Durable when this returns. Blocks.
-    pub(super) fn put_durably(&self, key: &[u8; 32], entry: &Entry) -> Result<(), StoreError> {
+    pub(super) fn put_durably(&self, key: &Key, entry: &Entry) -> Result<(), StoreError> {
         self.0.store.commit(|| self.put(key, entry))
     }
 
@@ -154,59 +136,57 @@ impl Inbox {
         now: Timestamp,
         settings: &Settings,
     ) -> Result<(), StoreError> {
-        // Until all is applied, or what begins meanwhile would be set back.
-        let busy = self.0.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let (attempts, mut entries) = self.all()?;
+        let mut memory = self.0.memory();
         let mut batch = Batch::default();
-        for (key, entry) in &mut entries {
-            // A clock was ahead. It would be kept until then, and push newer ones out meanwhile.
-            if entry.touched > now && !busy.contains_key(&*key) {
+        for key in memory.redate(now) {
+            if let Some(mut entry) = self.0.read(&key)? {
                 entry.touched = now;
-                batch.insert(&named(b'd', key), &to_bytes(entry)?);
+                batch.insert(&named(&key), &to_bytes(&entry)?);
             }
         }
-        let is_old = |entry: &Entry| {
-            let window = match entry.state {
-                State::Begun => BEGUN_KEPT,
-                State::Answered(_) => settings.duplicate_window,
-            };
-            now.since(entry.touched) > window
-        };
-        let (mut gone, mut kept): (Vec<Delivery>, Vec<Delivery>) = entries
-            .into_iter()
-            .partition(|(key, entry)| is_old(entry) && !busy.contains_key(key));
-        gone.extend(beyond(&mut kept, settings.duplicates, &busy));
-        for (key, _) in gone {
-            batch.remove(&named(b'd', &key));
+        memory.prune(now, settings.duplicate_window, settings.duplicates);
+        for key in memory.gone() {
+            batch.remove(&named(key));
         }
-        let kept: BTreeSet<Attempt> = kept
-            .into_iter()
-            .map(|(key, entry)| (entry.attempt_key, key))
-            .collect();
-        // Also the attempts whose place a later one has taken.
-        for (attempt, key) in attempts {
-            if !kept.contains(&(attempt, key)) {
-                batch.remove(&named(b'a', &attempt));
-            }
+        if batch.is_empty() {
+            return Ok(());
         }
-        self.0.tree.apply(batch)
+        self.0.tree.apply(batch)?;
+        memory.gone_for_good();
+        Ok(())
+    }
+}
+
+impl Shelf {
+    fn read(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        let value = self.tree.get(&named(key))?;
+        let entry = value.map(|value| serde_json::from_slice(&value));
+        let damaged = |e: serde_json::Error| StoreError::Corrupt(e.to_string());
+        entry.transpose().map_err(damaged)
     }
 
-    /// Attempts with the deliveries that they began, and deliveries.
-    fn all(&self) -> Result<(Vec<Attempt>, Vec<Delivery>), StoreError> {
-        let (mut attempts, mut entries) = (Vec::new(), Vec::new());
-        for (name, value) in self.0.tree.range(&[], usize::MAX)? {
-            let Some((kind, Ok(key))) = name.split_first().map(|(k, rest)| (k, rest.try_into()))
-            else {
-                continue;
-            };
-            if *kind == b'a' {
-                attempts.extend(value.try_into().map(|delivery| (key, delivery)));
-            } else {
-                entries.extend(serde_json::from_slice(&value).map(|entry| (key, entry)));
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads all deliveries once. What can't be read names none, nor does what earlier releases kept
+/// beside them.
+fn remember(tree: &Tree) -> Result<Memory, StoreError> {
+    let (mut memory, mut from) = (Memory::default(), Vec::new());
+    loop {
+        let page = tree.range(&from, PAGE)?;
+        let Some((last, _)) = page.last() else {
+            return Ok(memory);
+        };
+        from = [last.as_slice(), &[0]].concat();
+        for (name, value) in page {
+            let key = name.strip_prefix(b"d").and_then(|key| key.try_into().ok());
+            match (key, serde_json::from_slice::<Entry>(&value)) {
+                (Some(key), Ok(entry)) => memory.note(key, entry.known()),
+                _ => tree.remove(&name)?,
             }
         }
-        Ok((attempts, entries))
     }
 }
 
@@ -214,36 +194,8 @@ fn to_bytes(entry: &Entry) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(entry).map_err(|e| StoreError::Io(e.to_string()))
 }
 
-/// Takes out what is beyond the bound: of whoever has the most, the oldest. What runs stays.
-fn beyond(
-    kept: &mut Vec<Delivery>,
-    most: usize,
-    busy: &BTreeMap<Key, watch::Receiver<bool>>,
-) -> Vec<Delivery> {
-    // Oldest last.
-    kept.sort_by_key(|(_, entry)| Reverse(entry.touched));
-    let mut count: BTreeMap<Option<Owner>, usize> = BTreeMap::new();
-    for (_, entry) in &*kept {
-        *count.entry(entry.owner).or_default() += 1;
-    }
-    let mut gone = Vec::new();
-    while kept.len() > most {
-        let share = |at: usize| count.get(&kept[at].1.owner);
-        let idle = (0..kept.len()).filter(|at| !busy.contains_key(&kept[*at].0));
-        let Some(at) = idle.max_by_key(|at| (share(*at), *at)) else {
-            break;
-        };
-        let (key, entry) = kept.remove(at);
-        if let Some(count) = count.get_mut(&entry.owner) {
-            *count -= 1;
-        }
-        gone.push((key, entry));
-    }
-    gone
-}
-
-fn named(kind: u8, key: &[u8; 32]) -> [u8; 33] {
-    let mut name = [kind; 33];
+fn named(key: &Key) -> [u8; 33] {
+    let mut name = [b'd'; 33];
     name[1..].copy_from_slice(key);
     name
 }
@@ -252,7 +204,7 @@ fn named(kind: u8, key: &[u8; 32]) -> [u8; 33] {
 mod tests {
     use tempfile::TempDir;
 
-    use super::super::entry::StoredAnswer;
+    use super::super::entry::{State, StoredAnswer};
     use super::*;
     use crate::auth::{Clock, Principal};
     use crate::prompt::{Finish, RequestId, Usage};
@@ -325,14 +277,16 @@ mod tests {
         START.saturating_add(Duration::from_secs(secs))
     }
 
-    /// The deliveries that are left; each has its own attempt and no other is left.
+    /// The deliveries that are left: in the store, and each known by its attempt.
     fn left(inbox: &Inbox) -> Vec<u8> {
-        let (attempts, entries) = inbox.all().unwrap();
-        assert_eq!(attempts.len(), entries.len());
-        for (key, entry) in &entries {
-            assert_eq!(inbox.by_attempt(&entry.attempt_key).unwrap(), Some(*key));
-        }
-        entries.iter().map(|(key, _)| key[0]).collect()
+        let entries = inbox.0.tree.range(&[], usize::MAX).unwrap();
+        let key = |(name, value): (Vec<u8>, Vec<u8>)| {
+            let key: Key = name[1..].try_into().unwrap();
+            let entry: Entry = serde_json::from_slice(&value).unwrap();
+            assert_eq!(inbox.by_attempt(&entry.attempt_key), Some(key));
+            key[0]
+        };
+        entries.into_iter().map(key).collect()
     }
 
     #[test]
@@ -373,9 +327,9 @@ mod tests {
         let entry = inbox.get(&[1; 32]).unwrap().unwrap();
         assert!(matches!(entry.state, State::Answered(answer) if answer.text == "answer 1"));
         assert_eq!(entry.attempts, 1);
-        assert_eq!(inbox.by_attempt(&[0x81; 32]).unwrap(), Some([1; 32]));
+        assert_eq!(inbox.by_attempt(&[0x81; 32]), Some([1; 32]));
         assert!(inbox.get(&[2; 32]).unwrap().is_none());
-        assert_eq!(inbox.by_attempt(&[1; 32]).unwrap(), None);
+        assert_eq!(inbox.by_attempt(&[1; 32]), None);
     }
 
     #[test]
@@ -398,6 +352,43 @@ mod tests {
         assert_eq!(left(&inbox), [4]);
         inbox.prune(after(601), &settings(8)).unwrap();
         assert!(left(&inbox).is_empty());
+    }
+
+    #[test]
+    fn idle_ticks_read_nothing_from_the_store() {
+        let (folder, inbox) = open();
+        for n in 0..=255 {
+            let attempt_key = [n; 32];
+            let entry = Entry {
+                attempt_key,
+                ..answered(n, 0)
+            };
+            inbox.put(&[n; 32], &entry).unwrap();
+        }
+        drop(inbox);
+        let inbox = reopen(&folder);
+        let store = &inbox.0.store;
+        let (reads, syncs) = (store.reads(), store.syncs());
+        for secs in 0..=600 {
+            inbox.prune(after(secs), &settings(256)).unwrap();
+            store.sync().unwrap();
+        }
+        assert_eq!((store.reads(), store.syncs()), (reads, syncs + 1));
+        assert_eq!(left(&inbox).len(), 256);
+        inbox.prune(after(601), &settings(256)).unwrap();
+        assert!(left(&inbox).is_empty());
+    }
+
+    #[test]
+    fn what_earlier_releases_kept_beside_deliveries_goes_and_so_does_damage() {
+        let (folder, inbox) = open();
+        inbox.put(&[1; 32], &answered(1, 0)).unwrap();
+        let tree = &inbox.0.tree;
+        let attempt = [b"a".as_slice(), &[0x81; 32]].concat();
+        tree.insert(&attempt, &[1; 32]).unwrap();
+        tree.insert(&named(&[2; 32]), b"{").unwrap();
+        drop(inbox);
+        assert_eq!(left(&reopen(&folder)), [1]);
     }
 
     #[test]
@@ -464,6 +455,6 @@ mod tests {
         inbox.prune(after(2), &settings(8)).unwrap();
         assert_eq!(left(&inbox), [1]);
         assert_eq!(inbox.get(&[1; 32]).unwrap().unwrap().attempts, 2);
-        assert_eq!(inbox.by_attempt(&[0x81; 32]).unwrap(), None);
+        assert_eq!(inbox.by_attempt(&[0x81; 32]), None);
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::Owner;
+use crate::admission::running::Run;
 use crate::auth::Principal;
 use crate::engine::{Engine, Slot};
 use crate::reason::{Reason, Refusal, RefuseReason};
@@ -32,15 +33,15 @@ pub(in crate::admission) struct Waiting(Mutex<Lines<Waiter>>);
 
 #[derive(Debug)]
 struct Waiter {
-    request: Waits,
+    principal: Principal,
     call: oneshot::Sender<Place>,
 }
 
 /// What waits.
 #[derive(Debug)]
-pub(super) struct Waits {
+pub(super) struct Waits<'a> {
+    pub(super) run: &'a Run,
     pub(super) principal: Principal,
-    pub(super) correlation: Option<Vec<u8>>,
     /// Of the body.
     pub(super) size: usize,
 }
@@ -55,14 +56,19 @@ impl Waiting {
     /// Waits for its turn, until the request's deadline at most.
     pub(super) async fn place(
         &self,
-        request: Waits,
+        request: Waits<'_>,
         until: Instant,
         engine: &Engine,
         shutdown: &Shutdown,
     ) -> Place {
         let (call, mut called) = oneshot::channel();
-        let (owner, size) = (request.principal.key(), request.size);
-        let waiter = Waiter { request, call };
+        let Waits {
+            run,
+            principal,
+            size,
+        } = request;
+        let owner = principal.key();
+        let waiter = Waiter { principal, call };
         let number = self.lines().enter(owner, size, waiter);
         let _here = Here {
             waiting: self,
@@ -77,6 +83,7 @@ impl Waiting {
                 place = &mut called => {
                     return place.unwrap_or_else(|_| Err(RefuseReason::Internal.into()));
                 }
+                () = run.cancelled() => return Err(RefuseReason::Cancelled.into()),
                 () = room => {}
                 () = tokio::time::sleep_until(until.into()) => {
                     return Err(RefuseReason::DeadlineExceeded.into());
@@ -86,23 +93,11 @@ impl Waiting {
         }
     }
 
-    /// Ends the principal's own that wait with this correlation data; says whether there was one.
-    pub(in crate::admission) fn cancel(&self, principal: &Principal, correlation: &[u8]) -> bool {
-        let cancelled = self.lines().take_out(|Waiter { request, .. }| {
-            request.correlation.as_deref() == Some(correlation) && request.principal == *principal
-        });
-        let found = !cancelled.is_empty();
-        for waiter in cancelled {
-            let _ = waiter.call.send(Err(RefuseReason::Cancelled.into()));
-        }
-        found
-    }
-
     /// Gives away what places there are, whoever of those who wait is running this.
     fn call(&self, engine: &Engine) {
         let mut one = None;
         let mut lines = self.lines();
-        let served = lines.serve(|waiter| match engine.reserve(&waiter.request.principal) {
+        let served = lines.serve(|waiter| match engine.reserve(&waiter.principal) {
             Err(refusal) if refusal.reason == Reason::Refused(RefuseReason::Overloaded) => {
                 one = refusal.retry_after;
                 None
@@ -206,15 +201,6 @@ impl<W> Lines<W> {
         left.map(|wait| wait.who)
     }
 
-    /// Whoever it is true of leaves.
-    fn take_out(&mut self, is_one: impl Fn(&W) -> bool) -> Vec<W> {
-        let waits = self.lines.iter().flat_map(|line| &line.waits);
-        let ones = waits.filter(|wait| is_one(&wait.who));
-        let numbers: Vec<u64> = ones.map(|wait| wait.number).collect();
-        let left = numbers.into_iter().filter_map(|number| self.leave(number));
-        left.collect()
-    }
-
     /// Who gets a place, while anybody does: the first of each line in turn.
     fn serve<P>(&mut self, mut place: impl FnMut(&W) -> Option<P>) -> Vec<(W, P)> {
         let mut served = Vec::new();
@@ -298,19 +284,6 @@ mod tests {
         let served: Vec<&str> = served.into_iter().map(|(who, _)| who).collect();
         assert_eq!(served, ["b1", "b2"]);
         assert_eq!(lines.len(), 2);
-    }
-
-    #[test]
-    fn who_is_taken_out_is_gone_and_no_other() {
-        let mut lines = Lines::default();
-        for (owner, who) in [(1, "a"), (1, "b"), (2, "a"), (3, "c")] {
-            lines.enter(OWNER(owner), 1, who);
-        }
-        assert_eq!(lines.take_out(|who| *who == "a"), ["a", "a"]);
-        assert!(lines.take_out(|who| *who == "a").is_empty());
-        let rest = lines.serve(|_| Some(()));
-        let rest: Vec<&str> = rest.into_iter().map(|(who, ())| who).collect();
-        assert_eq!(rest, ["b", "c"]);
     }
 
     #[test]
