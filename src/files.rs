@@ -49,7 +49,7 @@ pub enum FileError {
     Open { path: PathBuf, mode: u32 },
     #[error("others could read it (mode {mode:04o}); run chmod go= {}", .path.display())]
     Readable { path: PathBuf, mode: u32 },
-    #[error("it belongs to the user with id {uid}, who could change it; run chown {us} {}", .path.display())]
+    #[error("it belongs to the user with id {uid}, who could change it; run this as that user (sudo -u '#{uid}'), or chown {us} {}", .path.display())]
     Foreign { path: PathBuf, uid: u32, us: u32 },
 }
 

@@ -211,6 +211,30 @@ pub fn instant() -> Instant {
     Instant::now()
 }
 
+/// Both clocks, and whether the wall clock is synchronised, as one reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    pub now: Timestamp,
+    pub at: Booted,
+    pub synchronised: bool,
+}
+
+pub fn reading() -> Reading {
+    reading_of(now, synchronised)
+}
+
+/// The clock is read between two answers: what it said before it was stepped and called
+/// synchronised is believed by nobody.
+fn reading_of(now: impl Fn() -> Timestamp, synchronised: impl Fn() -> bool) -> Reading {
+    let before = synchronised();
+    let (now, at) = (now(), booted());
+    Reading {
+        now,
+        at,
+        synchronised: before && synchronised(),
+    }
+}
+
 /// The clock that never steps and never stands still in this boot.
 pub fn uptime() -> Uptime {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -307,6 +331,28 @@ mod tests {
         assert_eq!(before.mended(moment(700, 60)).at(), Timestamp(600));
         let here = Mark::here(moment(9000, 50));
         assert_eq!(here.mended(moment(700, 60)).at(), Timestamp(690));
+    }
+
+    #[test]
+    fn a_clock_that_is_stepped_and_kept_while_it_is_read_was_not_synchronised() {
+        let stepped = std::cell::Cell::new(false);
+        let read = |kept_before: bool, kept_after: bool| {
+            stepped.set(false);
+            let now = || {
+                stepped.set(true);
+                Timestamp(5)
+            };
+            let synchronised = || match stepped.get() {
+                true => kept_after,
+                false => kept_before,
+            };
+            let reading = reading_of(now, synchronised);
+            (reading.now, reading.synchronised)
+        };
+        assert_eq!(read(true, true), (Timestamp(5), true));
+        for (before, after) in [(false, true), (true, false), (false, false)] {
+            assert_eq!(read(before, after), (Timestamp(5), false));
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Admission {
             true => None,
             false => self.claim_proof(permitted)?,
         };
-        self.record(permitted, access, salt, begin, proof).await?;
+        self.record(access, salt, begin, proof).await?;
         self.0.metrics.permitted(permitted);
         Ok(self.queue(slot, run, permitted.clone(), prompt, charge))
     }

@@ -23,17 +23,16 @@ pub use door::Admitted;
 pub use inbox::{Asker, Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
 
 use crate::audit::AuditError;
-use crate::auth::{
-    self, Cache, Clock, Credential, Decision, Denied, Permitted, Principal, Snapshot,
-};
+use crate::auth::{self, Cache, Clock, Credential, Decision, Denied, Permitted, Snapshot};
 use crate::engine::Engine;
+use crate::keysync::Floor;
 use crate::prompt::{Finish, Origin, Request, RequestId};
 use crate::quota::Quota;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
-use crate::time::{Moment, Timestamp};
+use crate::time::Moment;
 use crate::{audit, time};
 use inbox::{Begin, Inbox, Waiting};
 use metrics::Metrics;
@@ -81,16 +80,12 @@ pub struct Parts {
     pub store: Store,
     /// The time as decisions are to see it: wall clock, floor, synchronised.
     pub clock: Box<dyn Fn() -> Clock + Send + Sync>,
-    /// Told of every accepted token, while its permit is written.
-    pub heard: Heard,
+    /// Told of every accepted token, and written with its permit.
+    pub floor: Floor,
     pub shutdown: Shutdown,
     /// Fetches a realm's keys because a token names one that isn't known. Blocks.
     pub refresh: Refresh,
 }
-
-/// Takes an accepted token's word for the time: whose it is, and when it was issued. What it writes
-/// rides on the next sync.
-pub type Heard = Box<dyn Fn(&Principal, Timestamp) -> Result<(), StoreError> + Send + Sync>;
 
 /// Takes a realm's name.
 pub type Refresh = Box<dyn Fn(&str) -> Refreshed + Send + Sync>;
@@ -122,7 +117,7 @@ struct Inner {
     log: audit::Log,
     store: Store,
     clock: Arc<dyn Fn() -> Clock + Send + Sync>,
-    heard: Heard,
+    floor: Floor,
     shutdown: Shutdown,
 }
 
@@ -159,7 +154,7 @@ impl Admission {
             log: parts.log,
             store: parts.store,
             clock,
-            heard: parts.heard,
+            floor: parts.floor,
             shutdown: parts.shutdown,
         })))
     }
@@ -226,9 +221,8 @@ impl Admission {
     }
 
     /// Forgets deliveries that are out of their window. Blocks; called about once a second.
-    pub fn tick(&self) -> Result<(), StoreError> {
+    pub fn tick(&self, clock: &Clock) -> Result<(), StoreError> {
         let settings = self.0.settings.load();
-        let clock = (self.0.clock)();
         self.0.replay.prune(clock.moment(), clock.synchronised)?;
         self.0.inbox.prune(clock.effective(), &settings)
     }
@@ -271,7 +265,7 @@ impl Admission {
         };
         let mut denied = match decide() {
             Decision::Deny(denied) if denied.reason == DenyReason::KeyUnknown => denied,
-            decision => return decision,
+            decision => return self.hear(decision),
         };
         let issuer = auth::alleged_issuer(credential).unwrap_or_default();
         let snapshot = self.snapshot();
@@ -288,8 +282,22 @@ impl Admission {
                 denied.retry_after = Some(wait);
                 Decision::Deny(denied)
             }
-            (decision, _) => decision,
+            (decision, _) => self.hear(decision),
         }
+    }
+
+    /// Takes an accepted token's word for the time, while nothing better tells it.
+    fn hear(&self, decision: Decision) -> Decision {
+        if let Decision::Permit(permitted) = &decision
+            && let Some(at) = permitted.issued_at()
+        {
+            let (clock, who) = ((self.0.clock)(), &permitted.grant().principal);
+            if !clock.synchronised {
+                let floor = &self.0.floor;
+                floor.hear(&who.issuer, &who.client, at, clock.now, clock.uptime);
+            }
+        }
+        decision
     }
 
     /// Off the async threads, bounded in time and number. The fetch goes on when the wait ends.
@@ -346,14 +354,13 @@ impl Admission {
     /// Records a permit, and what `also` writes with it; durable when this returns.
     async fn record(
         &self,
-        permitted: &Permitted,
         access: audit::Access,
         salt: [u8; 16],
         also: Option<Begin>,
         proof: Option<Claimed>,
     ) -> Result<(), Refusal> {
         let log = self.0.log.clone();
-        self.commit(permitted, move || {
+        self.commit(move || {
             if let Some(begin) = &also {
                 begin.write()?;
             }
@@ -365,19 +372,16 @@ impl Admission {
         .await
     }
 
-    /// Runs what writes, with what the token says of the time; durable when this returns.
+    /// Runs what writes, with what is known of the time: what was when a request was admitted stays
+    /// known after a power cut. Durable when this returns.
     async fn commit(
         &self,
-        permitted: &Permitted,
         write: impl FnOnce() -> Result<(), AuditError> + Send + 'static,
     ) -> Result<(), Refusal> {
-        let (door, grant) = (self.clone(), Arc::clone(permitted.grant()));
-        let issued_at = permitted.issued_at();
+        let door = self.clone();
         let written = tokio::task::spawn_blocking(move || {
             door.0.store.commit(|| {
-                if let Some(at) = issued_at {
-                    (door.0.heard)(&grant.principal, at)?;
-                }
+                door.0.floor.write_along(time::booted())?;
                 write()
             })
         });

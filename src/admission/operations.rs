@@ -88,11 +88,10 @@ impl Admission {
         let is_read = permitted.request().action.is_read();
         let counted = is_read && log.count_read(&access, time::now());
         if counted && proof.is_none() {
-            // Nor is its word on the time taken: that would be the write that is saved.
             return Ok(());
         }
         let record = access.clone();
-        self.commit(permitted, move || {
+        self.commit(move || {
             if let Some(proof) = &proof {
                 proof.write()?;
             }

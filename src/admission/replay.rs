@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::auth::{NONCE_MAX_AGE, PROOF_MAX_AGE, ProofUse, Until};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::share::{Full, Shares};
-use crate::store::{Store, StoreError, Tree};
+use crate::store::{Batch, Store, StoreError, Tree};
 use crate::telemetry::Registry;
 use crate::time::{self, Booted, Moment, Timestamp, Uptime};
 
@@ -33,6 +33,8 @@ type EntriesGauge = Gauge<u64, AtomicU64>;
 pub(super) struct Replay {
     tree: Tree,
     used: Arc<Mutex<Used>>,
+    /// Held while something is forgotten.
+    forgetting: Arc<Mutex<()>>,
     entries: EntriesGauge,
 }
 
@@ -107,6 +109,7 @@ impl Replay {
         Ok(Replay {
             tree,
             used: Arc::new(Mutex::new(used)),
+            forgetting: Arc::default(),
             entries,
         })
     }
@@ -128,13 +131,7 @@ impl Replay {
             let why = "iat: as old as proofs that aren't remembered any more; compare the clocks";
             return Err(Refusal::new(DenyReason::ProofInvalid).detail(why));
         }
-        let mut taken = used.shares.take(&Some(owner));
-        if taken == Err(Full::Room) {
-            if self.forget(&mut used, now).is_err() {
-                tracing::error!("expired DPoP proofs could not be removed");
-            }
-            taken = used.shares.take(&Some(owner));
-        }
+        let taken = used.shares.take(&Some(owner));
         taken.map_err(|full| full_store(full, &used.shares, &owner))?;
         let kept = match proof.until {
             Until::Nonce => Kept::Nonce(now.uptime + NONCE_MAX_AGE),
@@ -155,36 +152,34 @@ impl Replay {
         if synchronised {
             self.mend(now.known)?;
         }
-        self.forget(&mut self.used(), now)
+        self.forget(now)
     }
 
     /// The time is known to be `now`: proofs of a later one are refused for that.
     pub(super) fn mend(&self, now: Timestamp) -> Result<(), StoreError> {
-        let mut used = self.used();
-        match used.forgotten > now {
-            true => self.set_forgotten(&mut used, now),
-            false => Ok(()),
+        let _forgetting = self.forgetting();
+        if self.used().forgotten > now {
+            self.tree.insert(FORGOTTEN, &now.0.to_be_bytes())?;
+            self.used().forgotten = now;
         }
+        Ok(())
     }
 
-    fn forget(&self, used: &mut Used, now: Moment) -> Result<(), StoreError> {
-        let ended = used
-            .proofs
-            .iter()
-            .filter(|(_, (_, kept))| kept.is_over(now));
-        let ended: Vec<(Id, Kept)> = ended.map(|(id, (_, kept))| (*id, *kept)).collect();
-        let times = ended.iter().filter_map(|(_, kept)| match kept {
-            Kept::Time(at, _) => Some(*at),
-            Kept::Nonce(_) => None,
-        });
-        // First, so that a crash in between forgets none that could come back.
-        if let Some(last) = times.max()
-            && last > used.forgotten
-        {
-            self.set_forgotten(used, last)?;
+    /// No claim waits for the disk meanwhile: what has ended stays used until it is forgotten there.
+    fn forget(&self, now: Moment) -> Result<(), StoreError> {
+        let _forgetting = self.forgetting();
+        let (ended, forgotten) = self.used().ended(now);
+        if ended.is_empty() {
+            return Ok(());
         }
-        for (id, _) in ended {
-            self.tree.remove(&id)?;
+        // At once, so that a crash forgets none that could come back.
+        let mut batch = Batch::default();
+        ended.iter().for_each(|id| batch.remove(id));
+        batch.insert(FORGOTTEN, &forgotten.0.to_be_bytes());
+        self.tree.apply(batch)?;
+        let mut used = self.used();
+        used.forgotten = forgotten;
+        for id in ended {
             if let Some((owner, _)) = used.proofs.remove(&id) {
                 used.shares.give_back(&owner);
             }
@@ -193,10 +188,10 @@ impl Replay {
         Ok(())
     }
 
-    fn set_forgotten(&self, used: &mut Used, to: Timestamp) -> Result<(), StoreError> {
-        self.tree.insert(FORGOTTEN, &to.0.to_be_bytes())?;
-        used.forgotten = to;
-        Ok(())
+    fn forgetting(&self) -> MutexGuard<'_, ()> {
+        self.forgetting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
@@ -208,6 +203,22 @@ impl Used {
     fn restore(&mut self, id: Id, owner: Owner, kept: Kept) {
         self.shares.restore(&owner);
         self.proofs.insert(id, (owner, kept));
+    }
+
+    /// What can't be used again, and [`Used::forgotten`] without it.
+    fn ended(&self, now: Moment) -> (Vec<Id>, Timestamp) {
+        let (mut ended, mut forgotten) = (Vec::new(), self.forgotten);
+        for (id, (_, kept)) in self
+            .proofs
+            .iter()
+            .filter(|(_, (_, kept))| kept.is_over(now))
+        {
+            ended.push(*id);
+            if let Kept::Time(at, _) = kept {
+                forgotten = forgotten.max(*at);
+            }
+        }
+        (ended, forgotten)
     }
 }
 
@@ -433,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_store_refuses_until_something_expires() {
+    fn a_full_store_refuses_until_something_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let replay = Replay::with_room(&store, 2).unwrap();
@@ -444,6 +455,8 @@ mod tests {
         let full = claim(dated(3, 600_000), 199_000).unwrap_err();
         assert_eq!(full.reason, RefuseReason::ReplayStoreFull.into());
         assert!(full.retry_after.is_some());
+        claim(dated(3, 600_000), 200_000).unwrap_err();
+        replay.prune(at(200_000, 200_000), false).unwrap();
         claim(dated(3, 600_000), 200_000).unwrap();
         replay.prune(at(1_000_000, 1_000_000), false).unwrap();
         assert_eq!(replay.entries.get(), 0);
@@ -452,6 +465,28 @@ mod tests {
             1,
             "what was forgotten last"
         );
+    }
+
+    #[test]
+    fn no_claim_waits_for_the_disk_while_proofs_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let replay = Replay::with_room(&store, 8).unwrap();
+        replay.claim(&dated(1, 100), OWNER, at(0, 0)).unwrap();
+        std::thread::scope(|scope| {
+            let pruning = store.write(|_| {
+                let pruning = scope.spawn(|| replay.prune(at(1_000_000, 1_000_000), false));
+                while replay.forgetting.try_lock().is_ok() {
+                    std::thread::yield_now();
+                }
+                let again = replay.claim(&dated(1, 100), OWNER, at(0, 0));
+                assert_eq!(code(again), "proof_replayed");
+                replay.claim(&dated(2, 2_000_000), OWNER, at(0, 0)).unwrap();
+                Ok::<_, StoreError>(pruning)
+            });
+            pruning.unwrap().join().unwrap().unwrap();
+        });
+        assert_eq!(replay.entries.get(), 1);
     }
 
     /// Claims proofs numbered from `first` on until one is refused.

@@ -203,8 +203,11 @@ impl Log {
     }
 
     /// Housekeeping: summaries, retention, cap, sync. Called about once a second. Blocks.
-    pub fn tick(&self, now: Timestamp) -> Result<(), AuditError> {
-        self.0.tick(now, crate::time::synchronised())
+    /// `synchronised`: whether the clock was when it said `now`.
+    pub fn tick(&self, now: Timestamp, synchronised: bool) -> Result<(), AuditError> {
+        self.0.summarise(&mut self.state(), now, false)?;
+        self.0.retain(&mut self.state(), now, synchronised)?;
+        self.0.sync()
     }
 
     /// Writes what is only counted so far, and syncs. Blocks.
@@ -310,12 +313,6 @@ impl Shared {
     /// A panic elsewhere leaves the counters behind at worst; the next reopening sets them right.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tick(&self, now: Timestamp, synchronised: bool) -> Result<(), AuditError> {
-        self.summarise(&mut self.state(), now, false)?;
-        self.retain(&mut self.state(), now, synchronised)?;
-        self.sync()
     }
 
     fn sync(&self) -> Result<(), AuditError> {

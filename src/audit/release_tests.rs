@@ -71,7 +71,7 @@ fn records_of_newer_releases_are_kept() {
         4
     );
     let old = later(91 * 86_400);
-    log.0.tick(old, true).unwrap();
+    log.tick(old, true).unwrap();
     let left = all(&log);
     let last = left.last().map(|record| &record.event);
     // Whether the last goes too depends on this machine's clock being synchronised.

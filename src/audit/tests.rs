@@ -149,16 +149,16 @@ fn nobodys() -> Access {
 fn a_flood_of_refusals_is_counted_once_a_minute() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(&folder, settings());
-    log.tick(START).unwrap();
+    log.tick(START, false).unwrap();
     for _ in 0..50 {
         log.refuse(&nobodys(), later(1));
     }
     let mut other = nobodys();
     other.reason = Some(Reason::Denied(DenyReason::Revoked));
     log.refuse(&other, later(1));
-    log.tick(later(30)).unwrap();
+    log.tick(later(30), false).unwrap();
     assert_eq!(log.next_index(), 4);
-    log.tick(later(61)).unwrap();
+    log.tick(later(61), false).unwrap();
     let records = all(&log);
     assert_eq!(records.len(), 5);
     let summary = Event::RefusalsSummary {
@@ -184,7 +184,7 @@ fn a_flood_of_refusals_is_counted_once_a_minute() {
 fn a_verified_refusal_is_on_record_beside_a_flood_of_any_other() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(&folder, settings());
-    log.tick(START).unwrap();
+    log.tick(START, false).unwrap();
     let reasons: Vec<Reason> = Reason::all().collect();
     for (n, reason) in reasons.iter().copied().cycle().take(5000).enumerate() {
         let mut flood = match n % 2 {
@@ -285,9 +285,9 @@ fn reads_are_counted_after_the_first_and_summed_up() {
     for n in 0..20_000 {
         assert!(look(n % 10, 1 + n / 100));
     }
-    log.tick(later(300)).unwrap();
+    log.tick(later(300), false).unwrap();
     assert_eq!(log.next_index(), 1);
-    log.tick(later(600)).unwrap();
+    log.tick(later(600), false).unwrap();
     let records = all(&log);
     let Event::AccessesSummary(summary) = &records[1].event else {
         panic!("{:?}", records[1]);
@@ -353,7 +353,7 @@ fn the_cap_holds_on_the_disk_and_removes_the_oldest() {
         let append = log.append_permit(access(Verdict::Permit), SALT, START);
         append.unwrap();
         if n % 100 == 0 {
-            log.tick(later(n)).unwrap();
+            log.tick(later(n), false).unwrap();
             largest = largest.max(store.size_on_disk());
         }
     }
@@ -396,9 +396,9 @@ fn retention_needs_a_known_time() {
         log.permit(access(Verdict::Permit), SALT, later(n * 1000))
             .unwrap();
     }
-    log.0.tick(later(1_000_000), false).unwrap();
+    log.tick(later(1_000_000), false).unwrap();
     assert_eq!(all(&log).len(), 10);
-    log.0.tick(later(7000), true).unwrap();
+    log.tick(later(7000), true).unwrap();
     let records = all(&log);
     if known {
         assert_eq!(records[0].index, 4);
@@ -445,7 +445,7 @@ fn a_long_run_of_unknown_times_doesnt_keep_retention_from_its_end() {
     drop(log);
     let log = open(&folder, short());
     for _ in 0..2 {
-        log.0.tick(later(9000), true).unwrap();
+        log.tick(later(9000), true).unwrap();
     }
     assert_eq!(all(&log)[0].index, fresh);
 }

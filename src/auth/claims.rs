@@ -19,8 +19,8 @@ pub(super) struct Claims {
     pub(super) principal: Principal,
     pub(super) token_id: Option<String>,
     pub(super) session: Option<String>,
-    pub(super) issued_at: Timestamp,
-    /// After `issued_at`.
+    pub(super) issued: Issued,
+    /// After it was issued.
     pub(super) expires_at: Timestamp,
     pub(super) not_before: Option<Timestamp>,
     pub(super) audience: Vec<String>,
@@ -29,6 +29,14 @@ pub(super) struct Claims {
     /// `cnf.jkt`: the key that must sign a DPoP proof (RFC 9449 section 6).
     pub(super) proof_key: Option<String>,
     pub(super) limits: Limits,
+}
+
+/// `iat`: the whole seconds at, before and after it, so that each use can take the one that makes
+/// the token good for less.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Issued {
+    pub(super) earliest: Timestamp,
+    pub(super) latest: Timestamp,
 }
 
 /// Limits that the token carries, in claims that the realm names.
@@ -51,18 +59,19 @@ impl Claims {
     ) -> Result<Claims, ClaimError> {
         let proof_key = confirmation(token.get("cnf"))?;
         check_type(text(token, "typ")?, kind, proof_key.is_some())?;
-        let issued_at = time(token, "iat", Round::Up)?;
-        let issued_at = issued_at.ok_or((DenyReason::IssuedAtMissing, "iat"))?;
+        let issued = |round| time(token, "iat", round);
+        let issued = issued(Round::Down)?.zip(issued(Round::Up)?);
+        let (earliest, latest) = issued.ok_or((DenyReason::IssuedAtMissing, "iat"))?;
         let expires_at = time(token, "exp", Round::Down)?;
         let expires_at = expires_at.ok_or((DenyReason::ExpiryMissing, "exp"))?;
-        if expires_at <= issued_at {
+        if expires_at <= latest {
             return Err((DenyReason::ClaimInvalid, "exp"));
         }
         Ok(Claims {
             principal,
             token_id: text(token, "jti")?.map(str::to_owned),
             session: text(token, "sid")?.map(str::to_owned),
-            issued_at,
+            issued: Issued { earliest, latest },
             expires_at,
             not_before: time(token, "nbf", Round::Up)?,
             audience: audience(token.get("aud"))?,

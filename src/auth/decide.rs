@@ -99,7 +99,7 @@ impl Permitted {
     /// When the token was issued: a time that has passed, as far as the realm's word goes. `None`
     /// for a local peer.
     pub fn issued_at(&self) -> Option<Timestamp> {
-        self.token().map(|token| token.claims.issued_at)
+        self.token().map(|token| token.claims.issued.latest)
     }
 
     /// `None` for a local peer.
@@ -164,7 +164,7 @@ pub fn recheck(
             if !realm.keys.has_thumbprint(&token.thumbprint) {
                 return Err(DenyReason::KeyUnknown);
             }
-            let now = clock.of_token(&token.claims.principal, token.claims.issued_at);
+            let now = clock.of_token(&token.claims.principal, token.claims.issued.latest);
             revoked(token, &snapshot.deny, now).map_err(|finding| finding.reason)?;
             lifetime(token, &realm.policy).map_err(|finding| finding.reason)?;
             Some(token)

@@ -195,12 +195,13 @@ impl DenyList {
             value.as_ref().is_some_and(|value| list.has(value, now))
         };
         let client_floor = realm.not_before_by_client.get(client).copied();
+        let issued = claims.issued.earliest;
         let checks = [
             ("key", realm.thumbprints.has(thumbprint, now)),
             ("session", named(&realm.sessions, &claims.session)),
             ("token", named(&realm.token_ids, &claims.token_id)),
-            ("not-before", claims.issued_at < realm.not_before),
-            ("client's not-before", Some(claims.issued_at) < client_floor),
+            ("not-before", issued < realm.not_before),
+            ("client's not-before", Some(issued) < client_floor),
         ];
         let hit = checks.iter().find(|(_, hit)| *hit).map(|(what, _)| *what);
         hit.or_else(|| self.names(&claims.principal, now))

@@ -70,7 +70,7 @@ impl<'c> Case<'c> {
             realm,
             deny,
             synchronised: clock.synchronised,
-            now: clock.of_token(&token.claims.principal, token.claims.issued_at),
+            now: clock.of_token(&token.claims.principal, token.claims.issued.latest),
             uptime: clock.uptime,
             endpoints: Vec::new(),
             proof: None,
@@ -128,7 +128,7 @@ fn not_before(case: &mut Case<'_>) -> Checked {
 }
 
 fn issued_at(case: &mut Case<'_>) -> Checked {
-    let issued = case.token.claims.issued_at;
+    let issued = case.token.claims.issued.latest;
     if issued > case.soon() {
         return Err(at(DenyReason::IssuedInFuture, issued, case.now));
     }
@@ -136,7 +136,7 @@ fn issued_at(case: &mut Case<'_>) -> Checked {
 }
 
 fn age(case: &mut Case<'_>) -> Checked {
-    let (policy, issued) = (case.policy(), case.token.claims.issued_at);
+    let (policy, issued) = (case.policy(), case.token.claims.issued.earliest);
     let oldest = policy.max_age.map(|age| age.saturating_add(policy.leeway));
     if oldest.is_some_and(|oldest| case.now.since(issued) > oldest) {
         return Err(at(DenyReason::TooOld, issued, case.now));
@@ -147,7 +147,7 @@ fn age(case: &mut Case<'_>) -> Checked {
 pub(super) fn lifetime(token: &Verified, policy: &Policy) -> Checked {
     let claims = &token.claims;
     let (lives, may) = (
-        claims.expires_at.since(claims.issued_at),
+        claims.expires_at.since(claims.issued.earliest),
         policy.max_lifetime(&claims.principal.client),
     );
     if lives > may {

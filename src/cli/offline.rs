@@ -25,6 +25,8 @@ pub(super) fn open(config: &Config) -> Result<State, Failure> {
         builder.create(folder).map_err(|e| denied(&e))?;
     }
     become_owner(folder).map_err(|e| denied(&e))?;
+    // What nobody may look into says no more than that; whose it is comes after.
+    fs::read_dir(folder).map_err(|e| denied(&e))?;
     State::open(config).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::core::Core;
+use super::health::keyless;
 use crate::admin::{
     AuditStatus, EngineStatus, Explanation, Failed, Fetched, Keys, Listed, Pinned, Refreshed,
     Reloaded, ResetTo, Status, TimeReset,
@@ -45,12 +46,10 @@ impl http::Control for Core {
                 other => format!("state folder {folder}: {other}"),
             });
         }
-        let snapshot = self.admission.snapshot();
-        let keyless = snapshot.realms.values().all(|realm| realm.keys.is_empty());
-        if keyless {
-            return Err("no realm has pinned keys yet; run `slmd keys pin REALM FILE`".to_owned());
+        match keyless(&self.admission.snapshot().realms) {
+            Some(why) => Err(why),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn status(&self) -> Status {

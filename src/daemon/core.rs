@@ -17,7 +17,7 @@ use crate::keysync::{Changed, Outcome, Report, Told, Why};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
-use crate::time;
+use crate::time::{self, Reading};
 use crate::transport::{http, mqtt};
 
 pub(super) struct Core {
@@ -42,22 +42,21 @@ pub(super) struct Core {
 impl Core {
     /// Once a second. A part that fails says so and is tried again.
     pub(super) fn tick(&self) {
-        let now = time::now();
         self.check_store();
-        if let Err(error) = self.state.log.tick(now) {
+        let reading = time::reading();
+        let Reading {
+            now,
+            at,
+            synchronised,
+        } = reading;
+        if let Err(error) = self.state.floor.advance(now, synchronised, at) {
+            tracing::error!(%error, "the time floor could not be saved");
+        }
+        if let Err(error) = self.state.log.tick(now, synchronised) {
             tracing::error!(%error, "audit housekeeping failed");
         }
-        if let Err(error) = self.admission.tick() {
+        if let Err(error) = self.admission.tick(&self.state.clock_at(reading)) {
             tracing::error!(%error, "delivery housekeeping failed");
-        }
-        // Read anew, and between two answers: the clock may have been stepped and called
-        // synchronised meanwhile, and a wrong floor would stay.
-        let before = time::synchronised();
-        let now = time::now();
-        let synchronised = before && time::synchronised();
-        let advanced = self.state.floor.advance(now, synchronised, time::booted());
-        if let Err(error) = advanced {
-            tracing::error!(%error, "the time floor could not be saved");
         }
         self.refresh_due();
     }

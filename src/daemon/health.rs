@@ -1,7 +1,9 @@
-//! Whether every loop still makes progress: what the watchdog is fed by.
+//! Whether every loop still makes progress, what the watchdog is fed by; and whether there are keys.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::auth::{Realm, Skipped};
 use crate::engine::Engine;
 use crate::time;
 use crate::transport::mqtt;
@@ -55,5 +57,65 @@ impl Health {
         std::iter::once(self.engine.heartbeat())
             .chain(mqtt)
             .collect()
+    }
+}
+
+/// Why no token can be verified, where none can.
+pub(super) fn keyless(realms: &BTreeMap<String, Realm>) -> Option<String> {
+    let mut left_out = Vec::new();
+    for realm in realms.values() {
+        if !realm.keys.is_empty() {
+            return None;
+        }
+        let skipped = realm.keys.skipped().iter().map(Skipped::to_string);
+        let skipped: Vec<String> = skipped.collect();
+        if !skipped.is_empty() {
+            let (name, why) = (&realm.name, skipped.join("; "));
+            left_out.push(format!("the keys of realm {name} are all left out: {why}"));
+        }
+    }
+    Some(match left_out.is_empty() {
+        true => "no realm has pinned keys yet; run `slmd keys pin REALM FILE`".to_owned(),
+        false => left_out.join("; "),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::auth::{KeySet, Policy};
+
+    fn realm(name: &str, keys: KeySet) -> (String, Realm) {
+        let realm = Realm {
+            name: name.to_owned(),
+            issuer: name.to_owned(),
+            policy: Policy::default(),
+            endpoints: Vec::new(),
+            keys,
+            confirmed: None,
+        };
+        (name.to_owned(), realm)
+    }
+
+    #[test]
+    fn keys_that_are_all_left_out_are_named_with_the_reason() {
+        let small = json!({"kty": "RSA", "alg": "RS256", "kid": "old", "n": "AQAB", "e": "AQAB"});
+        let small = json!({"keys": [small]}).to_string();
+        let left_out = KeySet::stored(small.as_bytes()).unwrap();
+        let why = left_out.skipped()[0].why.clone();
+        let none = realm("none", KeySet::default());
+        assert!(
+            keyless(&BTreeMap::from([none.clone()]))
+                .unwrap()
+                .contains("keys pin")
+        );
+        let told = keyless(&BTreeMap::from([none, realm("weak", left_out)])).unwrap();
+        assert!(
+            told.contains("the keys of realm weak are all left out: key 0 (old)"),
+            "{told}"
+        );
+        assert!(told.contains(&why) && !told.contains("keys pin"), "{told}");
     }
 }

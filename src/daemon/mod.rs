@@ -276,7 +276,7 @@ fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
         log: state.log.clone(),
         store: state.store.clone(),
         clock: state.clock(),
-        heard: state.heard(),
+        floor: state.floor.clone(),
         shutdown: shutdown.clone(),
         refresh: refresh(state.refresher.clone()),
     }

@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::RunError;
-use crate::admission::Heard;
 use crate::audit;
 use crate::auth::{Clock, DenyList, KeySet, Realm, Revocations, Snapshot};
 use crate::config::{Config, RealmConfig};
@@ -17,7 +16,7 @@ use crate::identity::{Key, Nonces};
 use crate::keysync::{DenyFiles, Floor, Keyring, KeysError, Lines, NewDenyFiles, Refresher};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
-use crate::time::{self, Moment};
+use crate::time::{self, Moment, Reading};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -26,7 +25,7 @@ pub struct State {
     pub store: Store,
     pub log: audit::Log,
     pub keyring: Keyring,
-    pub floor: Arc<Floor>,
+    pub floor: Floor,
     /// What transports give out for DPoP proofs.
     pub nonces: Nonces,
     pub refresher: Refresher,
@@ -54,8 +53,8 @@ impl State {
         let store = Store::open(&folder.join("db")).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;
-        let floor = Arc::new(Floor::open(&store, time::booted()).map_err(fail)?);
-        let passed = Arc::clone(&floor);
+        let floor = Floor::open(&store, time::booted()).map_err(fail)?;
+        let passed = floor.clone();
         let moment = move || passed.moment(time::now(), time::uptime());
         let begun = time::uptime();
         let keyring = Keyring::open(&store, folder.join("keys"), floor.ran(begun), begun)
@@ -124,34 +123,13 @@ impl State {
 
     /// Time as decisions see it.
     pub fn clock(&self) -> Box<dyn Fn() -> Clock + Send + Sync> {
-        let floor = Arc::clone(&self.floor);
-        Box::new(move || {
-            let (now, uptime) = (time::now(), time::uptime());
-            let synchronised = time::synchronised();
-            Clock {
-                now,
-                floor: floor.get(uptime),
-                uptime,
-                synchronised,
-                realm_floors: match synchronised {
-                    true => Arc::default(),
-                    false => floor.realms(now, uptime),
-                },
-            }
-        })
+        let floor = self.floor.clone();
+        Box::new(move || clock_at(&floor, time::reading()))
     }
 
-    /// Takes an accepted token's word for the time, while nothing better tells it. What is known
-    /// when a request is admitted stays known after a power cut.
-    pub fn heard(&self) -> Heard {
-        let floor = Arc::clone(&self.floor);
-        Box::new(move |who, issued_at| {
-            let (now, at) = (time::now(), time::booted());
-            if !time::synchronised() {
-                floor.hear(&who.issuer, &who.client, issued_at, now, at.uptime);
-            }
-            floor.write_along(at)
-        })
+    /// [`State::clock`] at an earlier reading.
+    pub fn clock_at(&self, reading: Reading) -> Clock {
+        clock_at(&self.floor, reading)
     }
 
     /// Both clocks, the wall clock held up by the floor.
@@ -285,6 +263,20 @@ impl State {
 fn issuers(config: &Config) -> Vec<String> {
     let realms = config.realms.iter();
     realms.map(|realm| realm.issuer.clone()).collect()
+}
+
+fn clock_at(floor: &Floor, reading: Reading) -> Clock {
+    let (now, uptime) = (reading.now, reading.at.uptime);
+    Clock {
+        now,
+        floor: floor.get(uptime),
+        uptime,
+        synchronised: reading.synchronised,
+        realm_floors: match reading.synchronised {
+            true => Arc::default(),
+            false => floor.realms(now, uptime),
+        },
+    }
 }
 
 fn deny_list(config: &Config, list: impl Fn(&str) -> Option<Revocations>) -> DenyList {

@@ -217,30 +217,18 @@ impl Floor {
 
     fn commit(&self, at: Booted) -> Result<(), StoreError> {
         let committed = self.store.commit(|| self.write(at));
-        if committed.is_err() {
-            // So that it is due again.
-            self.state().saved = Timestamp(0);
-        }
-        committed
+        committed.inspect_err(|_| self.state().unsave())
     }
 
     fn write(&self, at: Booted) -> Result<(), StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (floor, ran, realms) = {
-            let state = self.state();
-            let ran = state.ran(at.uptime);
-            (state.floor(at.uptime), ran, state.to_saved(at))
+        let (floor, realms) = self.state().written(at);
+        let insert = || {
+            let realms = realms.map_err(|e: Error| StoreError::Io(e.to_string()))?;
+            self.tree.insert(KEY, &floor)?;
+            self.tree.insert(REALMS_KEY, &realms)
         };
-        let bytes =
-            serde_json::to_vec(&realms).map_err(|e: Error| StoreError::Io(e.to_string()))?;
-        self.tree.insert(KEY, &stored(floor, at, ran))?;
-        self.tree.insert(REALMS_KEY, &bytes)?;
-        let mut state = self.state();
-        state.saved = floor;
-        state.saved_realms = realms;
-        state.realms_saved_at = Some(at.uptime);
-        state.realms.values_mut().for_each(Words::stored_now);
-        Ok(())
+        insert().inspect_err(|_| self.state().unsave())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -275,6 +263,22 @@ impl State {
         for words in self.realms.values_mut() {
             words.forget(uptime);
         }
+    }
+
+    /// Floor and realms as they are to be stored. From here on they count as saved: what is raised
+    /// while they are written is due the next time.
+    fn written(&mut self, at: Booted) -> (Vec<u8>, Result<Vec<u8>, Error>) {
+        self.saved = self.floor(at.uptime);
+        self.saved_realms = self.to_saved(at);
+        self.realms_saved_at = Some(at.uptime);
+        self.realms.values_mut().for_each(Words::stored_now);
+        let floor = stored(self.saved, at, self.ran(at.uptime));
+        (floor, serde_json::to_vec(&self.saved_realms))
+    }
+
+    /// It couldn't be written, so it is due again.
+    fn unsave(&mut self) {
+        self.saved = Timestamp(0);
     }
 
     fn to_saved(&self, now: Booted) -> BTreeMap<String, Saved> {

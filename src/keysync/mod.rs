@@ -234,6 +234,19 @@ impl Keyring {
         Ok((keys, change))
     }
 
+    /// [`Keyring::pin`]s what is in force, where `fingerprint` names it.
+    fn pin_again(
+        &self,
+        realm: &str,
+        fingerprint: &str,
+        now: Moment,
+    ) -> Option<Result<(KeySet, Change), KeysError>> {
+        let known = self.get(realm).ok().flatten();
+        known.filter(|known| known.keys.fingerprint() == fingerprint)?;
+        let saved = self.saved(realm).transpose()?;
+        Some(saved.and_then(|saved| self.pin(realm, &saved.jwks, now)))
+    }
+
     /// Puts keys in force that their history allows.
     fn replace(
         &self,

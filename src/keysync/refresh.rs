@@ -271,7 +271,8 @@ impl Refresher {
         }
     }
 
-    /// Pins the held set when it is the one that `fingerprint` names. `None`: there is no such set.
+    /// Pins the set that `fingerprint` names: the held one, or the one in force, whose keys then
+    /// count as a person's choice. `None`: there is no such set.
     pub fn pin_held(
         &self,
         realm: &str,
@@ -280,8 +281,11 @@ impl Refresher {
     ) -> Option<Result<(KeySet, Change), KeysError>> {
         let line = self.line(realm)?;
         let held = line.state().held.clone();
-        let held = held.filter(|held| held.keys.fingerprint() == fingerprint)?;
-        let pinned = self.0.keyring.pin(realm, &held.jwks, now);
+        let held = held.filter(|held| held.keys.fingerprint() == fingerprint);
+        let pinned = match held {
+            Some(held) => self.0.keyring.pin(realm, &held.jwks, now),
+            None => self.0.keyring.pin_again(realm, fingerprint, now)?,
+        };
         if pinned.is_ok() {
             line.state().forget_held();
         }

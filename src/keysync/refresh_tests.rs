@@ -216,6 +216,25 @@ fn a_realm_isnt_handed_over_in_three_fetches() {
 }
 
 #[test]
+fn keys_in_force_that_a_person_pins_by_their_fingerprint_vouch_at_once() {
+    let (own, added, next) = (jwks("own"), jwks("added"), jwks("next"));
+    let bench = Bench::new(Some(&own));
+    bench.issuer.says("200 OK", both(&own, &added));
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+    let fetched = bench.refresher.fetch("dev").unwrap().unwrap();
+    assert!(fetched.pinned);
+    let fingerprint = fetched.set.keys.fingerprint();
+    let pinned = bench
+        .refresher
+        .pin_held("dev", &fingerprint, moment(2_000_000));
+    let (_, change) = pinned.unwrap().unwrap();
+    assert_eq!(change, Change::default());
+    let bench = bench.restarted();
+    bench.issuer.says("200 OK", both(&added, &next));
+    assert_eq!(bench.refresh(), Outcome::Replaced);
+}
+
+#[test]
 fn what_isnt_in_a_held_set_goes_all_the_same() {
     let (own, added, next) = (jwks("own"), jwks("added"), jwks("next"));
     let bench = Bench::new(Some(&own));

@@ -217,12 +217,19 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     }),
     (LifetimeTooLong, |c| c.claims["exp"] = json!(NOW + 3301)),
     (LifetimeTooLong, |c| {
+        c.claims["iat"] = json!(NOW as f64 - 300.5)
+    }),
+    (LifetimeTooLong, |c| {
         let short = Duration::from_secs(3599);
         let own = &mut c.realm.policy.max_lifetime_by_client;
         own.insert("device-1".to_owned(), short);
     }),
     (TooOld, |c| {
         c.realm.policy.max_age = Some(Duration::from_secs(269))
+    }),
+    (TooOld, |c| {
+        c.realm.policy.max_age = Some(Duration::from_secs(270));
+        issued_a_little_earlier(c);
     }),
     (Revoked, |c| {
         let thumbprint = c.realm.keys.keys()[0].thumbprint.clone();
@@ -248,6 +255,16 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
         let from = Timestamp::from_secs(NOW - 299);
         let own = &mut c.revoked.not_before_by_client;
         own.insert("device-1".to_owned(), from);
+    }),
+    (Revoked, |c| {
+        c.revoked.not_before = Timestamp::from_secs(NOW - 300);
+        issued_a_little_earlier(c);
+    }),
+    (Revoked, |c| {
+        let from = Timestamp::from_secs(NOW - 300);
+        let own = &mut c.revoked.not_before_by_client;
+        own.insert("device-1".to_owned(), from);
+        issued_a_little_earlier(c);
     }),
     (EndpointMissing, |c| c.realm.policy.default_endpoint = None),
     (EndpointUnknown, |c| c.model = Some("smollm2-135m-instruct")),
@@ -288,6 +305,12 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
         c.claims["resource_access"] = json!({"slm": {"roles": ["audit"]}});
     }),
 ];
+
+/// By less than a second, and for no longer than is allowed.
+fn issued_a_little_earlier(case: &mut Case) {
+    case.claims["iat"] = json!(NOW as f64 - 300.25);
+    case.claims["exp"] = json!(NOW + 3299);
+}
 
 /// As Keycloak 26.7 binds a token to a DPoP key.
 fn bind(case: &mut Case) {

@@ -35,7 +35,7 @@ impl World {
         let store = Store::open(folder.path()).unwrap();
         let identity = Identity::new("edge-1").unwrap();
         let log = Log::open(&store, config.audit.clone(), &identity).unwrap();
-        log.tick(START).unwrap();
+        log.tick(START, false).unwrap();
         World {
             config,
             log,

@@ -53,6 +53,16 @@ fn configuration(folder: &Path, state: &Path, models: &Path) -> PathBuf {
     file
 }
 
+/// The build folder may be closed to others.
+fn program_for_all(folder: &Path) -> PathBuf {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
+        .expect("the test's own files and processes work");
+    let program = folder.join("slmd");
+    fs::copy(env!("CARGO_BIN_EXE_slmd"), &program)
+        .expect("the test's own files and processes work");
+    program
+}
+
 /// The tests' bundle once more, to be broken: links, which are replaced and never written to.
 fn bundle_copy() -> TempDir {
     let models = tempfile::tempdir_in(target()).expect("the test's own files and processes work");
@@ -274,11 +284,8 @@ fn without_a_free_descriptor_an_administrator_is_still_answered() {
 /// it and with whatever limits.
 #[test]
 fn no_process_of_ours_dumps_its_memory() {
-    // The build folder may be closed to others.
     let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = folder.path().join("slmd");
-    fs::copy(env!("CARGO_BIN_EXE_slmd"), &program).unwrap();
+    let program = program_for_all(folder.path());
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
@@ -351,7 +358,7 @@ fn what_others_can_change_is_refused_at_the_start_and_by_a_check() {
     assert_says(&check(), BAD_CONFIG, open);
     mode(&state, 0o755);
     std::os::unix::fs::chown(&state, Some(65534), None).unwrap();
-    let foreign = &["state folder", "id 65534", "chown 0"];
+    let foreign = &["state folder", "sudo -u '#65534'", "chown 0"];
     assert_says(&refused_start(&config), FAILED, foreign);
     std::os::unix::fs::chown(&state, Some(0), None).unwrap();
 
@@ -364,6 +371,31 @@ fn what_others_can_change_is_refused_at_the_start_and_by_a_check() {
         fs::remove_file(state.join(name)).unwrap();
         assert_eq!(fs::read_dir(&theirs).unwrap().count(), 0, "{name}");
         assert_eq!(fs::metadata(&theirs).unwrap().mode() & 0o777, 0o755);
+    }
+}
+
+#[test]
+fn who_isnt_the_daemons_user_is_told_who_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = program_for_all(folder.path());
+    let state = folder.path().join("state");
+    let config = configuration(folder.path(), &state, folder.path());
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(65533), None).unwrap();
+    for (bits, told) in [
+        (0o700, "Permission denied"),
+        (0o755, "run this as that user (sudo -u '#65533')"),
+    ] {
+        fs::set_permissions(&state, fs::Permissions::from_mode(bits)).unwrap();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program)
+            .arg("--config")
+            .arg(&config)
+            .args(["keys", "list"]);
+        let listed = run(&mut command, b"", PATIENCE);
+        assert_says(&listed, FAILED, &["state folder", told]);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::keys::Certs;
-use crate::support::{Clock, Daemon, Issuer, Kept, Response, Setup, chat, claims, within};
+use crate::support::{Clock, Daemon, Issuer, Kept, Response, Setup, chat, claims, http, within};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const MINUTE: u64 = 60;
@@ -304,4 +304,20 @@ fn a_token_that_tells_the_time_expires_and_stays_expired() {
         .daemon
         .admin_http("POST", "/keys/explain", &explained.to_string());
     assert_eq!(explained.json()["verdict"], "expired", "{explained:?}");
+}
+
+/// After the first, reads of the model list are counted rather than recorded one by one.
+#[test]
+fn a_read_that_is_only_counted_tells_the_time_too() {
+    let scene = Scene::start(Kept::ByNobody, "");
+    let read = |iat| {
+        let bearer = format!("Bearer {}", scene.token("device-1", iat));
+        let headers = [("authorization", &*bearer)];
+        http(&scene.daemon.socket(), "GET", "/v1/models", &headers, "")
+    };
+    assert_answered(&read(now()));
+    assert_answered(&read(now() + 20 * HOUR));
+    assert_refused(&read(now()), "expired");
+    let floors = scene.clock_status()["client_floors"]["dev"].clone();
+    assert_eq!(floors["client"], "device-1", "{floors}");
 }

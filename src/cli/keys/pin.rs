@@ -3,16 +3,14 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use serde::Serialize;
-
 use super::super::client::{Problem, body};
 use super::super::exit::{Done, Exit, Failure};
 use super::super::{Global, offline, output};
 use super::{lines, segment};
-use crate::admin::{Keys, PinHeld, route};
+use crate::admin::{Keys, PinHeld, Pinned, route};
 use crate::auth::KeySet;
 use crate::cli::input;
+use clap::Args;
 
 /// Far above any realm's key set.
 const MAX_JWKS: u64 = 1 << 20;
@@ -85,12 +83,8 @@ impl Pin {
         let realm = segment(&self.realm)?;
         let admin = global.admin()?;
         let fetched = admin.call_with(route::FETCH_KEYS, realm, Vec::new())?;
-        if !fetched.pinned || self.fingerprint.is_some() {
-            self.agree(&fetched.keys)?;
-        }
-        if fetched.pinned {
-            return self.report(global, &fetched, &fetched.keys);
-        }
+        // Keys that are in force already, too: from now on they are a person's choice.
+        self.agree(&fetched.keys)?;
         let fingerprint = fetched.keys.fingerprint.clone();
         let body = body(&PinHeld { fingerprint })?;
         let pinned = admin.call_with(route::PIN_HELD, realm, body)?;
@@ -116,7 +110,7 @@ impl Pin {
         confirm(&self.realm, &shown, instead)
     }
 
-    fn report(&self, global: &Global, answer: &impl Serialize, set: &Keys) -> Done {
+    fn report(&self, global: &Global, answer: &Pinned, set: &Keys) -> Done {
         if global.json {
             return output::show(global, answer);
         }

@@ -296,3 +296,28 @@ fn realm_floors_are_written_seldom() {
     let writes = store.syncs() - before;
     assert!((1..=6).contains(&writes), "{writes}");
 }
+
+#[test]
+fn what_is_raised_while_the_floors_are_written_is_written_the_next_time() {
+    let (folder, start) = (tempfile::tempdir().unwrap(), at(START));
+    let store = Store::open(folder.path()).unwrap();
+    let floor = Floor::open(&store, start).unwrap();
+    floor.follow(&[REALM], start);
+    hear(&floor, "one", later(HOUR), start);
+    std::thread::scope(|scope| {
+        // Nobody else writes meanwhile, so the write has begun and can't end.
+        let writer = store.write(|_| {
+            let writer = scope.spawn(|| floor.write_along(start));
+            while floor.writing.try_lock().is_ok() {
+                std::thread::yield_now();
+            }
+            hear(&floor, "one", later(2 * HOUR), start);
+            Ok::<_, StoreError>(writer)
+        });
+        writer.unwrap().join().unwrap().unwrap();
+    });
+    store.commit(|| floor.write_along(start)).unwrap();
+    drop((floor, store));
+    let floor = floor_in(&folder, start);
+    assert_eq!(time_of(&floor, "one", EPOCH, start).0, later(2 * HOUR));
+}

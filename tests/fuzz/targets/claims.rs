@@ -50,11 +50,11 @@ fn check(claims: &Value, typed_by_header: bool) {
     }
     // A fraction goes the way that makes the token good for less.
     let time = |name: &str| claims.get(name).map(|time| time.as_f64().expect("a number"));
-    let iat = time("iat").expect("permitted claims have iat").ceil();
+    let iat = time("iat").expect("permitted claims have iat");
     let exp = time("exp").expect("permitted claims have exp").floor();
     let (now, leeway) = (NOW as f64, LEEWAY as f64);
-    assert!(exp + leeway > now && iat <= now + leeway && iat < exp);
-    assert!(exp - iat <= MAX_LIFETIME as f64);
+    assert!(exp + leeway > now && iat.ceil() <= now + leeway && iat.ceil() < exp);
+    assert!(exp - iat.floor() <= MAX_LIFETIME as f64);
     assert!(time("nbf").is_none_or(|nbf| nbf.ceil() <= now + leeway));
     let access = claims.get("typ").map_or(typed_by_header, |typ| typ == "Bearer");
     assert!(access, "no access token");
