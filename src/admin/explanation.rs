@@ -1,6 +1,6 @@
 //! What becomes of a token, check by check.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::auth::{self, ExplainContext};
@@ -10,7 +10,7 @@ use crate::secret::Secret;
 /// A token, and the request that it is tried for: by the socket, to read, unless told otherwise.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ToExplain {
-    #[serde(with = "exposed")]
+    #[serde(serialize_with = "exposed")]
     pub token: Secret<String>,
     pub transport: Option<Transport>,
     pub model: Option<String>,
@@ -27,23 +27,8 @@ impl ToExplain {
     }
 }
 
-mod exposed {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use crate::secret::Secret;
-
-    pub(super) fn serialize<S: Serializer>(
-        token: &Secret<String>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        to.serialize_str(token.expose())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Secret<String>, D::Error> {
-        String::deserialize(from).map(Secret::new)
-    }
+fn exposed<S: Serializer>(token: &Secret<String>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(token.expose())
 }
 
 /// [`auth::Explanation`] as it travels: a reader may not know every reason.

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::auth::{KeyInfo, KeySet, Realm, Skipped};
-use crate::keysync::{Change, DenyStatus, Outcome, Report};
-use crate::prompt::Scope;
-use crate::time::{Moment, Timestamp};
+use crate::auth::{KeyInfo, KeySet, Skipped};
+use crate::keysync::{Change, DenyStatus};
 
 /// A key set: what is used of it, and what isn't.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,47 +105,4 @@ pub struct Refreshed {
     pub why: Option<String>,
     pub changed: Option<KeysChanged>,
     pub held: Option<Keys>,
-}
-
-impl RealmStatus {
-    /// What decisions know of a realm; what only its sources know isn't filled in.
-    pub fn new(realm: &Realm, now: Moment) -> RealmStatus {
-        let stops = Scope::ALL.into_iter().filter_map(|scope| {
-            let at = realm.stops_at(scope, now)?;
-            Some((scope.as_str().to_owned(), at.to_string()))
-        });
-        let endpoints = realm.endpoints.iter().map(|endpoint| EndpointStatus {
-            client_id: endpoint.client_id.clone(),
-            model: endpoint.model.clone(),
-        });
-        RealmStatus {
-            name: realm.name.clone(),
-            issuer: realm.issuer.clone(),
-            keys: Keys::from(&realm.keys),
-            keys_age_seconds: realm.confirmed.map(|at| at.age(now).as_secs()),
-            keys_confirmed_at: realm.confirmed.map(|at| at.shown(now).to_string()),
-            scope_stops_at: stops.collect(),
-            endpoints: endpoints.collect(),
-            keys_changed: None,
-            refresh: None,
-            held: None,
-            deny_list: None,
-        }
-    }
-}
-
-impl RefreshStatus {
-    pub fn new(report: Report, now: Timestamp) -> RefreshStatus {
-        let (outcome, at) = report.last.unzip();
-        RefreshStatus {
-            last_outcome: outcome.as_ref().map(|outcome| outcome.as_str().to_owned()),
-            last_at: at.map(|at| at.to_string()),
-            why: match outcome {
-                Some(Outcome::Failed(why)) => Some(why),
-                _ => None,
-            },
-            next_at: now.saturating_add(report.next_in).to_string(),
-            vouching: report.vouching,
-        }
-    }
 }

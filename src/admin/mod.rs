@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::explanation::{Check, Explanation, ToExplain};
 pub use self::keys::{
-    Fetched, Keys, KeysChanged, Listed, PinHeld, Pinned, RealmStatus, RefreshStatus, Refreshed,
+    EndpointStatus, Fetched, Keys, KeysChanged, Listed, PinHeld, Pinned, RealmStatus,
+    RefreshStatus, Refreshed,
 };
 pub use self::route::{Call, Operation, Route};
 pub use self::status::{AuditStatus, ClientFloor, ClockStatus, EngineStatus, MqttStatus, Status};

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::{RunError, State};
 use crate::admin::{
-    ClientFloor, ClockStatus, Explanation, Failed, Keys, KeysChanged, Pinned, RealmStatus,
-    RefreshStatus,
+    ClientFloor, ClockStatus, EndpointStatus, Explanation, Failed, Keys, KeysChanged, Pinned,
+    RealmStatus, RefreshStatus,
 };
-use crate::auth::{self, ExplainContext, KeySet, Snapshot};
+use crate::auth::{self, ExplainContext, KeySet, Realm, Snapshot};
 use crate::config::Config;
-use crate::keysync::{Change, KeysError};
-use crate::prompt::Origin;
-use crate::time::{self, Timestamp};
+use crate::keysync::{Change, KeysError, Outcome};
+use crate::prompt::{Origin, Scope};
+use crate::time::{self, Moment, Timestamp};
 
 impl From<RunError> for Failed {
     fn from(error: RunError) -> Failed {
@@ -24,17 +24,33 @@ impl State {
     /// The realms of what is in force. What only a running daemon knows is left out without one.
     pub fn realm_statuses(&self, snapshot: &Snapshot) -> Vec<RealmStatus> {
         let now = self.moment();
-        let status = |realm: &auth::Realm| {
-            let (refresh, held) = self.refresh_status(&realm.name, now.known);
-            RealmStatus {
-                keys_changed: self.keys_changed(&realm.name),
-                refresh,
-                held,
-                deny_list: self.deny_files.status(&realm.name),
-                ..RealmStatus::new(realm, now)
-            }
-        };
-        snapshot.realms.values().map(status).collect()
+        let realms = snapshot.realms.values();
+        realms.map(|realm| self.realm_status(realm, now)).collect()
+    }
+
+    fn realm_status(&self, realm: &Realm, now: Moment) -> RealmStatus {
+        let stops = Scope::ALL.into_iter().filter_map(|scope| {
+            let at = realm.stops_at(scope, now)?;
+            Some((scope.as_str().to_owned(), at.to_string()))
+        });
+        let endpoints = realm.endpoints.iter().map(|endpoint| EndpointStatus {
+            client_id: endpoint.client_id.clone(),
+            model: endpoint.model.clone(),
+        });
+        let (refresh, held) = self.refresh_status(&realm.name, now.known);
+        RealmStatus {
+            name: realm.name.clone(),
+            issuer: realm.issuer.clone(),
+            keys: Keys::from(&realm.keys),
+            keys_age_seconds: realm.confirmed.map(|at| at.age(now).as_secs()),
+            keys_confirmed_at: realm.confirmed.map(|at| at.shown(now).to_string()),
+            scope_stops_at: stops.collect(),
+            endpoints: endpoints.collect(),
+            keys_changed: self.keys_changed(&realm.name),
+            refresh,
+            held,
+            deny_list: self.deny_files.status(&realm.name),
+        }
     }
 
     pub(super) fn keys_changed(&self, realm: &str) -> Option<KeysChanged> {
@@ -54,7 +70,18 @@ impl State {
             return (None, None);
         };
         let held = report.held.as_ref().map(|held| Keys::from(&held.keys));
-        (Some(RefreshStatus::new(report, now)), held)
+        let (outcome, at) = report.last.unzip();
+        let refresh = RefreshStatus {
+            last_outcome: outcome.as_ref().map(|outcome| outcome.as_str().to_owned()),
+            last_at: at.map(|at| at.to_string()),
+            why: match outcome {
+                Some(Outcome::Failed(why)) => Some(why),
+                _ => None,
+            },
+            next_at: now.saturating_add(report.next_in).to_string(),
+            vouching: report.vouching,
+        };
+        (Some(refresh), held)
     }
 
     pub(super) fn clock_status(&self, snapshot: &Snapshot) -> ClockStatus {

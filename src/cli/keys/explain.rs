@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use super::super::client::{Problem, body};
 use super::super::exit::{Done, Exit, Failure};
@@ -25,33 +26,15 @@ pub(in crate::cli) struct Explain {
     /// A file that holds the token; without it, standard input.
     #[arg(long, env = "SLMD_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The way that the token is to come.
-    #[arg(long, value_enum, default_value_t = Way::Socket)]
-    transport: Way,
+    /// The way that the token is to come: socket, tcp or mqtt.
+    #[arg(long, value_name = "T", default_value = "socket", value_parser = named::<Transport>)]
+    transport: Transport,
     /// The endpoint's client id (default: the realm's default endpoint).
     #[arg(long, value_name = "M")]
     model: Option<String>,
-    /// What the token is to be used for.
-    #[arg(long, value_name = "S", default_value = "read", value_parser = scope)]
+    /// What the token is to be used for: read, write, fine-tune or audit.
+    #[arg(long, value_name = "S", default_value = "read", value_parser = named::<Scope>)]
     scope: Scope,
-}
-
-/// [`Transport`], as it is typed.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Way {
-    Socket,
-    Tcp,
-    Mqtt,
-}
-
-impl Way {
-    fn transport(self) -> Transport {
-        match self {
-            Way::Socket => Transport::Socket,
-            Way::Tcp => Transport::Tcp,
-            Way::Mqtt => Transport::Mqtt,
-        }
-    }
 }
 
 impl Explain {
@@ -59,7 +42,7 @@ impl Explain {
         let file = self.token_file.as_deref().unwrap_or(Path::new("-"));
         let asked = ToExplain {
             token: input::token(file)?,
-            transport: Some(self.transport.transport()),
+            transport: Some(self.transport),
             model: self.model.clone(),
             scope: Some(self.scope),
         };
@@ -88,9 +71,10 @@ impl Explain {
     }
 }
 
-fn scope(name: &str) -> Result<Scope, String> {
-    let found = Scope::ALL.into_iter().find(|scope| scope.as_str() == name);
-    found.ok_or_else(|| format!("known are {}", Scope::ALL.map(Scope::as_str).join(", ")))
+/// A value by the name that JSON has for it.
+fn named<T: DeserializeOwned>(name: &str) -> Result<T, String> {
+    let found = T::deserialize(name.into_deserializer());
+    found.map_err(|error: serde::de::value::Error| error.to_string())
 }
 
 /// A line a check, then what to do.

@@ -61,7 +61,7 @@ impl Pin {
             .map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
         let set = Keys::from(&keys);
         if !self.yes {
-            self.confirm(&set, "give --yes")?;
+            confirm(realm, &set, "give --yes")?;
         }
         let pinned = global
             .admin()?
@@ -99,15 +99,8 @@ impl Pin {
                 output::printable(&fetched.fingerprint)
             ))),
             None if self.yes => Ok(()),
-            None => self.confirm(fetched, "give --fingerprint F or --yes"),
+            None => confirm(&self.realm, fetched, "give --fingerprint F or --yes"),
         }
-    }
-
-    fn confirm(&self, set: &Keys, instead: &str) -> Done {
-        let mut shown = lines(set);
-        let fingerprint = output::printable(&set.fingerprint);
-        shown.push(format!("  fingerprint {fingerprint}"));
-        confirm(&self.realm, &shown, instead)
     }
 
     fn report(&self, global: &Global, answer: &Pinned, set: &Keys) -> Done {
@@ -120,16 +113,17 @@ impl Pin {
 }
 
 /// Shows what would be trusted, and asks.
-fn confirm(realm: &str, shown: &[String], instead: &str) -> Done {
+fn confirm(realm: &str, set: &Keys, instead: &str) -> Done {
     let stdin = std::io::stdin();
     let mut out = std::io::stderr().lock();
     writeln!(
         out,
         "These keys will be trusted for realm {realm}, and no others:"
     )?;
-    for text in shown {
+    for text in lines(set) {
         writeln!(out, "{text}")?;
     }
+    writeln!(out, "  fingerprint {}", output::printable(&set.fingerprint))?;
     if !stdin.is_terminal() {
         return Err(Failure::new(
             Exit::Usage,
