@@ -19,6 +19,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use self::backup::{Backup, NewCopy};
 pub use self::deny::{Changed, DenyFiles, DenyStatus, NewDenyFiles};
 pub use self::floor::Floor;
@@ -82,7 +84,7 @@ pub struct Pinned {
 }
 
 /// Keys that came into force and keys that left, by thumbprint.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     pub added: Vec<String>,
     pub removed: Vec<String>,

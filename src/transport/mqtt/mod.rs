@@ -61,15 +61,6 @@ pub struct Settings {
     pub reconnect_max: Duration,
 }
 
-/// What status and readiness say of the broker connection.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub struct MqttStatus {
-    pub connected: bool,
-    /// Why not, or a denied subscription, or a takeover by another client with our id.
-    pub problem: Option<String>,
-    pub reconnects: u64,
-}
-
 /// The running transport. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -80,7 +71,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub fn status(&self) -> MqttStatus {
+    pub fn status(&self) -> crate::admin::MqttStatus {
         self.status.get(time::instant())
     }
 
