@@ -22,6 +22,7 @@ pub mod admin;
 pub mod admission;
 pub mod audit;
 pub mod auth;
+pub mod authority;
 pub mod catalog;
 pub mod cli;
 pub mod config;

@@ -90,7 +90,7 @@ impl Admission {
         let request = Arc::clone(permitted.request());
         let endpoint = Arc::clone(permitted.endpoint());
         let allowed = allowance(permitted.grant().max_context, rate);
-        let now = (self.0.clock)().effective();
+        let now = self.clock().effective();
         let prepared = tokio::task::spawn_blocking(move || match &request.action {
             Action::Chat(chat) => {
                 let limit = endpoint.max_completion_tokens;
@@ -114,7 +114,7 @@ impl Admission {
         let (sender, answer) = prompt::channel(self.0.settings.load().answer_buffer);
         let interrupt = run.interrupt.clone();
         // What was revoked since the decision may not have found it among what runs.
-        let (snapshot, clock) = (self.snapshot(), (self.0.clock)());
+        let (snapshot, clock) = (self.snapshot(), self.clock());
         if let Err(reason) = auth::recheck(&permitted, &snapshot, &clock) {
             interrupt.raise(Finish::Revoked(reason));
         }

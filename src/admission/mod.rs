@@ -24,8 +24,9 @@ pub use inbox::{Asker, Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, 
 
 use crate::audit::AuditError;
 use crate::auth::{self, Cache, Clock, Credential, Decision, Denied, Permitted, Snapshot};
+use crate::authority::Authority;
 use crate::engine::Engine;
-use crate::keysync::Floor;
+use crate::keysync::{Outcome, Why};
 use crate::prompt::{Finish, Origin, Request, RequestId};
 use crate::quota::Quota;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
@@ -78,21 +79,14 @@ pub struct Parts {
     pub engine: Engine,
     pub log: audit::Log,
     pub store: Store,
-    /// The time as decisions are to see it: wall clock, floor, synchronised.
-    pub clock: Box<dyn Fn() -> Clock + Send + Sync>,
-    /// Told of every accepted token, and written with its permit.
-    pub floor: Floor,
+    /// What is in force, and the time. Told of every accepted token, and written with its permit.
+    pub authority: Authority,
     pub shutdown: Shutdown,
-    /// Fetches a realm's keys because a token names one that isn't known. Blocks.
-    pub refresh: Refresh,
 }
-
-/// Takes a realm's name.
-pub type Refresh = Box<dyn Fn(&str) -> Refreshed + Send + Sync>;
 
 /// What came of asking for a realm's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refreshed {
+enum Refreshed {
     /// The realm's keys aren't refreshed, or were just seen: the key is unknown for good.
     Settled,
     /// The issuer can't be asked now; it can after this.
@@ -101,7 +95,7 @@ pub enum Refreshed {
 
 struct Inner {
     settings: ArcSwap<Settings>,
-    snapshot: ArcSwap<Snapshot>,
+    authority: Authority,
     cache: Cache,
     quota: Mutex<Quota>,
     /// Requests rather than tokens.
@@ -110,14 +104,11 @@ struct Inner {
     inbox: Inbox,
     waiting: Waiting,
     replay: Replay,
-    refresh: Refresh,
     refreshing: Waiters,
     metrics: Metrics,
     engine: Engine,
     log: audit::Log,
     store: Store,
-    clock: Arc<dyn Fn() -> Clock + Send + Sync>,
-    floor: Floor,
     shutdown: Shutdown,
 }
 
@@ -131,20 +122,17 @@ impl Admission {
     pub fn new(
         parts: Parts,
         settings: Settings,
-        snapshot: Snapshot,
         registry: &mut Registry,
     ) -> Result<Admission, StoreError> {
-        let clock: Arc<dyn Fn() -> Clock + Send + Sync> = Arc::from(parts.clock);
-        let own = Arc::clone(&clock);
-        let effective = move || own().effective();
+        let authority = parts.authority.clone();
+        let effective = move || authority.clock().effective();
         Ok(Admission(Arc::new(Inner {
             inbox: Inbox::open(&parts.store, Box::new(effective))?,
             waiting: Waiting::default(),
             replay: Replay::open(&parts.store, registry)?,
-            refresh: parts.refresh,
             refreshing: Waiters::new(),
             settings: ArcSwap::from_pointee(settings),
-            snapshot: ArcSwap::from_pointee(snapshot),
+            authority: parts.authority,
             cache: Cache::new(CACHED_TOKENS),
             quota: Mutex::new(Quota::new(PRINCIPALS)),
             turns: Mutex::new(Quota::new(TURNS)),
@@ -153,8 +141,6 @@ impl Admission {
             engine: parts.engine,
             log: parts.log,
             store: parts.store,
-            clock,
-            floor: parts.floor,
             shutdown: parts.shutdown,
         })))
     }
@@ -189,21 +175,21 @@ impl Admission {
         self.note(&records::admin(origin, what, refusal))
     }
 
-    /// Puts new keys, policy or deny-list in force: at once for what comes, and for what runs as
-    /// far as an epoch can change it.
-    pub fn replace_snapshot(&self, mut snapshot: Snapshot) {
-        snapshot.epoch = self.0.snapshot.load().epoch + 1;
-        let snapshot = Arc::new(snapshot);
-        self.0.snapshot.store(Arc::clone(&snapshot));
-        let clock = (self.0.clock)();
+    /// Another epoch is in force: ends what runs as far as that can change it.
+    pub fn look_again(&self) {
+        let (snapshot, clock) = (self.snapshot(), self.clock());
         self.0.running.interrupt_where(|permitted| {
             let again = auth::recheck(permitted, &snapshot, &clock);
             again.err().map(Finish::Revoked)
         });
     }
 
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.0.snapshot.load_full()
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.authority.snapshot()
+    }
+
+    fn clock(&self) -> Clock {
+        self.0.authority.clock()
     }
 
     pub fn replace_settings(&self, settings: Settings) {
@@ -235,7 +221,7 @@ impl Admission {
 
     /// Both clocks, as decisions see them.
     pub fn moment(&self) -> Moment {
-        (self.0.clock)().moment()
+        self.clock().moment()
     }
 
     fn with_deadline(&self, mut request: Request) -> Arc<Request> {
@@ -247,7 +233,7 @@ impl Admission {
     }
 
     fn decide(&self, credential: &Credential, request: &Arc<Request>, clock: &Clock) -> Decision {
-        let snapshot = self.0.snapshot.load();
+        let snapshot = self.snapshot();
         self.0.cache.decide(credential, request, &snapshot, clock)
     }
 
@@ -261,7 +247,7 @@ impl Admission {
     ) -> Decision {
         let decide = || match clock {
             Some(clock) => self.decide(credential, request, clock),
-            None => self.decide(credential, request, &(self.0.clock)()),
+            None => self.decide(credential, request, &self.clock()),
         };
         let mut denied = match decide() {
             Decision::Deny(denied) if denied.reason == DenyReason::KeyUnknown => denied,
@@ -291,9 +277,9 @@ impl Admission {
         if let Decision::Permit(permitted) = &decision
             && let Some(at) = permitted.issued_at()
         {
-            let (clock, who) = ((self.0.clock)(), &permitted.grant().principal);
+            let (clock, who) = (self.clock(), &permitted.grant().principal);
             if !clock.synchronised {
-                let floor = &self.0.floor;
+                let floor = self.0.authority.floor();
                 floor.hear(&who.issuer, &who.client, at, clock.now, clock.uptime);
             }
         }
@@ -310,7 +296,13 @@ impl Admission {
         let asked = tokio::task::spawn_blocking(move || {
             // Until the thread is free, not only until its prompt stops waiting.
             let _waiter = waiter;
-            (door.0.refresh)(&realm)
+            match door.0.authority.refresh(&realm, Why::UnknownKey) {
+                Some(Outcome::Failed(_)) => late,
+                Some(Outcome::Cooldown(wait)) => Refreshed::Later(wait),
+                None | Some(Outcome::Confirmed | Outcome::Replaced | Outcome::Held) => {
+                    Refreshed::Settled
+                }
+            }
         });
         match tokio::time::timeout(REFRESH_WAIT, asked).await {
             Ok(Ok(refreshed)) => refreshed,
@@ -381,7 +373,7 @@ impl Admission {
         let door = self.clone();
         let written = tokio::task::spawn_blocking(move || {
             door.0.store.commit(|| {
-                door.0.floor.write_along(time::booted())?;
+                door.0.authority.floor().write_along(time::booted())?;
                 write()
             })
         });

@@ -8,10 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Refused;
-use crate::auth::{DenyList, Endpoint, KeySet, Policy, Realm, Revocations, Snapshot};
-use crate::keysync::{
-    Circumstances, Difference, History, Pinned, Set, Source, Thumbprints, Verdict,
-};
+use crate::auth::{DenyList, Endpoint, Policy, Realm, Revocations, Snapshot};
+use crate::keysync::{Circumstances, Difference, History, Pinned, Set, Source, Verdict};
 use crate::time::{Booted, Mark, Moment, Timestamp};
 
 /// A realm as it is configured.
@@ -55,7 +53,7 @@ pub enum Change {
     },
     /// Deny files have changed.
     DenyFile(Vec<(String, Revocations)>),
-    /// The time is known to be another.
+    /// The floor of time is set, also back.
     TimeReset {
         was: Timestamp,
         to: Timestamp,
@@ -65,17 +63,17 @@ pub enum Change {
 
 /// What is to be recorded of a change.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Note {
-    pub what: &'static str,
-    pub detail: Value,
+pub(super) struct Note {
+    pub(super) what: &'static str,
+    pub(super) detail: Value,
 }
 
 /// What a change comes to.
 #[derive(Debug)]
-pub struct Next {
-    pub force: Force,
-    pub notes: Vec<Note>,
-    pub done: Done,
+pub(super) struct Next {
+    pub(super) force: Force,
+    pub(super) notes: Vec<Note>,
+    pub(super) done: Done,
 }
 
 /// What came of a change, for whoever asked for it.
@@ -88,7 +86,7 @@ pub struct Done {
 
 /// What `change` makes of `force` at `now`. A refusal is of a change that can't be; it leaves all as
 /// it was.
-pub fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, Refused> {
+pub(super) fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, Refused> {
     let mut next = Next {
         force: force.clone(),
         notes: Vec::new(),
@@ -115,11 +113,11 @@ pub fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, Refused
                 next.note("deny_list_replaced", Some(detail));
             }
         }
-        Change::TimeReset { was, .. } => {
+        Change::TimeReset { was, to, .. } => {
             for pinned in next.force.keys.values_mut() {
                 pinned.confirmed = pinned.confirmed.mended(now);
             }
-            let (was, floor) = (was.to_string(), now.known.to_string());
+            let (was, floor) = (was.to_string(), to.to_string());
             next.note("time_reset", Some(json!({"was": was, "floor": floor})));
         }
     }
@@ -128,7 +126,8 @@ pub fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, Refused
 
 impl Next {
     fn note(&mut self, what: &'static str, detail: Option<Value>) {
-        self.notes.extend(detail.map(|detail| Note { what, detail }));
+        self.notes
+            .extend(detail.map(|detail| Note { what, detail }));
     }
 
     fn pinned(
@@ -149,9 +148,9 @@ impl Next {
         self.put(realm, pinned, now);
         let detail = json!({
             "realm": realm,
-            "keys": set.keys.keys().iter().map(key).collect::<Vec<_>>(),
+            "keys": set.keys.keys(),
             "fingerprint": set.keys.fingerprint(),
-            "left_out": set.keys.skipped().iter().map(|key| key.to_json()).collect::<Vec<_>>(),
+            "left_out": set.keys.skipped(),
             "added": self.done.difference.added,
             "removed": self.done.difference.removed,
         });
@@ -175,10 +174,14 @@ impl Next {
         let circumstances = Circumstances {
             passed,
             vouch_after: realm.vouch_after(),
-            denied: &|thumbprint| denied.is_some_and(|list| list.revokes_key(thumbprint, now.known)),
+            denied: &|thumbprint| {
+                denied.is_some_and(|list| list.revokes_key(thumbprint, now.known))
+            },
         };
         let was = old.keys.thumbprints();
-        let judged = old.history.next(&was, &set.keys.thumbprints(), &circumstances);
+        let judged = old
+            .history
+            .next(&was, &set.keys.thumbprints(), &circumstances);
         let (verdict, confirmed) = match judged.verdict {
             Verdict::Foreign => return Ok(()),
             Verdict::Held => (Verdict::Held, old.confirmed),
@@ -241,7 +244,7 @@ impl Force {
     }
 
     /// As decisions see it.
-    pub fn snapshot(&self, epoch: u64) -> Snapshot {
+    pub(super) fn snapshot(&self, epoch: u64) -> Snapshot {
         let realms = self.realms.iter().map(|realm| {
             let pinned = self.keys.get(&realm.name);
             Realm {
@@ -263,7 +266,7 @@ impl Force {
 
     /// Without the keys that `next` hasn't: what may count while `next` isn't written yet. `None`:
     /// nothing leaves.
-    pub fn without_what_leaves(&self, next: &Force) -> Option<Force> {
+    pub(super) fn without_what_leaves(&self, next: &Force) -> Option<Force> {
         let (mut less, mut leaves) = (self.clone(), false);
         for (realm, pinned) in &self.keys {
             let was = pinned.keys.thumbprints();
@@ -306,11 +309,7 @@ impl Configured {
     }
 
     /// Keys that vouch for a fetched set, in force or not, by thumbprint.
-    pub fn vouching(&self, pinned: &Pinned) -> Vec<String> {
+    pub(super) fn vouching(&self, pinned: &Pinned) -> Vec<String> {
         pinned.history.vouching(self.vouch_after())
     }
-}
-
-fn key(key: &crate::auth::KeyInfo) -> Value {
-    json!({"kid": key.kid, "algorithms": key.algorithms, "thumbprint": key.thumbprint})
 }

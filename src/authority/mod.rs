@@ -2,8 +2,7 @@
 //!
 //! Whatever changes it is a [`Change`]. [`force`] says, purely, what a change comes to;
 //! [`Authority::apply`] is the one place that takes the steps, in their order: written, recorded, put
-//! in force. What takes away is in force before it is written. People, issuers ([`Refresher`]) and
-//! deny files ([`DenyFiles`]) only bring changes.
+//! in force. People, issuers ([`Refresher`]) and deny files ([`DenyFiles`]) only bring changes.
 
 mod force;
 #[cfg(test)]
@@ -11,7 +10,6 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,7 +38,7 @@ use crate::time::{self, MAX_SECS, Moment, Reading, Timestamp};
 /// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
 const AHEAD: Duration = Duration::from_secs(86_400);
 
-/// Why a change isn't made. What it would have taken away may be gone all the same.
+/// Why a change isn't made.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     #[error("no realm {realm:?} is configured; there are: {known}")]
@@ -49,8 +47,8 @@ pub enum Refused {
     Keys(#[from] KeysError),
     #[error("realm {0:?} isn't refreshed; configure its [realm.jwks]")]
     NotRefreshed(String),
-    #[error("the keys of realm {realm:?} can't be fetched: {why}")]
-    Fetch { realm: String, why: String },
+    #[error("{0}")]
+    Fetch(String),
     #[error("realm {0:?} holds no set with this fingerprint; fetch it again and compare")]
     NotHeld(String),
     #[error("{to} is later than the clock ({now}); a floor that is too late refuses every token")]
@@ -201,16 +199,18 @@ impl Authority {
         self.0.floor.moment(time::now(), time::uptime())
     }
 
-    /// Makes a change: written, recorded, put in force, in this order, or refused. But what takes
-    /// away is in force at once, because a revocation waits for nothing that can fail. Blocks.
+    /// Makes a change: written, recorded, put in force, in this order, or nothing of it. But a
+    /// revocation waits for nothing that can fail: a deny-list, and the leaving of keys that their
+    /// issuer has dropped, are in force before they are written. Blocks.
     pub fn apply(&self, change: &Change, by: &Origin) -> Result<Done, Refused> {
         let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (old, now) = (self.force(), self.moment_of(change));
         let next = next(&old, change, now)?;
         let first = match change {
-            // Its file is what is written, and what a person wants at once.
+            // Its file is what is written.
             Change::DenyFile(_) => Some(next.force.clone()),
-            _ => old.without_what_leaves(&next.force),
+            Change::Fetched { .. } => old.without_what_leaves(&next.force),
+            _ => None,
         };
         if let Some(first) = first {
             self.swap(first);
@@ -229,7 +229,7 @@ impl Authority {
     fn moment_of(&self, change: &Change) -> Moment {
         match change {
             Change::TimeReset { to, at, .. } => Moment {
-                known: Floor::after_reset(*to).max(time::now()),
+                known: time::now().max(*to),
                 uptime: at.uptime,
             },
             _ => self.moment(),
@@ -248,11 +248,18 @@ impl Authority {
         let record = || {
             next.notes.iter().try_for_each(|note| {
                 let detail = note.detail.clone();
-                let recorded = self.0.log.change(by.clone(), note.what, detail, time::now());
+                let recorded = self
+                    .0
+                    .log
+                    .change(by.clone(), note.what, detail, time::now());
                 recorded.map(drop).map_err(Refused::from)
             })
         };
-        let save = || self.0.keyring.save(&old.keys, &next.force.keys, now, record);
+        let save = || {
+            self.0
+                .keyring
+                .save(&old.keys, &next.force.keys, now, record)
+        };
         match change {
             Change::TimeReset { to, at, .. } => self.0.floor.reset(*to, *at, save),
             _ => save(),
@@ -278,20 +285,28 @@ impl Authority {
     /// Reads and makes all that a configuration's realms need. Whatever can fail does so here or in
     /// [`Authority::follow`], before anything of it is in force.
     pub fn prepare(&self, realms: Vec<Configured>) -> Result<Prepared, Refused> {
-        let files = realms.iter().filter_map(|realm| {
-            let path = realm.deny_file.clone()?;
-            Some((realm.name.clone(), path))
-        });
-        let deny_files = self.0.deny_files.prepare(&files.collect());
-        let deny_files = deny_files.map_err(Refused::DenyFile)?;
         let sources = realms.iter().filter_map(|realm| {
             let source = realm.source.clone()?;
             Some((realm.name.clone(), source))
         });
         let lines = self.0.refresher.prepare(&sources.collect())?;
+        self.prepare_with(realms, lines)
+    }
+
+    /// What would be in force if a daemon began now; nothing is refreshed.
+    pub fn survey(&self, realms: Vec<Configured>) -> Result<(), Refused> {
+        self.follow(self.prepare_with(realms, Lines::default())?, None)
+    }
+
+    fn prepare_with(&self, realms: Vec<Configured>, lines: Lines) -> Result<Prepared, Refused> {
+        let files = realms.iter().filter_map(|realm| {
+            let path = realm.deny_file.clone()?;
+            Some((realm.name.clone(), path))
+        });
+        let deny_files = self.0.deny_files.prepare(&files.collect());
         Ok(Prepared {
+            deny_files: deny_files.map_err(Refused::DenyFile)?,
             realms,
-            deny_files,
             lines,
         })
     }
@@ -309,11 +324,6 @@ impl Authority {
         self.0.refresher.follow(prepared.lines);
         let issuers: Vec<&str> = issuers.iter().map(String::as_str).collect();
         self.0.floor.follow(&issuers, time::booted());
-        for realm in self.force().realms.iter() {
-            if let Some(pinned) = self.force().keys.get(&realm.name) {
-                tell_left_out(&realm.name, &pinned.keys);
-            }
-        }
         Ok(())
     }
 }
@@ -374,9 +384,9 @@ impl Authority {
         if to.as_secs() > MAX_SECS || (synchronised && to > now.saturating_add(AHEAD)) {
             return Err(Refused::TooLate { to, now });
         }
-        let was = self.0.floor.get(at.uptime);
+        let (was, to) = (self.0.floor.get(at.uptime), Floor::after_reset(to));
         self.apply(&Change::TimeReset { was, to, at }, by)?;
-        Ok((was, self.0.floor.get(at.uptime)))
+        Ok((was, to))
     }
 }
 
@@ -406,7 +416,11 @@ impl Authority {
         };
         self.0.refreshes.get_or_create(&labels).inc();
         if let Outcome::Failed(why) = &outcome {
-            tracing::warn!(realm, why, "keys could not be refreshed; the pinned ones stay");
+            tracing::warn!(
+                realm,
+                why,
+                "keys could not be refreshed; the pinned ones stay"
+            );
         }
         if let Some(fingerprint) = held {
             tracing::warn!(realm, "an unknown key set is held; compare and pin it");
@@ -443,12 +457,8 @@ impl Authority {
     pub fn fetch(&self, realm: &str) -> Result<(Set, bool), Refused> {
         let not_refreshed = || Refused::NotRefreshed(realm.to_owned());
         let line = self.0.refresher.line(realm).ok_or_else(not_refreshed)?;
-        let failed = |why: String| Refused::Fetch {
-            realm: realm.to_owned(),
-            why,
-        };
         let flight = line.take();
-        let set = flight.fetch().map_err(failed)?;
+        let set = flight.fetch().map_err(Refused::Fetch)?;
         let force = self.force();
         let known = force.keys.get(realm);
         if !known.is_some_and(|known| known.keys.same_keys(&set.keys)) {
@@ -456,7 +466,7 @@ impl Authority {
             return Ok((set, false));
         }
         match self.fetched(realm, &flight, set.clone()) {
-            Outcome::Failed(why) => Err(failed(why)),
+            Outcome::Failed(why) => Err(Refused::Fetch(why)),
             outcome => Ok((set, outcome == Outcome::Confirmed)),
         }
     }
@@ -470,7 +480,9 @@ impl Authority {
     pub fn vouching(&self, realm: &str) -> Vec<String> {
         let force = self.force();
         let found = force.realm(realm).ok().zip(force.keys.get(realm));
-        found.map(|(realm, pinned)| realm.vouching(pinned)).unwrap_or_default()
+        found
+            .map(|(realm, pinned)| realm.vouching(pinned))
+            .unwrap_or_default()
     }
 
     /// Looks at the deny files, and puts in force what has changed. Blocks.

@@ -114,7 +114,9 @@ impl NewDenyFiles {
     /// By realm.
     pub fn lists(&self) -> BTreeMap<String, Revocations> {
         let files = self.0.iter();
-        files.map(|(realm, file)| (realm.clone(), file.list.clone())).collect()
+        files
+            .map(|(realm, file)| (realm.clone(), file.list.clone()))
+            .collect()
     }
 }
 

@@ -6,8 +6,6 @@ mod backup;
 mod deny;
 mod floor;
 mod refresh;
-#[cfg(test)]
-mod refresh_tests;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -215,7 +213,9 @@ impl Keyring {
     pub fn load(&self) -> Result<BTreeMap<String, Pinned>, KeysError> {
         let mut all = BTreeMap::new();
         for (name, bytes) in self.0.tree.range(&[], usize::MAX)? {
-            let name = String::from_utf8(name).ok().filter(|name| is_realm_name(name));
+            let name = String::from_utf8(name)
+                .ok()
+                .filter(|name| is_realm_name(name));
             let Some(realm) = name else { continue };
             match self.read(&realm, &bytes) {
                 Ok(pinned) => {
@@ -261,7 +261,11 @@ impl Keyring {
                 continue;
             }
             let saved = self.0.tree.get(realm.as_bytes())?;
-            if saved.as_deref().and_then(Stored::from_bytes).is_some_and(|s| !s.is_due(pinned)) {
+            if saved
+                .as_deref()
+                .and_then(Stored::from_bytes)
+                .is_some_and(|s| !s.is_due(pinned))
+            {
                 continue;
             }
             before.push((realm, saved));
@@ -304,7 +308,12 @@ struct Row {
 impl Shared {
     /// The copy is on the disk before the store changes, so that keys which were refused for want
     /// of it aren't found in force after a restart. The store is what counts.
-    fn stage(&self, realm: &str, pinned: &Pinned, now: Moment) -> Result<(Row, NewCopy), StoreError> {
+    fn stage(
+        &self,
+        realm: &str,
+        pinned: &Pinned,
+        now: Moment,
+    ) -> Result<(Row, NewCopy), StoreError> {
         let stored = Stored {
             jwks: pinned.jwks.to_vec(),
             confirmed_at: pinned.confirmed.at(),

@@ -80,7 +80,7 @@ pub struct Report {
 pub struct Refresher(Arc<Mutex<BTreeMap<String, Arc<Line>>>>);
 
 /// The lines of a configuration, for [`Refresher::follow`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Lines(BTreeMap<String, Arc<Line>>);
 
 /// One realm's line to its issuer.
@@ -114,7 +114,9 @@ struct State {
 
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Line").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("Line")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 

@@ -112,7 +112,7 @@ impl Admission {
         let prior = prior.map_err(|e| Rejected::of(Asker::Unknown, unavailable(&e)))?;
         let recognised = prior.entry.is_some();
         let first_clock = prior.entry.as_ref().map(|entry| entry.clock.clone().into());
-        let clock = first_clock.unwrap_or_else(|| (self.0.clock)());
+        let clock = first_clock.unwrap_or_else(|| self.clock());
         if recognised {
             waive_nonce(&mut credential);
         }
@@ -163,7 +163,7 @@ impl Admission {
 
     /// Whose token this is, whatever it allows. Records nothing.
     pub fn asker(&self, credential: &Credential, request: Request) -> Asker {
-        let (snapshot, clock) = (self.snapshot(), (self.0.clock)());
+        let (snapshot, clock) = (self.snapshot(), self.clock());
         let request = Arc::new(request);
         match self.0.cache.decide(credential, &request, &snapshot, &clock) {
             Decision::Permit(permitted) => Asker::Granted(Arc::clone(permitted.grant())),
