@@ -371,7 +371,6 @@ fn a_refused_configuration_leaves_all_as_it_was() {
     let bench = Bench::new(Some(&own));
     std::fs::write(&bench.denied, r#"{"version":1,"revoked":[{"sub":"a"}]}"#).unwrap();
     bench.authority.look_at_deny_files();
-    let epoch = bench.authority.snapshot().epoch;
     let mut other = bench.configured();
     other.name = "other".to_owned();
     other.deny_file = None;
@@ -381,6 +380,7 @@ fn a_refused_configuration_leaves_all_as_it_was() {
     let mut without_list = other.clone();
     without_list.deny_file = Some(missing);
     for refused in [without_ca, without_list] {
+        let epoch = bench.authority.snapshot().epoch;
         let refused = bench.authority.prepare(vec![other.clone(), refused]);
         assert!(refused.is_err(), "{refused:?}");
         assert_eq!(bench.authority.snapshot().epoch, epoch);

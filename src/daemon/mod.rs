@@ -136,8 +136,7 @@ impl Daemon {
         let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
         let shutdown = Shutdown::default();
         let parts = parts(state, &engine, &shutdown);
-        state.begin(&config)?;
-        state.authority.register(&mut registry);
+        state.begin(&config, &mut registry)?;
         let admission = Admission::new(parts, config.admission.clone(), &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;

@@ -15,6 +15,7 @@ use crate::files;
 use crate::identity::{Key, Nonces};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
+use crate::telemetry::Registry;
 use crate::time;
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
@@ -68,7 +69,8 @@ impl State {
     }
 
     /// Puts the configuration's realms in force for the first time.
-    pub fn begin(&self, config: &Config) -> Result<(), RunError> {
+    pub fn begin(&self, config: &Config, registry: &mut Registry) -> Result<(), RunError> {
+        self.authority.register(registry);
         let begun = self.authority.prepare(configured(config));
         let begun = begun.and_then(|prepared| self.authority.follow(prepared, None));
         begun.map_err(|refused| not_opened(&self.folder, refused))
