@@ -24,7 +24,7 @@ struct Model {
 
 impl Model {
     fn encode(&self, messages: &[Message]) -> Vec<u32> {
-        self.text.encode(messages, Timestamp(0)).unwrap().ids
+        self.text.encode_chat(messages, Timestamp(0)).unwrap().ids
     }
 }
 

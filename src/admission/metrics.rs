@@ -9,7 +9,8 @@ use crate::prompt::Finish;
 use crate::reason::{DenyReason, Reason};
 use crate::telemetry::Registry;
 
-#[derive(Debug, Default)]
+/// Cheap to clone.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
     finishes: Family<FinishLabels, Counter>,

@@ -51,8 +51,8 @@ pub(super) fn permitted(permitted: &Permitted) -> Access {
     access
 }
 
-/// A chat that is allowed: with all that it takes to replay its answer, but for the prompt.
-pub(super) fn chat(
+/// A prompt that is allowed: with all that it takes to replay its answer, but for its text.
+pub(super) fn prompt(
     allowed: &Permitted,
     prompt: &Prompt,
     commitment: String,
@@ -83,9 +83,9 @@ pub(super) fn tag(allowed: &Permitted) -> Tag {
 }
 
 fn of_request(request: &Request) -> Access {
-    let action = request.action.as_str();
+    let action = request.asks.as_str();
     let mut access = blank(request.id.clone(), request.origin.clone(), action);
-    access.scope = Some(request.action.scope().as_str().to_owned());
+    access.scope = Some(request.asks.scope().as_str().to_owned());
     access
 }
 

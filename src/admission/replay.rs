@@ -62,7 +62,7 @@ const FORGOTTEN: &[u8] = b"forgotten";
 
 /// The one use of a proof, reserved. Whatever becomes of the request, the proof stays used.
 #[derive(Debug)]
-pub(super) struct Claimed {
+pub(super) struct FirstUse {
     tree: Tree,
     id: Id,
     owner: [u8; 32],
@@ -120,7 +120,7 @@ impl Replay {
         proof: &ProofUse,
         owner: [u8; 32],
         now: Moment,
-    ) -> Result<Claimed, Refusal> {
+    ) -> Result<FirstUse, Refusal> {
         let mut used = self.used();
         if used.proofs.contains_key(&proof.id) {
             return Err(DenyReason::ProofReplayed.into());
@@ -139,7 +139,7 @@ impl Replay {
         };
         used.proofs.insert(proof.id, (Some(owner), kept));
         self.entries.set(used.proofs.len() as u64);
-        Ok(Claimed {
+        Ok(FirstUse {
             tree: self.tree.clone(),
             id: proof.id,
             owner,
@@ -222,7 +222,7 @@ impl Used {
     }
 }
 
-impl Claimed {
+impl FirstUse {
     /// Rides on the sync of the permit's record.
     pub(super) fn write(&self) -> Result<(), StoreError> {
         let kept = self.kept.to_bytes(time::booted().boot);
@@ -231,7 +231,7 @@ impl Claimed {
     }
 }
 
-/// The reverse of [`Claimed::write`]: whose, and the bytes of [`Kept`]. `None`: damage.
+/// The reverse of [`FirstUse::write`]: whose, and the bytes of [`Kept`]. `None`: damage.
 fn split(value: &[u8]) -> Option<(Owner, &[u8])> {
     match value.len() {
         // As an earlier version wrote it.
@@ -316,7 +316,7 @@ mod tests {
         }
     }
 
-    fn code(refused: Result<Claimed, Refusal>) -> &'static str {
+    fn code(refused: Result<FirstUse, Refusal>) -> &'static str {
         refused.unwrap_err().reason.as_str()
     }
 
@@ -490,7 +490,7 @@ mod tests {
     }
 
     /// Claims proofs numbered from `first` on until one is refused.
-    fn flood(replay: &Replay, owner: u8, first: u8) -> (Vec<Claimed>, Refusal) {
+    fn flood(replay: &Replay, owner: u8, first: u8) -> (Vec<FirstUse>, Refusal) {
         let mut claimed = Vec::new();
         let now = time::uptime().0;
         for id in first.. {
@@ -514,8 +514,8 @@ mod tests {
         assert_eq!(refused.reason, RefuseReason::ReplayStoreFull.into());
         assert_eq!(refused.retry_after, Some(RETRY));
         let other = |id| replay.claim(&dated(id, 1_000_000), [2; 32], at(0, 0));
-        let others: Vec<Claimed> = (100..104).map(|id| other(id).unwrap()).collect();
-        let write = || claimed.iter().chain(&others).try_for_each(Claimed::write);
+        let others: Vec<FirstUse> = (100..104).map(|id| other(id).unwrap()).collect();
+        let write = || claimed.iter().chain(&others).try_for_each(FirstUse::write);
         store.commit(write).unwrap();
         drop((claimed, others, replay, store));
 

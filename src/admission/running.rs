@@ -105,15 +105,15 @@ impl Drop for Run {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::auth::{Clock, Credential, Decision, DenyList, Endpoint, KeySet, Policy, Realm};
     use crate::auth::{Snapshot, decide};
-    use crate::prompt::{Action, Origin, Request, RequestId, Scope};
+    use crate::prompt::{Look, Operation, Origin, Request, RequestId, Scope};
     use crate::time::Timestamp;
 
     /// What a local peer of this user id is permitted.
-    fn permitted(uid: u32) -> Permitted {
+    pub(in crate::admission) fn permitted(uid: u32) -> Permitted {
         let endpoint = Endpoint {
             client_id: "slm".to_owned(),
             model: "m".to_owned(),
@@ -134,7 +134,6 @@ mod tests {
         let (gid, groups) = (7, Vec::new());
         let request = Arc::new(Request {
             id: RequestId::random(),
-            action: Action::ListModels,
             model: None,
             origin: Origin::Socket {
                 uid,
@@ -142,6 +141,7 @@ mod tests {
                 pid: None,
             },
             deadline: None,
+            asks: Operation::Look(Look::Models),
         });
         let clock = Clock {
             now: Timestamp(0),

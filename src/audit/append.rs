@@ -7,7 +7,7 @@ use super::owners::{Owner, Owners};
 use super::record::{Access, Event, Line, Record, Summary, VERSION};
 use super::refusals::Refusals;
 use super::trim::Kept;
-use super::{AuditError, MAX_RECORD, Settings, Shared};
+use super::{AuditError, MAX_RECORD, Noted, Settings, Shared};
 use crate::store::Writer;
 use crate::time::Timestamp;
 
@@ -151,13 +151,13 @@ impl Shared {
         Ok(record.index)
     }
 
-    /// Records a refusal by itself while its rate allows; says whether it did.
-    pub(super) fn refuse(&self, state: &mut State, access: &Access, now: Timestamp) -> bool {
+    /// Records a refusal by itself while its rate allows, and counts it else.
+    pub(super) fn refuse(&self, state: &mut State, access: &Access, now: Timestamp) -> Noted {
         let limit = state.settings.refusals_per_minute;
         if state.refusals.admit(access, limit) {
             let event = Event::Access(Box::new(access.clone()));
             match self.append(state, event, None, now) {
-                Ok(_) => return true,
+                Ok(_) => return Noted::ByItself,
                 // What can't be written is at least counted, for when it can.
                 Err(error) => tracing::error!(%error, "a refusal could not be recorded by itself"),
             }
@@ -168,7 +168,7 @@ impl Shared {
         if !(named && state.refused.count(&one, now)) {
             state.refusals.add(access, now);
         }
-        false
+        Noted::Counted
     }
 
     /// Writes what was counted and is due, or all of it at the end.

@@ -73,6 +73,15 @@ pub enum AuditError {
     NoIndex,
 }
 
+/// What became of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It has a record of its own.
+    ByItself,
+    /// It is one of many, or can't be written now: its summary is written when that is due.
+    Counted,
+}
+
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Log(Arc<Shared>);
@@ -170,9 +179,8 @@ impl Log {
         counted
     }
 
-    /// Records a refusal, or counts it; says whether it is recorded by itself. Rides on the next
-    /// sync.
-    pub fn refuse(&self, access: &Access, now: Timestamp) -> bool {
+    /// Rides on the next sync.
+    pub fn refuse(&self, access: &Access, now: Timestamp) -> Noted {
         self.0.refuse(&mut self.state(), access, now)
     }
 

@@ -196,7 +196,7 @@ fn a_verified_refusal_is_on_record_beside_a_flood_of_any_other() {
     }
     let mut own = access(Verdict::Deny);
     own.subject = Some("somebody else".to_owned());
-    assert!(log.refuse(&own, later(1)));
+    assert_eq!(log.refuse(&own, later(1)), Noted::ByItself);
     let recorded = log.next_index();
     // Four times what one reason may have, the first of each reason, the principals' own.
     let most = 4 * 3 + reasons.len() as u64 + 2 * 3;
@@ -474,7 +474,7 @@ fn whatever_a_client_chooses_its_records_are_small() {
     (access.issuer, access.subject, access.client) = (long(), long(), long());
     log.permit(access.clone(), SALT, START).unwrap();
     access.decision = Verdict::Deny;
-    assert!(log.refuse(&access, START));
+    assert_eq!(log.refuse(&access, START), Noted::ByItself);
     access.decision = Verdict::Permit;
     log.begin_counting(&access, START);
     for n in 0..20 {

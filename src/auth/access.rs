@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::claims::Claims;
 use super::{Endpoint, Policy, Realm};
-use crate::prompt::{Action, Request, Scope, Transport};
+use crate::prompt::{Operation, Request, Scope, Transport};
 use crate::reason::DenyReason;
 use crate::time::Moment;
 
@@ -21,9 +21,9 @@ pub(super) struct Asked<'r> {
 impl<'r> Asked<'r> {
     pub(super) fn of(request: &'r Request) -> Asked<'r> {
         Asked {
-            scope: request.action.scope(),
+            scope: request.asks.scope(),
             model: request.model.as_deref(),
-            of_one_model: matches!(request.action, Action::Chat(_)),
+            of_one_model: matches!(request.asks, Operation::Complete(_)),
             transport: request.origin.transport_kind(),
         }
     }

@@ -6,6 +6,7 @@
 //! by a pinned key of its realm, [`Permitted`] allows its request now.
 
 mod access;
+mod authorization;
 mod cache;
 mod claims;
 mod decide;

@@ -141,7 +141,7 @@ impl http::Control for Core {
     }
 
     fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool {
-        self.admission.refuse_admin(origin, what, refusal)
+        self.admission.refuse_admin(origin, what, refusal) == audit::Noted::ByItself
     }
 
     fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {

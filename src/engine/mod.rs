@@ -42,7 +42,7 @@ use self::thread::{Loaded, OpenSequence};
 use crate::auth::{Permitted, Principal};
 use crate::catalog::Bundle;
 use crate::identity;
-use crate::prompt::{AnswerSender, Chat, Interrupt, Outcome, Sampling};
+use crate::prompt::{AnswerSender, Completion, Input, Interrupt, Outcome, Sampling};
 use crate::reason::{Refusal, RefuseReason};
 use crate::telemetry::Registry;
 use crate::time::{self, Timestamp};
@@ -77,7 +77,7 @@ pub struct Slot {
     place: Place,
 }
 
-/// A chat as token ids, checked against the context.
+/// A prompt as token ids, checked against the context.
 #[derive(Clone)]
 pub struct Prompt {
     pub model: String,
@@ -213,7 +213,7 @@ impl Engine {
     pub fn prepare(
         &self,
         model: &str,
-        chat: &Chat,
+        completion: &Completion,
         limit: Option<u32>,
         allowed: Option<Allowance>,
         now: Timestamp,
@@ -221,21 +221,20 @@ impl Engine {
         let Some(served) = self.shared.models.get(model) else {
             return Err(Refusal::new(RefuseReason::ModelUnavailable).detail(model));
         };
-        let encoded = served.text.encode(&chat.messages, now)?;
+        let encoded = served.text.encode(&completion.input, now)?;
         let tokens = encoded.ids;
+        let too_long = |detail| too_long(&completion.input, detail);
         let limit = match allowed {
             Some(allowed) => {
-                Some(allowed_answer(tokens.len(), allowed)?.min(limit.unwrap_or(u32::MAX)))
+                let left = allowed_answer(tokens.len(), allowed).map_err(too_long)?;
+                Some(left.min(limit.unwrap_or(u32::MAX)))
             }
             None => limit,
         };
-        let max_completion_tokens = completion_bound(
-            tokens.len(),
-            served.context,
-            chat.max_completion_tokens,
-            limit,
-        )?;
-        let mut sampling = chat.sampling;
+        let asked = completion.max_completion_tokens;
+        let bound = completion_bound(tokens.len(), served.context, asked, limit);
+        let max_completion_tokens = bound.map_err(too_long)?;
+        let mut sampling = completion.sampling;
         // 53 bits, so that the number survives JSON readers that know doubles only.
         let draw = || u64::from_le_bytes(identity::random()) >> 11;
         sampling.seed.get_or_insert_with(draw);
@@ -244,7 +243,7 @@ impl Engine {
             tokens: tokens.into(),
             max_completion_tokens,
             sampling,
-            stop: chat.stop.clone(),
+            stop: completion.stop.clone(),
             model_digest: served.digest.clone(),
             time: encoded.dated.then_some(now),
         })
@@ -330,19 +329,20 @@ fn panicked() -> LoadError {
     LoadError("loading a model panicked; the log has it".to_owned())
 }
 
-/// How many tokens the principal's own limit leaves for the answer.
-fn allowed_answer(prompt: usize, allowed: Allowance) -> Result<u32, Refusal> {
+fn too_long(input: &Input, detail: String) -> Refusal {
+    Refusal::new(RefuseReason::ContextLengthExceeded)
+        .detail(detail)
+        .param(input.param())
+}
+
+/// How many tokens the principal's own limit leaves for the answer, or the numbers why none.
+fn allowed_answer(prompt: usize, allowed: Allowance) -> Result<u32, String> {
     let Allowance { tokens, by } = allowed;
     let room = u32::try_from(prompt)
         .ok()
         .and_then(|prompt| tokens.checked_sub(prompt));
     room.filter(|room| *room > 0).ok_or_else(|| {
-        let detail = format!(
-            "{by} {tokens} tokens; the prompt has {prompt}, which leaves none for the answer"
-        );
-        Refusal::new(RefuseReason::ContextLengthExceeded)
-            .detail(detail)
-            .param("messages")
+        format!("{by} {tokens} tokens; the prompt has {prompt}, which leaves none for the answer")
     })
 }
 
@@ -352,27 +352,18 @@ fn completion_bound(
     context: u32,
     asked: Option<u32>,
     limit: Option<u32>,
-) -> Result<u32, Refusal> {
-    let exceeded = |rest: String| {
-        let detail = format!("the context holds {context} tokens; the prompt has {prompt}{rest}");
-        Refusal::new(RefuseReason::ContextLengthExceeded)
-            .detail(detail)
-            .param("messages")
-    };
-    if asked == Some(0) {
-        return Err(Refusal::new(RefuseReason::InvalidParameter)
-            .detail("at least 1")
-            .param("max_completion_tokens"));
-    }
+) -> Result<u32, String> {
+    let exceeded =
+        |rest: &str| format!("the context holds {context} tokens; the prompt has {prompt}{rest}");
     let room = u32::try_from(prompt)
         .ok()
         .and_then(|prompt| context.checked_sub(prompt));
     let Some(room) = room.filter(|room| *room > 0) else {
-        return Err(exceeded(", which leaves none for the answer".to_owned()));
+        return Err(exceeded(", which leaves none for the answer"));
     };
     let limit = limit.unwrap_or(u32::MAX);
     match asked.map(|asked| asked.min(limit)) {
-        Some(bound) if bound > room => Err(exceeded(format!(" and the answer asks for {bound}"))),
+        Some(bound) if bound > room => Err(exceeded(&format!(" and the answer asks for {bound}"))),
         Some(bound) => Ok(bound),
         None => Ok(room.min(limit)),
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::fake;
 use super::*;
-use crate::prompt::{AnswerReceiver, Finish, Fragment, Message, Role, Usage, channel};
+use crate::prompt::{AnswerReceiver, Dialect, Finish, Fragment, Message, Role, Usage, channel};
 use crate::reason::{DenyReason, Reason};
 use crate::secret::Secret;
 
@@ -108,12 +108,14 @@ fn read(mut receiver: AnswerReceiver) -> (String, Outcome) {
     })
 }
 
-fn chat(text: &str) -> Chat {
-    Chat {
-        messages: vec![Message {
-            role: Role::User,
-            content: Secret::new(text.to_owned()),
-        }],
+fn chat(text: &str) -> Completion {
+    let message = Message {
+        role: Role::User,
+        content: Secret::new(text.to_owned()),
+    };
+    Completion {
+        dialect: Dialect::Chat,
+        input: Input::Messages(vec![message]),
         sampling: Sampling::default(),
         max_completion_tokens: None,
         stop: Vec::new(),
@@ -307,7 +309,7 @@ fn prepare_bounds_the_answer_by_the_context() {
     // Three control tokens of 34 bytes.
     let length = whole.len() as u32 - 34 + 3;
     let asking = |asked, limit| {
-        let chat = Chat {
+        let chat = Completion {
             max_completion_tokens: asked,
             ..chat("hi")
         };
@@ -341,7 +343,6 @@ fn prepare_bounds_the_answer_by_the_context() {
     for number in [fake::CONTEXT, length, fake::CONTEXT - length + 1] {
         assert!(detail.contains(&number.to_string()), "{detail}");
     }
-    assert!(asking(Some(0), None).is_err());
     let long = engine
         .prepare("fake", &chat(&"x".repeat(600)), None, None, NOW)
         .unwrap_err();
@@ -447,7 +448,7 @@ fn a_tokens_own_context_caps_the_answer_and_refuses_a_prompt_that_fills_it() {
         .unwrap();
     let length = prompt.tokens.len() as u32;
     let asking = |asked, limit, allowed| {
-        let chat = Chat {
+        let chat = Completion {
             max_completion_tokens: asked,
             ..chat("hi")
         };
@@ -486,7 +487,7 @@ fn a_fault_of_the_template_is_the_models_and_what_it_refuses_the_clients() {
          {% if 'twice' in m.content %}{{ raise_exception('roles must alternate') }}{% endif %}\
          {{ m.content }}{% endfor %}{{ strftime_now('%Y') if 'when' in messages[-1].content }}",
     );
-    let encode = |words: &str| text.encode(&chat(words).messages, NOW);
+    let encode = |words: &str| text.encode(&chat(words).input, NOW);
     let fault = encode("odd").unwrap_err();
     assert_eq!(fault.reason, RefuseReason::TemplateFailed.into());
     assert_eq!((fault.status(), &fault.param), (500, &None));
@@ -508,7 +509,7 @@ fn an_end_token_must_be_a_token() {
         let config = format!(r#"{{"bos_token_id": 0, "eos_token_id": {id}}}"#);
         fake::parse(template, config.as_bytes())
     };
-    let encoded = ending(1).unwrap().encode(&chat("a").messages, NOW).unwrap();
+    let encoded = ending(1).unwrap().encode(&chat("a").input, NOW).unwrap();
     assert_eq!(encoded.ids, [0, fake::id(b'a'), 1]);
     let error = ending(258).unwrap_err();
     assert!(error.contains("eos_token_id is 258"), "{error}");
@@ -547,14 +548,15 @@ fn the_real_model_knows_the_capital() {
         role,
         content: Secret::new(text.to_owned()),
     };
-    let chat = Chat {
-        messages: vec![
+    let chat = Completion {
+        dialect: Dialect::Chat,
+        input: Input::Messages(vec![
             message(
                 Role::System,
                 "You answer questions about geography in one short sentence.",
             ),
             message(Role::User, "What is the capital city of France?"),
-        ],
+        ]),
         sampling: Sampling {
             temperature: 0.0,
             ..Sampling::default()

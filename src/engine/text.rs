@@ -8,7 +8,7 @@ use super::LoadError;
 use super::template::{self, Template, TemplateError};
 use super::tokenizer::Tokenizer;
 use crate::json;
-use crate::prompt::Message;
+use crate::prompt::{Input, Message};
 use crate::reason::{Refusal, RefuseReason};
 use crate::time::Timestamp;
 
@@ -25,7 +25,7 @@ pub struct Text {
     template: Template,
 }
 
-/// A chat as the model reads it.
+/// A prompt as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
     pub ids: Vec<u32>,
@@ -74,8 +74,14 @@ impl Text {
         &self.tokenizer
     }
 
+    pub fn encode(&self, input: &Input, now: Timestamp) -> Result<Encoded, Refusal> {
+        match input {
+            Input::Messages(messages) => self.encode_chat(messages, now),
+        }
+    }
+
     /// A chat at the time `now`, with the beginning of the assistant's turn.
-    pub fn encode(&self, messages: &[Message], now: Timestamp) -> Result<Encoded, Refusal> {
+    pub fn encode_chat(&self, messages: &[Message], now: Timestamp) -> Result<Encoded, Refusal> {
         let is_control = |text: &str| self.tokenizer.names_control(text);
         let rendered = self.template.render(messages, now, is_control);
         let rendered = rendered.map_err(|error| {
@@ -102,7 +108,7 @@ impl Text {
     /// A short chat that the template takes, as token ids.
     pub(super) fn trial(&self) -> Result<Vec<u32>, Refusal> {
         let [asked, ..] = template::trials();
-        let encoded = self.encode(&asked, Timestamp::default())?;
+        let encoded = self.encode_chat(&asked, Timestamp::default())?;
         Ok(encoded.ids)
     }
 }

@@ -6,13 +6,15 @@
 
 mod answer;
 mod interrupt;
+mod operation;
 mod origin;
 mod request;
 
 pub use answer::{AnswerReceiver, AnswerSender, Fragment, Outcome, Usage, channel};
 pub use interrupt::Interrupt;
+pub use operation::{Dialect, Entry, Look, Method, Operation};
 pub use origin::{Origin, Transport, network};
-pub use request::{Action, Chat, Message, Request, RequestId, Role, Sampling, Scope};
+pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role, Sampling, Scope};
 
 use serde::{Deserialize, Serialize};
 

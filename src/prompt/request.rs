@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::Origin;
+use super::{Dialect, Look, Operation, Origin};
 use crate::secret::Secret;
 
 /// Names one request. Our own id is what audit, log and answer go by: nobody else can choose it,
@@ -25,12 +25,20 @@ impl RequestId {
     /// The longest id that is taken from a client, in bytes.
     pub const MAX_CLIENT: usize = 128;
 
+    const PREFIX: &str = "req_";
+
     /// A new random id, `req_` and 128 bits of hexadecimal.
     pub fn random() -> RequestId {
         RequestId {
-            own: format!("req_{}", crate::identity::random_hex::<16>()),
+            own: format!("{}{}", Self::PREFIX, crate::identity::random_hex::<16>()),
             client: None,
         }
+    }
+
+    /// The same 128 bits behind another prefix: what OpenAI's API calls the answer by.
+    pub fn with_prefix(&self, prefix: &str) -> String {
+        let bits = self.own.strip_prefix(Self::PREFIX).unwrap_or(&self.own);
+        format!("{prefix}{bits}")
     }
 
     /// A new one with the id that the client sent: visible ASCII of at most [`Self::MAX_CLIENT`]
@@ -101,70 +109,94 @@ impl Scope {
     }
 }
 
-/// What a client asks for. Holding one proves that it is well-formed, not that it is allowed.
+/// A client's request for a `T`. Holding one proves that it is well-formed, not that it is allowed.
+///
+/// Without its particulars ([`Request::split`]) it is what a decision looks at.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct Request<T = Operation> {
     pub id: RequestId,
     pub origin: Origin,
     /// The endpoint, as the request's `model` names it; absent: the realm's default.
     pub model: Option<String>,
-    pub action: Action,
     /// When the answer is of no more use.
     pub deadline: Option<Instant>,
+    pub asks: T,
 }
 
+impl<T> Request<T>
+where
+    for<'a> Operation: From<&'a T>,
+{
+    /// What is to be decided, and what is done once it is allowed.
+    pub fn split(self) -> (Request, T) {
+        let request = Request {
+            id: self.id,
+            origin: self.origin,
+            model: self.model,
+            deadline: self.deadline,
+            asks: Operation::from(&self.asks),
+        };
+        (request, self.asks)
+    }
+}
+
+impl From<&Look> for Operation {
+    fn from(look: &Look) -> Operation {
+        Operation::Look(*look)
+    }
+}
+
+/// The wish to stop the principal's own request with this correlation data.
 #[derive(Debug, Clone)]
-pub enum Action {
-    Chat(Chat),
-    ListModels,
-    /// Stop the principal's own request with this correlation data (MQTT).
-    Cancel {
-        correlation: Vec<u8>,
-    },
-    /// Read the audit log.
-    ReadAudit,
-    /// Read the metrics, from beyond this machine.
-    ReadMetrics,
+pub struct Cancel {
+    pub correlation: Vec<u8>,
 }
 
-impl Action {
-    /// The scope that a token needs for it.
-    pub fn scope(&self) -> Scope {
-        match self {
-            Action::Chat(_) | Action::ListModels | Action::Cancel { .. } => Scope::Read,
-            Action::ReadAudit | Action::ReadMetrics => Scope::Audit,
-        }
-    }
-
-    /// Whether it changes nothing and nobody waits for it: such are counted in the audit.
-    pub fn is_read(&self) -> bool {
-        matches!(
-            self,
-            Action::ListModels | Action::ReadAudit | Action::ReadMetrics
-        )
-    }
-
-    /// The name that audit and metrics use.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Action::Chat(_) => "chat",
-            Action::ListModels => "list_models",
-            Action::Cancel { .. } => "cancel",
-            Action::ReadAudit => "read_audit",
-            Action::ReadMetrics => "read_metrics",
-        }
+impl From<&Cancel> for Operation {
+    fn from(_: &Cancel) -> Operation {
+        Operation::Cancel
     }
 }
 
-/// A conversation to continue.
+/// A prompt for the model to complete.
 #[derive(Debug, Clone)]
-pub struct Chat {
-    pub messages: Vec<Message>,
+pub struct Completion {
+    pub dialect: Dialect,
+    pub input: Input,
     pub sampling: Sampling,
     /// Absent: as many as the context and the endpoint's limit leave.
     pub max_completion_tokens: Option<u32>,
     /// At most four, none empty.
     pub stop: Vec<String>,
+}
+
+impl From<&Completion> for Operation {
+    fn from(completion: &Completion) -> Operation {
+        Operation::Complete(completion.dialect)
+    }
+}
+
+/// What is to be continued.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A conversation, by the model's chat template.
+    Messages(Vec<Message>),
+}
+
+impl Input {
+    /// The member of the body that it came as.
+    pub fn param(&self) -> &'static str {
+        match self {
+            Input::Messages(_) => "messages",
+        }
+    }
+
+    /// The text's length in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Input::Messages(messages) => messages.iter().map(|m| m.content.expose().len()).sum(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

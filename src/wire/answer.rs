@@ -2,16 +2,27 @@
 
 use serde_json::{Value, json};
 
-use crate::prompt::{Finish, Outcome, Usage};
+use crate::prompt::{Finish, Outcome, RequestId, Usage};
 use crate::reason::{Refusal, RefuseReason};
+use crate::time::Timestamp;
 
 /// What all bodies of one answer share.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// `chatcmpl-…`, made from the request id.
+    /// `chatcmpl-` and the request id's bits.
     pub id: String,
     pub model: String,
     pub created_secs: u64,
+}
+
+impl Head {
+    pub fn new(id: &RequestId, model: &str, created: Timestamp) -> Head {
+        Head {
+            id: id.with_prefix("chatcmpl-"),
+            model: model.to_owned(),
+            created_secs: created.as_secs(),
+        }
+    }
 }
 
 /// The whole answer as one `chat.completion` object.
@@ -136,11 +147,10 @@ mod tests {
 
     #[test]
     fn answers_have_the_clients_shape() {
-        let head = Head {
-            id: "chatcmpl-1".to_owned(),
-            model: "slm".to_owned(),
-            created_secs: 7,
-        };
+        let id = RequestId::random();
+        let head = Head::new(&id, "slm", Timestamp::from_secs(7));
+        let own = id.as_str().strip_prefix("req_").unwrap();
+        let own = format!("chatcmpl-{own}");
         let usage = Usage {
             prompt_tokens: 3,
             completion_tokens: 5,
@@ -163,10 +173,7 @@ mod tests {
         .map(read);
         for chunk in &chunks {
             assert_eq!(chunk["object"], "chat.completion.chunk");
-            assert_eq!(
-                (&chunk["id"], &chunk["created"]),
-                (&json!("chatcmpl-1"), &json!(7))
-            );
+            assert_eq!((&chunk["id"], &chunk["created"]), (&json!(own), &json!(7)));
         }
         assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
         assert_eq!(chunks[1]["choices"][0]["delta"], json!({"content": "x"}));

@@ -1,111 +1,43 @@
-//! `POST …/chat/completions`: the body as a whole.
+//! Chat completions: a conversation, and the assistant's next message.
 
-use serde_json::Value;
+use serde_json::json;
 
-use super::{ChatBody, members::Members, messages, params};
-use crate::json;
-use crate::prompt::Chat;
-use crate::reason::{Refusal, RefuseReason};
-use crate::secret::Secret;
+use super::members::Members;
+use super::params::{self, Neutral, is_empty_list, is_false, is_zero};
+use super::{Format, messages};
+use crate::prompt::{Completion, Dialect, Input};
+use crate::reason::Refusal;
 
-/// Longer than any client id of Keycloak (255).
-const MAX_MODEL: usize = 256;
+pub(super) struct Chat;
 
-/// Parses a chat request. Unknown and unsupported parameters are refused by name; no error shows
-/// what a message says.
-pub fn parse_chat(body: &[u8]) -> Result<ChatBody, Refusal> {
-    let Value::Object(mut map) = parse(body)? else {
-        return Err(unreadable("the body must be a JSON object"));
-    };
-    let authorization = map.shift_remove("authorization");
-    let body_hash = crate::identity::digest_json(&map);
-
-    let mut members = Members::new(map, "");
-    let authorization = match authorization {
-        None | Some(Value::Null) => None,
-        Some(Value::String(token)) => Some(Secret::new(token)),
-        Some(_) => return Err(members.invalid("authorization", "must be a string")),
-    };
-    let model = members.text("model")?;
-    if model
-        .as_ref()
-        .is_some_and(|model| model.is_empty() || model.len() > MAX_MODEL)
-    {
-        return Err(members.invalid("model", "must be an endpoint's client id"));
-    }
-    let (messages, named) = messages::messages(&mut members)?;
-    let sampling = params::sampling(&mut members)?;
-    let max_completion_tokens = params::max_tokens(&mut members)?;
-    let stop = params::stop(&mut members)?;
-    let (stream, include_usage) = params::streaming(&mut members)?;
-    let mut ignored = params::without_effect(&mut members)?;
-    members.finish()?;
-    if named {
-        ignored.push("messages.name".to_owned());
-    }
-    let chat = Chat {
-        messages,
-        sampling,
-        max_completion_tokens,
-        stop,
-    };
-    Ok(ChatBody {
-        model,
-        chat,
-        stream,
-        include_usage,
-        ignored,
-        authorization,
-        body_hash,
-    })
-}
-
-/// How bodies begin that aren't UTF-8 text without a mark.
-const ENCODINGS: &[(&[u8], &str)] = &[
-    (
-        b"\x1f\x8b",
-        "the body is compressed by gzip; send it as it is",
-    ),
-    (
-        b"\xef\xbb\xbf",
-        "the body begins with a byte order mark; leave it out (RFC 8259 section 8.1)",
-    ),
-    (
-        b"\xff\xfe",
-        "the body is UTF-16; send UTF-8 (RFC 8259 section 8.1)",
-    ),
-    (
-        b"\xfe\xff",
-        "the body is UTF-16; send UTF-8 (RFC 8259 section 8.1)",
-    ),
+const NEUTRAL: &[Neutral] = &[
+    ("logprobs", "false", is_false),
+    ("top_logprobs", "0", is_zero),
+    ("response_format", r#"{"type":"text"}"#, |v| {
+        *v == json!({"type": "text"})
+    }),
+    ("tools", "[]", is_empty_list),
+    ("tool_choice", r#""none""#, |v| v == "none"),
+    ("functions", "[]", is_empty_list),
+    ("function_call", r#""none""#, |v| v == "none"),
+    ("modalities", r#"["text"]"#, |v| *v == json!(["text"])),
 ];
 
-/// The parser's own words may repeat a member's name, which may be misplaced text: only the
-/// position is told.
-fn parse(body: &[u8]) -> Result<Value, Refusal> {
-    if let Some((_, what)) = ENCODINGS.iter().find(|(start, _)| body.starts_with(start)) {
-        return Err(unreadable(*what));
-    }
-    let text = std::str::from_utf8(body).map_err(|error| {
-        let at = error.valid_up_to();
-        unreadable(format!("the body isn't UTF-8 (byte {at})"))
-    })?;
-    json::parse(body).map_err(|error| {
-        if error.is_syntax()
-            && let Some(half) = json::half_pair(text)
-        {
-            return unreadable(half.to_string());
-        }
-        let what = match error.classify() {
-            serde_json::error::Category::Eof => "the JSON ends too early",
-            serde_json::error::Category::Data => "a member comes twice, or a number is too large",
-            _ => "malformed JSON",
+impl Format for Chat {
+    fn read(&self, members: &mut Members) -> Result<(Completion, Vec<String>), Refusal> {
+        let (messages, named) = messages::messages(members)?;
+        let completion = Completion {
+            dialect: Dialect::Chat,
+            input: Input::Messages(messages),
+            sampling: params::sampling(members)?,
+            max_completion_tokens: params::max_tokens(members)?,
+            stop: params::stop(members)?,
         };
-        let (line, column) = (error.line(), error.column());
-        unreadable(format!("{what}, at line {line}, column {column}"))
-    })
-}
+        let ignored = named.then(|| "messages.name".to_owned());
+        Ok((completion, Vec::from_iter(ignored)))
+    }
 
-fn unreadable(detail: impl Into<String>) -> Refusal {
-    Refusal::new(RefuseReason::BadRequest).detail(detail)
+    fn neutral(&self) -> &'static [Neutral] {
+        NEUTRAL
+    }
 }

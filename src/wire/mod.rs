@@ -1,9 +1,11 @@
 //! Bytes ↔ requests and fragments, in OpenAI's shapes. Pure; shared by HTTP and MQTT.
 //!
-//! [`parse_chat`] reads a body strictly: what can't be honoured is refused by name, never
-//! silently dropped. The writers below it make answers, chunks and errors.
+//! [`parse`] reads a body strictly: what can't be honoured is refused by name, never silently
+//! dropped. The writers below it make answers, chunks and errors. What one [`Dialect`] has of its
+//! own is in a file of its own ([`Format`]).
 
 mod answer;
+mod body;
 mod chat;
 mod members;
 mod messages;
@@ -15,16 +17,19 @@ pub use answer::{
     Head, chunk_end, chunk_start, chunk_text, chunk_usage, completion, error, model, models,
     unfinished,
 };
-pub use chat::parse_chat;
+pub use body::parse;
 
-use crate::prompt::Chat;
+use crate::prompt::{Completion, Dialect};
+use crate::reason::Refusal;
 use crate::secret::Secret;
+use members::Members;
+use params::Neutral;
 
-/// A chat completion request as parsed from its body.
+/// A prompt as parsed from its body.
 #[derive(Debug, Clone)]
-pub struct ChatBody {
+pub struct Body {
     pub model: Option<String>,
-    pub chat: Chat,
+    pub completion: Completion,
     pub stream: bool,
     pub include_usage: bool,
     /// Known parameters that have no effect here, for the `slmd-ignored-parameters` header.
@@ -35,4 +40,19 @@ pub struct ChatBody {
     /// compactly with its members in received order: white space and escapes don't count, order
     /// and `null` members do.
     pub body_hash: [u8; 32],
+}
+
+/// How one dialect is written in bytes.
+trait Format: Sync {
+    /// Takes what is the dialect's own; also the names of what has no effect here.
+    fn read(&self, members: &mut Members) -> Result<(Completion, Vec<String>), Refusal>;
+
+    /// Parameters of its own that aren't honoured.
+    fn neutral(&self) -> &'static [Neutral];
+}
+
+fn format(dialect: Dialect) -> &'static dyn Format {
+    match dialect {
+        Dialect::Chat => &chat::Chat,
+    }
 }

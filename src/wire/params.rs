@@ -1,4 +1,4 @@
-//! The parameters beside `messages`: honoured ones typed and bounded, the others known by name.
+//! The parameters beside the prompt itself: honoured ones typed and bounded, the others known by name.
 
 use serde_json::Value;
 
@@ -9,29 +9,16 @@ use crate::reason::Refusal;
 /// OpenAI's limit.
 const MAX_STOPS: usize = 4;
 
-/// Whether a value asks for what happens anyway.
-type IsNeutral = fn(&Value) -> bool;
+/// Not honoured: a name, and the value that changes nothing, which alone is accepted.
+pub(super) type Neutral = (&'static str, &'static str, fn(&Value) -> bool);
 
-/// Not honoured: accepted only with a value that changes nothing, named in the message.
-const NEUTRAL: &[(&str, &str, IsNeutral)] = &[
-    ("n", "1", |v| v.as_f64() == Some(1.0)),
+const NEUTRAL: &[Neutral] = &[
+    ("n", "1", is_one),
     ("presence_penalty", "0", is_zero),
     ("frequency_penalty", "0", is_zero),
-    ("repetition_penalty", "1", |v| v.as_f64() == Some(1.0)),
+    ("repetition_penalty", "1", is_one),
     ("logit_bias", "{}", |v| {
         v.as_object().is_some_and(serde_json::Map::is_empty)
-    }),
-    ("logprobs", "false", is_false),
-    ("top_logprobs", "0", is_zero),
-    ("response_format", r#"{"type":"text"}"#, |v| {
-        *v == serde_json::json!({"type": "text"})
-    }),
-    ("tools", "[]", is_empty_list),
-    ("tool_choice", r#""none""#, |v| v == "none"),
-    ("functions", "[]", is_empty_list),
-    ("function_call", r#""none""#, |v| v == "none"),
-    ("modalities", r#"["text"]"#, |v| {
-        *v == serde_json::json!(["text"])
     }),
     ("store", "false", is_false),
 ];
@@ -108,9 +95,13 @@ pub(super) fn streaming(members: &mut Members) -> Result<(bool, bool), Refusal> 
     Ok((stream, include_usage))
 }
 
-/// Takes what changes nothing; returns the names of those that a client may wonder about.
-pub(super) fn without_effect(members: &mut Members) -> Result<Vec<String>, Refusal> {
-    for (name, neutral, is_neutral) in NEUTRAL {
+/// Takes what changes nothing; returns the names of those that a client may wonder about. `own`:
+/// the dialect's.
+pub(super) fn without_effect(
+    members: &mut Members,
+    own: &[Neutral],
+) -> Result<Vec<String>, Refusal> {
+    for (name, neutral, is_neutral) in NEUTRAL.iter().chain(own) {
         if members.take(name).is_some_and(|value| !is_neutral(&value)) {
             return Err(members.unsupported(name, format!("can only be {neutral} here")));
         }
@@ -131,14 +122,18 @@ fn seed(members: &mut Members) -> Result<Option<u64>, Refusal> {
     }
 }
 
-fn is_zero(value: &Value) -> bool {
+pub(super) fn is_one(value: &Value) -> bool {
+    value.as_f64() == Some(1.0)
+}
+
+pub(super) fn is_zero(value: &Value) -> bool {
     value.as_f64() == Some(0.0)
 }
 
-fn is_false(value: &Value) -> bool {
+pub(super) fn is_false(value: &Value) -> bool {
     *value == Value::Bool(false)
 }
 
-fn is_empty_list(value: &Value) -> bool {
+pub(super) fn is_empty_list(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty)
 }

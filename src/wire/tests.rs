@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::prompt::Role;
+use crate::prompt::{Dialect, Input, Message, Role};
 use crate::reason::{Reason, Refusal, RefuseReason};
 
 const SECRET: &str = "correct horse battery staple";
@@ -19,11 +19,11 @@ fn body(members: Value) -> Value {
     body
 }
 
-fn parse(value: &Value) -> Result<ChatBody, Refusal> {
-    parse_chat(value.to_string().as_bytes())
+fn parse(value: &Value) -> Result<Body, Refusal> {
+    super::parse(Dialect::Chat, value.to_string().as_bytes())
 }
 
-fn ok(members: &Value) -> ChatBody {
+fn ok(members: &Value) -> Body {
     parse(&body(members.clone())).unwrap_or_else(|refusal| panic!("{members}: {refusal}"))
 }
 
@@ -39,6 +39,11 @@ fn refused(value: &Value) -> (RefuseReason, Option<String>) {
     }
 }
 
+fn messages(body: &Body) -> &[Message] {
+    let Input::Messages(messages) = &body.completion.input;
+    messages
+}
+
 fn refused_param(members: Value) -> (RefuseReason, String) {
     let (reason, param) = refused(&body(members));
     (reason, param.unwrap_or_default())
@@ -52,24 +57,29 @@ fn parameters_at_their_limits() {
         "stream": true, "stream_options": {"include_usage": true, "include_obfuscation": false},
     }));
     assert_eq!(parsed.model.as_deref(), Some("slm"));
-    assert_eq!(parsed.chat.sampling.temperature, 0.0);
-    assert_eq!(parsed.chat.sampling.min_p, 1.0);
-    assert_eq!(parsed.chat.sampling.seed, Some(u64::MAX));
-    assert_eq!(parsed.chat.stop, ["a", "b", "c", "d"]);
-    assert_eq!(parsed.chat.max_completion_tokens, Some(1));
+    assert_eq!(parsed.completion.sampling.temperature, 0.0);
+    assert_eq!(parsed.completion.sampling.min_p, 1.0);
+    assert_eq!(parsed.completion.sampling.seed, Some(u64::MAX));
+    assert_eq!(parsed.completion.stop, ["a", "b", "c", "d"]);
+    assert_eq!(parsed.completion.max_completion_tokens, Some(1));
     assert!(parsed.stream && parsed.include_usage);
 
     assert_eq!(
-        ok(&json!({"temperature": 2.0})).chat.sampling.temperature,
+        ok(&json!({"temperature": 2.0}))
+            .completion
+            .sampling
+            .temperature,
         2.0
     );
     assert_eq!(
-        ok(&json!({"seed": u64::MAX})).chat.sampling.seed,
+        ok(&json!({"seed": u64::MAX})).completion.sampling.seed,
         Some(u64::MAX)
     );
-    assert_eq!(ok(&json!({"stop": "x"})).chat.stop, ["x"]);
+    assert_eq!(ok(&json!({"stop": "x"})).completion.stop, ["x"]);
     assert_eq!(
-        ok(&json!({"max_tokens": 7})).chat.max_completion_tokens,
+        ok(&json!({"max_tokens": 7}))
+            .completion
+            .max_completion_tokens,
         Some(7)
     );
 }
@@ -192,9 +202,7 @@ fn messages_in_every_form() {
         {"role": "assistant", "content": "", "refusal": null, "tool_calls": null, "annotations": []},
         {"role": "system", "content": "x"},
     ]}));
-    let seen: Vec<_> = parsed
-        .chat
-        .messages
+    let seen: Vec<_> = messages(&parsed)
         .iter()
         .map(|m| (m.role, m.content.expose().as_str()))
         .collect();
@@ -300,11 +308,13 @@ fn unreadable_bodies_tell_where_and_repeat_nothing() {
         cut.as_bytes(),
         &latin1,
     ] {
-        let refusal = parse_chat(bad).unwrap_err();
+        let refusal = super::parse(Dialect::Chat, bad).unwrap_err();
         assert_eq!(refusal.reason, Reason::Refused(RefuseReason::BadRequest));
         assert!(!format!("{refusal:?}").contains("horse"), "{refusal}");
     }
-    let text = parse_chat(b"{\"a\": \xff}").unwrap_err().message();
+    let text = super::parse(Dialect::Chat, b"{\"a\": \xff}")
+        .unwrap_err()
+        .message();
     assert!(text.contains("UTF-8 (byte 6)"), "{text}");
 }
 
@@ -322,7 +332,11 @@ fn debug_shows_neither_prompt_nor_token() {
 
 #[test]
 fn body_hash_leaves_out_only_the_token_and_the_spelling() {
-    let hash = |text: &str| parse_chat(text.as_bytes()).unwrap().body_hash;
+    let hash = |text: &str| {
+        super::parse(Dialect::Chat, text.as_bytes())
+            .unwrap()
+            .body_hash
+    };
     let plain = r#"{"messages":[{"role":"user","content":"é"}],"seed":1}"#;
     for same in [
         r#"{ "messages" : [ {"role":"user","content":"\u00e9"}], "seed":1 }"#,
@@ -343,7 +357,7 @@ fn body_hash_leaves_out_only_the_token_and_the_spelling() {
 proptest! {
     #[test]
     fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = parse_chat(&bytes);
+        let _ = super::parse(Dialect::Chat, &bytes);
     }
 
     /// A sound body with some bytes overwritten, cut or doubled: parsed or refused, never a panic,
@@ -366,7 +380,7 @@ proptest! {
                 _ => bytes.insert(at, byte),
             }
         }
-        if let Err(refusal) = parse_chat(&bytes) {
+        if let Err(refusal) = super::parse(Dialect::Chat, &bytes) {
             let shown = format!("{refusal:?}");
             prop_assert!(!shown.contains("battery"), "{}", shown);
         }
@@ -380,15 +394,13 @@ fn ordinary_oddities_are_taken_or_named() {
     let chat = br#"{"messages": [{"role": "user", "content": "A"},
         {"role": "assistant", "content": null}, {"role": "assistant"},
         {"role": "user", "content": "B"}], "top_p": 0}"#;
-    let body = parse_chat(chat).unwrap();
-    let texts: Vec<&str> = body
-        .chat
-        .messages
+    let body = super::parse(Dialect::Chat, chat).unwrap();
+    let texts: Vec<&str> = messages(&body)
         .iter()
         .map(|m| m.content.expose().as_str())
         .collect();
     assert_eq!(texts, ["A", "", "", "B"]);
-    assert_eq!(body.chat.sampling.top_p, 0.0);
+    assert_eq!(body.completion.sampling.top_p, 0.0);
     for (body, words) in [
         (
             &br#"{"messages": [{"role": "user", "content": null}]}"#[..],
@@ -403,7 +415,7 @@ fn ordinary_oddities_are_taken_or_named() {
         (b"\xff\xfe{\0}\0", "UTF-16"),
         (b"{\xff}", "isn't UTF-8 (byte 1)"),
     ] {
-        let refusal = parse_chat(body).unwrap_err();
+        let refusal = super::parse(Dialect::Chat, body).unwrap_err();
         assert_eq!(refusal.status(), 400);
         assert!(refusal.message().contains(words), "{refusal}");
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use slmd::auth::{
     Cache, Clock, Credential, Decision, Denied, DenyList, Realm, Revocations, Snapshot, decide,
 };
-use slmd::prompt::{Action, Origin, Request};
+use slmd::prompt::{Operation, Origin, Request};
 
 use crate::dpop::Bound;
 use crate::mint::{self, ISSUER, Issuer, chat};
@@ -23,7 +23,7 @@ pub(crate) struct Case {
     pub(crate) bound: Option<Bound>,
     pub(crate) origin: Origin,
     pub(crate) model: Option<&'static str>,
-    pub(crate) action: Action,
+    pub(crate) operation: Operation,
     pub(crate) realm: Realm,
     pub(crate) revoked: Revocations,
     pub(crate) clock: Clock,
@@ -41,7 +41,7 @@ impl Case {
             bound: None,
             origin: Origin::Daemon,
             model: None,
-            action: chat(),
+            operation: chat(),
             realm: mint::realm(&[&issuer, &other]),
             revoked: Revocations::default(),
             clock: mint::clock(),
@@ -55,7 +55,7 @@ impl Case {
             Some(bound) => bound.credential(token),
             None => (self.wrap)(token),
         };
-        let request = mint::request(self.model, self.action.clone());
+        let request = mint::request(self.model, self.operation);
         let request = Arc::new(Request {
             origin: self.origin.clone(),
             ..(*request).clone()

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use slmd::auth::{Check, Decision, ExplainContext, Explanation, Outcome, explain};
-use slmd::prompt::{Action, Scope};
+use slmd::prompt::{Look, Operation, Scope};
 use slmd::reason::DenyReason::{self, *};
 use slmd::time::Timestamp;
 
@@ -16,7 +16,7 @@ fn explained(case: &Case) -> Explanation {
     let context = ExplainContext {
         transport: case.origin.transport_kind(),
         model: case.model.map(str::to_owned),
-        scope: case.action.scope(),
+        scope: case.operation.scope(),
     };
     explain(&case.token(), &case.snapshot(), &case.clock, &context)
 }
@@ -54,7 +54,7 @@ fn the_verdict_is_the_decisions() {
         spoil(&mut case);
         // Credentials without a token, and proofs, are no matter of the token's.
         let plain = case.bound.is_none() && case.is_bearer();
-        if !plain || matches!(case.action, Action::ListModels) {
+        if !plain || matches!(case.operation, Operation::Look(Look::Models)) {
             continue;
         }
         tried += 1;
@@ -197,7 +197,7 @@ proptest! {
             spoil(&mut case);
         }
         prop_assume!(case.bound.is_none() && case.is_bearer());
-        prop_assume!(!matches!(case.action, Action::ListModels));
+        prop_assume!(!matches!(case.operation, Operation::Look(Look::Models)));
         prop_assert_eq!(explained(&case).verdict, verdict(&case));
     }
 }

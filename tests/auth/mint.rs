@@ -15,7 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use slmd::auth::{Clock, Credential, DenyList, Endpoint, KeySet, Policy, Realm, Snapshot};
-use slmd::prompt::{Action, Chat, Message, Origin, Request, RequestId, Role, Sampling};
+use slmd::prompt::{Dialect, Operation, Origin, Request, RequestId};
 use slmd::secret::Secret;
 use slmd::time::{Mark, Timestamp, Uptime};
 
@@ -223,25 +223,16 @@ pub(crate) fn bearer(token: impl Into<String>) -> Credential {
     Credential::Bearer(Secret::new(token.into()))
 }
 
-pub(crate) fn chat() -> Action {
-    let message = Message {
-        role: Role::User,
-        content: Secret::new("hello".to_owned()),
-    };
-    Action::Chat(Chat {
-        messages: vec![message],
-        sampling: Sampling::default(),
-        max_completion_tokens: None,
-        stop: Vec::new(),
-    })
+pub(crate) fn chat() -> Operation {
+    Operation::Complete(Dialect::Chat)
 }
 
-pub(crate) fn request(model: Option<&str>, action: Action) -> Arc<Request> {
+pub(crate) fn request(model: Option<&str>, operation: Operation) -> Arc<Request> {
     Arc::new(Request {
         id: RequestId::random(),
         origin: Origin::Daemon,
         model: model.map(str::to_owned),
-        action,
         deadline: None,
+        asks: operation,
     })
 }

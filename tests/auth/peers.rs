@@ -1,7 +1,7 @@
 //! Break-glass: what local groups may do without a token, until the deny-list takes it back.
 
 use slmd::auth::{Credential, Decision, KeySet, Permitted, recheck};
-use slmd::prompt::{Action, Scope};
+use slmd::prompt::{Look, Operation, Scope};
 use slmd::reason::DenyReason::*;
 use slmd::time::Timestamp;
 
@@ -59,7 +59,7 @@ fn the_primary_group_counts_too() {
 #[test]
 fn no_other_group_and_no_other_scope() {
     let mut case = broken();
-    case.action = Action::ReadAudit;
+    case.operation = Operation::Look(Look::Metrics);
     assert_eq!(case.denied().reason, PeerNotAllowed);
     case = broken();
     case.wrap = |_| Credential::LocalPeer {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::json;
 use slmd::auth::{Cache, Decision, DenyList, Policy, Realm, Revocations, Snapshot, decide};
-use slmd::prompt::{Action, Scope};
+use slmd::prompt::{Look, Operation, Scope};
 use slmd::time::Timestamp;
 
 use crate::mint::{self, ALGORITHMS, Issuer, NOW, chat};
@@ -29,18 +29,18 @@ fn cases() -> ProptestConfig {
     ProptestConfig::with_cases(if more { 20_000 } else { 512 })
 }
 
-fn permits(token: &str, action: Action, realm: Realm) -> bool {
-    permits_under(token, action, realm, Revocations::default(), true)
+fn permits(token: &str, operation: Operation, realm: Realm) -> bool {
+    permits_under(token, operation, realm, Revocations::default(), true)
 }
 
 fn permits_under(
     token: &str,
-    action: Action,
+    operation: Operation,
     realm: Realm,
     revoked: Revocations,
     synchronised: bool,
 ) -> bool {
-    let (request, credential) = (mint::request(None, action), mint::bearer(token));
+    let (request, credential) = (mint::request(None, operation), mint::bearer(token));
     let realms = [(realm.issuer.clone(), revoked)].into();
     let snapshot = Snapshot::new(1, vec![realm], DenyList { realms });
     let mut clock = mint::clock();
@@ -68,11 +68,9 @@ fn a_flipped_bit_never_permits() {
     }
 }
 
-fn action() -> impl Strategy<Value = Action> {
-    let cancel = Action::Cancel {
-        correlation: vec![1],
-    };
-    prop::sample::select(vec![chat(), Action::ListModels, cancel, Action::ReadAudit])
+fn operation() -> impl Strategy<Value = Operation> {
+    let looks = [Look::Models, Look::Metrics].map(Operation::Look);
+    prop::sample::select([vec![chat(), Operation::Cancel], looks.to_vec()].concat())
 }
 
 fn role() -> impl Strategy<Value = String> {
@@ -169,7 +167,7 @@ proptest! {
     fn less_never_grants_more(
         roles in prop::collection::vec(role(), 0..4),
         policy in policy(),
-        action in action(),
+        operation in operation(),
         way in 0..13u8,
         at in 0..4000usize,
         synchronised: bool,
@@ -181,16 +179,16 @@ proptest! {
         let mut realm = world().realms.into_values().next().unwrap();
         realm.policy = policy;
         let none = Revocations::default();
-        let before = permits_under(&token, action.clone(), realm.clone(), none.clone(), synchronised);
+        let before = permits_under(&token, operation, realm.clone(), none.clone(), synchronised);
 
         let (less, revoked) = shrink(&realm, way, at);
-        prop_assert!(before || !permits_under(&token, action.clone(), less, revoked, synchronised));
+        prop_assert!(before || !permits_under(&token, operation, less, revoked, synchronised));
         if !roles.is_empty() {
             let mut fewer = roles.clone();
             fewer.remove(at % roles.len());
             claims["resource_access"]["slm"]["roles"] = json!(fewer);
             let token = issuer.token(&claims);
-            prop_assert!(before || !permits_under(&token, action, realm, none, synchronised));
+            prop_assert!(before || !permits_under(&token, operation, realm, none, synchronised));
         }
     }
 
@@ -201,12 +199,12 @@ proptest! {
         seed: u64,
         sound: bool,
         policy in policy(),
-        action in action(),
+        operation in operation(),
         later in 0..7200u64,
     ) {
         let (mutated, original) = Mutator::new(seed).next();
         let credential = mint::bearer(if sound { original } else { mutated });
-        let request = mint::request(None, action);
+        let request = mint::request(None, operation);
         let mut realm = world().realms.into_values().next().unwrap();
         realm.policy = policy;
         let mut clock = mint::clock();
@@ -225,7 +223,7 @@ proptest! {
     /// answers as `decide` does, twice.
     #[test]
     fn the_cache_answers_as_decide(
-        steps in prop::collection::vec((0..6usize, action(), 0..7200u64, 1..3u64), 1..40),
+        steps in prop::collection::vec((0..6usize, operation(), 0..7200u64, 1..3u64), 1..40),
         capacity in 0..4usize,
     ) {
         let cache = Cache::new(capacity);
@@ -242,10 +240,10 @@ proptest! {
         for realm in worlds[1].realms.values_mut() {
             realm.policy.roles = [("read".to_owned(), vec![Scope::Audit])].into();
         }
-        for (token, action, later, epoch) in steps {
+        for (token, operation, later, epoch) in steps {
             let mut clock = mint::clock();
             clock.now = Timestamp::from_secs(NOW + later);
-            let (request, credential) = (mint::request(None, action), mint::bearer(tokens[token].as_str()));
+            let (request, credential) = (mint::request(None, operation), mint::bearer(tokens[token].as_str()));
             let world = &worlds[epoch as usize - 1];
             let plain = format!("{:?}", decide(&credential, &request, world, &clock));
             for _ in 0..2 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use slmd::auth::{Credential, Decision, Denied, KeySet, NonceRule, decide, recheck};
-use slmd::prompt::{Action, Origin, Scope, Transport};
+use slmd::prompt::{Look, Operation, Origin, Scope, Transport};
 use slmd::reason::DenyReason::{self, *};
 use slmd::time::Timestamp;
 
@@ -276,7 +276,7 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     (AudienceMismatch, |c| c.claims["aud"] = json!("slm2")),
     (AudienceMismatch, |c| c.model = Some("other")),
     (AudienceMismatch, |c| {
-        c.action = Action::ListModels;
+        c.operation = Operation::Look(Look::Models);
         c.claims["aud"] = json!([]);
     }),
     (RolesMissing, |c| c.drop_claim("resource_access")),
@@ -288,7 +288,9 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
         c.claims["resource_access"] = json!({"slm": {}});
         c.claims["realm_access"] = json!({"roles": ["read"]});
     }),
-    (ScopeMissing, |c| c.action = Action::ReadAudit),
+    (ScopeMissing, |c| {
+        c.operation = Operation::Look(Look::Metrics)
+    }),
     (ScopeMissing, |c| {
         c.claims["resource_access"] = json!({"slm": {"roles": ["Read"]}})
     }),
@@ -301,7 +303,7 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     }),
     (ClockUnsynchronised, |c| {
         c.clock.synchronised = false;
-        c.action = Action::ReadAudit;
+        c.operation = Operation::Look(Look::Metrics);
         c.claims["resource_access"] = json!({"slm": {"roles": ["audit"]}});
     }),
 ];
@@ -394,7 +396,7 @@ fn the_edge_of_what_is_allowed() {
             c.realm.policy.offline_grace.clear();
         },
         |c| {
-            c.action = Action::ListModels;
+            c.operation = Operation::Look(Look::Models);
             c.realm.policy.default_endpoint = None;
         },
         |c| {

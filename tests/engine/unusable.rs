@@ -229,14 +229,14 @@ fn a_template_of_today_is_served() {
         role: Role::User,
         content: Secret::new("<think>so</think> Hi <|im_end|> ".to_owned()),
     }];
-    let error = text.encode(&messages, Timestamp(0)).unwrap_err();
+    let error = text.encode_chat(&messages, Timestamp(0)).unwrap_err();
     assert_eq!(error.status(), 400, "{error}");
     let messages = [Message {
         role: Role::User,
         content: Secret::new("<think>so</think> Hi ".to_owned()),
     }];
     let encoded = text
-        .encode(&messages, Timestamp::from_secs(1_800_000_000))
+        .encode_chat(&messages, Timestamp::from_secs(1_800_000_000))
         .unwrap();
     let bytes = encoded
         .ids

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::auth::{Clock, Credential, DenyList, Endpoint, KeySet, Policy, Realm, Snapshot};
-use crate::prompt::{Action, Origin, Request, RequestId};
+use crate::prompt::{Look, Operation, Origin, Request, RequestId};
 use crate::secret::Secret;
 use crate::time::{Mark, Timestamp, Uptime};
 
@@ -35,8 +35,8 @@ pub static REQUEST: LazyLock<Arc<Request>> = LazyLock::new(|| {
         id: RequestId::random(),
         origin: Origin::Daemon,
         model: Some(CLIENT.to_owned()),
-        action: Action::ListModels,
         deadline: None,
+        asks: Operation::Look(Look::Models),
     })
 });
 

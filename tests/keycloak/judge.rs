@@ -7,7 +7,7 @@ use slmd::auth::{
     Clock, Credential, Decision, Denied, DenyList, Endpoint, Grant, KeySet, Policy, Realm,
     Snapshot, decide,
 };
-use slmd::prompt::{Action, Chat, Message, Origin, Request, RequestId, Role, Sampling, Scope};
+use slmd::prompt::{Dialect, Operation, Origin, Request, RequestId, Scope};
 use slmd::reason::DenyReason;
 use slmd::secret::Secret;
 use slmd::time::{Mark, Timestamp, Uptime};
@@ -76,13 +76,13 @@ impl Judge {
         self
     }
 
-    pub fn decide(&self, token: &str, model: Option<&str>, action: Action) -> Decision {
+    pub fn decide(&self, token: &str, model: Option<&str>, operation: Operation) -> Decision {
         let credential = Credential::Bearer(Secret::new(token.to_owned()));
         let request = Arc::new(Request {
             id: RequestId::random(),
             origin: Origin::Daemon,
             model: model.map(str::to_owned),
-            action,
+            asks: operation,
             deadline: None,
         });
         let snapshot = Snapshot::new(1, self.realms.clone(), DenyList::default());
@@ -137,17 +137,8 @@ impl Judge {
     }
 }
 
-fn chat() -> Action {
-    let message = Message {
-        role: Role::User,
-        content: Secret::new("hello".to_owned()),
-    };
-    Action::Chat(Chat {
-        messages: vec![message],
-        sampling: Sampling::default(),
-        max_completion_tokens: None,
-        stop: Vec::new(),
-    })
+fn chat() -> Operation {
+    Operation::Complete(Dialect::Chat)
 }
 
 fn clock(now: Timestamp) -> Clock {

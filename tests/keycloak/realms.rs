@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use slmd::auth::Decision;
-use slmd::prompt::Action;
+use slmd::prompt::{Look, Operation};
 use slmd::reason::DenyReason;
 
 use crate::admin::fresh_realm;
@@ -80,7 +80,7 @@ fn a_role_of_another_client_opens_nothing_here() {
     let judge = Judge::of(&[&realm]);
     // Its role for slm-chat is `audit`.
     judge.refuses(&token, DenyReason::ScopeMissing);
-    let other = judge.decide(&token, Some("slm-other"), Action::ReadAudit);
+    let other = judge.decide(&token, Some("slm-other"), Operation::Look(Look::Metrics));
     let Decision::Deny(denied) = other else {
         panic!("the audit is read with a role of another client");
     };

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Owner;
-use super::entry::{Entry, FirstClock, State, StoredAnswer};
-use super::shelf::{Busy, Inbox};
+use super::entry::{Entry, FirstClock, Stage, StoredAnswer};
+use super::shelf::{Claim, Inbox};
 use super::waiting::Waits;
-use crate::admission::running::Run;
-use crate::admission::{Admission, Admitted};
-use crate::auth::{Credential, Decision, Grant, NonceRule, Permitted, Principal};
+use crate::admission::pipeline::Place;
+use crate::admission::{Admission, Admitted, Recorded};
+use crate::auth::{Clock, Credential, Decision, Grant, NonceRule, Permitted, Principal};
 use crate::identity::{digest, random};
-use crate::prompt::{Outcome, Request, RequestId};
+use crate::prompt::{Completion, Outcome, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::StoreError;
 use crate::time::Timestamp;
@@ -57,13 +57,13 @@ pub enum Delivered {
     /// The same request is running already; its answer goes to the same topic.
     Running,
     /// Answered before: publish this again, then acknowledge.
-    Again(StoredAnswer),
+    Again(Recorded<StoredAnswer>),
 }
 
 /// A refusal, and whom it concerns.
 #[derive(Debug)]
 pub struct Rejected {
-    pub refusal: Refusal,
+    pub refusal: Recorded<Refusal>,
     pub asker: Asker,
 }
 
@@ -86,7 +86,7 @@ pub struct Ticket {
     request_id: RequestId,
     model: String,
     created: Timestamp,
-    busy: Busy,
+    claim: Claim,
 }
 
 /// What is written when a delivery begins.
@@ -100,51 +100,41 @@ pub(in crate::admission) struct Begin {
 }
 
 impl Admission {
-    /// Admits a chat that came by an at-least-once transport.
+    /// Admits a prompt that came by an at-least-once transport.
     pub async fn deliver(
         &self,
-        mut credential: Credential,
-        request: Request,
+        credential: Credential,
+        request: Request<Completion>,
         delivery: Delivery,
     ) -> Result<Delivered, Rejected> {
+        let (request, completion) = request.split();
         let request = self.with_deadline(request);
-        let prior = self.prior(&credential, &delivery);
-        let prior = prior.map_err(|e| Rejected::of(Asker::Unknown, unavailable(&e)))?;
-        let recognised = prior.entry.is_some();
+        let prior = self.prior(&credential, &delivery).map_err(|error| {
+            let (origin, id) = (request.origin.clone(), &request.id);
+            let refusal = self.refuse_unread(origin, id, unavailable(&error));
+            Rejected::of(Asker::Unknown, refusal)
+        })?;
         let first_clock = prior.entry.as_ref().map(|entry| entry.clock.clone().into());
-        let clock = first_clock.unwrap_or_else(|| self.clock());
-        if recognised {
-            waive_nonce(&mut credential);
-        }
-        let decision = self.decide_fresh(&credential, &request, Some(&clock));
-        let permitted = match decision.await {
-            Decision::Permit(permitted) => permitted,
-            Decision::Deny(denied) => {
-                let asker = Asker::signed(denied.principal.clone());
-                return Err(Rejected::of(asker, self.deny(&request, denied)));
-            }
-        };
+        let clock = first_clock.unwrap_or_else(|| self.0.decider.clock());
+        let permitted = self.decide_as_at_first(credential, &request, &prior, &clock);
+        let permitted = permitted.await?;
         let grant = Arc::clone(permitted.grant());
-        let reject = |refusal| {
-            let asker = Asker::Granted(Arc::clone(&grant));
-            Rejected::of(asker, self.refuse(&permitted, refusal))
-        };
+        let reject = |refusal| self.reject(&permitted, refusal);
         let key = prior.key_for(&grant, &delivery);
         (delivery.check)(&grant).map_err(reject)?;
-        let Some(busy) = self.claim(key).await else {
+        let Some(claim) = self.claim_delivery(key).await else {
             return Ok(Delivered::Running);
         };
-        let known = self
-            .0
-            .inbox
-            .get(&key)
-            .map_err(|e| reject(unavailable(&e)))?;
-        let begin = match known.map(|entry| (entry.state, entry.attempts, entry.clock)) {
-            Some((State::Answered(answer), ..)) => return Ok(Delivered::Again(answer)),
-            Some((State::Begun, attempts, _)) if attempts >= MOST_ATTEMPTS => {
+        let known = self.0.inbox.get(&key);
+        let known = known.map_err(|error| reject(unavailable(&error)))?;
+        let begin = match known.map(|entry| (entry.stage, entry.attempts, entry.clock)) {
+            Some((Stage::Answered(answer), ..)) => {
+                return Ok(Delivered::Again(self.0.recorder.remembered(answer)));
+            }
+            Some((Stage::Begun, attempts, _)) if attempts >= MOST_ATTEMPTS => {
                 return Err(reject(RefuseReason::AttemptsExhausted.into()));
             }
-            Some((State::Begun, attempts, clock)) => (attempts + 1, clock),
+            Some((Stage::Begun, attempts, clock)) => (attempts + 1, clock),
             None => (1, FirstClock::new(&clock, &grant.principal)),
         };
         let owner = grant.principal.key();
@@ -152,20 +142,40 @@ impl Admission {
             inbox: self.0.inbox.clone(),
             key,
             entry: prior.begin(owner, begin, self.0.inbox.now()),
-            recognised,
+            recognised: prior.entry.is_some(),
         };
-        let run = self
-            .0
-            .running
-            .enter(permitted.clone(), delivery.correlation);
-        self.run(permitted, begin, (run, delivery.size), busy).await
+        let came = (delivery.correlation, delivery.size);
+        self.run((permitted, completion), begin, came, claim).await
+    }
+
+    /// A redelivery is decided as at its first admission, when its nonce was checked.
+    async fn decide_as_at_first(
+        &self,
+        mut credential: Credential,
+        request: &Arc<Request>,
+        prior: &Prior,
+        clock: &Clock,
+    ) -> Result<Permitted, Rejected> {
+        if let Credential::Dpop { binding, .. } = &mut credential
+            && prior.entry.is_some()
+        {
+            binding.nonce = NonceRule::Checked;
+        }
+        let decider = &self.0.decider;
+        match decider.decide(&credential, request, Some(clock)).await {
+            Decision::Permit(permitted) => Ok(permitted),
+            Decision::Deny(denied) => {
+                let asker = Asker::signed(denied.principal.clone());
+                let refusal = self.0.recorder.denied(request, denied);
+                Err(Rejected::of(asker, refusal))
+            }
+        }
     }
 
     /// Whose token this is, whatever it allows. Records nothing.
     pub fn asker(&self, credential: &Credential, request: Request) -> Asker {
-        let (snapshot, clock) = (self.snapshot(), self.clock());
         let request = Arc::new(request);
-        match self.0.cache.decide(credential, &request, &snapshot, &clock) {
+        match self.0.decider.look(credential, &request, None) {
             Decision::Permit(permitted) => Asker::Granted(Arc::clone(permitted.grant())),
             Decision::Deny(denied) => Asker::signed(denied.principal),
         }
@@ -173,9 +183,9 @@ impl Admission {
 
     /// `None`: it is running already, and the last message of its answer is still to come. Where
     /// that is on its way, whoever asks again may have missed it: the record of it is waited for.
-    async fn claim(&self, key: [u8; 32]) -> Option<Busy> {
+    async fn claim_delivery(&self, key: [u8; 32]) -> Option<Claim> {
         match self.0.inbox.claim(key) {
-            Ok(busy) => Some(busy),
+            Ok(claim) => Some(claim),
             Err(claimed) if claimed.ended(ENDING).await => self.0.inbox.claim(key).ok(),
             Err(_) => None,
         }
@@ -184,11 +194,12 @@ impl Admission {
     /// Waits for a place, and admits.
     async fn run(
         &self,
-        permitted: Permitted,
+        (permitted, completion): (Permitted, Completion),
         begin: Begin,
-        (run, size): (Run, usize),
-        busy: Busy,
+        (correlation, size): (Option<Vec<u8>>, usize),
+        claim: Claim,
     ) -> Result<Delivered, Rejected> {
+        let run = self.0.running.enter(permitted.clone(), correlation);
         let grant = Arc::clone(permitted.grant());
         let waits = Waits {
             principal: grant.principal.clone(),
@@ -201,29 +212,32 @@ impl Admission {
             .unwrap_or_else(crate::time::instant);
         let (engine, shutdown) = (&self.0.engine, &self.0.shutdown);
         let place = self.0.waiting.place(waits, until, engine, shutdown);
-        let slot = match place.await {
-            Ok(slot) => slot,
-            Err(refusal) => {
-                let refusal = self.refuse(&permitted, refusal);
-                return Err(Rejected::of(Asker::Granted(grant), refusal));
-            }
-        };
-        match self
-            .admit(permitted, Some((begin.clone(), slot, run)))
+        let slot = place
             .await
-        {
+            .map_err(|refusal| self.reject(&permitted, refusal))?;
+        let place = Place {
+            slot,
+            run,
+            begin: Some(begin.clone()),
+        };
+        match self.admit(permitted, completion, Some(place)).await {
             Ok(admitted) => {
                 let ticket = Ticket {
                     begin,
                     request_id: admitted.id.clone(),
                     model: admitted.model.clone(),
                     created: admitted.created,
-                    busy,
+                    claim,
                 };
                 Ok(Delivered::Run(admitted, Box::new(ticket)))
             }
             Err(refusal) => Err(Rejected::of(Asker::Granted(grant), refusal)),
         }
+    }
+
+    fn reject(&self, permitted: &Permitted, refusal: Refusal) -> Rejected {
+        let asker = Asker::Granted(Arc::clone(permitted.grant()));
+        Rejected::of(asker, self.0.recorder.refused(permitted, refusal))
     }
 
     /// What is known of this exact message, before anybody has been verified.
@@ -278,7 +292,7 @@ impl Prior {
         touched: Timestamp,
     ) -> Entry {
         Entry {
-            state: State::Begun,
+            stage: Stage::Begun,
             attempts,
             clock,
             touched,
@@ -306,14 +320,14 @@ impl Begin {
 impl Ticket {
     /// The last message of the answer is about to be sent.
     pub fn ends(&self) {
-        self.busy.ends();
+        self.claim.ends();
     }
 
     /// Persists that the request is finished and answered. Durable when this returns; where it
     /// fails, in spite of being tried again, the request must stay unacknowledged.
     pub async fn answered(self, text: String, outcome: Outcome) -> Result<(), StoreError> {
-        self.busy.ends();
-        let state = State::Answered(StoredAnswer {
+        self.claim.ends();
+        let stage = Stage::Answered(StoredAnswer {
             request_id: self.request_id.clone(),
             model: self.model.clone(),
             created: self.created,
@@ -322,19 +336,19 @@ impl Ticket {
             usage: outcome.usage,
         });
         let attempts = self.begin.entry.attempts;
-        self.close(state, attempts).await
+        self.close(stage, attempts).await
     }
 
     /// Takes the attempt back: an orderly stop in mid-answer is no failed attempt. Durable when
     /// this returns.
     pub async fn released(self) -> Result<(), StoreError> {
         let attempts = self.begin.entry.attempts.saturating_sub(1);
-        self.close(State::Begun, attempts).await
+        self.close(Stage::Begun, attempts).await
     }
 
-    async fn close(self, state: State, attempts: u32) -> Result<(), StoreError> {
+    async fn close(self, stage: Stage, attempts: u32) -> Result<(), StoreError> {
         let entry = Entry {
-            state,
+            stage,
             attempts,
             touched: self.begin.inbox.now(),
             ..self.begin.entry.clone()
@@ -368,15 +382,8 @@ impl Asker {
 }
 
 impl Rejected {
-    fn of(asker: Asker, refusal: Refusal) -> Rejected {
+    fn of(asker: Asker, refusal: Recorded<Refusal>) -> Rejected {
         Rejected { refusal, asker }
-    }
-}
-
-/// A redelivery is decided as at its first admission, when its nonce was checked.
-fn waive_nonce(credential: &mut Credential) {
-    if let Credential::Dpop { binding, .. } = credential {
-        binding.nonce = NonceRule::Checked;
     }
 }
 

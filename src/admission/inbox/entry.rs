@@ -13,7 +13,8 @@ use crate::time::{Timestamp, Uptime};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Entry {
-    pub(super) state: State,
+    #[serde(rename = "state")]
+    pub(super) stage: Stage,
     pub(super) attempts: u32,
     /// The clock of the first admission, by which a second attempt is decided.
     pub(super) clock: FirstClock,
@@ -26,7 +27,7 @@ pub(super) struct Entry {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum State {
+pub(super) enum Stage {
     Begun,
     Answered(StoredAnswer),
 }
@@ -37,7 +38,7 @@ impl Entry {
             attempt: self.attempt_key,
             owner: self.owner,
             touched: self.touched,
-            answered: matches!(self.state, State::Answered(_)),
+            answered: matches!(self.stage, Stage::Answered(_)),
         }
     }
 }

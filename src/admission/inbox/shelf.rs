@@ -39,7 +39,7 @@ impl std::fmt::Debug for Shelf {
 
 /// A delivery claimed by this process; dropped, it may be claimed again.
 #[derive(Debug)]
-pub(super) struct Busy {
+pub(super) struct Claim {
     shelf: Arc<Shelf>,
     key: Key,
     ending: watch::Sender<bool>,
@@ -47,16 +47,16 @@ pub(super) struct Busy {
 
 /// A claim that is in another's way.
 #[derive(Debug)]
-pub(super) struct Claimed(watch::Receiver<bool>);
+pub(super) struct Taken(watch::Receiver<bool>);
 
-impl Busy {
+impl Claim {
     /// The last message is about to be sent: who comes from now on may have missed it.
     pub(super) fn ends(&self) {
         self.ending.send_replace(true);
     }
 }
 
-impl Claimed {
+impl Taken {
     /// Waits until a claim that is ending has ended, for so long at most; `false` at once where it
     /// isn't ending.
     pub(super) async fn ended(&self, limit: Duration) -> bool {
@@ -70,7 +70,7 @@ impl Claimed {
     }
 }
 
-impl Drop for Busy {
+impl Drop for Claim {
     fn drop(&mut self) {
         self.shelf.memory().release(self.key);
     }
@@ -94,10 +94,10 @@ impl Inbox {
     }
 
     /// An error says that it runs already.
-    pub(super) fn claim(&self, key: Key) -> Result<Busy, Claimed> {
+    pub(super) fn claim(&self, key: Key) -> Result<Claim, Taken> {
         let (ending, is_ending) = watch::channel(false);
-        self.0.memory().claim(key, is_ending).map_err(Claimed)?;
-        Ok(Busy {
+        self.0.memory().claim(key, is_ending).map_err(Taken)?;
+        Ok(Claim {
             shelf: Arc::clone(&self.0),
             key,
             ending,
@@ -204,7 +204,7 @@ fn named(key: &Key) -> [u8; 33] {
 mod tests {
     use tempfile::TempDir;
 
-    use super::super::entry::{State, StoredAnswer};
+    use super::super::entry::{Stage, StoredAnswer};
     use super::*;
     use crate::auth::{Clock, Principal};
     use crate::prompt::{Finish, RequestId, Usage};
@@ -223,14 +223,10 @@ mod tests {
     }
 
     fn settings(duplicates: usize) -> Settings {
+        let settings = Settings::for_tests();
         Settings {
-            answer_buffer: 64,
-            default_deadline: Duration::from_secs(300),
-            duplicate_window: Duration::from_secs(600),
             duplicates,
-            tokens_per_minute: 20_000,
-            prompts_per_minute: 600,
-            operations_per_minute: 120,
+            ..settings
         }
     }
 
@@ -249,7 +245,7 @@ mod tests {
             client: "c".to_owned(),
         };
         Entry {
-            state: State::Begun,
+            stage: Stage::Begun,
             attempts: 1,
             clock: super::super::entry::FirstClock::new(&clock, &who),
             touched,
@@ -259,7 +255,7 @@ mod tests {
     }
 
     fn answered(n: u8, secs: u64) -> Entry {
-        let state = State::Answered(StoredAnswer {
+        let stage = Stage::Answered(StoredAnswer {
             request_id: RequestId::random(),
             model: "slm".to_owned(),
             created: START,
@@ -268,7 +264,7 @@ mod tests {
             usage: Usage::default(),
         });
         Entry {
-            state,
+            stage,
             ..begun(n, secs)
         }
     }
@@ -292,28 +288,28 @@ mod tests {
     #[test]
     fn one_claim_at_a_time() {
         let (_folder, inbox) = open();
-        let busy = inbox.claim([1; 32]).unwrap();
+        let claim = inbox.claim([1; 32]).unwrap();
         assert!(inbox.claim([1; 32]).is_err());
         assert!(inbox.clone().claim([1; 32]).is_err());
         assert!(inbox.claim([2; 32]).is_ok());
-        drop(busy);
+        drop(claim);
         assert!(inbox.claim([1; 32]).is_ok());
     }
 
     #[tokio::test]
     async fn a_claim_that_is_ending_is_waited_for_and_no_other() {
         let (_folder, inbox) = open();
-        let busy = inbox.claim([1; 32]).unwrap();
-        let claimed = || inbox.claim([1; 32]).unwrap_err();
-        assert!(!claimed().ended(Duration::MAX).await, "it runs");
-        busy.ends();
+        let claim = inbox.claim([1; 32]).unwrap();
+        let taken = || inbox.claim([1; 32]).unwrap_err();
+        assert!(!taken().ended(Duration::MAX).await, "it runs");
+        claim.ends();
         let short = Duration::from_millis(1);
-        assert!(!claimed().ended(short).await, "it doesn't end for long");
-        let other = claimed();
+        assert!(!taken().ended(short).await, "it doesn't end for long");
+        let other = taken();
         let waits = tokio::spawn(async move { other.ended(Duration::MAX).await });
         tokio::task::yield_now().await;
         assert!(!waits.is_finished());
-        drop(busy);
+        drop(claim);
         assert!(waits.await.unwrap());
         assert!(inbox.claim([1; 32]).is_ok());
     }
@@ -325,7 +321,7 @@ mod tests {
         drop(inbox);
         let inbox = reopen(&folder);
         let entry = inbox.get(&[1; 32]).unwrap().unwrap();
-        assert!(matches!(entry.state, State::Answered(answer) if answer.text == "answer 1"));
+        assert!(matches!(entry.stage, Stage::Answered(answer) if answer.text == "answer 1"));
         assert_eq!(entry.attempts, 1);
         assert_eq!(inbox.by_attempt(&[0x81; 32]), Some([1; 32]));
         assert!(inbox.get(&[2; 32]).unwrap().is_none());

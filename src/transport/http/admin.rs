@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use super::connections::{Peer, Service};
 use super::metrics::Metrics;
-use super::public::{OPENMETRICS, wrong_method};
+use super::public::OPENMETRICS;
 use super::reply::{self, Body, JSON, Refused};
+use super::route::wrong_method;
 use super::{Control, Settings, host, request};
 use crate::admin::{Call, Failed, Operation, PinHeld, ResetTime, ToExplain, route};
 use crate::audit::{AuditError, Line, Log};

@@ -11,18 +11,14 @@ use hyper::{Response, StatusCode};
 use super::reply::{self, Body, JSON, Refused};
 use crate::admission::Admitted;
 use crate::prompt::{Fragment, Outcome, Scope};
-use crate::reason::RefuseReason;
+use crate::reason::{Refusal, RefuseReason};
 use crate::wire::{self, Head};
 
 /// Keeps proxies and clients from giving up during a long prefill (WHATWG HTML section 9.2.7).
 const COMMENT: &[u8] = b": keep-alive\n\n";
 
-pub(super) fn head(admitted: &Admitted) -> Head {
-    Head {
-        id: format!("chatcmpl-{}", admitted.id),
-        model: admitted.model.clone(),
-        created_secs: admitted.created.as_secs(),
-    }
+fn head(admitted: &Admitted) -> Head {
+    Head::new(&admitted.id, &admitted.model, admitted.created)
 }
 
 /// Waits for the end of the answer. A client that leaves meanwhile drops this future, and with it
@@ -39,16 +35,17 @@ pub(super) async fn whole(mut admitted: Admitted) -> Result<Response<Body>, Refu
                         let body = wire::completion(&head, &text, &outcome);
                         Ok(reply::full(StatusCode::OK, JSON, body))
                     }
-                    Some(refusal) => Err(Refused::recorded(refusal, Scope::Read)),
+                    Some(refusal) => Err(unfinished(&admitted, refusal)),
                 };
             }
         }
     }
     // The channel ends with an `End`, so this is a fault of ours.
-    Err(Refused::recorded(
-        RefuseReason::Internal.into(),
-        Scope::Read,
-    ))
+    Err(unfinished(&admitted, RefuseReason::Internal.into()))
+}
+
+fn unfinished(admitted: &Admitted, refusal: Refusal) -> Refused {
+    Refused::recorded(admitted.permit.with(refusal), Scope::Read)
 }
 
 /// A stream of server-sent events. A client that leaves drops it, and with it `admitted`.

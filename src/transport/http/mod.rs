@@ -1,6 +1,6 @@
 //! The OpenAI-compatible API on a Unix socket, TCP and TLS, and the admin socket.
 //!
-//! A request's way: `door` greets, `seats` bounds, `connections` serves, `public` routes, `request` reads,
+//! A request's way: `door` greets, `seats` bounds, `connections` serves, `route` finds what is meant, `public` answers it, `request` reads,
 //! `wire` parses, `admission` decides, `chat` brings the answer, `reply` writes what else is
 //! said. `admin` is the other socket. hyper is used directly, because its own builder has the
 //! timers that an idle or slow client needs.
@@ -18,6 +18,7 @@ mod public;
 mod reply;
 mod request;
 mod reserve;
+mod route;
 mod seats;
 mod socket;
 mod stall;

@@ -1,21 +1,22 @@
-//! The public sockets: OpenAI's routes and the probes.
+//! The public sockets: OpenAI's operations and the probes.
 
 use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, HeaderName};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 
 use super::connections::{Peer, Service};
 use super::door::TcpPeer;
 use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
+use super::route::{Probe, Route, not_found};
 use super::{Control, Settings, chat, host, request};
-use crate::admission::Admission;
+use crate::admission::{Admission, Recorded};
 use crate::auth::{Credential, Permitted};
-use crate::prompt::{self, Action, Origin, RequestId, Scope, Transport};
+use crate::prompt::{self, Dialect, Look, Origin, RequestId, Transport};
 use crate::reason::{Refusal, RefuseReason};
-use crate::wire::{self, ChatBody};
+use crate::wire::{self, Body as Prompt};
 
 pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
@@ -33,16 +34,6 @@ struct Caller {
     origin: Origin,
     /// On the Unix socket only.
     local: Option<Peer>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Route {
-    Chat,
-    Models,
-    Model(String),
-    Live,
-    Ready,
-    Metrics,
 }
 
 impl Service for Public {
@@ -84,17 +75,14 @@ impl Public {
         let name = route.as_ref().map_or("other", Route::name);
         let answer = match (checked, route) {
             (Err(refusal), _) => Err(refusal.into()),
-            (Ok(()), Some(route)) => self.handle(&route, caller.clone(), &id, request).await,
-            (Ok(()), None) => Err(Route::not_found(request.uri().path()).into()),
+            (Ok(()), Some(route)) => self.handle(route, caller.clone(), &id, request).await,
+            (Ok(()), None) => Err(not_found(request.uri().path()).into()),
         };
         let mut response = match answer {
             Ok(response) => response,
             Err(refused) => {
-                if !refused.recorded {
-                    self.admission
-                        .refuse_unread(caller.origin, &id, &refused.refusal);
-                }
-                refused.into_response()
+                let unread = |refusal| self.admission.refuse_unread(caller.origin, &id, refusal);
+                refused.respond(unread)
             }
         };
         let status = response.status();
@@ -106,51 +94,58 @@ impl Public {
 
     fn refuse_connection(&self, caller: Caller, refusal: &Refusal) {
         let id = RequestId::random();
-        self.admission.refuse_unread(caller.origin, &id, refusal);
+        let refusal = refusal.clone();
+        let refusal = self.admission.refuse_unread(caller.origin, &id, refusal);
         self.metrics.answered("other", refusal.status());
     }
 
     async fn handle(
         &self,
-        route: &Route,
+        route: Route,
         caller: Caller,
         id: &RequestId,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
         route.check_method(request.method())?;
         match route {
-            Route::Chat => self.chat(caller, id, request).await,
-            Route::Models => {
-                let permitted = self
-                    .authorized(Action::ListModels, caller, id, &request)
-                    .await?;
-                Ok(reply::full(
-                    StatusCode::OK,
-                    JSON,
-                    wire::models(&names(&permitted)),
-                ))
-            }
-            Route::Model(name) => {
-                let permitted = self
-                    .authorized(Action::ListModels, caller, id, &request)
-                    .await?;
-                if !names(&permitted).contains(&name.as_str()) {
-                    let refusal = Refusal::new(RefuseReason::NotFound).param("model");
-                    return Err(Refused::recorded(refusal, Scope::Read));
-                }
-                Ok(reply::full(StatusCode::OK, JSON, wire::model(name)))
-            }
-            Route::Live => Ok(reply::full(StatusCode::OK, TEXT, "ok\n")),
-            Route::Ready => {
+            Route::Complete(dialect) => self.complete(dialect, caller, id, request).await,
+            Route::Look(look, name) => self.look(look, &name, caller, id, &request).await,
+            Route::Probe(Probe::Live) => Ok(reply::full(StatusCode::OK, TEXT, "ok\n")),
+            Route::Probe(Probe::Ready) => {
                 // What is inside is for this machine only.
                 let verbose =
                     !is_tcp(&caller.origin) && request::query(&request, "verbose").is_some();
                 Ok(self.readiness(verbose))
             }
-            Route::Metrics => {
+        }
+    }
+
+    async fn look(
+        &self,
+        look: Look,
+        name: &str,
+        caller: Caller,
+        id: &RequestId,
+        request: &Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let json = |body| Ok(reply::full(StatusCode::OK, JSON, body));
+        match look {
+            Look::Models => {
+                let permitted = self.authorized(look, caller, id, request).await?;
+                json(wire::models(&names(&permitted)))
+            }
+            Look::Model => {
+                let permitted = self.authorized(look, caller, id, request).await?;
+                if !names(&permitted).contains(&name) {
+                    let refusal = Refusal::new(RefuseReason::NotFound).param("model");
+                    let refusal = permitted.with(refusal);
+                    return Err(Refused::recorded(refusal, look.entry().scope));
+                }
+                json(wire::model(name))
+            }
+            Look::Metrics => {
                 if is_tcp(&caller.origin) {
-                    let action = Action::ReadMetrics;
-                    self.authorized(action, caller, id, &request).await?;
+                    let _read = self.authorized(look, caller, id, request).await?;
                 }
                 let text = self.control.metrics();
                 Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
@@ -158,8 +153,9 @@ impl Public {
         }
     }
 
-    async fn chat(
+    async fn complete(
         &self,
+        dialect: Dialect,
         caller: Caller,
         id: &RequestId,
         request: Request<Incoming>,
@@ -171,7 +167,8 @@ impl Public {
             body_timeout,
             ..
         } = *self.settings;
-        let body = wire::parse_chat(&request::body(request, max_body, body_timeout).await?)?;
+        let body = request::body(request, max_body, body_timeout).await?;
+        let body = wire::parse(dialect, &body)?;
         if body.authorization.is_some() {
             let refusal = Refusal::new(RefuseReason::UnsupportedParameter)
                 .detail("over HTTP the token goes into the `Authorization` header")
@@ -186,20 +183,21 @@ impl Public {
         credential: Credential,
         origin: Origin,
         id: &RequestId,
-        body: ChatBody,
+        body: Prompt,
     ) -> Result<Response<Body>, Refused> {
         let request = prompt::Request {
             id: id.clone(),
             origin,
             model: body.model,
-            action: Action::Chat(body.chat),
             deadline: None,
+            asks: body.completion,
         };
+        let scope = request.asks.dialect.entry().scope;
         let admitted = self
             .admission
             .submit(credential, request)
             .await
-            .map_err(|refusal| Refused::recorded(refusal, Scope::Read))?;
+            .map_err(|refusal| Refused::recorded(refusal, scope))?;
         let mut response = if body.stream {
             chat::streamed(admitted, body.include_usage, self.settings.keep_alive)
         } else {
@@ -214,22 +212,21 @@ impl Public {
     /// Admission's leave for what needs no engine.
     async fn authorized(
         &self,
-        action: Action,
+        look: Look,
         caller: Caller,
         id: &RequestId,
         request: &Request<Incoming>,
-    ) -> Result<Permitted, Refused> {
+    ) -> Result<Recorded<Permitted>, Refused> {
         let credential = credential(&caller, request, &self.settings.public_urls)?;
-        let scope = action.scope();
         let request = prompt::Request {
             id: id.clone(),
             origin: caller.origin,
             model: None,
-            action,
             deadline: None,
+            asks: look,
         };
         let permitted = self.admission.authorize(credential, request).await;
-        permitted.map_err(|refusal| Refused::recorded(refusal, scope))
+        permitted.map_err(|refusal| Refused::recorded(refusal, look.entry().scope))
     }
 
     fn readiness(&self, verbose: bool) -> Response<Body> {
@@ -246,71 +243,6 @@ impl Public {
             Err(why) => format!("not ready: {why}\n"),
         };
         reply::full(status, TEXT, text)
-    }
-}
-
-impl Route {
-    fn at(path: &str) -> Option<Route> {
-        Some(match path {
-            "/v1/chat/completions" => Route::Chat,
-            "/v1/models" => Route::Models,
-            "/livez" => Route::Live,
-            "/readyz" => Route::Ready,
-            "/metrics" => Route::Metrics,
-            _ => {
-                let name = path.strip_prefix("/v1/models/")?;
-                Route::Model(request::decoded(name).filter(|name| !name.is_empty())?)
-            }
-        })
-    }
-
-    /// Names the path that was probably meant: slashes too many, or a base URL without `/v1`.
-    fn not_found(path: &str) -> Refusal {
-        let refusal = Refusal::new(RefuseReason::NotFound);
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        let parts = match parts.as_slice() {
-            ["v1", "v1", rest @ ..] | ["v1", rest @ ..] | rest => rest,
-        };
-        let meant = match parts {
-            ["chat", "completions"] => "`/v1/chat/completions`",
-            ["models"] => "`/v1/models`",
-            ["models", _] => "`/v1/models/{id}`",
-            ["completions" | "responses", ..] => {
-                return refusal.detail("chats are answered at `/v1/chat/completions` only");
-            }
-            _ => return refusal,
-        };
-        refusal.detail(format!("use {meant}; a client's base URL ends in `/v1`"))
-    }
-
-    /// The name in metrics and logs.
-    fn name(&self) -> &'static str {
-        match self {
-            Route::Chat => "/v1/chat/completions",
-            Route::Models => "/v1/models",
-            Route::Model(_) => "/v1/models/{id}",
-            Route::Live => "/livez",
-            Route::Ready => "/readyz",
-            Route::Metrics => "/metrics",
-        }
-    }
-
-    fn check_method(&self, method: &Method) -> Result<(), Refused> {
-        let (allowed, allow) = match self {
-            Route::Chat => (Method::POST, "POST"),
-            _ => (Method::GET, "GET"),
-        };
-        if *method == allowed {
-            return Ok(());
-        }
-        Err(wrong_method(allow))
-    }
-}
-
-pub(super) fn wrong_method(allow: &'static str) -> Refused {
-    Refused {
-        allow: Some(allow),
-        ..Refused::from(Refusal::new(RefuseReason::MethodNotAllowed).detail(format!("use {allow}")))
     }
 }
 
@@ -397,55 +329,12 @@ mod tests {
         };
         assert_eq!((uid, gid, groups), (1000, 100, vec![7, 8]));
         assert!(matches!(of(&remote, &bare), Credential::None));
-        for (value, is_bearer) in [("Bearer t", true), ("Basic t", false)] {
+        let showing = |value| {
             let shown = Request::get("/v1/models").header("authorization", value);
-            let shown = shown.body(()).unwrap();
-            let found = of(&local(), &shown);
-            assert_eq!(matches!(found, Credential::Bearer(_)), is_bearer, "{value}");
-            assert!(!matches!(found, Credential::LocalPeer { .. }), "{value}");
-        }
-    }
-
-    #[test]
-    fn routes() {
-        assert_eq!(
-            Route::at("/v1/models/a%20b"),
-            Some(Route::Model("a b".to_owned()))
-        );
-        for unknown in [
-            "/",
-            "/v1",
-            "/v1/chat/completions/",
-            "/v1/Models",
-            "/v1/models/%zz",
-            "/v1/models/",
-            "*",
-        ] {
-            assert_eq!(Route::at(unknown), None, "{unknown}");
-        }
-        for (path, hint) in [
-            ("//v1/chat/completions", "use `/v1/chat/completions`; "),
-            ("/v1//chat/completions", "use `/v1/chat/completions`; "),
-            ("/v1/v1/chat/completions", "use `/v1/chat/completions`; "),
-            ("/v1/chat/completions/", "use `/v1/chat/completions`; "),
-            ("/chat/completions", "ends in `/v1`"),
-            ("/models", "use `/v1/models`; "),
-            ("//v1/models/a", "use `/v1/models/{id}`; "),
-            ("/v1/models/", "use `/v1/models`; "),
-            ("/v1/responses", "`/v1/chat/completions` only"),
-            ("/completions", "`/v1/chat/completions` only"),
-        ] {
-            assert_eq!(Route::at(path), None, "{path}");
-            let refusal = Route::not_found(path);
-            assert_eq!(refusal.status(), 404);
-            assert!(refusal.message().contains(hint), "{path}: {refusal}");
-        }
-        assert_eq!(Route::not_found("/favicon.ico").detail, None);
-        let chat = Route::at("/v1/chat/completions").unwrap();
-        assert!(chat.check_method(&Method::POST).is_ok());
-        let refused = chat.check_method(&Method::GET).unwrap_err();
-        let response = refused.into_response();
-        assert_eq!(response.status(), 405);
-        assert_eq!(response.headers()["allow"], "POST");
+            shown.body(()).unwrap()
+        };
+        let bearer = of(&local(), &showing("Bearer t"));
+        assert!(matches!(bearer, Credential::Bearer(_)));
+        assert!(credential(&local(), &showing("Basic t"), &[]).is_err());
     }
 }

@@ -12,6 +12,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
+use crate::admission::Recorded;
 use crate::auth;
 use crate::prompt::Scope;
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
@@ -24,21 +25,24 @@ pub(super) const JSON: &str = "application/json";
 /// A refusal on its way out, with what HTTP adds to it.
 #[derive(Debug)]
 pub(super) struct Refused {
-    pub(super) refusal: Refusal,
-    /// Whether admission has recorded it.
-    pub(super) recorded: bool,
+    pub(super) cause: Cause,
     /// What the route needs, for the challenge of a 403.
     pub(super) scope: Option<Scope>,
     /// The methods of a resource that was asked with another.
     pub(super) allow: Option<&'static str>,
 }
 
-/// Refused before admission saw it.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// Admission hasn't seen it.
+    Unread(Refusal),
+    Recorded(Recorded<Refusal>),
+}
+
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Refused {
         Refused {
-            refusal,
-            recorded: false,
+            cause: Cause::Unread(refusal),
             scope: None,
             allow: None,
         }
@@ -46,19 +50,35 @@ impl From<Refusal> for Refused {
 }
 
 impl Refused {
-    /// Refused by admission, which records what it refuses.
-    pub(super) fn recorded(refusal: Refusal, scope: Scope) -> Refused {
+    /// Refused by admission.
+    pub(super) fn recorded(refusal: Recorded<Refusal>, scope: Scope) -> Refused {
         Refused {
-            recorded: true,
+            cause: Cause::Recorded(refusal),
             scope: Some(scope),
-            ..Refused::from(refusal)
+            allow: None,
         }
     }
 
+    /// `record`: for what admission hasn't seen.
+    pub(super) fn respond(
+        mut self,
+        record: impl FnOnce(Refusal) -> Recorded<Refusal>,
+    ) -> Response<Body> {
+        if let Cause::Unread(refusal) = self.cause {
+            self.cause = Cause::Recorded(record(refusal));
+        }
+        self.into_response()
+    }
+
+    /// For an administrator, whose every use of the socket is on record before it is looked at.
     pub(super) fn into_response(self) -> Response<Body> {
-        let mut response = refusal(&self.refusal);
+        let refused = match &self.cause {
+            Cause::Unread(refusal) => refusal,
+            Cause::Recorded(refusal) => refusal,
+        };
+        let mut response = refusal(refused);
         let headers = response.headers_mut();
-        if let Some(challenge) = challenge(&self.refusal, self.scope) {
+        if let Some(challenge) = challenge(refused, self.scope) {
             set(headers, WWW_AUTHENTICATE, &challenge);
         }
         if let Some(methods) = self.allow {
@@ -96,7 +116,7 @@ pub(super) fn new(status: StatusCode, kind: &'static str, body: Body) -> Respons
 }
 
 /// The error object, without a challenge.
-pub(super) fn refusal(refusal: &Refusal) -> Response<Body> {
+fn refusal(refusal: &Refusal) -> Response<Body> {
     let status =
         StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = full(status, JSON, wire::error(refusal));
@@ -191,8 +211,15 @@ mod tests {
             .map(|value| value.to_str().unwrap())
     }
 
+    fn refused(refusal: Refusal) -> Refused {
+        Refused {
+            scope: Some(Scope::Read),
+            ..Refused::from(refusal)
+        }
+    }
+
     fn challenge_of(reason: DenyReason) -> Option<String> {
-        let response = Refused::recorded(reason.into(), Scope::Read).into_response();
+        let response = refused(reason.into()).into_response();
         header(&response, WWW_AUTHENTICATE).map(str::to_owned)
     }
 
@@ -217,7 +244,7 @@ mod tests {
         let hostile = "a\"b\\c\r\nx: y\u{e9}\u{1f600}";
         for reason in DenyReason::ALL {
             let refusal = Refusal::new(*reason).detail(hostile);
-            let response = Refused::recorded(refusal, Scope::Read).into_response();
+            let response = refused(refusal).into_response();
             let is_challenged = matches!(reason.status(), 401 | 403);
             let challenge = header(&response, WWW_AUTHENTICATE);
             assert_eq!(challenge.is_some(), is_challenged, "{reason}");

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::outbox::{Outbox, Unsent};
 use super::request::{Form, Reply};
-use crate::admission::Ticket;
+use crate::admission::{Recorded, Ticket};
 use crate::link::{Properties, Publication};
 use crate::prompt::{AnswerReceiver, Finish, Fragment, Outcome, RequestId};
 use crate::reason::{Refusal, RefuseReason};
@@ -92,7 +92,7 @@ impl<'a> Messages<'a> {
     }
 
     /// The last message, when it is a refusal. One that the broker won't take is lost.
-    pub(super) async fn refuse(&mut self, refusal: &Refusal) -> Result<(), Unsent> {
+    pub(super) async fn refuse(&mut self, refusal: &Recorded<Refusal>) -> Result<(), Unsent> {
         let body = wire::error(refusal);
         self.retry_after = refusal.retry_after_secs();
         self.send(refusal.status(), true, &body).await
@@ -158,6 +158,8 @@ pub(super) struct Answer {
     pub(super) fragments: AnswerReceiver,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
+    /// What a refusal is told with, should it not become whole.
+    pub(super) permit: Recorded<()>,
 }
 
 /// How sending went.
@@ -214,13 +216,14 @@ impl Answer {
             return Ok(None);
         }
         if let Some(refusal) = wire::unfinished(&outcome) {
+            let refusal = self.permit.with(refusal);
             messages.refuse(&refusal).await?;
             return Ok(Some((outcome, refusal.status())));
         }
         let body = wire::completion(&self.head, text, &outcome);
         match messages.send(200, true, &body).await {
             Err(Unsent::TooLarge) => {
-                let refusal = Refusal::from(RefuseReason::AnswerTooLarge);
+                let refusal = self.permit.with(RefuseReason::AnswerTooLarge.into());
                 messages.refuse(&refusal).await?;
                 Ok(Some((outcome, refusal.status())))
             }
@@ -252,6 +255,7 @@ impl Answer {
             return Ok(None);
         }
         if let Some(refusal) = wire::unfinished(&outcome) {
+            let refusal = self.permit.with(refusal);
             messages.refuse(&refusal).await?;
             return Ok(Some((outcome, refusal.status())));
         }

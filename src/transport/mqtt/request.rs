@@ -8,14 +8,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use super::ledger::{Bytes32, Key};
-use super::topics::{Route, Topics};
+use super::topics::{self, Topics};
 use crate::auth::{Binding, Credential, NonceRule};
 use crate::identity::digest;
 use crate::link::{Message, Properties};
-use crate::prompt::{Action, Origin, Request, RequestId};
+use crate::prompt::{Cancel, Completion, Dialect, Origin, Request, RequestId};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::secret::Secret;
-use crate::wire;
+use crate::wire::{self, Body};
 
 /// Correlation Data is echoed with each piece of an answer, so a short request must not be able to
 /// make a long one; a UUID has 36 bytes.
@@ -25,7 +24,7 @@ const MAX_USER_PROPERTIES: usize = 32;
 
 /// A request that can be read. Whether its answer may go where it asks is for the grant to say.
 pub(super) struct Asked {
-    pub(super) request: Request,
+    pub(super) request: Request<Completion>,
     pub(super) credential: Credential,
     pub(super) reply: Reply,
     pub(super) body_hash: Bytes32,
@@ -35,13 +34,6 @@ pub(super) struct Asked {
     pub(super) size: usize,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
-}
-
-/// A wish to stop the own request with this correlation data.
-pub(super) struct Cancel {
-    pub(super) credential: Credential,
-    pub(super) correlation: Vec<u8>,
-    pub(super) request: Request,
 }
 
 /// A message that is no request, and where that may be told.
@@ -94,18 +86,31 @@ impl Asked {
 /// The nonces that a DPoP proof may say. Asked only where there is a proof: each is a signature.
 pub(super) type Accepted<'a> = &'a dyn Fn() -> Vec<String>;
 
-/// Reads a message that came on `route`.
+/// Reads a request that came in this form.
 pub(super) fn parse(
     topics: &Topics,
     message: &Message,
-    route: &Route<'_>,
+    (dialect, form): (Dialect, topics::Form<'_>),
     max_body: usize,
     nonces: Accepted<'_>,
     now: Instant,
 ) -> Result<Box<Asked>, Box<Unread>> {
     let id = request_id(&message.properties);
-    let reply = reply(topics, message, route);
-    match read(topics, message, &reply, &id, max_body, nonces, now) {
+    let reply = reply(topics, message, form);
+    let readable = readable(message, reply.as_ref(), max_body);
+    let asked = readable.and_then(|reply| {
+        let body = wire::parse(dialect, &message.payload)?;
+        let credential = credential_of(topics, message, reply, &body, nonces)?;
+        Ok(asked(
+            message,
+            id.clone(),
+            credential,
+            reply.clone(),
+            body,
+            now,
+        ))
+    });
+    match asked {
         Ok(asked) => Ok(Box::new(asked)),
         Err(refusal) => Err(Box::new(Unread {
             id,
@@ -135,19 +140,15 @@ fn bounded(properties: &Properties) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn read(
-    topics: &Topics,
+/// What is looked at before the body; where the answer goes.
+fn readable<'a>(
     message: &Message,
-    reply: &Option<Reply>,
-    id: &RequestId,
+    reply: Option<&'a Reply>,
     max_body: usize,
-    nonces: Accepted<'_>,
-    now: Instant,
-) -> Result<Asked, Refusal> {
-    let Some(reply) = reply else {
-        return Err(Refusal::new(RefuseReason::ReplyTopicRejected)
-            .detail("the request has no Response Topic"));
-    };
+) -> Result<&'a Reply, Refusal> {
+    let reply = reply.ok_or_else(|| {
+        Refusal::new(RefuseReason::ReplyTopicRejected).detail("the request has no Response Topic")
+    })?;
     bounded(&message.properties)?;
     if message.retain {
         return Err(RefuseReason::RetainedRejected.into());
@@ -161,35 +162,53 @@ fn read(
         let detail = format!("{size} bytes, of {max_body} allowed");
         return Err(Refusal::new(RefuseReason::BodyTooLarge).detail(detail));
     }
-    let mut body = wire::parse_chat(&message.payload)?;
-    let credential = match (&reply.form, body.authorization.take()) {
-        (Form::Plain { .. }, Some(authorization)) => plain_credential(authorization.expose())?,
-        (Form::Plain { .. }, None) => Credential::None,
-        (Form::Properties, None) => credential(topics, message, nonces)?,
-        // Two places for one token are two truths (RFC 6750 section 2).
-        (Form::Properties, Some(_)) => {
-            return Err(Refusal::new(RefuseReason::UnsupportedParameter)
-                .param("authorization")
-                .detail("send it as a user property"));
+    Ok(reply)
+}
+
+fn credential_of(
+    topics: &Topics,
+    message: &Message,
+    reply: &Reply,
+    body: &Body,
+    nonces: Accepted<'_>,
+) -> Result<Credential, Refusal> {
+    match (&reply.form, &body.authorization) {
+        (Form::Plain { .. }, shown) => {
+            plain_credential(shown.as_ref().map(|shown| shown.expose().as_str()))
         }
-    };
+        (Form::Properties, None) => credential(topics, message, nonces),
+        // Two places for one token are two truths (RFC 6750 section 2).
+        (Form::Properties, Some(_)) => Err(Refusal::new(RefuseReason::UnsupportedParameter)
+            .param("authorization")
+            .detail("send it as a user property")),
+    }
+}
+
+fn asked(
+    message: &Message,
+    id: RequestId,
+    credential: Credential,
+    reply: Reply,
+    body: Body,
+    now: Instant,
+) -> Asked {
     let expiry = message.properties.expiry;
-    Ok(Asked {
+    Asked {
         request: Request {
-            id: id.clone(),
+            id,
             origin: origin(message),
             model: body.model,
-            action: Action::Chat(body.chat),
             deadline: expiry.and_then(|expiry| now.checked_add(expiry)),
+            asks: body.completion,
         },
         credential,
-        reply: reply.clone(),
+        reply,
         body_hash: body.body_hash,
         redelivered: message.dup,
-        size,
+        size: message.payload.len(),
         stream: body.stream,
         include_usage: body.include_usage,
-    })
+    }
 }
 
 /// Reads a message on the cancel topic.
@@ -197,7 +216,7 @@ pub(super) fn parse_cancel(
     topics: &Topics,
     message: &Message,
     nonces: Accepted<'_>,
-) -> Result<Cancel, Refusal> {
+) -> Result<(Credential, Request<Cancel>), Refusal> {
     bounded(&message.properties)?;
     if message.retain {
         return Err(RefuseReason::RetainedRejected.into());
@@ -210,16 +229,12 @@ pub(super) fn parse_cancel(
         id: request_id(&message.properties),
         origin: origin(message),
         model: None,
-        action: Action::Cancel {
+        deadline: None,
+        asks: Cancel {
             correlation: correlation.to_vec(),
         },
-        deadline: None,
     };
-    Ok(Cancel {
-        credential: credential(topics, message, nonces)?,
-        correlation: correlation.to_vec(),
-        request,
-    })
+    Ok((credential(topics, message, nonces)?, request))
 }
 
 pub(super) fn origin(message: &Message) -> Origin {
@@ -251,8 +266,8 @@ pub(super) fn fingerprint(message: &Message) -> Bytes32 {
     digest(&parts)
 }
 
-fn reply(topics: &Topics, message: &Message, route: &Route<'_>) -> Option<Reply> {
-    let Route::Plain { client, id } = route else {
+fn reply(topics: &Topics, message: &Message, form: topics::Form<'_>) -> Option<Reply> {
+    let topics::Form::Plain { client, id } = form else {
         return Some(Reply {
             topic: message.properties.response_topic.clone()?,
             // One that is too long isn't echoed even once.
@@ -268,7 +283,7 @@ fn reply(topics: &Topics, message: &Message, route: &Route<'_>) -> Option<Reply>
         topic: topics.plain_reply(client, id),
         correlation: Some(Bytes::copy_from_slice(id.as_bytes())),
         form: Form::Plain {
-            client: (*client).to_owned(),
+            client: client.to_owned(),
         },
     })
 }
@@ -287,19 +302,15 @@ fn credential(
     let Some(value) = single(&message.properties, "authorization")? else {
         return misnamed(&message.properties).map_or(Ok(Credential::None), Err);
     };
-    match scheme(value)? {
-        (Scheme::Bearer, token) => Ok(Credential::Bearer(token)),
-        (Scheme::Dpop, token) => Ok(Credential::Dpop {
-            token,
-            proof: Secret::new(proof.ok_or(DenyReason::ProofMissing)?.to_owned()),
-            binding: Binding {
-                method: "PUBLISH",
-                targets: vec![topics.target(&message.topic)],
-                message: Some(message_hash(message)),
-                nonce: NonceRule::OneOf(nonces()),
-            },
-        }),
-    }
+    Credential::from_authorization(Some(value), || {
+        let binding = Binding {
+            method: "PUBLISH",
+            targets: vec![topics.target(&message.topic)],
+            message: Some(message_hash(message)),
+            nonce: NonceRule::OneOf(nonces()),
+        };
+        Ok((proof.ok_or(DenyReason::ProofMissing)?, binding))
+    })
 }
 
 /// A token under HTTP's name: MQTT compares the names of properties letter by letter.
@@ -311,30 +322,8 @@ fn misnamed(properties: &Properties) -> Option<Refusal> {
 }
 
 /// A 3.1.1 message has no place for a proof.
-fn plain_credential(value: &str) -> Result<Credential, Refusal> {
-    match scheme(value)? {
-        (Scheme::Bearer, token) => Ok(Credential::Bearer(token)),
-        (Scheme::Dpop, _) => Err(DenyReason::ProofUnsupported.into()),
-    }
-}
-
-enum Scheme {
-    Bearer,
-    Dpop,
-}
-
-/// The scheme's name is case-insensitive (RFC 9110 section 11.1).
-fn scheme(value: &str) -> Result<(Scheme, Secret<String>), Refusal> {
-    let refused = |detail| Err(Refusal::new(DenyReason::TokenMissing).detail(detail));
-    let Some((scheme, token)) = value.split_once(' ') else {
-        return refused("`authorization` has one word, with no `Bearer` before the token");
-    };
-    let token = Secret::new(token.trim().to_owned());
-    match scheme.to_ascii_lowercase().as_str() {
-        "bearer" => Ok((Scheme::Bearer, token)),
-        "dpop" => Ok((Scheme::Dpop, token)),
-        _ => refused("`authorization` begins with neither `Bearer` nor `DPoP`"),
-    }
+fn plain_credential(value: Option<&str>) -> Result<Credential, Refusal> {
+    Credential::from_authorization(value, || Err(DenyReason::ProofUnsupported.into()))
 }
 
 /// `msh` of a DPoP proof: the broker and its other clients see the proof, so it holds for this
@@ -412,7 +401,8 @@ mod tests {
     fn refused(message: &Message) -> &'static str {
         let topics = Topics::new("edge-1", "#");
         let now = crate::time::instant();
-        match parse(&topics, message, &Route::Request, 64, &nonces, now) {
+        let form = (Dialect::Chat, topics::Form::Properties);
+        match parse(&topics, message, form, 64, &nonces, now) {
             Ok(_) => "",
             Err(unread) => unread.refusal.reason.as_str(),
         }
@@ -441,13 +431,10 @@ mod tests {
             credential(&edge(), &message, &nonces)
         };
         assert!(matches!(with(&[]), Ok(Credential::None)));
-        let Ok(Credential::Bearer(token)) = with(&["bEARER a.b.c"]) else {
-            panic!("no token");
-        };
-        assert_eq!(token.expose(), "a.b.c");
+        assert!(matches!(with(&["Bearer a"]), Ok(Credential::Bearer(_))));
         let proofless = with(&["dPoP a.b.c"]).unwrap_err();
         assert_eq!(proofless.reason, DenyReason::ProofMissing.into());
-        for bad in [&["Basic x"][..], &["a.b.c"], &["Bearer a", "Bearer b"]] {
+        for bad in [&["Basic x"][..], &["Bearer a", "Bearer b"]] {
             assert!(with(bad).is_err());
         }
     }
@@ -488,7 +475,7 @@ mod tests {
 
     #[test]
     fn the_plain_form_has_no_place_for_a_proof() {
-        let refusal = plain_credential("DPoP a.b.c").unwrap_err();
+        let refusal = plain_credential(Some("DPoP a.b.c")).unwrap_err();
         assert_eq!(refusal.reason, DenyReason::ProofUnsupported.into());
     }
 
@@ -501,7 +488,7 @@ mod tests {
         long.properties.correlation = with(MAX_CORRELATION + 1);
         assert_eq!(refused(&long), "bad_request");
         assert!(parse_cancel(&edge(), &long, &nonces).is_err());
-        let reply = reply(&edge(), &long, &Route::Request).unwrap();
+        let reply = reply(&edge(), &long, topics::Form::Properties).unwrap();
         assert_eq!(reply.correlation, None, "not echoed");
 
         let mut many = message("{}");
@@ -520,8 +507,6 @@ mod tests {
         let refusal = credential(&edge(), &capital, &nonces).unwrap_err();
         assert_eq!(refusal.reason, DenyReason::TokenMissing.into());
         assert!(refusal.message().contains("lower case"), "{refusal}");
-        let bare = plain_credential("a.b.c").unwrap_err();
-        assert!(bare.message().contains("no `Bearer` before"), "{bare}");
     }
 
     #[test]

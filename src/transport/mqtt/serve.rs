@@ -11,15 +11,15 @@ use super::inboxes::{Inboxes, Stay};
 use super::metrics::Metrics;
 use super::outbox::{Outbox, Unsent};
 use super::refusals::{Refusals, Whose};
-use super::request::{Asked, Cancel, Form, Reply, Unread};
+use super::request::{Asked, Form, Reply, Unread};
 use super::status::Cell;
 use super::topics::Topics;
 use crate::admission::{
-    Admission, Admitted, Asker, Delivered, Delivery, Rejected, StoredAnswer, Ticket,
+    Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
 };
-use crate::auth::Grant;
+use crate::auth::{Credential, Grant};
 use crate::identity::Nonces;
-use crate::prompt::{self, Action, Finish, Origin, Outcome, Request, RequestId};
+use crate::prompt::{self, Cancel, Finish, Look, Operation, Origin, Outcome, Request, RequestId};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
 use crate::wire::Head;
 
@@ -101,22 +101,18 @@ pub(super) async fn request(
 pub(super) async fn cancel(
     context: Arc<Context>,
     origin: Origin,
-    parsed: Result<Cancel, Refusal>,
+    parsed: Result<(Credential, Request<Cancel>), Refusal>,
     _deciding: Deciding,
 ) {
     let admission = &context.admission;
-    let Cancel {
-        credential,
-        correlation,
-        request,
-    } = match parsed {
+    let (credential, request) = match parsed {
         Ok(cancel) => cancel,
         Err(refusal) => {
             let id = RequestId::random();
-            return admission.refuse_unread(origin, &id, &refusal);
+            return drop(admission.refuse_unread(origin, &id, refusal));
         }
     };
-    match admission.cancel(credential, &correlation, request).await {
+    match admission.cancel(credential, request).await {
         Ok(found) => tracing::debug!(found, "cancel"),
         Err(refusal) => tracing::debug!(reason = %refusal.reason, "cancel refused"),
     }
@@ -163,10 +159,11 @@ impl Context {
         (stream, include_usage): (bool, bool),
     ) -> Served {
         let answer = Answer {
-            head: head(&admitted.id, &admitted.model, admitted.created.as_secs()),
+            head: Head::new(&admitted.id, &admitted.model, admitted.created),
             fragments: admitted.answer,
             stream,
             include_usage,
+            permit: admitted.permit,
         };
         let messages = Messages::new(&self.outbox, reply, &admitted.id);
         let mut messages = messages.of_run(&ticket);
@@ -202,7 +199,7 @@ impl Context {
 
     async fn again(
         &self,
-        stored: StoredAnswer,
+        stored: Recorded<StoredAnswer>,
         reply: &Reply,
         (stream, include_usage): (bool, bool),
     ) -> Served {
@@ -210,10 +207,11 @@ impl Context {
         text.send(&stored.text);
         text.finish(stored.outcome());
         let answer = Answer {
-            head: head(&stored.request_id, &stored.model, stored.created.as_secs()),
+            head: Head::new(&stored.request_id, &stored.model, stored.created),
             fragments,
             stream,
             include_usage,
+            permit: stored.with(()),
         };
         let mut messages = Messages::new(&self.outbox, reply, &stored.request_id);
         match answer.send(&mut messages, self.fragment_interval).await {
@@ -233,13 +231,13 @@ impl Context {
             reply,
             credential,
         } = *unread;
-        self.admission.refuse_unread(origin.clone(), &id, &refusal);
+        let refusal = self.admission.refuse_unread(origin.clone(), &id, refusal);
         let request = Request {
             id: id.clone(),
             origin,
             model: None,
-            action: Action::ListModels,
             deadline: None,
+            asks: Operation::Look(Look::Models),
         };
         let asker = self.admission.asker(&credential, request);
         drop(deciding);
@@ -270,7 +268,7 @@ impl Context {
     /// awaited.
     async fn tell(
         &self,
-        refusal: Refusal,
+        refusal: Recorded<Refusal>,
         asker: &Asker,
         came: Came,
         id: &RequestId,
@@ -288,7 +286,7 @@ impl Context {
         if !told {
             return Served::Done;
         }
-        let refusal = hints::advise(reply, refusal);
+        let refusal = refusal.map(|refusal| hints::advise(reply, refusal));
         let mut messages = Messages::new(&self.outbox, reply, id);
         if !verified {
             messages.mark_unverified();
@@ -335,13 +333,4 @@ impl Context {
 /// The request isn't to blame and comes again after the restart.
 fn is_shutdown(refusal: &Refusal) -> bool {
     refusal.reason == Reason::Refused(RefuseReason::Draining)
-}
-
-fn head(id: &RequestId, model: &str, created_secs: u64) -> Head {
-    let id = id.as_str();
-    Head {
-        id: format!("chatcmpl-{}", id.strip_prefix("req_").unwrap_or(id)),
-        model: model.to_owned(),
-        created_secs,
-    }
 }

@@ -18,8 +18,9 @@ use super::outbox::{Pending, Submission};
 use super::request;
 use super::serve::{self, Came, Context, Deciding, Served};
 use super::status::{self, Notices};
-use super::topics::Route;
+use super::topics::{Form, Route};
 use crate::link::{self, Ack, Backoff, Event, Events, Failure, Link, Lost, Message, Publication};
+use crate::prompt::Dialect;
 use crate::shutdown::Shutdown;
 use crate::time;
 
@@ -226,7 +227,10 @@ impl Session {
                 Some(format!("{} ({why})", subscription.filter))
             })
             .collect();
-        let listens = codes.iter().take(2).any(Result::is_ok);
+        let listens = subscriptions
+            .iter()
+            .zip(codes)
+            .any(|(subscription, code)| subscription.at_least_once && code.is_ok());
         if let Some(live) = &mut self.state.live {
             (live.subscribed, live.denied) = (true, !denied.is_empty());
         }
@@ -306,7 +310,9 @@ impl Session {
         let context = Arc::clone(&self.context);
         match context.topics.route(&message.topic) {
             Some(Route::Cancel) => self.cancel(message, deciding),
-            Some(route) => self.request(message, &route, print, deciding),
+            Some(Route::Request(dialect, form)) => {
+                self.request(message, (dialect, form), print, deciding);
+            }
             None => self.set_aside(message, print),
         }
     }
@@ -317,7 +323,7 @@ impl Session {
     fn request(
         &mut self,
         message: &Message,
-        route: &Route<'_>,
+        form: (Dialect, Form<'_>),
         print: Bytes32,
         deciding: Deciding,
     ) {
@@ -338,7 +344,7 @@ impl Session {
         let parsed = request::parse(
             topics,
             message,
-            route,
+            form,
             self.max_body,
             &accepted,
             time::instant(),

@@ -1,15 +1,16 @@
 //! Which topics are requests, and where an answer may go. Pure.
 //!
 //! ```text
-//! slm/{device}/v1/chat/completions                  request, MQTT 5
-//! slm/{device}/v1/chat/completions/{client}/{id}    request, MQTT 3.1.1
-//! slm/{device}/v1/chat/completions/cancel           cancel (one level more: neither of the above)
-//! slm/{device}/reply/…                              answers
-//! slm/{device}/status                               retained: up or down
-//! slm/{device}/nonce                                retained: what DPoP proofs must say
+//! slm/{device}{path}                  request, MQTT 5; {path} as in HTTP: /v1/chat/completions
+//! slm/{device}{path}/{client}/{id}    request, MQTT 3.1.1
+//! slm/{device}{path}/cancel           cancel (one level more: neither of the above)
+//! slm/{device}/reply/…                answers
+//! slm/{device}/status                 retained: up or down
+//! slm/{device}/nonce                  retained: what DPoP proofs must say
 //! ```
 
 use crate::link::Subscription;
+use crate::prompt::Dialect;
 use crate::reason::{Refusal, RefuseReason};
 
 /// Longest Response Topic; it goes into audit and duplicate records.
@@ -30,13 +31,17 @@ pub(super) struct Topics {
 /// What a message on one of our topics is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route<'a> {
-    Request,
-    /// The 3.1.1 form, whose topic says what properties say in MQTT 5.
-    Plain {
-        client: &'a str,
-        id: &'a str,
-    },
+    Request(Dialect, Form<'a>),
     Cancel,
+}
+
+/// The two forms of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form<'a> {
+    /// MQTT 5.
+    Properties,
+    /// MQTT 3.1.1, whose topic says what properties say in MQTT 5.
+    Plain { client: &'a str, id: &'a str },
 }
 
 impl Topics {
@@ -49,17 +54,21 @@ impl Topics {
     }
 
     /// The cancels are at QoS 0, so that a full receive window can't hold them back.
-    pub(super) fn subscriptions(&self) -> [Subscription; 3] {
-        let chat = self.requests();
-        [
-            (chat.clone(), true),
-            (format!("{chat}/+/+"), true),
-            (format!("{chat}/cancel"), false),
-        ]
-        .map(|(filter, at_least_once)| Subscription {
+    pub(super) fn subscriptions(&self) -> Vec<Subscription> {
+        let of_one = |dialect: &Dialect| {
+            let requests = self.requests(*dialect);
+            [
+                (format!("{requests}/+/+"), true),
+                (format!("{requests}/cancel"), false),
+                (requests, true),
+            ]
+        };
+        let all = Dialect::ALL.iter().flat_map(of_one);
+        all.map(|(filter, at_least_once)| Subscription {
             filter,
             at_least_once,
         })
+        .collect()
     }
 
     pub(super) fn nonce(&self) -> String {
@@ -77,13 +86,20 @@ impl Topics {
 
     /// `None`: a topic that isn't ours, or a 3.1.1 form with levels that can't be answered on.
     pub(super) fn route<'a>(&self, topic: &'a str) -> Option<Route<'a>> {
-        let rest = topic.strip_prefix(self.requests().as_str())?;
+        let mut all = Dialect::ALL.iter();
+        all.find_map(|dialect| self.route_of(*dialect, topic))
+    }
+
+    fn route_of<'a>(&self, dialect: Dialect, topic: &'a str) -> Option<Route<'a>> {
+        let rest = topic.strip_prefix(self.requests(dialect).as_str())?;
         let mut levels = rest.split('/').skip(1);
         match (levels.next(), levels.next(), levels.next()) {
-            (None, None, None) if rest.is_empty() => Some(Route::Request),
+            (None, None, None) if rest.is_empty() => {
+                Some(Route::Request(dialect, Form::Properties))
+            }
             (Some("cancel"), None, None) => Some(Route::Cancel),
             (Some(client), Some(id), None) if is_level(client) && is_level(id) => {
-                Some(Route::Plain { client, id })
+                Some(Route::Request(dialect, Form::Plain { client, id }))
             }
             _ => None,
         }
@@ -144,8 +160,9 @@ impl Topics {
         beneath.is_some_and(|rest| !rest.is_empty()) && is_publishable(topic)
     }
 
-    fn requests(&self) -> String {
-        format!("{}v1/chat/completions", self.root)
+    fn requests(&self, dialect: Dialect) -> String {
+        let path = dialect.entry().path;
+        format!("{}{}", self.root, path.trim_start_matches('/'))
     }
 }
 
@@ -204,8 +221,9 @@ mod tests {
             let topic = format!("slm/edge-1/v1/chat/completions{rest}");
             topics.route(&topic).map(|route| format!("{route:?}"))
         };
-        let plain = |client, id| Some(format!("{:?}", Route::Plain { client, id }));
-        assert_eq!(route("").as_deref(), Some("Request"));
+        let request = |form| Some(format!("{:?}", Route::Request(Dialect::Chat, form)));
+        let plain = |client, id| request(Form::Plain { client, id });
+        assert_eq!(route(""), request(Form::Properties));
         assert_eq!(route("/cancel").as_deref(), Some("Cancel"));
         assert_eq!(route("/dev/7"), plain("dev", "7"));
         // A client called `cancel` is no cancel.
@@ -219,11 +237,13 @@ mod tests {
 
     #[test]
     fn no_topic_takes_two_subscriptions() {
-        let filters = topics().subscriptions().map(|s| s.filter);
-        let chat = "slm/edge-1/v1/chat/completions";
-        for topic in [chat, &format!("{chat}/cancel"), &format!("{chat}/a/b")] {
-            let hits = filters.iter().filter(|f| matches(f, topic)).count();
-            assert_eq!(hits, 1, "{topic}");
+        let subscriptions = topics().subscriptions();
+        for dialect in Dialect::ALL {
+            let path = format!("slm/edge-1{}", dialect.entry().path);
+            for topic in [&path, &format!("{path}/cancel"), &format!("{path}/a/b")] {
+                let filters = subscriptions.iter().map(|s| &s.filter);
+                assert_eq!(filters.filter(|f| matches(f, topic)).count(), 1, "{topic}");
+            }
         }
     }
 

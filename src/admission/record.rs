@@ -1,0 +1,249 @@
+//! What is decided is on record before it is told or done.
+
+use std::ops::Deref;
+use std::time::Duration;
+
+use super::inbox::{Begin, StoredAnswer};
+use super::metrics::Metrics;
+use super::records;
+use super::replay::FirstUse;
+use crate::audit::{self, Access, AuditError, Finished, Noted};
+use crate::auth::{Denied, Permitted};
+use crate::keysync::Floor;
+use crate::prompt::{Operation, Origin, Request, RequestId};
+use crate::reason::{Refusal, RefuseReason};
+use crate::store::Store;
+use crate::time;
+
+/// When to come again while nothing can be recorded.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Proof that the audit has what this holds, or the permit that it belongs to; a refusal that is
+/// one of a flood, or that can't be written, is counted there. Only the recorder makes one, and
+/// nothing else is told to a client.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded<T>(T);
+
+impl<T> Recorded<T> {
+    /// What else is told of the same request.
+    pub fn with<U>(&self, other: U) -> Recorded<U> {
+        Recorded(other)
+    }
+
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Recorded<U> {
+        Recorded(change(self.0))
+    }
+}
+
+impl<T> Deref for Recorded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Recorder {
+    pub(super) log: audit::Log,
+    pub(super) store: Store,
+    pub(super) floor: Floor,
+    pub(super) metrics: Metrics,
+}
+
+impl Recorder {
+    /// A request that was refused before it could be decided.
+    pub(super) fn unread(
+        &self,
+        origin: Origin,
+        id: &RequestId,
+        refusal: Refusal,
+    ) -> Recorded<Refusal> {
+        self.note(&records::unread(origin, id, &refusal));
+        Recorded(refusal)
+    }
+
+    /// A use of the admin socket by who may not.
+    pub(super) fn admin(&self, origin: Origin, what: String, refusal: &Refusal) -> Noted {
+        self.note(&records::admin(origin, what, refusal))
+    }
+
+    /// A request that the token doesn't allow.
+    pub(super) fn denied(&self, request: &Request, denied: Denied) -> Recorded<Refusal> {
+        self.note(&records::denied(request, &denied));
+        let mut refusal = Refusal::new(denied.reason);
+        refusal.detail = denied.detail;
+        if refusal.status() == 503 {
+            refusal.retry_after = denied.retry_after.or(Some(RETRY));
+        }
+        Recorded(refusal)
+    }
+
+    /// A request that the token allows and that is refused all the same.
+    pub(super) fn refused(&self, permitted: &Permitted, refusal: Refusal) -> Recorded<Refusal> {
+        self.note(&records::refused(permitted, &refusal));
+        Recorded(refusal)
+    }
+
+    /// An answer that is remembered was recorded when it was first given.
+    pub(super) fn remembered(&self, answer: StoredAnswer) -> Recorded<StoredAnswer> {
+        Recorded(answer)
+    }
+
+    /// A prompt's permit, with what is written beside it; durable when this returns.
+    pub(super) async fn permit(
+        &self,
+        permitted: &Permitted,
+        (access, salt): (Access, [u8; 16]),
+        begin: Option<Begin>,
+        proof: Option<FirstUse>,
+    ) -> Result<Recorded<()>, Refusal> {
+        let log = self.log.clone();
+        self.commit(move || {
+            if let Some(begin) = &begin {
+                begin.write()?;
+            }
+            if let Some(proof) = &proof {
+                proof.write()?;
+            }
+            log.append_permit(access, salt, time::now()).map(drop)
+        })
+        .await?;
+        self.metrics.permitted(permitted);
+        Ok(Recorded(()))
+    }
+
+    /// What needs no engine. Of reads the first is recorded and the rest are counted.
+    pub(super) async fn operation(
+        &self,
+        permitted: Permitted,
+        proof: Option<FirstUse>,
+    ) -> Result<Recorded<Permitted>, Refusal> {
+        let access = records::permitted(&permitted);
+        let log = self.log.clone();
+        let is_read = matches!(permitted.request().asks, Operation::Look(_));
+        let counted = is_read && log.count_read(&access, time::now());
+        if proof.is_some() || !counted {
+            let record = (!counted).then(|| access.clone());
+            self.commit(move || {
+                if let Some(proof) = &proof {
+                    proof.write()?;
+                }
+                if let Some(record) = record {
+                    log.append_read(record, time::now())?;
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        if is_read && !counted {
+            self.log.begin_counting(&access, time::now());
+        }
+        self.metrics.permitted(&permitted);
+        Ok(Recorded(permitted))
+    }
+
+    pub(super) fn finished(&self, transport: &'static str, finished: Finished) {
+        self.metrics.finished(transport, finished.finish);
+        if let Err(error) = self.log.finish(finished, time::now()) {
+            // The permit is on record, so the access isn't hidden; the operator must know.
+            tracing::error!(%error, "a finish could not be recorded");
+        }
+    }
+
+    /// Refusals ride on the next sync, so that a flood of them can't wear out the flash.
+    fn note(&self, access: &Access) -> Noted {
+        let decision = access.reason.map_or(Ok(()), Err);
+        self.metrics.decided(access.origin.transport(), decision);
+        self.log.refuse(access, time::now())
+    }
+
+    /// Runs what writes, with what is known of the time: what was when a request was admitted stays
+    /// known after a power cut. Durable when this returns.
+    async fn commit(
+        &self,
+        write: impl FnOnce() -> Result<(), AuditError> + Send + 'static,
+    ) -> Result<(), Refusal> {
+        let (store, floor) = (self.store.clone(), self.floor.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            store.commit(|| {
+                floor.write_along(time::booted())?;
+                write()
+            })
+        });
+        match written.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a permit could not be recorded");
+                Err(Refusal::new(RefuseReason::AuditUnavailable).retry_after(RETRY))
+            }
+            Err(_) => Err(RefuseReason::Internal.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::admission::running::tests::permitted;
+    use crate::identity::Identity;
+    use crate::reason::Reason;
+
+    fn recorder(folder: &TempDir, refusals_per_minute: u32) -> Recorder {
+        let store = Store::open(folder.path()).unwrap();
+        let settings = audit::Settings {
+            max_bytes: 1 << 20,
+            retention: Duration::from_secs(86_400),
+            refusals_per_minute,
+        };
+        Recorder {
+            log: audit::Log::open(&store, settings, &Identity::new("edge-1").unwrap()).unwrap(),
+            floor: Floor::open(&store, time::booted()).unwrap(),
+            metrics: Metrics::default(),
+            store,
+        }
+    }
+
+    fn reasons(recorder: &Recorder) -> Vec<Option<&'static str>> {
+        let lines = recorder.log.read(0, 100).unwrap();
+        let records = lines.iter().filter_map(audit::Line::record);
+        let accesses = records.filter_map(|record| match record.event {
+            audit::Event::Access(access) => Some(access.reason.map(Reason::as_str)),
+            _ => None,
+        });
+        accesses.collect()
+    }
+
+    #[test]
+    fn a_refusal_is_on_record_when_it_is_told_and_a_flood_of_them_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = recorder(&folder, 2);
+        let (own, other) = (permitted(1), permitted(2));
+        let refuse = |of| recorder.refused(of, RefuseReason::Overloaded.into());
+        for told in 1..=5 {
+            assert_eq!(refuse(&own).reason, RefuseReason::Overloaded.into());
+            assert_eq!(reasons(&recorder).len(), told.min(2));
+        }
+        let _told = refuse(&other);
+        assert_eq!(reasons(&recorder), [Some("overloaded"); 3]);
+    }
+
+    #[tokio::test]
+    async fn what_is_permitted_is_durable_and_a_second_look_costs_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = recorder(&folder, 2);
+        let before = recorder.store.syncs();
+        let own = permitted(1);
+        let _read = recorder.operation(own.clone(), None).await.unwrap();
+        let after = recorder.store.syncs();
+        assert!(after > before);
+        assert_eq!(reasons(&recorder), [None]);
+        let _again = recorder.operation(own, None).await.unwrap();
+        assert_eq!(recorder.store.syncs(), after);
+        assert_eq!(reasons(&recorder), [None], "it is counted");
+    }
+}

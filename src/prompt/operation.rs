@@ -1,0 +1,123 @@
+//! The table of operations: what a client may ask for, where, and with which scope.
+//!
+//! HTTP's routes (`transport/http/route.rs`) and MQTT's topics (`transport/mqtt/topics.rs`) come
+//! from it, as do the names in audit and metrics.
+
+use super::Scope;
+
+/// One line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// In audit records and metrics.
+    pub name: &'static str,
+    pub method: Method,
+    /// A segment in braces stands for any one. Over MQTT the topic is the path.
+    pub path: &'static str,
+    /// That a token needs.
+    pub scope: Scope,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Post,
+}
+
+impl Method {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+        }
+    }
+}
+
+macro_rules! table {
+    ($(#[$meta:meta])* $type:ident {
+        $($variant:ident = $name:literal, $method:ident $path:literal, $scope:ident;)+
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $type { $($variant,)+ }
+
+        impl $type {
+            pub const ALL: &'static [$type] = &[$($type::$variant,)+];
+
+            pub fn entry(self) -> &'static Entry {
+                match self {
+                    $($type::$variant => &Entry {
+                        name: $name,
+                        method: Method::$method,
+                        path: $path,
+                        scope: Scope::$scope,
+                    },)+
+                }
+            }
+        }
+    };
+}
+
+table! {
+    /// A prompt that the model completes, over HTTP and MQTT: how it is put, and its answer written
+    /// (`wire`). Belongs to one model.
+    Dialect {
+        Chat = "chat", Post "/v1/chat/completions", Read;
+    }
+}
+
+table! {
+    /// What changes nothing and nobody waits for: such are counted in the audit. HTTP only.
+    Look {
+        Models = "list_models", Get "/v1/models", Read;
+        Model = "list_models", Get "/v1/models/{id}", Read;
+        Metrics = "read_metrics", Get "/metrics", Audit;
+    }
+}
+
+/// What a client asks for, without its particulars: all that a decision looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Complete(Dialect),
+    Look(Look),
+    /// Stop the principal's own request (MQTT only, beneath the request's topic).
+    Cancel,
+}
+
+impl Operation {
+    /// The scope that a token needs for it.
+    pub fn scope(self) -> Scope {
+        match self {
+            Operation::Complete(dialect) => dialect.entry().scope,
+            Operation::Look(look) => look.entry().scope,
+            Operation::Cancel => Scope::Read,
+        }
+    }
+
+    /// The name that audit and metrics use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Complete(dialect) => dialect.entry().name,
+            Operation::Look(look) => look.entry().name,
+            Operation::Cancel => "cancel",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request has one meaning, whatever else is asked for: no path of the table covers another's.
+    #[test]
+    fn no_two_operations_answer_one_request() {
+        let dialects = Dialect::ALL.iter().map(|dialect| dialect.entry());
+        let looks = Look::ALL.iter().map(|look| look.entry());
+        let entries: Vec<&Entry> = dialects.chain(looks).collect();
+        for (i, one) in entries.iter().enumerate() {
+            assert!(one.path.starts_with('/'), "{}", one.path);
+            for other in &entries[i + 1..] {
+                assert_ne!((one.method, one.path), (other.method, other.path));
+            }
+        }
+    }
+}
