@@ -134,26 +134,24 @@ impl http::Control for Core {
         self.state.log.clone()
     }
 
-    fn record_look(&self, origin: Origin, what: &str) {
-        if let Err(error) = self.state.log.look(origin, what, time::now()) {
-            tracing::error!(%error, what, "a look by the admin socket could not be recorded yet");
-        }
-    }
-
     fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool {
         self.admission.refuse_admin(origin, what, refusal) == audit::Noted::ByItself
     }
 
-    fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
+    fn record(&self, origin: Origin, what: &str, is_look: bool) -> Result<(), Refusal> {
+        let (log, now) = (&self.state.log, time::now());
+        if is_look {
+            if let Err(error) = log.look(origin, what, now) {
+                tracing::error!(%error, what, "a look by the admin socket could not be recorded yet");
+            }
+            return Ok(());
+        }
         if let Origin::Admin { uid, .. } = origin {
             self.admission.take_admin_turn(uid).inspect_err(|refusal| {
                 self.record_refused(origin.clone(), what.to_owned(), refusal);
             })?;
         }
-        let recorded = self
-            .state
-            .log
-            .change(origin.clone(), what, Value::Null, time::now());
+        let recorded = log.change(origin.clone(), what, Value::Null, now);
         recorded.map(drop).map_err(|error| {
             tracing::error!(?origin, what, %error, "a use of the admin socket could not be recorded");
             RefuseReason::AuditUnavailable.into()

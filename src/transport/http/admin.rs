@@ -96,11 +96,9 @@ impl Admin {
         if request.method().as_str() != route.method {
             return Err(wrong_method(route.method));
         }
-        let recorded = self.record(&peer, &asked).await;
-        // Who mends a full disk has to see what is wrong; the log has who looked.
-        if !route.is_look {
-            recorded?;
-        }
+        let (origin, what) = (origin(&peer), asked.what());
+        self.blocking(move |control| control.record(origin, &what, route.is_look))
+            .await??;
         let realm = asked.realm;
         match asked.operation {
             Operation::Status => self.answer(route::STATUS, |c| Ok(c.status())).await,
@@ -153,18 +151,6 @@ impl Admin {
             tracing::warn!(uid = peer.uid, "the admin socket was used by who may not");
         }
         refusal
-    }
-
-    async fn record(&self, peer: &Peer, asked: &Asked) -> Result<(), Refused> {
-        let (origin, what) = (origin(peer), asked.what());
-        if asked.operation.route().is_look {
-            let counted = self.blocking(move |control| control.record_look(origin, &what));
-            return counted.await.map_err(Refused::from);
-        }
-        let recorded = self
-            .blocking(move |control| control.record_admin(origin, &what))
-            .await?;
-        recorded.map_err(Refused::from)
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Wiped, Refused> {

@@ -58,16 +58,13 @@ impl Control for Notes {
     fn audit(&self) -> Log {
         panic!("the audit log is tested with the daemon")
     }
-    fn record_look(&self, origin: Origin, what: &str) {
-        assert!(matches!(origin, Origin::Admin { pid: Some(_), .. }));
-        self.note(format!("counted {what}"));
-    }
     fn record_refused(&self, _: Origin, what: String, _: &Refusal) -> bool {
         panic!("{what}: only the user of the test comes")
     }
-    fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
+    fn record(&self, origin: Origin, what: &str, is_look: bool) -> Result<(), Refusal> {
         assert!(matches!(origin, Origin::Admin { pid: Some(_), .. }));
-        self.note(format!("recorded {what}"));
+        let how = if is_look { "counted" } else { "recorded" };
+        self.note(format!("{how} {what}"));
         match self.unrecordable {
             true => Err(RefuseReason::AuditUnavailable.into()),
             false => Ok(()),

@@ -113,13 +113,12 @@ pub trait Control: Send + Sync + 'static {
     /// Sets the time floor, also back.
     fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Failed>;
     fn audit(&self) -> Log;
-    /// Counts or records a look by the admin socket, which changes nothing: it goes on also where
-    /// the log can't be written.
-    fn record_look(&self, origin: Origin, what: &str);
+    /// Records a use of the admin socket before it is carried out. A look, which changes nothing,
+    /// may be counted instead, and goes on also where the log can't be written: who mends a full
+    /// disk has to see what is wrong.
+    fn record(&self, origin: Origin, what: &str, is_look: bool) -> Result<(), Refusal>;
     /// Records or counts a refused use of the admin socket; says whether it is recorded by itself.
     fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool;
-    /// Records a change by the admin socket, before it is carried out.
-    fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal>;
 }
 
 /// Serves the public sockets until `shutdown` drains; running answers may finish until it ends.
