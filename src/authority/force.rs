@@ -189,31 +189,24 @@ impl Next {
             _ => (Verdict::Taken, Mark::here(now)),
         };
         self.done.verdict = Some(verdict);
-        // The same keys by other names or beside others that are left out are taken, too.
-        let (keys, jwks) = match verdict {
-            Verdict::Held if judged.in_force != was => {
-                let left = old.only(&judged.in_force)?;
-                (left.keys.clone(), left.jwks())
-            }
-            Verdict::Taken => (set.keys.clone(), set.jwks()),
-            _ if !old.keys.same_set(&set.keys) && verdict != Verdict::Held => {
-                (set.keys.clone(), set.jwks())
-            }
-            _ => (old.keys.clone(), old.jwks.clone()),
+        let left = match verdict {
+            Verdict::Held if judged.in_force == was => Set::from(&old),
+            Verdict::Held => old.only(&judged.in_force)?,
+            Verdict::Confirmed if old.keys.same_set(&set.keys) => Set::from(&old),
+            // The same keys by other names or beside others that are left out, too.
+            _ => set.clone(),
         };
         let pinned = Pinned {
-            keys,
-            jwks,
+            jwks: left.jwks(),
+            keys: left.keys,
             confirmed,
             history: judged.history,
             changed: None,
         };
         self.put(&realm.name, pinned, now);
-        let difference = &self.done.difference;
-        if verdict == Verdict::Taken || !difference.is_empty() {
-            let (added, removed) = (&difference.added, &difference.removed);
-            let detail = json!({"realm": realm.name, "added": added, "removed": removed});
-            self.note("keys_refreshed", Some(detail));
+        if verdict == Verdict::Taken || !self.done.difference.is_empty() {
+            self.notes
+                .push(refreshed(&realm.name, &self.done.difference));
         }
         Ok(())
     }
@@ -264,10 +257,10 @@ impl Force {
         Snapshot::new(epoch, realms.collect(), DenyList { realms: realms_of })
     }
 
-    /// Without the keys that `next` hasn't: what may count while `next` isn't written yet. `None`:
-    /// nothing leaves.
-    pub(super) fn without_what_leaves(&self, next: &Force) -> Option<Force> {
-        let (mut less, mut leaves) = (self.clone(), false);
+    /// Without the keys that `next` hasn't, and what is to be recorded of that: what may count while
+    /// `next` isn't written yet. `None`: nothing leaves.
+    pub(super) fn without_what_leaves(&self, next: &Force) -> Option<(Force, Vec<Note>)> {
+        let (mut less, mut notes) = (self.clone(), Vec::new());
         for (realm, pinned) in &self.keys {
             let was = pinned.keys.thumbprints();
             let stays = next.keys.get(realm).map(|next| next.keys.thumbprints());
@@ -275,14 +268,14 @@ impl Force {
             if stays == was {
                 continue;
             }
-            leaves = true;
+            notes.push(refreshed(realm, &Difference::between(&was, &stays)));
             match (pinned.only(&stays), less.keys.get_mut(realm)) {
                 (Ok(set), Some(left)) => (left.keys, left.jwks) = (set.keys.clone(), set.jwks()),
                 // What can't be parted goes whole.
                 _ => drop(less.keys.remove(realm)),
             }
         }
-        leaves.then_some(less)
+        (!notes.is_empty()).then_some((less, notes))
     }
 
     /// A file that is followed already has been looked at since.
@@ -311,5 +304,13 @@ impl Configured {
     /// Keys that vouch for a fetched set, in force or not, by thumbprint.
     pub(super) fn vouching(&self, pinned: &Pinned) -> Vec<String> {
         pinned.history.vouching(self.vouch_after())
+    }
+}
+
+fn refreshed(realm: &str, difference: &Difference) -> Note {
+    let (added, removed) = (&difference.added, &difference.removed);
+    Note {
+        what: "keys_refreshed",
+        detail: json!({"realm": realm, "added": added, "removed": removed}),
     }
 }
