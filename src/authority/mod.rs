@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 pub use self::force::{Change, Configured, Done, Force};
-use self::force::{Next, next};
+use self::force::{Next, Note, next};
 use crate::audit::{AuditError, Log};
 use crate::auth::{Clock, Snapshot};
 use crate::https::HttpsError;
@@ -37,6 +37,9 @@ use crate::time::{self, MAX_SECS, Moment, Reading, Timestamp};
 
 /// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
 const AHEAD: Duration = Duration::from_secs(86_400);
+
+/// Records that are owed for want of a disk; of more, the first count.
+const MOST_OWED: usize = 256;
 
 /// Why a change isn't made.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +76,9 @@ struct Inner {
     snapshot: ArcSwap<Snapshot>,
     /// The epoch that is in force.
     epoch: watch::Sender<u64>,
-    /// Held while a change is made: one is made of what the one before has left.
-    turn: Mutex<()>,
+    /// Held while a change is made: one is made of what the one before has left. What is in force
+    /// and not on record yet.
+    turn: Mutex<Vec<Note>>,
     keyring: Keyring,
     floor: Floor,
     log: Log,
@@ -203,19 +207,28 @@ impl Authority {
     /// revocation waits for nothing that can fail: a deny-list, and the leaving of keys that their
     /// issuer has dropped, are in force before they are written. Blocks.
     pub fn apply(&self, change: &Change, by: &Origin) -> Result<Done, Refused> {
-        let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owed = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let (old, now) = (self.force(), self.moment_of(change));
         let next = next(&old, change, now)?;
+        if next.done.verdict == Some(Verdict::Foreign) {
+            return Ok(next.done);
+        }
         let first = match change {
             // Its file is what is written.
-            Change::DenyFile(_) => Some(next.force.clone()),
+            Change::DenyFile(_) => Some((next.force.clone(), next.notes.clone())),
             Change::Fetched { .. } => old.without_what_leaves(&next.force),
             _ => None,
         };
-        if let Some(first) = first {
-            self.swap(first);
+        let gone = first.map(|(less, notes)| {
+            self.swap(less);
+            notes
+        });
+        if let Err(error) = self.keep(change, &old, &next, &owed, now, by) {
+            owed.extend(gone.unwrap_or_default());
+            owed.truncate(MOST_OWED);
+            return Err(error);
         }
-        self.keep(change, &old, &next, now, by)?;
+        owed.clear();
         if !matches!(change, Change::DenyFile(_)) {
             self.swap(next.force);
         }
@@ -236,22 +249,22 @@ impl Authority {
         }
     }
 
-    /// Writes and records, both or neither.
+    /// Writes and records, both or neither, with what is owed.
     fn keep(
         &self,
         change: &Change,
         old: &Force,
         next: &Next,
+        owed: &[Note],
         now: Moment,
         by: &Origin,
     ) -> Result<(), Refused> {
         let record = || {
-            next.notes.iter().try_for_each(|note| {
-                let detail = note.detail.clone();
-                let recorded = self
-                    .0
-                    .log
-                    .change(by.clone(), note.what, detail, time::now());
+            let owed = owed.iter().map(|note| (&Origin::Daemon, note));
+            let mut notes = owed.chain(next.notes.iter().map(|note| (by, note)));
+            notes.try_for_each(|(by, note)| {
+                let (by, detail) = (by.clone(), note.detail.clone());
+                let recorded = self.0.log.change(by, note.what, detail, time::now());
                 recorded.map(drop).map_err(Refused::from)
             })
         };

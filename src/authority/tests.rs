@@ -363,6 +363,9 @@ fn a_key_that_leaves_goes_though_nothing_can_be_written() {
         bench.in_force(),
         [thumbprint(&own), thumbprint(&new)].into()
     );
+    let told = bench.records("keys_refreshed");
+    assert_eq!(told[0]["removed"], json!([thumbprint(&leaked)]));
+    assert_eq!(told[1]["added"], json!([thumbprint(&new)]));
 }
 
 #[test]

@@ -210,10 +210,12 @@ impl Floor {
         let mut reset = self.state().clone();
         reset.reset(to, at);
         let (floor, realms) = reset.written(at);
-        self.store.commit(|| {
+        let written = self.store.commit(|| {
             self.insert(&floor, realms)?;
             also()
-        })?;
+        });
+        // What may be there all the same is written over.
+        written.inspect_err(|_| self.state().unsave())?;
         // What tokens have said meanwhile ends as well.
         *self.state() = reset;
         Ok(())
