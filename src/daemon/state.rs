@@ -41,7 +41,6 @@ impl State {
         let store = Store::open(&folder.join("db")).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;
-        let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         // What opening had to mend is an event of its own.
         if let Some(recovery) = store.recovery() {
             tracing::error!(error = recovery.error, kept = %recovery.kept.display(), "the store was damaged");
@@ -51,8 +50,10 @@ impl State {
             recorded.map_err(|e| RunError::Audit(e.to_string()))?;
         }
         let authority = Authority::open(&store, folder.join("keys"), &log);
+        let authority = authority.map_err(|refused| not_opened(&folder, refused))?;
+        let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         Ok(State {
-            authority: authority.map_err(|refused| not_opened(&folder, refused))?,
+            authority,
             nonces: Nonces::new(key, &config.identity.device, time::booted().boot),
             folder,
             store,
