@@ -26,7 +26,7 @@ impl http::Control for Core {
             return Err("draining: the daemon is going down".to_owned());
         }
         // Without a record nothing is answered.
-        if let Some(error) = &*self.store_problem() {
+        if let Some(error) = &self.state.store.problem() {
             let folder = self.state.folder.display();
             return Err(match error {
                 StoreError::Full => {

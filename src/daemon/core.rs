@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::keysync::{Report, Why};
 use crate::shutdown::Shutdown;
-use crate::store::StoreError;
 use crate::telemetry::Exposition;
 use crate::time::{self, Reading};
 use crate::transport::{http, mqtt};
@@ -30,8 +29,6 @@ pub(super) struct Core {
     pub(super) started: Instant,
     pub(super) config: ArcSwap<Config>,
     pub(super) metrics: Metrics,
-    /// Why nothing can be recorded, as the last tick has found it.
-    pub(super) store_problem: Mutex<Option<StoreError>>,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
 }
@@ -60,20 +57,12 @@ impl Core {
 
     /// Says when the store breaks, and when it is whole again.
     fn check_store(&self) {
-        let found = self.state.store.check().err();
-        let mut known = self.store_problem();
-        match (&*known, &found) {
-            (None, Some(error)) => tracing::error!(%error, "not ready: nothing can be recorded"),
-            (Some(_), None) => tracing::info!("records can be written again"),
+        let known = self.state.store.problem();
+        match (known, self.state.store.check()) {
+            (None, Err(error)) => tracing::error!(%error, "not ready: nothing can be recorded"),
+            (Some(_), Ok(())) => tracing::info!("records can be written again"),
             _ => {}
         }
-        *known = found;
-    }
-
-    pub(super) fn store_problem(&self) -> MutexGuard<'_, Option<StoreError>> {
-        self.store_problem
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A thread for each fetch that is due: an issuer that hangs delays neither another realm nor

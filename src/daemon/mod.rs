@@ -169,7 +169,6 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
             metrics,
-            store_problem: std::sync::Mutex::default(),
             reloading: std::sync::Mutex::default(),
         });
         core.follow_epochs();
