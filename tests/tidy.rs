@@ -19,7 +19,7 @@ use source::{Source, blank, is_word, item_end, test_modules, words};
 const LAYERS: &[&[&str]] = &[
     &["files", "process", "secret", "time"],
     &["https", "identity", "json", "reason", "share", "shutdown"],
-    &["prompt", "systemd", "tls"],
+    &["delivery", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],
     &["auth", "store", "wire"],
