@@ -48,14 +48,16 @@ enum Work {
     Done,
 }
 
-impl<A: Copy> Ledger<A> {
-    pub fn new() -> Ledger<A> {
+impl<A> Default for Ledger<A> {
+    fn default() -> Ledger<A> {
         Ledger {
             entries: VecDeque::new(),
             next_id: 0,
         }
     }
+}
 
+impl<A: Copy> Ledger<A> {
     /// A message with DUP arrived, which may be the redelivery of one whose connection was lost.
     /// If so, its entry takes the new right to acknowledge, and there is nothing else to do.
     pub fn adopt(&mut self, message: &Exact, ack: A) -> bool {
@@ -206,7 +208,7 @@ mod tests {
 
     #[test]
     fn acknowledges_in_order_of_receipt() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let ids: Vec<_> = (0..3)
             .map(|n| ledger.open(M(n), None, Some(u32::from(n))))
             .collect();
@@ -220,7 +222,7 @@ mod tests {
 
     #[test]
     fn redelivery_is_adopted_by_the_running_entry() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let id = ledger.open(M(1), None, Some(10));
         ledger.lost();
         ledger.connected(true);
@@ -233,7 +235,7 @@ mod tests {
 
     #[test]
     fn answered_while_away_is_acknowledged_at_once() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let id = ledger.open(M(1), None, Some(10));
         ledger.lost();
         ledger.done(id);
@@ -244,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_expired_at_the_broker_answers_for_nothing_later() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let id = ledger.open(M(1), None, Some(10));
         ledger.lost();
         ledger.done(id);
@@ -256,7 +258,7 @@ mod tests {
 
     #[test]
     fn without_the_session_nothing_is_adopted_or_kept() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let done = ledger.open(M(1), None, Some(10));
         let running = ledger.open(M(2), Q(9), Some(11));
         ledger.lost();
@@ -275,7 +277,7 @@ mod tests {
 
     #[test]
     fn followers_never_wait_for_each_other() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let key = Q(9);
         let a = ledger.open(M(1), key, Some(1));
         let b = ledger.open(M(2), key, Some(2));
@@ -291,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_is_taken_as_new() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let unrecorded = ledger.open(M(1), None, Some(1));
         let other = ledger.open(M(2), None, Some(2));
         ledger.lost();
@@ -329,7 +331,7 @@ mod tests {
         /// work is done, nothing is left unacknowledged.
         #[test]
         fn acknowledges_what_a_broker_expects(steps in prop::collection::vec(step(), 1..80)) {
-            let mut ledger = Ledger::new();
+            let mut ledger = Ledger::default();
             let mut broker: VecDeque<(u8, u32)> = VecDeque::new();
             let (mut serial, mut working) = (0, Vec::new());
             for step in steps.into_iter().chain([Step::Flush]) {

@@ -118,7 +118,7 @@ impl World {
     }
 
     fn crash(&mut self) {
-        self.ledger = Ledger::new();
+        self.ledger = Ledger::default();
         self.memory = Memory::default();
         for (key, stored) in &self.disk {
             self.memory.note(*key, stored.known());
@@ -170,7 +170,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..100),
     ) {
         let mut world = World {
-            ledger: Ledger::new(),
+            ledger: Ledger::default(),
             memory: Memory::default(),
             runs: Vec::new(),
             disk: BTreeMap::new(),

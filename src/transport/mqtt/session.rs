@@ -102,7 +102,7 @@ impl State {
             live: None,
             retry_at: now,
             connections: 0,
-            ledger: Ledger::new(),
+            ledger: Ledger::default(),
             pending: Pending::default(),
             tasks: JoinSet::new(),
             entries: HashMap::new(),
