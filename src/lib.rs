@@ -11,13 +11,14 @@
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
 //!    [`keysync`] holds the pinned keys.
 //! 4. [`admission`] is the single door: decide → reserve → prepare → charge → claim → record →
-//!    queue.
+//!    queue. [`admin`] is what administration asks and is told.
 //! 5. [`transport`] brings prompts to it over HTTP and MQTT.
 //! 6. [`config`] reads the one file, 7. [`daemon`] puts all together, 8. [`cli`] is for people.
 //!
 //! To follow one prompt by file names, see `ARCHITECTURE.md`. The line that refuses a token is
 //! in [`auth::decide`].
 
+pub mod admin;
 pub mod admission;
 pub mod audit;
 pub mod auth;

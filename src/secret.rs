@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use zeroize::Zeroize;
 
@@ -18,6 +19,12 @@ impl<T: Zeroize> Secret<T> {
     /// The value itself; never pass it to a log, an error or a format string.
     pub fn expose(&self) -> &T {
         &self.0
+    }
+}
+
+impl<'de, T: Zeroize + Deserialize<'de>> Deserialize<'de> for Secret<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Secret<T>, D::Error> {
+        T::deserialize(from).map(Secret)
     }
 }
 

@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["audit", "quota"],
     &["catalog"],
     &["engine", "keysync"],
-    &["admission"],
+    &["admin", "admission"],
     &["transport"],
     &["config"],
     &["daemon"],

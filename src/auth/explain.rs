@@ -3,7 +3,6 @@
 //! The checks are those of `decide`, called in its order: the first that fails here is the refusal
 //! there.
 
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::access::Asked;
@@ -27,7 +26,7 @@ pub struct ExplainContext {
 }
 
 /// What was found. It holds no signature, so it can be shown without giving the token away.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Explanation {
     /// `None`: permitted.
     pub verdict: Option<DenyReason>,
@@ -40,7 +39,7 @@ pub struct Explanation {
     pub checks: Vec<Check>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     pub name: &'static str,
     pub outcome: Outcome,
@@ -57,13 +56,12 @@ pub enum Outcome {
     Skipped,
 }
 
-impl Serialize for Outcome {
-    /// `passed`, `skipped`, or the reason of the failure.
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Outcome::Passed => to.serialize_str("passed"),
-            Outcome::Skipped => to.serialize_str("skipped"),
-            Outcome::Failed(reason) => reason.serialize(to),
+            Outcome::Passed => "passed",
+            Outcome::Skipped => "skipped",
+            Outcome::Failed(reason) => reason.as_str(),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! One pinned key: who may be a key, what it may verify, and the check itself.
 
+use std::borrow::Cow;
+
 use aws_lc_rs::signature::ParsedPublicKey;
 use jsonwebtoken::Algorithm;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::jwk::{Material, Wanted, strong};
@@ -20,17 +23,17 @@ pub(super) struct Key {
     thumbprint: String,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyInfo {
     pub kid: String,
-    pub algorithms: Vec<&'static str>,
+    pub algorithms: Vec<Cow<'static, str>>,
     /// RFC 7638, base64url.
     pub thumbprint: String,
 }
 
 impl KeyInfo {
     /// What makes the key, for comparison.
-    pub(super) fn parts(mut self) -> (String, Vec<&'static str>, String) {
+    pub(super) fn parts(mut self) -> (String, Vec<Cow<'static, str>>, String) {
         self.algorithms.sort_unstable();
         (self.kid, self.algorithms, self.thumbprint)
     }
@@ -66,7 +69,7 @@ impl Key {
             algorithms: self
                 .verifiers
                 .iter()
-                .map(|(alg, _)| algorithm_name(*alg))
+                .map(|(alg, _)| algorithm_name(*alg).into())
                 .collect(),
             thumbprint: self.thumbprint.clone(),
         }

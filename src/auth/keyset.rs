@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::key::{Key, KeyInfo, for_signatures, printable_kid};
@@ -28,7 +29,7 @@ pub struct KeySet {
 }
 
 /// A key of the set that isn't used, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// Its place in the set, from 0.
     pub index: usize,
@@ -36,14 +37,8 @@ pub struct Skipped {
     /// And what to do about it.
     pub why: String,
     /// Whether tokens may be signed with it: nobody misses one that encrypts.
+    #[serde(skip)]
     pub signs: bool,
-}
-
-impl Skipped {
-    /// As commands and records show it.
-    pub fn to_json(&self) -> Value {
-        json!({"index": self.index, "kid": self.kid, "why": self.why})
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -315,8 +310,13 @@ mod published_sets {
 
     /// Kid, algorithms.
     fn used(set: &KeySet) -> Vec<(String, Vec<&'static str>)> {
+        let name = |name| match name {
+            std::borrow::Cow::Borrowed(name) => name,
+            std::borrow::Cow::Owned(name) => panic!("{name} was read"),
+        };
         let keys = set.keys().into_iter();
-        keys.map(|key| (key.kid, key.algorithms)).collect()
+        let named = keys.map(|key| (key.kid, key.algorithms.into_iter().map(name).collect()));
+        named.collect()
     }
 
     /// Place and kid of what is left out and would sign.

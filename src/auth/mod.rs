@@ -200,6 +200,14 @@ pub struct Realm {
     pub confirmed: Option<Mark>,
 }
 
+impl Realm {
+    /// When the keys will be too old for the scope, if ever, by the clock of `now`.
+    pub fn stops_at(&self, scope: Scope, now: Moment) -> Option<Timestamp> {
+        let grace = self.policy.offline_grace.get(&scope)?;
+        Some(self.confirmed?.shown(now).saturating_add(*grace))
+    }
+}
+
 /// The issuer that a credential's token names, before anything of it is proven: good for nothing
 /// but asking that issuer for its keys.
 pub fn alleged_issuer(credential: &Credential) -> Option<String> {

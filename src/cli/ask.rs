@@ -4,8 +4,8 @@ use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Deserialize;
 use serde_json::{Value, json};
-use ureq::http::Method;
 
 use super::client::{Answer, Client, Shown};
 use super::exit::{Done, Exit, Failure};
@@ -66,15 +66,21 @@ fn temperature(text: &str) -> Result<f32, String> {
     }
 }
 
+/// What a proof needs of the status.
+#[derive(Deserialize)]
+struct Named {
+    device: String,
+}
+
 impl Ask {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let prompt = self.prompt()?;
         let body = self.body(&prompt, !global.json).to_string().into_bytes();
         let client = Client::new(self.socket(global));
         let shown = self.shown(&client)?;
-        let answer = client.send(Method::POST, CHAT, &shown, body)?;
+        let answer = client.send("POST", CHAT, &shown, body)?;
         if global.json {
-            return output::show(global, &answer.json()?);
+            return output::show(global, &answer.json::<Value>()?);
         }
         let finish = stream(answer, output::piece)?;
         if finish.as_deref() == Some("length") {
@@ -118,10 +124,7 @@ impl Ask {
             return Ok(Shown::Bearer(token));
         };
         // The target names the device, not the socket, so that a proof is of no use elsewhere.
-        let told = client.tell("/readyz?verbose")?;
-        let device = told["device"].as_str().ok_or_else(|| {
-            Failure::failed("the daemon doesn't tell its device's name, which the proof needs")
-        })?;
+        let Named { device } = client.tell("/readyz?verbose")?;
         let target = format!("http://{device}{CHAT}");
         let proof = key.proof(&target, Some(&token), None, now())?;
         Ok(Shown::Dpop { token, proof })

@@ -1,11 +1,11 @@
 //! `slmd audit`: the record of every decision, for people or as JSON lines.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
 use super::client::{Client, Problem};
 use super::exit::{Done, Failure};
 use super::{Global, offline, output};
+use crate::admin::route;
 use crate::audit::{Access, Event, Finished, Loss, Record, Summary, Verdict};
 use crate::prompt::Origin;
 
@@ -41,8 +41,8 @@ impl Audit {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let Audit::Tail(tail) = self;
         let admin = global.admin()?;
-        match admin.get("/status") {
-            Ok(answer) => tail.online(global, &admin, &answer.json()?),
+        match admin.call(route::STATUS) {
+            Ok(status) => tail.online(global, &admin, status.audit.next_index),
             Err(Problem::Down(failure)) if tail.follow => Err(failure),
             Err(Problem::Down(_)) => tail.offline(global),
             Err(problem) => Err(problem.into()),
@@ -51,15 +51,14 @@ impl Audit {
 }
 
 impl Tail {
-    fn online(&self, global: &Global, admin: &Client, status: &Value) -> Done {
-        // The use of the admin socket is itself a record, which comes after this index.
-        let next = status["audit"]["next_index"].as_u64().unwrap_or(0);
+    /// The use of the admin socket is itself a record, which comes at `next` or after.
+    fn online(&self, global: &Global, admin: &Client, next: u64) -> Done {
         let count = self.lines;
-        let path = match self.follow {
-            true => format!("/audit?last={count}&follow=true"),
-            false => format!("/audit?last={count}&before={next}"),
+        let query = match self.follow {
+            true => format!("last={count}&follow=true"),
+            false => format!("last={count}&before={next}"),
         };
-        for line in admin.get(&path)?.lines() {
+        for line in admin.audit(&query)?.lines() {
             show(global, &line?)?;
         }
         Ok(())

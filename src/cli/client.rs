@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
-use ureq::http::{Method, Request, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use ureq::http::{Request, Response, StatusCode};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
@@ -15,6 +16,7 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, Body, Timeout};
 
 use super::exit::{Exit, Failure};
+use crate::admin::{Call, Operation};
 use crate::secret::Secret;
 
 /// Longer than any silence of a healthy daemon, which sends a comment line every `keep_alive`.
@@ -70,19 +72,41 @@ impl Client {
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Answer, Problem> {
-        self.send(Method::GET, path, &Shown::Nothing, Vec::new())
+        self.send("GET", path, &Shown::Nothing, Vec::new())
+    }
+
+    /// Asks the admin socket for what is of no realm and needs no body.
+    pub(super) fn call<A: DeserializeOwned>(&self, call: Call<A>) -> Result<A, Problem> {
+        self.call_with(call, "", Vec::new())
+    }
+
+    pub(super) fn call_with<A: DeserializeOwned>(
+        &self,
+        call: Call<A>,
+        realm: &str,
+        body: Vec<u8>,
+    ) -> Result<A, Problem> {
+        let operation = call.operation();
+        let (method, path) = (operation.route().method, operation.path(realm));
+        let answer = self.send(method, &path, &Shown::Nothing, body)?;
+        answer.json().map_err(Problem::Other)
+    }
+
+    /// Lines of the audit log.
+    pub(super) fn audit(&self, query: &str) -> Result<Answer, Problem> {
+        self.get(&format!("{}?{query}", Operation::Audit.path("")))
     }
 
     /// An answer in JSON, whatever its status: `/readyz` tells even when it says no.
-    pub(super) fn tell(&self, path: &str) -> Result<Value, Problem> {
-        let response = self.exchange(Method::GET, path, &Shown::Nothing, Vec::new())?;
+    pub(super) fn tell<A: DeserializeOwned>(&self, path: &str) -> Result<A, Problem> {
+        let response = self.exchange("GET", path, &Shown::Nothing, Vec::new())?;
         Answer(response).json().map_err(Problem::Other)
     }
 
     /// Sends `body` as JSON, with what is shown of the sender.
     pub(super) fn send(
         &self,
-        method: Method,
+        method: &str,
         path: &str,
         shown: &Shown,
         body: Vec<u8>,
@@ -97,7 +121,7 @@ impl Client {
 
     fn exchange(
         &self,
-        method: Method,
+        method: &str,
         path: &str,
         shown: &Shown,
         body: Vec<u8>,
@@ -123,7 +147,7 @@ impl Client {
         let request = request.body(body).map_err(|_| {
             failed("the token can't be sent in a header; check its file".to_owned())
         })?;
-        let patience = match request.method() == Method::GET {
+        let patience = match method == "GET" {
             true => LOOK,
             false => SILENCE,
         };
@@ -158,11 +182,16 @@ impl Client {
     }
 }
 
+/// The JSON of a request.
+pub(super) fn body(request: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(request).map_err(Failure::failed)
+}
+
 impl Answer {
-    pub(super) fn json(self) -> Result<Value, Failure> {
+    pub(super) fn json<A: DeserializeOwned>(self) -> Result<A, Failure> {
         let text = self.text()?;
         serde_json::from_str(&text)
-            .map_err(|e| Failure::failed(format!("the daemon's answer isn't JSON: {e}")))
+            .map_err(|e| Failure::failed(format!("the daemon's answer can't be read: {e}")))
     }
 
     fn text(mut self) -> Result<String, Failure> {
@@ -207,19 +236,26 @@ fn refused(response: Response<Body>) -> Failure {
     Failure::new(Exit::Refused, message)
 }
 
+/// OpenAI's error object; a reload has more than one error.
+#[derive(Default, Deserialize)]
+struct Told {
+    error: Option<Said>,
+    #[serde(default)]
+    errors: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Said {
+    message: String,
+}
+
 fn explain(status: StatusCode, body: &str) -> String {
-    let value: Value = serde_json::from_str(body).unwrap_or_default();
-    let error = &value["error"];
-    let said = error["message"].as_str().or_else(|| error.as_str());
-    let details = ["problems", "errors", "details"]
-        .iter()
-        .find_map(|name| value[name].as_array().or_else(|| error[name].as_array()));
-    let mut lines = vec![match said {
-        Some(said) => format!("refused ({}): {said}", status.as_u16()),
+    let told: Told = serde_json::from_str(body).unwrap_or_default();
+    let mut lines = vec![match told.error {
+        Some(Said { message }) => format!("refused ({}): {message}", status.as_u16()),
         None => format!("refused: {status}"),
     }];
-    let details = details.into_iter().flatten().filter_map(Value::as_str);
-    lines.extend(details.map(str::to_owned));
+    lines.extend(told.errors);
     lines.join("\n      ")
 }
 

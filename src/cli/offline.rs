@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use super::exit::{Exit, Failure};
+use crate::auth::Snapshot;
 use crate::config::Config;
 use crate::daemon::State;
 use crate::prompt::Origin;
@@ -27,6 +28,13 @@ pub(super) fn open(config: &Config) -> Result<State, Failure> {
     // What nobody may look into says no more than that; whose it is comes after.
     fs::read_dir(folder).map_err(|e| denied(&e))?;
     State::open(config).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}
+
+/// With what would be in force if a daemon began now.
+pub(super) fn survey(config: &Config) -> Result<(State, Snapshot), Failure> {
+    let state = open(config)?;
+    let snapshot = state.survey(config).map_err(Failure::failed)?;
+    Ok((state, snapshot))
 }
 
 /// Who does this, for the audit log.

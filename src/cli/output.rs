@@ -2,18 +2,20 @@
 
 use std::io::Write;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Global;
-use super::exit::Done;
+use super::exit::{Done, Failure};
 use crate::time::Timestamp;
 
 /// Prints `value` as JSON or, for people, as indented text.
-pub(super) fn show(global: &Global, value: &Value) -> Done {
+pub(super) fn show(global: &Global, value: &impl Serialize) -> Done {
+    let value = serde_json::to_value(value).map_err(Failure::failed)?;
     if global.json {
         line(&value.to_string())
     } else {
-        line(human(value).trim_end())
+        line(human(&value).trim_end())
     }
 }
 

@@ -1,12 +1,15 @@
 //! `slmd status` and `slmd reload`.
 
 use clap::Args;
-use serde_json::Value;
-use ureq::http::Method;
 
-use super::client::Shown;
 use super::exit::Done;
+use super::keys::left_out;
+use super::output::printable;
 use super::{Global, output};
+use crate::admin::{
+    self, ClockStatus, EngineStatus, KeysChanged, MqttStatus, RealmStatus, RefreshStatus, route,
+};
+use crate::keysync::DenyStatus;
 
 /// Show the daemon's health: readiness, clock, realms with their keys and deny-lists, queue, broker,
 /// audit. What needs somebody's action comes last, each line with a `!`.
@@ -26,7 +29,7 @@ const MOST_AHEAD: u64 = 60;
 
 impl Status {
     pub(super) fn execute(&self, global: &Global) -> Done {
-        let status = global.admin()?.get("/status")?.json()?;
+        let status = global.admin()?.call(route::STATUS)?;
         if global.json {
             return output::show(global, &status);
         }
@@ -38,121 +41,106 @@ impl Status {
 
 impl Reload {
     pub(super) fn execute(&self, global: &Global) -> Done {
-        let admin = global.admin()?;
-        let reloaded = admin.send(Method::POST, "/reload", &Shown::Nothing, Vec::new())?;
-        output::show(global, &reloaded.json()?)
+        output::show(global, &global.admin()?.call(route::RELOAD)?)
     }
 }
 
 /// What an operator looks for first comes first.
-fn human(status: &Value) -> Vec<String> {
-    let ready = match status["not_ready_because"].as_str() {
-        Some(why) => format!("not ready: {}", output::printable(why)),
-        None => "ready".to_owned(),
-    };
-    let clock = &status["clock"];
+fn human(status: &admin::Status) -> Vec<String> {
+    let clock = &status.clock;
     let mut lines = vec![
-        ready,
+        match &status.not_ready_because {
+            Some(why) => format!("not ready: {}", printable(why)),
+            None => "ready".to_owned(),
+        },
         format!(
             "slmd {} on {}, up {}",
-            text(&status["version"]),
-            text(&status["device"]),
-            span(&status["uptime_seconds"])
+            printable(&status.version),
+            printable(&status.device),
+            span(status.uptime_seconds)
         ),
     ];
     push_clock(&mut lines, clock);
-    lines.push(format!(
-        "engine: {} running, {} waiting",
-        status["engine"]["running"], status["engine"]["waiting"]
-    ));
-    lines.push(format!("mqtt: {}", mqtt(&status["mqtt"])));
-    lines.push(format!(
-        "audit: next record {}",
-        status["audit"]["next_index"]
-    ));
+    let EngineStatus { running, waiting } = status.engine;
+    lines.push(format!("engine: {running} running, {waiting} waiting"));
+    lines.push(format!("mqtt: {}", mqtt(status.mqtt.as_ref())));
+    lines.push(format!("audit: next record {}", status.audit.next_index));
     // Decisions never go back before the floor.
-    let now = text(&clock["now"]).max(text(&clock["floor"]));
+    let now = clock.now.as_str().max(&clock.floor);
     let mut actions: Vec<String> = clock_action(clock).into_iter().collect();
-    for realm in status["realms"].as_array().into_iter().flatten() {
-        push_realm(&mut lines, realm, &now);
-        push_actions(&mut actions, realm, &now);
+    for realm in &status.realms {
+        push_realm(&mut lines, realm, now);
+        push_actions(&mut actions, realm, now);
     }
     lines.extend(actions.iter().map(|action| format!("! {action}")));
     lines
 }
 
 /// What time it is, and what of that is only tokens' word.
-fn push_clock(lines: &mut Vec<String>, clock: &Value) {
-    let kept = match is_synchronised(clock) {
+fn push_clock(lines: &mut Vec<String>, clock: &ClockStatus) {
+    let kept = match clock.synchronised {
         true => "synchronised",
         false => "not synchronised",
     };
     lines.push(format!(
         "clock: {}, {kept}; never before {}",
-        text(&clock["now"]),
-        text(&clock["floor"])
+        printable(&clock.now),
+        printable(&clock.floor)
     ));
-    for (realm, floor) in clock["realm_floors"].as_object().into_iter().flatten() {
-        let realm = output::printable(realm);
-        lines.push(format!("  tokens of {realm}: never before {}", text(floor)));
+    let mut never = |whose: String, floor: &str| {
+        let floor = printable(floor);
+        lines.push(format!("  tokens of {whose}: never before {floor}"));
+    };
+    for (realm, floor) in &clock.realm_floors {
+        never(printable(realm), floor);
     }
-    for (realm, told) in clock["client_floors"].as_object().into_iter().flatten() {
-        lines.push(format!(
-            "  tokens of {}'s client {}: never before {}",
-            output::printable(realm),
-            text(&told["client"]),
-            text(&told["floor"])
-        ));
+    for (realm, told) in &clock.client_floors {
+        let (realm, client) = (printable(realm), printable(&told.client));
+        never(format!("{realm}'s client {client}"), &told.floor);
     }
 }
 
-fn is_synchronised(clock: &Value) -> bool {
-    clock["synchronised"].as_bool() == Some(true)
-}
-
-fn clock_action(clock: &Value) -> Option<String> {
-    if !is_synchronised(clock) {
+fn clock_action(clock: &ClockStatus) -> Option<String> {
+    if !clock.synchronised {
         return Some("the clock isn't synchronised; check this machine's time source".to_owned());
     }
-    let ahead = clock["floor_ahead_seconds"].as_u64() > Some(MOST_AHEAD);
-    ahead.then(|| {
+    (clock.floor_ahead_seconds > MOST_AHEAD).then(|| {
         format!(
             "the clock is synchronised, and an earlier one that was ahead was believed: until {} every \
              token counts as {} older than it is; if the clock is right now, run slmd keys reset-time",
-            text(&clock["floor"]),
-            span(&clock["floor_ahead_seconds"])
+            printable(&clock.floor),
+            span(clock.floor_ahead_seconds)
         )
     })
 }
 
 /// What only a person can mend.
-fn push_actions(actions: &mut Vec<String>, realm: &Value, now: &str) {
-    let name = text(&realm["name"]);
-    if has_no_keys(realm) {
+fn push_actions(actions: &mut Vec<String>, realm: &RealmStatus, now: &str) {
+    let name = printable(&realm.name);
+    if realm.keys.keys.is_empty() {
         actions.push(format!(
             "realm {name} has no keys: every token is refused; run slmd keys pin {name} FILE"
         ));
     }
-    if let Some(fingerprint) = realm["held"]["fingerprint"].as_str() {
+    if let Some(held) = &realm.held {
         actions.push(format!(
             "realm {name}: Keycloak serves keys that none in force vouches for ({}); if that \
              is meant, run slmd keys pin {name} --fetch",
-            output::printable(fingerprint)
+            printable(&held.fingerprint)
         ));
     }
-    if let Some(problem) = realm["deny_list"]["problem"].as_str() {
+    let deny_list = realm.deny_list.as_ref();
+    if let Some(problem) = deny_list.and_then(|list| list.problem.as_ref()) {
         actions.push(format!(
             "realm {name}: the new deny-list isn't used, the old one stays: {}",
-            output::printable(problem)
+            printable(problem)
         ));
     }
-    let stops = realm["scope_stops_at"].as_object().into_iter().flatten();
-    let stopped: Vec<&str> = stops
-        .filter(|(_, at)| at.as_str().is_some_and(|at| at <= now))
-        .map(|(scope, _)| scope.as_str())
-        .collect();
+    let stops = realm.scope_stops_at.iter();
+    let stopped = stops.filter(|(_, at)| at.as_str() <= now);
+    let stopped: Vec<String> = stopped.map(|(scope, _)| printable(scope)).collect();
     if !stopped.is_empty() {
-        let scopes = output::printable(&stopped.join(", "));
+        let scopes = stopped.join(", ");
         actions.push(format!(
             "realm {name}: {scopes} stopped, because the keys are too old; run slmd keys refresh \
              {name}, or pin them again"
@@ -160,110 +148,81 @@ fn push_actions(actions: &mut Vec<String>, realm: &Value, now: &str) {
     }
 }
 
-fn mqtt(status: &Value) -> String {
-    let state = match status["connected"].as_bool() {
-        None => return "not configured".to_owned(),
-        Some(true) => "connected",
-        Some(false) => "not connected",
+fn mqtt(status: Option<&MqttStatus>) -> String {
+    let Some(status) = status else {
+        return "not configured".to_owned();
     };
-    let reconnects = match status["reconnects"].as_u64() {
-        None | Some(0) => String::new(),
-        Some(count) => format!(", {count} reconnect(s)"),
+    let state = match status.connected {
+        true => "connected",
+        false => "not connected",
     };
-    match status["problem"].as_str() {
-        Some(problem) => format!("{state}{reconnects}: {}", output::printable(problem)),
-        None => format!("{state}{reconnects}"),
-    }
+    let reconnects = match status.reconnects {
+        0 => String::new(),
+        count => format!(", {count} reconnect(s)"),
+    };
+    let problem = status.problem.as_ref();
+    let problem = problem.map(|problem| format!(": {}", printable(problem)));
+    format!("{state}{reconnects}{}", problem.unwrap_or_default())
 }
 
-fn push_realm(lines: &mut Vec<String>, realm: &Value, now: &str) {
-    let name = text(&realm["name"]);
-    lines.push(format!("realm {name}: {}", text(&realm["issuer"])));
-    for endpoint in realm["endpoints"].as_array().into_iter().flatten() {
-        let (client, model) = (text(&endpoint["client_id"]), text(&endpoint["model"]));
+fn push_realm(lines: &mut Vec<String>, realm: &RealmStatus, now: &str) {
+    let (name, issuer) = (printable(&realm.name), printable(&realm.issuer));
+    lines.push(format!("realm {name}: {issuer}"));
+    for endpoint in &realm.endpoints {
+        let (client, model) = (printable(&endpoint.client_id), printable(&endpoint.model));
         lines.push(format!("  endpoint {client}: model {model}"));
     }
     push_keys(lines, realm);
-    if has_no_keys(realm) {
-        push_refresh(lines, realm);
-        return;
+    if let Some(age) = realm.keys_age_seconds {
+        lines.push(format!("  keys confirmed {} ago", span(age)));
     }
-    lines.push(format!(
-        "  keys confirmed {} ago",
-        span(&realm["keys_age_seconds"])
-    ));
-    for (scope, stops_at) in realm["scope_stops_at"].as_object().into_iter().flatten() {
-        let stops_at = text(stops_at);
-        // Times of one format and zone: their order as text is their order.
-        lines.push(if stops_at.as_str() <= now {
-            format!("  {scope} has stopped at {stops_at}")
-        } else {
-            format!("  {scope} stops at {stops_at} unless the keys are confirmed")
+    for (scope, stops_at) in &realm.scope_stops_at {
+        let (scope, at) = (printable(scope), printable(stops_at));
+        lines.push(match stops_at.as_str() <= now {
+            true => format!("  {scope} has stopped at {at}"),
+            false => format!("  {scope} stops at {at} unless the keys are confirmed"),
         });
     }
-    push_refresh(lines, realm);
-    if let Some(entries) = realm["deny_list"]["entries"].as_u64() {
+    if let Some(refresh) = &realm.refresh {
+        lines.push(refresh_line(refresh));
+    }
+    if let Some(DenyStatus { entries, .. }) = realm.deny_list {
         lines.push(format!("  deny-list: {entries} entries"));
     }
 }
 
-fn has_no_keys(realm: &Value) -> bool {
-    realm["keys"].as_array().is_none_or(Vec::is_empty)
-}
-
 /// What is in force, what isn't and why, and how that came about.
-fn push_keys(lines: &mut Vec<String>, realm: &Value) {
-    let list = |name: &str| realm[name].as_array().map_or(&[][..], Vec::as_slice);
-    if has_no_keys(realm) {
+fn push_keys(lines: &mut Vec<String>, realm: &RealmStatus) {
+    if realm.keys.keys.is_empty() {
         lines.push("  no keys".to_owned());
     }
-    for key in list("keys") {
-        let (thumbprint, kid) = (text(&key["thumbprint"]), text(&key["kid"]));
+    for key in &realm.keys.keys {
+        let (thumbprint, kid) = (printable(&key.thumbprint), printable(&key.kid));
         lines.push(format!("  key {thumbprint} (kid {kid})"));
     }
-    for key in list("left_out") {
-        let kid = output::printable(key["kid"].as_str().unwrap_or("none"));
-        lines.push(format!("  left out: kid {kid}: {}", text(&key["why"])));
-    }
-    let changed = &realm["keys_changed"];
-    if let Some(at) = changed["at"].as_str() {
-        lines.push(format!("  keys changed at {}", output::printable(at)));
-        for (name, what) in [("added", "came"), ("removed", "left")] {
-            for thumbprint in changed[name].as_array().into_iter().flatten() {
-                lines.push(format!("    {} {what}", text(thumbprint)));
-            }
+    lines.extend(realm.keys.left_out.iter().map(left_out));
+    if let Some(KeysChanged { at, change }) = &realm.keys_changed {
+        lines.push(format!("  keys changed at {}", printable(at)));
+        for (keys, what) in [(&change.added, "came"), (&change.removed, "left")] {
+            let keys = keys.iter().map(|key| printable(key));
+            lines.extend(keys.map(|key| format!("    {key} {what}")));
         }
     }
 }
 
-/// Nothing where the realm's keys are only ever pinned by hand.
-fn push_refresh(lines: &mut Vec<String>, realm: &Value) {
-    let refresh = &realm["refresh"];
-    if refresh.is_null() {
-        return;
-    }
-    let outcome = match refresh["last_outcome"].as_str() {
-        Some(outcome) => format!(
-            "{} at {}",
-            output::printable(outcome),
-            text(&refresh["last_at"])
-        ),
-        None => "not yet".to_owned(),
+fn refresh_line(refresh: &RefreshStatus) -> String {
+    let outcome = match (&refresh.last_outcome, &refresh.last_at) {
+        (Some(outcome), Some(at)) => format!("{} at {}", printable(outcome), printable(at)),
+        _ => "not yet".to_owned(),
     };
-    let next = refresh["next_at"].as_str().map(output::printable);
-    let next = next.map(|at| format!(", next at {at}"));
-    lines.push(format!("  refresh: {outcome}{}", next.unwrap_or_default()));
-}
-
-fn text(value: &Value) -> String {
-    output::printable(value.as_str().unwrap_or("?"))
+    format!(
+        "  refresh: {outcome}, next at {}",
+        printable(&refresh.next_at)
+    )
 }
 
 /// Seconds in the two largest units that matter.
-fn span(seconds: &Value) -> String {
-    let Some(seconds) = seconds.as_u64() else {
-        return "?".to_owned();
-    };
+fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -276,55 +235,10 @@ fn span(seconds: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::{human, span};
-    use serde_json::json;
+    use crate::admin::tests::status;
 
     #[test]
     fn the_whole_status_for_people() {
-        let status = json!({
-            "version": "1.2.3",
-            "device": "edge-1",
-            "ready": false,
-            "not_ready_because": "draining",
-            "uptime_seconds": 3700,
-            "clock": {
-                "now": "2026-01-01T00:00:00.000Z",
-                "floor": "2026-01-02T00:00:00.000Z",
-                "synchronised": false,
-                "realm_floors": {"dev": "2026-01-02T01:00:00.000Z"},
-                "client_floors": {"dev": {"client": "device-1", "floor": "2026-01-02T09:00:00.000Z"}},
-            },
-            "engine": {"running": 1, "waiting": 2},
-            "mqtt": {"connected": false, "problem": "refused\u{1b}", "reconnects": 3},
-            "audit": {"next_index": 9},
-            "realms": [
-                {
-                    "name": "dev",
-                    "issuer": "https://k/dev",
-                    "endpoints": [{"client_id": "slm", "model": "small"}],
-                    "keys": [{"kid": "a", "thumbprint": "t"}],
-                    "left_out": [
-                        {"index": 1, "kid": "b\u{1b}", "why": "it is weak"},
-                        {"index": 2, "kid": null, "why": "no kid"},
-                    ],
-                    "keys_changed": {
-                        "at": "2026-01-01T10:00:00.000Z", "added": ["t"], "removed": ["u", "v"],
-                    },
-                    "keys_age_seconds": 90_000,
-                    "held": {"fingerprint": "f00d", "keys": []},
-                    "refresh": {
-                        "last_outcome": "held",
-                        "last_at": "2026-01-01T11:00:00.000Z",
-                        "next_at": "2026-01-01T11:15:00.000Z",
-                    },
-                    "deny_list": {"entries": 2, "problem": "line 1"},
-                    "scope_stops_at": {
-                        "read": "2026-01-03T00:00:00.000Z",
-                        "write": "2026-01-01T12:00:00.000Z",
-                    },
-                },
-                {"name": "prod", "issuer": "https://k/prod", "keys": [], "endpoints": []},
-            ],
-        });
         let expected = "\
 not ready: draining
 slmd 1.2.3 on edge-1, up 1 h 1 min
@@ -355,16 +269,16 @@ realm prod: https://k/prod
 ! realm dev: the new deny-list isn't used, the old one stays: line 1
 ! realm dev: write stopped, because the keys are too old; run slmd keys refresh dev, or pin them again
 ! realm prod has no keys: every token is refused; run slmd keys pin prod FILE";
-        assert_eq!(human(&status).join("\n"), expected);
+        assert_eq!(human(&status()).join("\n"), expected);
     }
 
     #[test]
     fn a_floor_that_is_ahead_of_a_synchronised_clock_is_named_with_its_remedy() {
         let said = |synchronised: bool, ahead: u64| {
-            let floor = "2036-01-02T00:00:00.000Z";
-            let clock =
-                json!({"synchronised": synchronised, "floor": floor, "floor_ahead_seconds": ahead});
-            human(&json!({ "clock": clock })).join("\n")
+            let mut status = status();
+            status.clock.synchronised = synchronised;
+            status.clock.floor_ahead_seconds = ahead;
+            human(&status).join("\n")
         };
         let ten_years = said(true, 315_360_000);
         assert!(ten_years.contains("3650 d 0 h older"), "{ten_years}");
@@ -384,7 +298,7 @@ realm prod: https://k/prod
             (7200, "2 h 0 min"),
             (90_061, "1 d 1 h"),
         ] {
-            assert_eq!(span(&json!(seconds)), expected);
+            assert_eq!(span(seconds), expected);
         }
     }
 }

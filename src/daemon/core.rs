@@ -1,31 +1,24 @@
-//! What the running daemon offers behind its sockets: status, reload, keys.
+//! The running daemon: its housekeeping, and what changes in it while it runs.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use super::health::keyless;
-use super::metrics::{Metrics, stops_at};
+use super::metrics::Metrics;
 use super::{RunError, State};
 use crate::admission::Admission;
-use crate::audit;
-use crate::auth::{self, ExplainContext, KeyInfo, KeySet, Realm, Skipped, Snapshot};
+use crate::auth::Snapshot;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::keysync::{Change, Changed, DenyStatus, Held, KeysError, Outcome, Report, Told, Why};
-use crate::prompt::{Origin, Scope};
-use crate::reason::{Refusal, RefuseReason};
+use crate::keysync::{Changed, Outcome, Report, Told, Why};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
-use crate::time::{self, MAX_SECS, Moment, Reading, Timestamp};
+use crate::time::{self, Reading};
 use crate::transport::{http, mqtt};
-
-/// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
-const AHEAD: Duration = Duration::from_secs(86_400);
 
 pub(super) struct Core {
     pub(super) admission: Admission,
@@ -80,7 +73,7 @@ impl Core {
         *known = found;
     }
 
-    fn store_problem(&self) -> MutexGuard<'_, Option<StoreError>> {
+    pub(super) fn store_problem(&self) -> MutexGuard<'_, Option<StoreError>> {
         self.store_problem
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -180,7 +173,7 @@ impl Core {
         }
     }
 
-    fn try_replace_snapshot(&self) -> Result<(), RunError> {
+    pub(super) fn try_replace_snapshot(&self) -> Result<(), RunError> {
         let _turn = self.replacing();
         let snapshot = self.state.snapshot(&self.config.load())?;
         self.admission.replace_snapshot(snapshot);
@@ -193,91 +186,7 @@ impl Core {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last change of the realm's keys since the start; null without one.
-    fn keys_changed(&self, realm: &str) -> Value {
-        let pinned = self.state.keyring.get(realm).ok().flatten();
-        let changed = pinned.and_then(|pinned| pinned.changed().cloned());
-        changed.map_or(Value::Null, |(at, change)| {
-            json!({"at": at.to_string(), "added": change.added, "removed": change.removed})
-        })
-    }
-
-    /// Puts keys in force that a person has pinned.
-    fn pinned(
-        &self,
-        realm: &str,
-        pinned: Result<(KeySet, Change), KeysError>,
-    ) -> Result<Value, String> {
-        let (keys, change) = pinned.map_err(|e| e.to_string())?;
-        let (added, removed) = (&change.added, &change.removed);
-        tracing::info!(realm, ?added, ?removed, "the realm's keys were pinned");
-        let detail = json!({
-            "realm": realm,
-            "keys": keys.keys().iter().map(key_json).collect::<Vec<_>>(),
-            "fingerprint": keys.fingerprint(),
-            "left_out": left_out(&keys),
-            "added": added,
-            "removed": removed,
-        });
-        let recorded = self.state.record("keys_pinned", detail.clone());
-        recorded.map_err(|e| e.to_string())?;
-        self.try_replace_snapshot().map_err(|e| e.to_string())?;
-        Ok(detail)
-    }
-
-    /// How the realm's refreshes go; null where it isn't refreshed.
-    fn refresh_status(&self, realm: &str, now: Timestamp) -> (Value, Value) {
-        let Some(report) = self.state.refresher.report(realm) else {
-            return (Value::Null, Value::Null);
-        };
-        let held = report.held.as_ref().map_or(Value::Null, held_json);
-        let (outcome, at) = report.last.unzip();
-        let why = outcome.as_ref().and_then(|outcome| match outcome {
-            Outcome::Failed(why) => Some(why.clone()),
-            _ => None,
-        });
-        let refresh = json!({
-            "last_outcome": outcome.as_ref().map(Outcome::as_str),
-            "last_at": at.map(|at| at.to_string()),
-            "why": why,
-            "next_at": now.saturating_add(report.next_in).to_string(),
-            "vouching": report.vouching,
-        });
-        (refresh, held)
-    }
-
-    fn clock_status(&self) -> Value {
-        let (now, uptime) = (time::now(), time::uptime());
-        let (floor, synchronised) = (self.state.floor.get(uptime), time::synchronised());
-        let floors = match synchronised {
-            true => Arc::default(),
-            false => self.state.floor.realms(now, uptime),
-        };
-        let snapshot = self.admission.snapshot();
-        let realms = snapshot.realms.values().filter_map(|realm| {
-            let told = floors.get(&realm.issuer)?;
-            Some((realm.name.clone(), told))
-        });
-        let (mut raised, mut alone) = (Map::new(), Map::new());
-        for (realm, told) in realms {
-            if told.floor > floor {
-                raised.insert(realm.clone(), json!(told.floor.to_string()));
-            }
-            if let Some((client, at)) = told.ahead.as_ref().filter(|(_, at)| *at > floor) {
-                alone.insert(realm, json!({"client": client, "floor": at.to_string()}));
-            }
-        }
-        json!({
-            "now": now.to_string(),
-            "floor": floor.to_string(),
-            "floor_ahead_seconds": floor.since(now).as_secs(),
-            "synchronised": synchronised,
-            "realm_floors": raised,
-            "client_floors": alone,
-        })
-    }
-
-    fn set_metrics(&self) {
+    pub(super) fn set_metrics(&self) {
         let now = self.state.moment();
         let floor = self.state.floor.get(now.uptime);
         self.metrics.set_clock(floor, time::synchronised());
@@ -289,236 +198,5 @@ impl Core {
             let denied = denied.map(|status| status.entries);
             self.metrics.set_realm(realm, now, held, denied);
         }
-    }
-
-    fn realms(&self) -> Vec<Value> {
-        let snapshot = self.admission.snapshot();
-        let now = self.state.moment();
-        snapshot
-            .realms
-            .values()
-            .map(|realm| {
-                let mut status = realm_status(realm, now);
-                status["keys_changed"] = self.keys_changed(&realm.name);
-                (status["refresh"], status["held"]) = self.refresh_status(&realm.name, now.known);
-                let denied = self.state.deny_files.status(&realm.name);
-                status["deny_list"] = denied.as_ref().map_or(Value::Null, deny_json);
-                status
-            })
-            .collect()
-    }
-}
-
-fn realm_status(realm: &Realm, now: Moment) -> Value {
-    let age = realm
-        .confirmed
-        .map(|confirmed| confirmed.age(now).as_secs());
-    let confirmed_at = realm.confirmed.map(|confirmed| confirmed.shown(now));
-    let stops: Map<String, Value> = Scope::ALL
-        .into_iter()
-        .filter_map(|scope| {
-            let stops_at = stops_at(realm, scope, now)?;
-            Some((scope.as_str().to_owned(), json!(stops_at.to_string())))
-        })
-        .collect();
-    json!({
-        "name": realm.name,
-        "issuer": realm.issuer,
-        "keys": realm.keys.keys().iter().map(key_json).collect::<Vec<_>>(),
-        "fingerprint": realm.keys.fingerprint(),
-        "left_out": left_out(&realm.keys),
-        "keys_age_seconds": age,
-        "keys_confirmed_at": confirmed_at.map(|at| at.to_string()),
-        "scope_stops_at": stops,
-        "endpoints": realm.endpoints.iter().map(|e| json!({"client_id": e.client_id, "model": e.model})).collect::<Vec<_>>(),
-    })
-}
-
-fn deny_json(status: &DenyStatus) -> Value {
-    json!({"entries": status.entries, "problem": status.problem})
-}
-
-fn not_refreshed(realm: &str) -> String {
-    format!("realm {realm:?} isn't refreshed; configure its [realm.jwks]")
-}
-
-fn held_json(held: &Held) -> Value {
-    let keys: Vec<Value> = held.keys.keys().iter().map(key_json).collect();
-    json!({
-        "fingerprint": held.keys.fingerprint(),
-        "keys": keys,
-        "left_out": left_out(&held.keys),
-    })
-}
-
-/// Keys of a set that aren't used, and why.
-fn left_out(keys: &KeySet) -> Value {
-    keys.skipped().iter().map(Skipped::to_json).collect()
-}
-
-fn key_json(key: &KeyInfo) -> Value {
-    json!({"kid": key.kid, "algorithms": key.algorithms, "thumbprint": key.thumbprint})
-}
-
-impl http::Control for Core {
-    fn ready(&self) -> Result<(), String> {
-        if self.shutdown.is_draining() {
-            return Err("draining: the daemon is going down".to_owned());
-        }
-        // Without a record nothing is answered.
-        if let Some(error) = &*self.store_problem() {
-            let folder = self.state.folder.display();
-            return Err(match error {
-                StoreError::Full => {
-                    format!("{error} {folder}; make room, and it goes on by itself")
-                }
-                other => format!("state folder {folder}: {other}"),
-            });
-        }
-        match keyless(&self.admission.snapshot().realms) {
-            Some(why) => Err(why),
-            None => Ok(()),
-        }
-    }
-
-    fn status(&self) -> Value {
-        let (waiting, running) = self.engine.load();
-        let ready = self.ready();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "device": self.config.load().identity.device,
-            "ready": ready.is_ok(),
-            "not_ready_because": ready.err(),
-            "uptime_seconds": time::instant().saturating_duration_since(self.started).as_secs(),
-            "clock": self.clock_status(),
-            "realms": self.realms(),
-            "engine": {"running": running, "waiting": waiting},
-            "mqtt": self.mqtt.as_ref().map(mqtt::Handle::status),
-            "audit": {"next_index": self.state.log.next_index()},
-        })
-    }
-
-    fn metrics(&self) -> String {
-        let turn = self.metrics.turn.lock();
-        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
-        self.set_metrics();
-        self.exposition.text()
-    }
-
-    fn reload(&self) -> Result<Value, Vec<String>> {
-        self.reload_configuration()
-    }
-
-    fn keys(&self) -> Value {
-        json!({"realms": self.realms()})
-    }
-
-    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Value, String> {
-        let config = self.config.load_full();
-        if !config.realms.iter().any(|known| known.name == realm) {
-            let names: Vec<_> = config.realms.iter().map(|r| r.name.as_str()).collect();
-            return Err(format!(
-                "no realm {realm:?} is configured; there are: {}",
-                names.join(", ")
-            ));
-        }
-        let pinned = self.state.keyring.pin(realm, jwks, self.state.moment());
-        let answer = self.pinned(realm, pinned)?;
-        self.state.refresher.settle(realm);
-        Ok(answer)
-    }
-
-    fn fetch_keys(&self, realm: &str) -> Result<Value, String> {
-        let fetched = self.state.refresher.fetch(realm);
-        let fetched = fetched.ok_or_else(|| not_refreshed(realm))??;
-        let mut answer = held_json(&fetched.set);
-        answer["pinned"] = json!(fetched.pinned);
-        Ok(answer)
-    }
-
-    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Value, String> {
-        let pinned = self
-            .state
-            .refresher
-            .pin_held(realm, fingerprint, self.state.moment());
-        let pinned = pinned.ok_or_else(|| {
-            format!(
-                "realm {realm:?} holds no set with this fingerprint; fetch it again and compare"
-            )
-        })?;
-        self.pinned(realm, pinned)
-    }
-
-    fn refresh_keys(&self, realm: &str) -> Result<Value, String> {
-        let outcome = self.state.refresher.refresh(realm, Why::Asked);
-        let outcome = outcome.ok_or_else(|| not_refreshed(realm))?;
-        let (refresh, held) = self.refresh_status(realm, self.state.moment().known);
-        Ok(json!({
-            "realm": realm,
-            "outcome": outcome.as_str(),
-            "why": refresh["why"],
-            "changed": self.keys_changed(realm),
-            "held": held,
-        }))
-    }
-
-    fn explain_token(&self, token: &str, context: &ExplainContext) -> Result<Value, String> {
-        let (snapshot, clock) = (self.admission.snapshot(), self.state.clock()());
-        let explanation = auth::explain(token, &snapshot, &clock, context);
-        serde_json::to_value(explanation).map_err(|e| e.to_string())
-    }
-
-    fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String> {
-        let (now, synchronised) = (time::now(), time::synchronised());
-        let to = to.unwrap_or(now);
-        if to.as_secs() > MAX_SECS || (synchronised && to > now.saturating_add(AHEAD)) {
-            return Err(format!(
-                "{to} is later than the clock ({now}); a floor that is too late refuses every token"
-            ));
-        }
-        let was = self.state.floor.get(time::uptime());
-        let reset = self.state.floor.reset(to, time::booted());
-        reset.map_err(|error| format!("the time floor could not be saved: {error}"))?;
-        let moment = self.state.moment();
-        let mended = self.state.keyring.mend(moment);
-        mended.map_err(|error| format!("the keys' confirmations could not be mended: {error}"))?;
-        let mended = self.admission.mend_time(moment);
-        mended.map_err(|error| format!("what was delivered could not be mended: {error}"))?;
-        self.try_replace_snapshot().map_err(|e| e.to_string())?;
-        let floor = self.state.floor.get(moment.uptime);
-        let detail = json!({"was": was.to_string(), "floor": floor.to_string()});
-        let recorded = self.state.record("time_reset", detail.clone());
-        recorded.map_err(|e| e.to_string())?;
-        Ok(detail)
-    }
-
-    fn audit(&self) -> audit::Log {
-        self.state.log.clone()
-    }
-
-    fn record_look(&self, origin: Origin, what: &str) {
-        if let Err(error) = self.state.log.look(origin, what, time::now()) {
-            tracing::error!(%error, what, "a look by the admin socket could not be recorded yet");
-        }
-    }
-
-    fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool {
-        self.admission.refuse_admin(origin, what, refusal) == audit::Noted::ByItself
-    }
-
-    fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal> {
-        if let Origin::Admin { uid, .. } = origin {
-            self.admission.take_admin_turn(uid).inspect_err(|refusal| {
-                self.record_refused(origin.clone(), what.to_owned(), refusal);
-            })?;
-        }
-        let recorded = self
-            .state
-            .log
-            .change(origin.clone(), what, Value::Null, time::now());
-        recorded.map(drop).map_err(|error| {
-            tracing::error!(?origin, what, %error, "a use of the admin socket could not be recorded");
-            RefuseReason::AuditUnavailable.into()
-        })
     }
 }

@@ -112,7 +112,7 @@ impl Metrics {
             age.set(number(confirmed.age(now).as_secs()));
         }
         for scope in Scope::ALL {
-            let Some(stops_at) = stops_at(realm, scope, now) else {
+            let Some(stops_at) = realm.stops_at(scope, now) else {
                 continue;
             };
             let labels = OfScope {
@@ -131,12 +131,6 @@ impl Metrics {
                 .set(number(entries as u64));
         }
     }
-}
-
-/// When the realm's keys will be too old for the scope, if ever, by the clock of `now`.
-pub(super) fn stops_at(realm: &Realm, scope: Scope, now: Moment) -> Option<Timestamp> {
-    let grace = realm.policy.offline_grace.get(&scope)?;
-    Some(realm.confirmed?.shown(now).saturating_add(*grace))
 }
 
 fn number(value: u64) -> i64 {

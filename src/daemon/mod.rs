@@ -3,6 +3,8 @@
 //! Nothing here decides anything: it builds each part from its settings, hands them to each
 //! other, and takes them down in order.
 
+mod administer;
+mod control;
 mod core;
 mod health;
 mod metrics;

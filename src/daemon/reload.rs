@@ -3,10 +3,9 @@
 //! [`Core::prepare`] does everything that can fail and changes nothing; [`Core::put_in_force`]
 //! can't fail. So a refused configuration leaves no trace, however late it was refused.
 
-use serde_json::{Value, json};
-
 use super::core::Core;
 use super::state::Prepared;
+use crate::admin::Reloaded;
 use crate::config::Config;
 use crate::transport::http::Renewed;
 
@@ -20,16 +19,16 @@ struct Reload {
 impl Core {
     /// Reads the file whole, checks it whole, and puts in force what can change while running.
     /// Returns what was applied and what waits for a restart.
-    pub(super) fn reload_configuration(&self) -> Result<Value, Vec<String>> {
+    pub(super) fn reload_configuration(&self) -> Result<Reloaded, Vec<String>> {
         let _turn = self.replacing();
-        let (reload, detail) = self.prepare()?;
+        let (reload, reloaded) = self.prepare()?;
         self.put_in_force(reload);
-        Ok(detail)
+        Ok(reloaded)
     }
 
     /// The record comes last, and is on the disk when this returns: what it tells can only
     /// succeed.
-    fn prepare(&self) -> Result<(Reload, Value), Vec<String>> {
+    fn prepare(&self) -> Result<(Reload, Reloaded), Vec<String>> {
         let Some(source) = &self.source else {
             return Err(vec!["started without a configuration file".to_owned()]);
         };
@@ -39,19 +38,22 @@ impl Core {
         let certificates = certificates
             .map_err(|e| vec![format!("http.tls: {e}; the old certificate stays in force")])?;
         let old = self.config.load_full();
-        let waiting = needs_restart(&old, &new);
+        let needs_restart = needs_restart(&old, &new);
         let running = running_config(&old, new);
         let prepared = self.state.prepare(&running);
         let prepared = prepared.map_err(|e| vec![e.to_string()])?;
-        let detail = json!({"realms": running.realms.len(), "needs_restart": waiting});
-        let recorded = self.state.record("configuration_reloaded", detail.clone());
+        let reloaded = Reloaded {
+            realms: running.realms.len(),
+            needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
+        };
+        let recorded = self.state.record("configuration_reloaded", &reloaded);
         recorded.map_err(|e| vec![e.to_string()])?;
         let reload = Reload {
             running,
             certificates,
             prepared,
         };
-        Ok((reload, detail))
+        Ok((reload, reloaded))
     }
 
     /// The snapshot last: it looks again at what runs, by all that is in force then.

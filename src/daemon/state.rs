@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::RunError;
 use crate::audit;
@@ -104,11 +105,20 @@ impl State {
     }
 
     /// Records a change made by the daemon itself; durable when this returns.
-    pub fn record(&self, what: &str, detail: Value) -> Result<(), RunError> {
-        let recorded = self.log.change(Origin::Daemon, what, detail, time::now());
-        recorded
-            .map(drop)
-            .map_err(|e| RunError::Audit(e.to_string()))
+    pub fn record(&self, what: &str, detail: impl Serialize) -> Result<(), RunError> {
+        self.record_by(Origin::Daemon, what, detail)
+    }
+
+    pub fn record_by(
+        &self,
+        origin: Origin,
+        what: &str,
+        detail: impl Serialize,
+    ) -> Result<(), RunError> {
+        let failed = |e: &dyn std::fmt::Display| RunError::Audit(e.to_string());
+        let detail = serde_json::to_value(detail).map_err(|e| failed(&e))?;
+        let recorded = self.log.change(origin, what, detail, time::now());
+        recorded.map(drop).map_err(|e| failed(&e))
     }
 
     /// Time as decisions see it.
@@ -130,12 +140,7 @@ impl State {
     /// Reads and makes all that a configuration's realms need. Whatever can fail does so here,
     /// where nothing is in force yet.
     pub fn prepare(&self, config: &Config) -> Result<Prepared, RunError> {
-        let files = config.realms.iter().filter_map(|realm| {
-            let path = realm.deny_file.clone()?;
-            Some((realm.name.clone(), path))
-        });
-        let deny_files = self.deny_files.prepare(&files.collect());
-        let deny_files = deny_files.map_err(RunError::DenyFile)?;
+        let deny_files = self.read_deny_files(config)?;
         let sources = config.realms.iter().filter_map(|realm| {
             let source = realm.jwks.clone()?;
             Some((realm.name.clone(), source))
@@ -147,13 +152,28 @@ impl State {
             realms: self.realms(config)?,
             deny: deny_list(config, |realm| deny_files.list(realm)),
         };
-        let issuers = config.realms.iter().map(|realm| realm.issuer.clone());
         Ok(Prepared {
             deny_files,
             lines,
-            issuers: issuers.collect(),
+            issuers: issuers(config),
             snapshot,
         })
+    }
+
+    fn read_deny_files(&self, config: &Config) -> Result<NewDenyFiles, RunError> {
+        let files = config.realms.iter().filter_map(|realm| {
+            let path = realm.deny_file.clone()?;
+            Some((realm.name.clone(), path))
+        });
+        let deny_files = self.deny_files.prepare(&files.collect());
+        deny_files.map_err(RunError::DenyFile)
+    }
+
+    /// What would be in force if a daemon began now; nothing is refreshed.
+    pub fn survey(&self, config: &Config) -> Result<Snapshot, RunError> {
+        self.deny_files.follow(self.read_deny_files(config)?);
+        self.follow_floors(&issuers(config));
+        self.snapshot(config)
     }
 
     /// Follows what was prepared, and no other realm, from now on. Can't fail. The snapshot is
@@ -161,9 +181,13 @@ impl State {
     pub fn follow(&self, prepared: Prepared) -> Snapshot {
         self.deny_files.follow(prepared.deny_files);
         self.refresher.follow(prepared.lines);
-        let issuers: Vec<&str> = prepared.issuers.iter().map(String::as_str).collect();
-        self.floor.follow(&issuers, time::booted());
+        self.follow_floors(&prepared.issuers);
         prepared.snapshot
+    }
+
+    fn follow_floors(&self, issuers: &[String]) {
+        let issuers: Vec<&str> = issuers.iter().map(String::as_str).collect();
+        self.floor.follow(&issuers, time::booted());
     }
 
     /// The configured realms with their pinned keys.
@@ -234,6 +258,11 @@ impl State {
             tracing::error!(%error, "the audit log could not be closed in order");
         }
     }
+}
+
+fn issuers(config: &Config) -> Vec<String> {
+    let realms = config.realms.iter();
+    realms.map(|realm| realm.issuer.clone()).collect()
 }
 
 fn clock_at(floor: &Floor, reading: Reading) -> Clock {

@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::auth::Revocations;
 use crate::files::{self, Care};
 
@@ -49,7 +51,7 @@ pub struct Changed {
 }
 
 /// What is in force of a realm's file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DenyStatus {
     pub entries: usize,
     pub problem: Option<String>,

@@ -19,6 +19,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use self::backup::Backup;
 pub use self::deny::{Changed, DenyFiles, DenyStatus, NewDenyFiles};
 pub use self::floor::Floor;
@@ -76,7 +78,7 @@ pub struct Pinned {
 }
 
 /// Keys that came into force and keys that left, by thumbprint.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub added: Vec<String>,
     pub removed: Vec<String>,

@@ -454,6 +454,43 @@ fn a_bad_deny_file_keeps_the_old_list_and_says_so() {
 }
 
 #[test]
+fn a_deny_list_is_told_without_a_daemon_as_with_one() {
+    let (folder, issuer) = (
+        tempfile::tempdir().expect("a folder"),
+        Issuer::new("ES256", "a"),
+    );
+    let setup = Setup::new().issuer(&issuer).with(&deny_file(&folder));
+    let everybody = json!({"version": 1, "revoked": [{"azp": "device-1"}]});
+    replace(folder.path(), &everybody.to_string());
+    let mut daemon = Daemon::start(setup);
+    let token = folder.path().join("token");
+    fs::write(&token, issuer.token(claims())).expect("a temporary file");
+    let token = token.to_str().expect("UTF-8");
+    let told = |daemon: &Daemon, command: &[&str]| {
+        let output = daemon.slmd(command);
+        let told = serde_json::from_slice::<Value>(&output.stdout);
+        (output.status.code(), told.expect("JSON"))
+    };
+    let both = |daemon: &Daemon| {
+        let (_, listed) = told(daemon, &["keys", "list", "--json"]);
+        let explain = ["keys", "explain", "--json", "--token-file", token];
+        let (code, mut explained) = told(daemon, &explain);
+        let (verdict, checks) = (explained["verdict"].take(), explained["checks"].take());
+        (
+            listed["realms"][0]["deny_list"].clone(),
+            code,
+            verdict,
+            checks,
+        )
+    };
+    let with = both(&daemon);
+    assert_eq!(with.0, json!({"entries": 1, "problem": null}));
+    assert_eq!((with.1, &with.2), (Some(3), &json!("revoked")));
+    daemon.terminate();
+    assert_eq!(both(&daemon), with);
+}
+
+#[test]
 fn the_time_is_reset_and_a_token_explained_over_the_admin_socket() {
     let issuer = Issuer::new("ES256", "a");
     let daemon = Daemon::start(Setup::new().issuer(&issuer));

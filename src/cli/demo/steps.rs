@@ -5,7 +5,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use ureq::http::Method;
 
 use super::super::client::{Client, Shown};
 use super::super::exit::{Done, Exit, Failure};
@@ -14,6 +13,8 @@ use super::Demo;
 use super::broker::{Broker, Question};
 use super::issuer::{CLIENT, ENDPOINT, ISSUER, Issuer};
 use super::workshop::Workshop;
+use crate::admin::route;
+use crate::audit::{Event, Record};
 use crate::secret::{Secret, wipe_json};
 use crate::time::now;
 
@@ -91,7 +92,7 @@ impl<'a> Stage<'a> {
         let token = Shown::Bearer(self.token.clone());
         let answer = self
             .public
-            .send(Method::POST, ask::CHAT, &token, body().into_bytes())?;
+            .send("POST", ask::CHAT, &token, body().into_bytes())?;
         ask::stream(answer, |piece| {
             whole.push_str(piece);
             output::piece(piece)
@@ -126,12 +127,9 @@ impl<'a> Stage<'a> {
 
     fn without_token(&self) -> Done {
         step("The same without a token")?;
-        let asked = self.public.send(
-            Method::POST,
-            ask::CHAT,
-            &Shown::Nothing,
-            body().into_bytes(),
-        );
+        let asked = self
+            .public
+            .send("POST", ask::CHAT, &Shown::Nothing, body().into_bytes());
         let refused = match asked {
             Err(problem) => problem.into_failure(),
             Ok(_) => return Err(Failure::failed("a prompt without a token was answered")),
@@ -144,10 +142,10 @@ impl<'a> Stage<'a> {
 
     fn records(&self) -> Done {
         step("What the audit log says of all three: decision, principal, how it ended")?;
-        for line in self.admin.get("/audit?from=0")?.lines() {
+        for line in self.admin.audit("from=0")?.lines() {
             let line = line?;
-            let record: Value = serde_json::from_str(&line).map_err(Failure::failed)?;
-            if matches!(record["event"].as_str(), Some("access" | "finish")) {
+            let record: Record = serde_json::from_str(&line).map_err(Failure::failed)?;
+            if matches!(record.event, Event::Access(_) | Event::Finish(_)) {
                 output::line(&audit::describe(&line))?;
             }
         }
@@ -277,8 +275,11 @@ fn clean(slmd: &Path, config: &Path) -> Command {
 }
 
 fn is_connected(admin: &Client) -> bool {
-    let status = admin.get("/status").ok().and_then(|s| s.json().ok());
-    status.is_some_and(|status| status["mqtt"]["connected"] == true)
+    let mqtt = admin
+        .call(route::STATUS)
+        .ok()
+        .and_then(|status| status.mqtt);
+    mqtt.is_some_and(|mqtt| mqtt.connected)
 }
 
 fn step(what: &str) -> Done {

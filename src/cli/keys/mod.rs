@@ -5,14 +5,14 @@ mod pin;
 mod verify;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
-use ureq::http::Method;
+use serde::Serialize;
 
-use super::client::{Client, Problem, Shown};
+use super::client::{Client, Problem, body};
 use super::exit::{Done, Exit, Failure};
+use super::output::printable;
 use super::{Global, offline, output};
-use crate::auth::{KeyInfo, KeySet, Skipped};
-use crate::config::Config;
+use crate::admin::{self, Listed, Refreshed, ResetTime, ResetTo, Word, route};
+use crate::auth::{KeyInfo, Skipped};
 use crate::time::MAX_SECS;
 
 /// Show, pin and refresh the keys that tokens are verified with; explain a token.
@@ -50,7 +50,7 @@ Examples:
     ResetTime {
         /// `now` (the machine's clock), or seconds since 1970.
         #[arg(long, value_name = "TIME", default_value = "now", value_parser = reset_to)]
-        to: Value,
+        to: ResetTo,
     },
 }
 
@@ -62,75 +62,66 @@ impl Keys {
             Keys::Refresh { realm } => refresh(global, realm.as_deref()),
             Keys::Explain(explain) => explain.execute(global),
             Keys::VerifyJws(verify) => verify.execute(global),
-            Keys::ResetTime { to } => reset_time(global, to),
+            Keys::ResetTime { to } => reset_time(global, *to),
         }
     }
 }
 
-fn reset_to(text: &str) -> Result<Value, String> {
+fn reset_to(text: &str) -> Result<ResetTo, String> {
     match text.parse::<u64>() {
-        Ok(seconds) if seconds <= MAX_SECS => Ok(seconds.into()),
+        Ok(seconds) if seconds <= MAX_SECS => Ok(ResetTo::Seconds(seconds)),
         Ok(_) => Err("that is after the year 9999".to_owned()),
-        Err(_) if text == "now" => Ok("now".into()),
+        Err(_) if text == "now" => Ok(ResetTo::Word(Word::Now)),
         Err(_) => Err("write now, or seconds since 1970 (date +%s)".to_owned()),
     }
 }
 
 fn list(global: &Global) -> Done {
-    let listed = match global.admin()?.get("/keys") {
-        Ok(answer) => answer.json()?,
-        Err(Problem::Down(_)) => list_offline(&global.load()?)?,
-        Err(problem) => return Err(problem.into()),
+    let listed = match global.admin()?.call(route::KEYS) {
+        Err(Problem::Down(_)) => {
+            let (state, snapshot) = offline::survey(&global.load()?)?;
+            let realms = state.realm_statuses(&snapshot);
+            Listed { realms }
+        }
+        listed => listed?,
     };
     output::show(global, &listed)
 }
 
-/// What only a running daemon knows (refreshes, a held set) is left out.
-fn list_offline(config: &Config) -> Result<Value, Failure> {
-    let state = offline::open(config)?;
-    let now = state.moment();
-    let mut realms = Vec::new();
-    for realm in &config.realms {
-        let pinned = state.keyring.get(&realm.name).map_err(Failure::failed)?;
-        let confirmed = pinned.as_ref().map(|pinned| pinned.confirmed);
-        let set = pinned.map(|pinned| pinned.keys).unwrap_or_default();
-        let grace = realm.policy.offline_grace.iter();
-        let stops = grace.filter_map(|(scope, grace)| {
-            let at = confirmed?.shown(now).saturating_add(*grace);
-            Some((scope.as_str().to_owned(), Value::from(at.to_string())))
-        });
-        realms.push(json!({
-            "name": realm.name,
-            "issuer": realm.issuer,
-            "keys": described(&set),
-            "left_out": left_out(&set),
-            "keys_age_seconds": confirmed.map(|at| at.age(now).as_secs()),
-            "keys_confirmed_at": confirmed.map(|at| at.shown(now).to_string()),
-            "scope_stops_at": stops.collect::<serde_json::Map<_, _>>(),
-        }));
-    }
-    Ok(json!({"realms": realms}))
+#[derive(Serialize)]
+struct Reports {
+    realms: Vec<Report>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    name: String,
+    #[serde(flatten)]
+    refreshed: Refreshed,
 }
 
 fn refresh(global: &Global, realm: Option<&str>) -> Done {
     let admin = global.admin()?;
     let names = match realm {
         Some(realm) => vec![segment(realm)?.to_owned()],
-        None => refreshable(&admin.get("/keys")?.json()?),
+        None => refreshable(&admin)?,
     };
     if names.is_empty() {
         let what = "no realm has [realm.jwks]; add it, or pin a file with slmd keys pin";
         return Err(Failure::failed(what));
     }
-    let (mut realms, mut failed) = (Vec::new(), Vec::new());
+    let mut realms = Vec::new();
     for name in names {
-        let report = refresh_one(&admin, &name)?;
-        if report["outcome"] == "failed" {
-            failed.push(name);
-        }
-        realms.push(report);
+        let refreshed = admin.call_with(route::REFRESH_KEYS, &name, Vec::new())?;
+        realms.push(Report { name, refreshed });
     }
-    output::show(global, &json!({"realms": realms}))?;
+    let reports = Reports { realms };
+    output::show(global, &reports)?;
+    let failed = reports
+        .realms
+        .iter()
+        .filter(|r| r.refreshed.outcome == "failed");
+    let failed: Vec<&str> = failed.map(|report| report.name.as_str()).collect();
     if failed.is_empty() {
         return Ok(());
     }
@@ -140,29 +131,16 @@ fn refresh(global: &Global, realm: Option<&str>) -> Done {
     )))
 }
 
-fn refresh_one(admin: &Client, name: &str) -> Result<Value, Failure> {
-    let path = format!("/keys/{name}/refresh");
-    let answer = admin.send(Method::POST, &path, &Shown::Nothing, Vec::new())?;
-    let mut report = json!({"name": name});
-    if let (Some(report), Value::Object(told)) = (report.as_object_mut(), answer.json()?) {
-        report.extend(told);
-    }
-    Ok(report)
+fn refreshable(admin: &Client) -> Result<Vec<String>, Failure> {
+    let realms = admin.call(route::KEYS)?.realms.into_iter();
+    let realms = realms.filter(|realm| realm.refresh.is_some());
+    Ok(realms.map(|realm| realm.name).collect())
 }
 
-fn refreshable(listed: &Value) -> Vec<String> {
-    let realms = listed["realms"].as_array().into_iter().flatten();
-    let realms = realms.filter(|realm| !realm["refresh"].is_null());
-    realms
-        .filter_map(|realm| realm["name"].as_str().map(str::to_owned))
-        .collect()
-}
-
-fn reset_time(global: &Global, to: &Value) -> Done {
-    let body = json!({ "to": to }).to_string().into_bytes();
-    let admin = global.admin()?;
-    let answer = admin.send(Method::POST, "/time/reset", &Shown::Nothing, body)?;
-    output::show(global, &answer.json()?)
+fn reset_time(global: &Global, to: ResetTo) -> Done {
+    let body = body(&ResetTime { to })?;
+    let reset = global.admin()?.call_with(route::RESET_TIME, "", body)?;
+    output::show(global, &reset)
 }
 
 /// Names of realms are plain, so one that isn't can't exist, and none needs escaping.
@@ -178,76 +156,43 @@ fn segment(realm: &str) -> Result<&str, Failure> {
     }
 }
 
-fn describe(key: &KeyInfo) -> Value {
-    json!({"kid": key.kid, "algorithms": key.algorithms, "thumbprint": key.thumbprint})
-}
-
-fn described(keys: &KeySet) -> Value {
-    keys.keys().iter().map(describe).collect()
-}
-
-fn left_out(keys: &KeySet) -> Value {
-    keys.skipped().iter().map(Skipped::to_json).collect()
-}
-
 /// A set: each key, then what isn't used of it.
-fn lines(set: &Value) -> Vec<String> {
-    let list = |name: &str| set[name].as_array().cloned().unwrap_or_default();
-    let keys = list("keys");
-    let left_out = list("left_out");
-    let unused = left_out.iter().map(|key| {
-        let text = |name: &str| output::printable(key[name].as_str().unwrap_or("none"));
-        format!("  left out: kid {}: {}", text("kid"), text("why"))
-    });
-    keys.iter().map(line).chain(unused).collect()
+fn lines(set: &admin::Keys) -> Vec<String> {
+    let keys = set.keys.iter().map(line);
+    keys.chain(set.left_out.iter().map(left_out)).collect()
 }
 
-/// A key as [`describe`] and the daemon tell it.
-fn line(key: &Value) -> String {
-    let text = |name: &str| output::printable(key[name].as_str().unwrap_or("?"));
-    let algorithms = key["algorithms"].as_array().into_iter().flatten();
-    let algorithms: Vec<String> = algorithms
-        .filter_map(|name| name.as_str().map(output::printable))
-        .collect();
-    let algorithms = algorithms.join("/");
-    format!(
-        "  {} {algorithms} (kid {})",
-        text("thumbprint"),
-        text("kid")
-    )
+fn line(key: &KeyInfo) -> String {
+    let (thumbprint, kid) = (printable(&key.thumbprint), printable(&key.kid));
+    let algorithms = printable(&key.algorithms.join("/"));
+    format!("  {thumbprint} {algorithms} (kid {kid})")
+}
+
+pub(super) fn left_out(key: &Skipped) -> String {
+    let kid = printable(key.kid.as_deref().unwrap_or("none"));
+    format!("  left out: kid {kid}: {}", printable(&key.why))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_realms_with_a_source_are_refreshed() {
-        let listed = json!({"realms": [
-            {"name": "a", "refresh": {"last_outcome": null}},
-            {"name": "b", "refresh": null},
-            {"name": "c"},
-        ]});
-        assert_eq!(refreshable(&listed), ["a"]);
-    }
+    use crate::admin::tests::status;
 
     #[test]
     fn a_set_is_shown_with_what_is_left_out() {
-        let set = json!({
-            "keys": [{"kid": "a", "algorithms": ["ES256"], "thumbprint": "t"}],
-            "left_out": [{"index": 1, "kid": "b\u{1b}", "why": "weak"}, {"index": 2, "why": "no kid"}],
-        });
+        let set = status().realms.remove(0).keys;
         let shown = lines(&set);
         assert_eq!(shown[0], "  t ES256 (kid a)");
-        assert_eq!(shown[1], "  left out: kid b\u{fffd}: weak");
+        assert_eq!(shown[1], "  left out: kid b\u{fffd}: it is weak");
         assert_eq!(shown[2], "  left out: kid none: no kid");
     }
 
     #[test]
     fn a_reset_is_to_now_or_to_seconds() {
-        assert_eq!(reset_to("now"), Ok("now".into()));
-        assert_eq!(reset_to("1790000000"), Ok(1_790_000_000_u64.into()));
-        assert_eq!(reset_to("253402300799"), Ok(MAX_SECS.into()));
+        assert_eq!(reset_to("now"), Ok(ResetTo::Word(Word::Now)));
+        let seconds = |text| reset_to(text).ok();
+        assert_eq!(seconds("1790000000"), Some(ResetTo::Seconds(1_790_000_000)));
+        assert_eq!(seconds("253402300799"), Some(ResetTo::Seconds(MAX_SECS)));
         let year_584556019 = u64::MAX.to_string();
         for bad in [
             "",

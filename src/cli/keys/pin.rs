@@ -3,18 +3,14 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use serde_json::{Value, json};
-use ureq::http::Method;
-
-use super::super::client::{Problem, Shown};
+use super::super::client::{Problem, body};
 use super::super::exit::{Done, Exit, Failure};
 use super::super::{Global, offline, output};
-use super::{described, left_out, lines, segment};
+use super::{lines, segment};
+use crate::admin::{Keys, PinHeld, Pinned, route};
 use crate::auth::KeySet;
 use crate::cli::input;
-use crate::config::Config;
-use crate::time::now;
+use clap::Args;
 
 /// Far above any realm's key set.
 const MAX_JWKS: u64 = 1 << 20;
@@ -63,20 +59,21 @@ impl Pin {
         let jwks = input::read(file, MAX_JWKS)?;
         let keys = KeySet::parse(&jwks)
             .map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
-        let set = json!({"keys": described(&keys), "left_out": left_out(&keys)});
+        let set = Keys::from(&keys);
         if !self.yes {
-            let mut shown = lines(&set);
-            shown.push(format!("  fingerprint {}", keys.fingerprint()));
-            confirm(realm, &shown, "give --yes")?;
+            confirm(realm, &set, "give --yes")?;
         }
-        let path = format!("/keys/{}", segment(realm)?);
-        let sent = global
+        let pinned = global
             .admin()?
-            .send(Method::PUT, &path, &Shown::Nothing, jwks.clone());
-        let pinned = match sent {
-            Ok(answer) => answer.json()?,
-            Err(Problem::Down(_)) => pin_offline(&global.load()?, realm, &jwks)?,
-            Err(problem) => return Err(problem.into()),
+            .call_with(route::PIN_KEYS, segment(realm)?, jwks.clone());
+        let pinned = match pinned {
+            Err(Problem::Down(_)) => {
+                let config = global.load()?;
+                let state = offline::open(&config)?;
+                let pinned = state.pin(&config, realm, &jwks, offline::origin());
+                pinned.map_err(Failure::failed)?
+            }
+            pinned => pinned?,
         };
         self.report(global, &pinned, &set)
     }
@@ -85,37 +82,28 @@ impl Pin {
     fn fetched(&self, global: &Global) -> Done {
         let realm = segment(&self.realm)?;
         let admin = global.admin()?;
-        let post = |path: &str, body: Vec<u8>| {
-            let path = format!("/keys/{realm}/{path}");
-            let answer = admin.send(Method::POST, &path, &Shown::Nothing, body)?;
-            answer.json()
-        };
-        let fetched = post("fetch", Vec::new())?;
-        let fingerprint = fetched["fingerprint"].as_str().unwrap_or_default();
+        let fetched = admin.call_with(route::FETCH_KEYS, realm, Vec::new())?;
         // Keys that are in force already, too: from now on they are a person's choice.
-        self.agree(&fetched, fingerprint)?;
-        let body = json!({"fingerprint": fingerprint}).to_string();
-        let pinned = post("pin-held", body.into_bytes())?;
-        self.report(global, &pinned, &fetched)
+        self.agree(&fetched.keys)?;
+        let fingerprint = fetched.keys.fingerprint.clone();
+        let body = body(&PinHeld { fingerprint })?;
+        let pinned = admin.call_with(route::PIN_HELD, realm, body)?;
+        self.report(global, &pinned, &fetched.keys)
     }
 
-    fn agree(&self, fetched: &Value, fingerprint: &str) -> Done {
+    fn agree(&self, fetched: &Keys) -> Done {
         match &self.fingerprint {
-            Some(expected) if expected.eq_ignore_ascii_case(fingerprint) => Ok(()),
+            Some(expected) if expected.eq_ignore_ascii_case(&fetched.fingerprint) => Ok(()),
             Some(_) => Err(Failure::failed(format!(
                 "nothing was changed: Keycloak serves a set with the fingerprint {}",
-                output::printable(fingerprint)
+                output::printable(&fetched.fingerprint)
             ))),
             None if self.yes => Ok(()),
-            None => {
-                let mut shown = lines(fetched);
-                shown.push(format!("  fingerprint {}", output::printable(fingerprint)));
-                confirm(&self.realm, &shown, "give --fingerprint F or --yes")
-            }
+            None => confirm(&self.realm, fetched, "give --fingerprint F or --yes"),
         }
     }
 
-    fn report(&self, global: &Global, answer: &Value, set: &Value) -> Done {
+    fn report(&self, global: &Global, answer: &Pinned, set: &Keys) -> Done {
         if global.json {
             return output::show(global, answer);
         }
@@ -124,43 +112,18 @@ impl Pin {
     }
 }
 
-fn pin_offline(config: &Config, realm: &str, jwks: &[u8]) -> Result<Value, Failure> {
-    if !config.realms.iter().any(|known| known.name == realm) {
-        let names: Vec<&str> = config.realms.iter().map(|r| r.name.as_str()).collect();
-        let names = names.join(", ");
-        return Err(Failure::failed(format!(
-            "no realm {realm:?} is configured; there are: {names}"
-        )));
-    }
-    let state = offline::open(config)?;
-    let pinned = state.keyring.pin(realm, jwks, state.moment());
-    let (keys, change) = pinned.map_err(Failure::failed)?;
-    let detail = json!({
-        "realm": realm,
-        "keys": described(&keys),
-        "fingerprint": keys.fingerprint(),
-        "left_out": left_out(&keys),
-        "added": change.added,
-        "removed": change.removed,
-    });
-    state
-        .log
-        .change(offline::origin(), "keys_pinned", detail.clone(), now())
-        .map_err(Failure::failed)?;
-    Ok(detail)
-}
-
 /// Shows what would be trusted, and asks.
-fn confirm(realm: &str, shown: &[String], instead: &str) -> Done {
+fn confirm(realm: &str, set: &Keys, instead: &str) -> Done {
     let stdin = std::io::stdin();
     let mut out = std::io::stderr().lock();
     writeln!(
         out,
         "These keys will be trusted for realm {realm}, and no others:"
     )?;
-    for text in shown {
+    for text in lines(set) {
         writeln!(out, "{text}")?;
     }
+    writeln!(out, "  fingerprint {}", output::printable(&set.fingerprint))?;
     if !stdin.is_terminal() {
         return Err(Failure::new(
             Exit::Usage,

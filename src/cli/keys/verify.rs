@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::exit::{Done, Exit, Failure};
 use super::super::{Global, output};
-use super::{describe, line};
+use super::line;
 use crate::auth::{KeySet, verify_jws};
 use crate::cli::input;
 
@@ -46,7 +46,6 @@ impl VerifyJws {
                 format!("not signed by a key of the set: {reason}"),
             )
         })?;
-        let key = describe(&key);
         if global.json {
             return output::show(global, &json!({"verified": true, "key": key}));
         }

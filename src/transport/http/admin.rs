@@ -6,7 +6,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::connections::{Peer, Service};
@@ -15,14 +17,13 @@ use super::public::OPENMETRICS;
 use super::reply::{self, Body, JSON, Refused};
 use super::route::wrong_method;
 use super::{Control, Settings, host, request};
+use crate::admin::{Call, Failed, Operation, PinHeld, ResetTime, ToExplain, route};
 use crate::audit::{AuditError, Line, Log};
-use crate::auth::ExplainContext;
 use crate::json;
-use crate::prompt::{Origin, Scope, Transport};
+use crate::prompt::Origin;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::secret::{Secret, wipe_json};
+use crate::secret::{Wiped, wipe_json};
 use crate::shutdown::Shutdown;
-use crate::time::{MAX_SECS, Timestamp};
 use crate::wire;
 
 const JSON_LINES: &str = "application/jsonl";
@@ -37,36 +38,23 @@ pub(super) struct Admin {
     pub(super) shutdown: Shutdown,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Route {
-    Status,
-    Metrics,
-    Reload,
-    Keys,
-    PinKeys(String),
-    FetchKeys(String),
-    PinHeld(String),
-    RefreshKeys(String),
-    Explain,
-    ResetTime,
-    Audit,
-}
-
 impl Service for Admin {
     async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
-        let route = Route::at(request.uri().path());
-        let name = route.as_ref().map_or("other", Route::name);
-        let answer = match route {
+        let asked = Asked::at(request.uri().path());
+        let name = asked
+            .as_ref()
+            .map_or("other", |asked| asked.operation.route().path);
+        let answer = match asked {
             _ if !may_administer(&peer) => {
-                let what = route
+                let what = asked
                     .as_ref()
-                    .map_or_else(|| "unknown".to_owned(), Route::what);
+                    .map_or_else(|| "unknown".to_owned(), Asked::what);
                 Err(self
                     .refuse(&peer, what, DenyReason::PeerNotAllowed.into())
                     .into())
             }
-            Some(route) => match host::single(&request) {
-                Ok(()) => self.handle(route, peer, request).await,
+            Some(asked) => match host::single(&request) {
+                Ok(()) => self.handle(asked, peer, request).await,
                 Err(refusal) => Err(refusal.into()),
             },
             None => Err(Refusal::new(RefuseReason::NotFound).into()),
@@ -100,53 +88,60 @@ fn origin(peer: &Peer) -> Origin {
 impl Admin {
     async fn handle(
         &self,
-        route: Route,
+        asked: Asked,
         peer: Peer,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
-        route.check_method(request.method())?;
-        let recorded = self.record(&peer, &route).await;
-        // Who mends a full disk has to see what is wrong; the log has who looked.
-        if !route.is_look() {
-            recorded?;
+        let route = asked.operation.route();
+        if request.method().as_str() != route.method {
+            return Err(wrong_method(route.method));
         }
-        match route {
-            Route::Status => self.json(|control| Ok(control.status())).await,
-            Route::Keys => self.json(|control| Ok(control.keys())).await,
-            Route::Metrics => {
+        let (origin, what) = (origin(&peer), asked.what());
+        self.blocking(move |control| control.record(origin, &what, route.is_look))
+            .await??;
+        let realm = asked.realm;
+        match asked.operation {
+            Operation::Status => self.answer(route::STATUS, |c| Ok(c.status())).await,
+            Operation::Keys => self.answer(route::KEYS, |c| Ok(c.keys())).await,
+            Operation::Metrics => {
                 let text = self.blocking(<dyn Control>::metrics).await?;
                 Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
             }
-            Route::Reload => match self.blocking(<dyn Control>::reload).await? {
-                Ok(report) => Ok(reply::full(StatusCode::OK, JSON, report.to_string())),
+            Operation::Reload => match self.blocking(<dyn Control>::reload).await? {
+                Ok(reloaded) => Ok(reply::json(StatusCode::OK, &reloaded)),
                 Err(errors) => Ok(not_reloaded(&errors)),
             },
-            Route::PinKeys(realm) => self.pin_keys(realm, request).await,
-            Route::FetchKeys(realm) => self.json(move |control| control.fetch_keys(&realm)).await,
-            Route::RefreshKeys(realm) => {
-                self.json(move |control| control.refresh_keys(&realm)).await
-            }
-            Route::PinHeld(realm) => {
-                let body = self.object(request).await?;
-                let fingerprint = body["fingerprint"].as_str().map(str::to_owned);
-                let fingerprint =
-                    fingerprint.ok_or_else(|| bad_value("fingerprint", "a string"))?;
-                self.json(move |control| control.pin_held_keys(&realm, &fingerprint))
+            Operation::PinKeys => {
+                let jwks = self.body(request).await?;
+                self.answer(route::PIN_KEYS, move |c| c.pin_keys(&realm, &jwks))
                     .await
             }
-            Route::Explain => {
-                let mut body = self.object(request).await?;
-                let asked = to_explain(&body);
-                wipe_json(&mut body);
-                let (token, context) = asked?;
-                self.json(move |control| control.explain_token(token.expose(), &context))
+            Operation::FetchKeys => {
+                self.answer(route::FETCH_KEYS, move |c| c.fetch_keys(&realm))
                     .await
             }
-            Route::ResetTime => {
-                let to = reset_to(&self.object(request).await?)?;
-                self.json(move |control| control.reset_time(to)).await
+            Operation::RefreshKeys => {
+                self.answer(route::REFRESH_KEYS, move |c| c.refresh_keys(&realm))
+                    .await
             }
-            Route::Audit => self.audit(&request),
+            Operation::PinHeld => {
+                let PinHeld { fingerprint } = self.parsed(request).await?;
+                let pin = move |c: &dyn Control| c.pin_held_keys(&realm, &fingerprint);
+                self.answer(route::PIN_HELD, pin).await
+            }
+            Operation::Explain => {
+                let asked: ToExplain = self.parsed(request).await?;
+                let explain = move |c: &dyn Control| {
+                    Ok(c.explain_token(asked.token.expose(), &asked.context()))
+                };
+                self.answer(route::EXPLAIN, explain).await
+            }
+            Operation::ResetTime => {
+                let ResetTime { to } = self.parsed(request).await?;
+                self.answer(route::RESET_TIME, move |c| c.reset_time(to))
+                    .await
+            }
+            Operation::Audit => self.audit(&request),
         }
     }
 
@@ -158,40 +153,24 @@ impl Admin {
         refusal
     }
 
-    async fn record(&self, peer: &Peer, route: &Route) -> Result<(), Refused> {
-        let (origin, what) = (origin(peer), route.what());
-        if route.is_look() {
-            let counted = self.blocking(move |control| control.record_look(origin, &what));
-            return counted.await.map_err(Refused::from);
-        }
-        let recorded = self
-            .blocking(move |control| control.record_admin(origin, &what))
-            .await?;
-        recorded.map_err(Refused::from)
-    }
-
-    /// A small JSON body.
-    async fn object(&self, request: Request<Incoming>) -> Result<Value, Refused> {
+    async fn body(&self, request: Request<Incoming>) -> Result<Wiped, Refused> {
         request::require_json(request.headers())?;
         let (max, timeout) = (self.settings.max_body, self.settings.body_timeout);
-        let body = request::body(request, max, timeout).await?;
-        let parsed = json::parse(&body);
-        parsed.map_err(|error| {
+        Ok(request::body(request, max, timeout).await?)
+    }
+
+    async fn parsed<T: DeserializeOwned>(&self, request: Request<Incoming>) -> Result<T, Refused> {
+        let body = self.body(request).await?;
+        let mut value = json::parse(&body).map_err(|error| {
             let refusal = Refusal::new(RefuseReason::BadRequest);
-            refusal.detail(format!("no strict JSON: {error}")).into()
-        })
-    }
-
-    async fn pin_keys(
-        &self,
-        realm: String,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, Refused> {
-        request::require_json(request.headers())?;
-        let (max, timeout) = (self.settings.max_body, self.settings.body_timeout);
-        let jwks = request::body(request, max, timeout).await?;
-        self.json(move |control| control.pin_keys(&realm, &jwks))
-            .await
+            refusal.detail(format!("no strict JSON: {error}"))
+        })?;
+        let parsed = T::deserialize(&value);
+        wipe_json(&mut value);
+        let refused = |e: serde_json::Error| {
+            Refusal::new(RefuseReason::InvalidParameter).detail(e.to_string())
+        };
+        Ok(parsed.map_err(refused)?)
     }
 
     fn audit(&self, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
@@ -229,13 +208,17 @@ impl Admin {
         Ok(reply::new(StatusCode::OK, JSON_LINES, body))
     }
 
-    async fn json(
+    async fn answer<A: Serialize + Send + 'static>(
         &self,
-        ask: impl FnOnce(&dyn Control) -> Result<Value, String> + Send + 'static,
+        _: Call<A>,
+        ask: impl FnOnce(&dyn Control) -> Result<A, Failed> + Send + 'static,
     ) -> Result<Response<Body>, Refused> {
         match self.blocking(ask).await? {
-            Ok(value) => Ok(reply::full(StatusCode::OK, JSON, value.to_string())),
-            Err(why) => Err(Refusal::new(RefuseReason::BadRequest).detail(why).into()),
+            Ok(answer) => Ok(reply::json(StatusCode::OK, &answer)),
+            Err(failed) => {
+                let refusal = Refusal::new(RefuseReason::BadRequest);
+                Err(refusal.detail(failed.to_string()).into())
+            }
         }
     }
 
@@ -347,128 +330,24 @@ impl Reader {
     }
 }
 
-impl Route {
-    fn at(path: &str) -> Option<Route> {
-        Some(match path {
-            "/status" => Route::Status,
-            "/metrics" => Route::Metrics,
-            "/reload" => Route::Reload,
-            "/keys" => Route::Keys,
-            "/audit" => Route::Audit,
-            "/keys/explain" => Route::Explain,
-            "/time/reset" => Route::ResetTime,
-            _ => {
-                let (realm, action) = match path.strip_prefix("/keys/")?.split_once('/') {
-                    None => (path.strip_prefix("/keys/")?, ""),
-                    Some(parts) => parts,
-                };
-                let realm = request::decoded(realm)?;
-                match action {
-                    "" if !path.ends_with('/') => Route::PinKeys(realm),
-                    "fetch" => Route::FetchKeys(realm),
-                    "pin-held" => Route::PinHeld(realm),
-                    "refresh" => Route::RefreshKeys(realm),
-                    _ => return None,
-                }
-            }
-        })
-    }
+/// What a path asks for.
+struct Asked {
+    operation: Operation,
+    realm: String,
+}
 
-    fn name(&self) -> &'static str {
-        match self {
-            Route::Status => "/status",
-            Route::Metrics => "/metrics",
-            Route::Reload => "/reload",
-            Route::Keys => "/keys",
-            Route::PinKeys(_) => "/keys/{realm}",
-            Route::FetchKeys(_) => "/keys/{realm}/fetch",
-            Route::PinHeld(_) => "/keys/{realm}/pin-held",
-            Route::RefreshKeys(_) => "/keys/{realm}/refresh",
-            Route::Explain => "/keys/explain",
-            Route::ResetTime => "/time/reset",
-            Route::Audit => "/audit",
-        }
-    }
-
-    /// Whether it changes nothing: such are counted in the audit, and work on a full disk too.
-    fn is_look(&self) -> bool {
-        matches!(
-            self,
-            Route::Status | Route::Metrics | Route::Keys | Route::Explain | Route::Audit
-        )
+impl Asked {
+    fn at(path: &str) -> Option<Asked> {
+        let (operation, realm) = Operation::at(path)?;
+        let realm = request::decoded(realm)?;
+        Some(Asked { operation, realm })
     }
 
     /// What the audit says was done.
     fn what(&self) -> String {
-        match self {
-            Route::Status => "status".to_owned(),
-            Route::Metrics => "metrics".to_owned(),
-            Route::Reload => "reload".to_owned(),
-            Route::Keys => "keys list".to_owned(),
-            Route::PinKeys(realm) => format!("keys pin {}", short(realm)),
-            Route::FetchKeys(realm) => format!("keys fetch {}", short(realm)),
-            Route::PinHeld(realm) => format!("keys pin held {}", short(realm)),
-            Route::RefreshKeys(realm) => format!("keys refresh {}", short(realm)),
-            Route::Explain => "keys explain".to_owned(),
-            Route::ResetTime => "time reset".to_owned(),
-            Route::Audit => "audit read".to_owned(),
-        }
-    }
-
-    fn check_method(&self, method: &Method) -> Result<(), Refused> {
-        let (allowed, allow) = match self {
-            Route::Reload
-            | Route::FetchKeys(_)
-            | Route::PinHeld(_)
-            | Route::RefreshKeys(_)
-            | Route::Explain
-            | Route::ResetTime => (Method::POST, "POST"),
-            Route::PinKeys(_) => (Method::PUT, "PUT"),
-            _ => (Method::GET, "GET"),
-        };
-        if *method == allowed {
-            return Ok(());
-        }
-        Err(wrong_method(allow))
-    }
-}
-
-fn short(realm: &str) -> String {
-    realm.chars().take(64).collect()
-}
-
-/// A token, and the request that it is tried for: by the socket, to read, unless told otherwise.
-fn to_explain(body: &Value) -> Result<(Secret<String>, ExplainContext), Refusal> {
-    let text = |name: &'static str| match &body[name] {
-        Value::Null => Ok(None),
-        Value::String(text) => Ok(Some(text.as_str())),
-        _ => Err(bad_value(name, "a string")),
-    };
-    let token = text("token")?.ok_or_else(|| bad_value("token", "a string"))?;
-    let transport = text("transport")?.unwrap_or(Transport::Socket.as_str());
-    let transport = Transport::ALL.into_iter().find(|t| t.as_str() == transport);
-    let transport = transport.ok_or_else(|| bad_value("transport", "socket, tcp or mqtt"))?;
-    let scope = text("scope")?.unwrap_or(Scope::Read.as_str());
-    let scope = Scope::ALL.into_iter().find(|s| s.as_str() == scope);
-    let context = ExplainContext {
-        transport: Some(transport),
-        model: text("model")?.map(str::to_owned),
-        scope: scope.ok_or_else(|| bad_value("scope", "read, write, fine-tune or audit"))?,
-    };
-    Ok((Secret::new(token.to_owned()), context))
-}
-
-/// `None`: the present.
-fn reset_to(body: &Value) -> Result<Option<Timestamp>, Refusal> {
-    match &body["to"] {
-        Value::String(now) if now == "now" => Ok(None),
-        to => match to.as_u64().filter(|secs| *secs <= MAX_SECS) {
-            Some(secs) => Ok(Some(Timestamp::from_secs(secs))),
-            None => Err(bad_value(
-                "to",
-                "\"now\" or seconds since 1970, of the year 9999 at most",
-            )),
-        },
+        let realm: String = self.realm.chars().take(64).collect();
+        let what = format!("{} {realm}", self.operation.route().what);
+        what.trim_end().to_owned()
     }
 }
 
@@ -487,59 +366,4 @@ fn bad_value(name: &str, what: &str) -> Refusal {
     Refusal::new(RefuseReason::InvalidParameter)
         .detail(format!("`{name}` must be {what}"))
         .param(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_explained_for_the_request_that_is_named() {
-        let body = serde_json::json!({"token": "a.b.c", "transport": "mqtt", "scope": "write"});
-        let (token, context) = to_explain(&body).unwrap();
-        assert_eq!(token.expose(), "a.b.c");
-        assert_eq!(context.transport, Some(Transport::Mqtt));
-        assert_eq!((context.scope, context.model), (Scope::Write, None));
-        for bad in [
-            serde_json::json!({}),
-            serde_json::json!({"token": 1}),
-            serde_json::json!({"token": "a", "transport": "pigeon"}),
-            serde_json::json!({"token": "a", "scope": "all"}),
-        ] {
-            assert!(to_explain(&bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn routes_and_methods() {
-        for (path, method) in [
-            ("/status", Method::GET),
-            ("/metrics", Method::GET),
-            ("/reload", Method::POST),
-            ("/keys", Method::GET),
-            ("/keys/dev", Method::PUT),
-            ("/keys/dev/fetch", Method::POST),
-            ("/keys/dev/pin-held", Method::POST),
-            ("/keys/dev/refresh", Method::POST),
-            ("/keys/explain", Method::POST),
-            ("/time/reset", Method::POST),
-            ("/audit", Method::GET),
-        ] {
-            let route = Route::at(path).unwrap();
-            assert!(route.check_method(&method).is_ok(), "{path}");
-            assert!(route.check_method(&Method::DELETE).is_err(), "{path}");
-        }
-        assert_eq!(
-            Route::at("/keys/a%2Fb"),
-            Some(Route::PinKeys("a/b".to_owned()))
-        );
-        for path in [
-            "/v1/models",
-            "/keys/dev/",
-            "/keys/dev/other",
-            "/keys/dev/fetch/x",
-        ] {
-            assert_eq!(Route::at(path), None, "{path}");
-        }
-    }
 }

@@ -30,7 +30,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
 
 pub use certificates::{Certificates, Renewed, TlsSettings};
@@ -40,13 +39,15 @@ pub use socket::bind;
 use door::{Listening, TlsDoor};
 use reserve::Reserved;
 
+use crate::admin::{
+    Explanation, Failed, Fetched, Listed, Pinned, Refreshed, Reloaded, ResetTo, Status, TimeReset,
+};
 use crate::admission::Admission;
 use crate::audit::Log;
 use crate::auth::ExplainContext;
 use crate::prompt::Origin;
 use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
-use crate::time::Timestamp;
 
 /// The public socket is for the daemon's group, the admin socket for its user.
 pub const SOCKET_MODE: u32 = 0o660;
@@ -90,38 +91,34 @@ pub struct Listeners {
     pub tls: Option<TcpListener>,
 }
 
-/// What the daemon offers behind its sockets besides prompts. Implemented by `daemon`.
+/// What the daemon offers behind its sockets besides prompts. Implemented by `daemon`. All but
+/// `ready`, `status` and `audit` may wait for the disk or the network: they are called on the
+/// blocking pool.
 pub trait Control: Send + Sync + 'static {
     /// `Err`: why the socket can't serve yet.
     fn ready(&self) -> Result<(), String>;
-    /// For `/readyz?verbose` and `slmd status`.
-    fn status(&self) -> Value;
+    fn status(&self) -> Status;
     /// Prometheus text.
     fn metrics(&self) -> String;
-    /// Blocks (called on the blocking pool).
-    fn reload(&self) -> Result<Value, Vec<String>>;
-    fn keys(&self) -> Value;
-    /// Blocks (called on the blocking pool).
-    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Value, String>;
-    /// Fetches the realm's keys without pinning them. Blocks (called on the blocking pool).
-    fn fetch_keys(&self, realm: &str) -> Result<Value, String>;
-    /// Pins the fetched keys that `fingerprint` names. Blocks (called on the blocking pool).
-    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Value, String>;
-    /// Refreshes the realm's keys now. Blocks (called on the blocking pool).
-    fn refresh_keys(&self, realm: &str) -> Result<Value, String>;
-    /// Tells check by check what becomes of the token. Blocks (called on the blocking pool).
-    fn explain_token(&self, token: &str, context: &ExplainContext) -> Result<Value, String>;
-    /// Sets the time floor, also back. Blocks (called on the blocking pool).
-    fn reset_time(&self, to: Option<Timestamp>) -> Result<Value, String>;
+    fn reload(&self) -> Result<Reloaded, Vec<String>>;
+    fn keys(&self) -> Listed;
+    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Failed>;
+    /// Fetches the realm's keys without pinning them.
+    fn fetch_keys(&self, realm: &str) -> Result<Fetched, Failed>;
+    /// Pins the fetched keys that `fingerprint` names.
+    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Pinned, Failed>;
+    /// Refreshes the realm's keys now.
+    fn refresh_keys(&self, realm: &str) -> Result<Refreshed, Failed>;
+    fn explain_token(&self, token: &str, context: &ExplainContext) -> Explanation;
+    /// Sets the time floor, also back.
+    fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Failed>;
     fn audit(&self) -> Log;
-    /// Counts or records a look by the admin socket, which changes nothing: it goes on also where
-    /// the log can't be written. Blocks (called on the blocking pool).
-    fn record_look(&self, origin: Origin, what: &str);
+    /// Records a use of the admin socket before it is carried out. A look, which changes nothing,
+    /// may be counted instead, and goes on also where the log can't be written: who mends a full
+    /// disk has to see what is wrong.
+    fn record(&self, origin: Origin, what: &str, is_look: bool) -> Result<(), Refusal>;
     /// Records or counts a refused use of the admin socket; says whether it is recorded by itself.
     fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool;
-    /// Records a change by the admin socket, before it is carried out. Blocks (called on the
-    /// blocking pool).
-    fn record_admin(&self, origin: Origin, what: &str) -> Result<(), Refusal>;
 }
 
 /// Serves the public sockets until `shutdown` drains; running answers may finish until it ends.

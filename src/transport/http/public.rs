@@ -236,7 +236,7 @@ impl Public {
             Err(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         if verbose {
-            return reply::full(status, JSON, self.control.status().to_string());
+            return reply::json(status, &self.control.status());
         }
         let text = match ready {
             Ok(()) => "ready\n".to_owned(),

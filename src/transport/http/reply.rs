@@ -10,6 +10,7 @@ use hyper::header::{
     RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
+use serde::Serialize;
 
 use crate::admission::Recorded;
 use crate::auth;
@@ -93,6 +94,16 @@ pub(super) fn full(
     body: impl Into<Bytes>,
 ) -> Response<Body> {
     new(status, kind, Full::new(body.into()).boxed_unsync())
+}
+
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(body) => full(status, JSON, body),
+        Err(error) => {
+            tracing::error!(%error, "an answer is no JSON");
+            refusal(&RefuseReason::Internal.into())
+        }
+    }
 }
 
 pub(super) fn new(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {

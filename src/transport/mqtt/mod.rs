@@ -60,15 +60,6 @@ pub struct Settings {
     pub reconnect_max: Duration,
 }
 
-/// What status and readiness say of the broker connection.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub struct MqttStatus {
-    pub connected: bool,
-    /// Why not, or a denied subscription, or a takeover by another client with our id.
-    pub problem: Option<String>,
-    pub reconnects: u64,
-}
-
 /// The running transport. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -79,7 +70,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub fn status(&self) -> MqttStatus {
+    pub fn status(&self) -> crate::admin::MqttStatus {
         self.status.get(time::instant())
     }
 

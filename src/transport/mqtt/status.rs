@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::MqttStatus;
+use crate::admin::MqttStatus;
 use crate::audit::Log;
 use crate::prompt::Origin;
 use crate::time::Timestamp;

@@ -1,0 +1,179 @@
+//! What travels, as it stands.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::prompt::{Scope, Transport};
+
+/// As a daemon sends it that has something to say everywhere.
+pub(crate) fn status() -> Status {
+    serde_json::from_value(told()).unwrap()
+}
+
+fn keys() -> Value {
+    json!({
+        "keys": [{"kid": "a", "algorithms": ["ES256"], "thumbprint": "t"}],
+        "fingerprint": "f00d",
+        "left_out": [
+            {"index": 1, "kid": "b\u{1b}", "why": "it is weak"},
+            {"index": 2, "kid": null, "why": "no kid"},
+        ],
+    })
+}
+
+fn and(one: Value, other: Value) -> Value {
+    let (Value::Object(mut one), Value::Object(other)) = (one, other) else {
+        panic!("two objects");
+    };
+    one.extend(other);
+    one.into()
+}
+
+fn changed() -> Value {
+    json!({"at": "2026-01-01T10:00:00.000Z", "added": ["t"], "removed": ["u", "v"]})
+}
+
+fn told() -> Value {
+    let dev = json!({
+        "name": "dev",
+        "issuer": "https://k/dev",
+        "keys_age_seconds": 90_000,
+        "keys_confirmed_at": "2025-12-31T00:00:00.000Z",
+        "scope_stops_at": {"read": "2026-01-03T00:00:00.000Z", "write": "2026-01-01T12:00:00.000Z"},
+        "endpoints": [{"client_id": "slm", "model": "small"}],
+        "keys_changed": changed(),
+        "refresh": {
+            "last_outcome": "held",
+            "last_at": "2026-01-01T11:00:00.000Z",
+            "why": null,
+            "next_at": "2026-01-01T11:15:00.000Z",
+            "vouching": ["t"],
+        },
+        "held": keys(),
+        "deny_list": {"entries": 2, "problem": "line 1"},
+    });
+    let prod = json!({
+        "name": "prod",
+        "issuer": "https://k/prod",
+        "keys": [],
+        "fingerprint": "0",
+        "left_out": [],
+        "keys_age_seconds": null,
+        "keys_confirmed_at": null,
+        "scope_stops_at": {},
+        "endpoints": [],
+        "keys_changed": null,
+        "refresh": null,
+        "held": null,
+        "deny_list": null,
+    });
+    json!({
+        "version": "1.2.3",
+        "device": "edge-1",
+        "ready": false,
+        "not_ready_because": "draining",
+        "uptime_seconds": 3700,
+        "clock": {
+            "now": "2026-01-01T00:00:00.000Z",
+            "floor": "2026-01-02T00:00:00.000Z",
+            "floor_ahead_seconds": 86400,
+            "synchronised": false,
+            "realm_floors": {"dev": "2026-01-02T01:00:00.000Z"},
+            "client_floors": {"dev": {"client": "device-1", "floor": "2026-01-02T09:00:00.000Z"}},
+        },
+        "realms": [and(dev, keys()), prod],
+        "engine": {"running": 1, "waiting": 2},
+        "mqtt": {"connected": false, "problem": "refused\u{1b}", "reconnects": 3},
+        "audit": {"next_index": 9},
+    })
+}
+
+/// Adds to every object but those whose members are names of realms, scopes or claims.
+fn newer(value: &mut Value) {
+    const NAMES: [&str; 5] = [
+        "realm_floors",
+        "client_floors",
+        "scope_stops_at",
+        "header",
+        "claims",
+    ];
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members.iter_mut() {
+                if !NAMES.contains(&name.as_str()) {
+                    newer(member);
+                }
+            }
+            members.insert("since_tomorrow".to_owned(), json!({"a": [1]}));
+        }
+        Value::Array(items) => items.iter_mut().for_each(newer),
+        _ => {}
+    }
+}
+
+/// Its members are `told`'s, no more and no less; more of them from a newer daemon are passed over.
+fn travels<T: Serialize + DeserializeOwned>(mut told: Value) {
+    let back = |told: &Value| serde_json::to_value(T::deserialize(told).unwrap()).unwrap();
+    assert_eq!(back(&told), told);
+    let as_now = told.clone();
+    newer(&mut told);
+    assert_ne!(told, as_now);
+    assert_eq!(back(&told), as_now);
+}
+
+#[test]
+fn what_travels_is_as_it_always_was() {
+    travels::<Status>(told());
+    travels::<Listed>(json!({"realms": told()["realms"]}));
+    let change = json!({"realm": "dev", "added": ["t"], "removed": []});
+    travels::<Pinned>(and(change, keys()));
+    travels::<PinHeld>(json!({"fingerprint": "f00d"}));
+    travels::<Fetched>(and(keys(), json!({"pinned": true})));
+    travels::<Refreshed>(json!({
+        "realm": "dev", "outcome": "failed", "why": "no route", "changed": changed(), "held": keys(),
+    }));
+    travels::<Reloaded>(json!({"realms": 2, "needs_restart": ["http"]}));
+    travels::<TimeReset>(
+        json!({"was": "2036-01-01T00:00:00.000Z", "floor": "2026-01-01T00:00:00.000Z"}),
+    );
+    travels::<ResetTime>(json!({"to": "now"}));
+    travels::<ResetTime>(json!({"to": 1_790_000_000}));
+    travels::<ToExplain>(json!({
+        "token": "a.b.c", "transport": "mqtt", "model": "slm", "scope": "fine-tune",
+    }));
+    travels::<Explanation>(json!({
+        "verdict": "a_reason_of_tomorrow",
+        "realm": "dev",
+        "genuine": true,
+        "header": {"alg": "ES256"},
+        "claims": {"aud": ["slm"]},
+        "checks": [
+            {"name": "form", "outcome": "passed", "detail": null, "mend": null},
+            {"name": "audience", "outcome": "a_reason_of_tomorrow", "detail": "d", "mend": "m"},
+        ],
+    }));
+}
+
+#[test]
+fn a_token_is_explained_by_the_socket_to_read_unless_told_otherwise() {
+    let asked: ToExplain = serde_json::from_value(json!({"token": "a.b.c"})).unwrap();
+    let context = asked.context();
+    assert_eq!(asked.token.expose(), "a.b.c");
+    assert_eq!(
+        (context.transport, context.scope),
+        (Some(Transport::Socket), Scope::Read)
+    );
+    for bad in [
+        json!({}),
+        json!({"token": 1}),
+        json!({"token": "a", "transport": "pigeon"}),
+        json!({"token": "a", "scope": "all"}),
+    ] {
+        assert!(
+            serde_json::from_value::<ToExplain>(bad.clone()).is_err(),
+            "{bad}"
+        );
+    }
+}

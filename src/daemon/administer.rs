@@ -1,0 +1,162 @@
+//! Administration over the opened state: the same for a running daemon and for the command line
+//! while none runs.
+
+use std::sync::Arc;
+
+use super::{RunError, State};
+use crate::admin::{
+    ClientFloor, ClockStatus, EndpointStatus, Explanation, Failed, Keys, KeysChanged, Pinned,
+    RealmStatus, RefreshStatus,
+};
+use crate::auth::{self, ExplainContext, KeySet, Realm, Snapshot};
+use crate::config::Config;
+use crate::keysync::{Change, KeysError, Outcome};
+use crate::prompt::{Origin, Scope};
+use crate::time::{self, Moment, Timestamp};
+
+impl From<RunError> for Failed {
+    fn from(error: RunError) -> Failed {
+        Failed::State(error.to_string())
+    }
+}
+
+impl State {
+    /// The realms of what is in force. What only a running daemon knows is left out without one.
+    pub fn realm_statuses(&self, snapshot: &Snapshot) -> Vec<RealmStatus> {
+        let now = self.moment();
+        let realms = snapshot.realms.values();
+        realms.map(|realm| self.realm_status(realm, now)).collect()
+    }
+
+    fn realm_status(&self, realm: &Realm, now: Moment) -> RealmStatus {
+        let stops = Scope::ALL.into_iter().filter_map(|scope| {
+            let at = realm.stops_at(scope, now)?;
+            Some((scope.as_str().to_owned(), at.to_string()))
+        });
+        let endpoints = realm.endpoints.iter().map(|endpoint| EndpointStatus {
+            client_id: endpoint.client_id.clone(),
+            model: endpoint.model.clone(),
+        });
+        let (refresh, held) = self.refresh_status(&realm.name, now.known);
+        RealmStatus {
+            name: realm.name.clone(),
+            issuer: realm.issuer.clone(),
+            keys: Keys::from(&realm.keys),
+            keys_age_seconds: realm.confirmed.map(|at| at.age(now).as_secs()),
+            keys_confirmed_at: realm.confirmed.map(|at| at.shown(now).to_string()),
+            scope_stops_at: stops.collect(),
+            endpoints: endpoints.collect(),
+            keys_changed: self.keys_changed(&realm.name),
+            refresh,
+            held,
+            deny_list: self.deny_files.status(&realm.name),
+        }
+    }
+
+    pub(super) fn keys_changed(&self, realm: &str) -> Option<KeysChanged> {
+        let pinned = self.keyring.get(realm).ok().flatten()?;
+        let (at, change) = pinned.changed()?.clone();
+        let at = at.to_string();
+        Some(KeysChanged { at, change })
+    }
+
+    /// How the realm's refreshes go, and the set that is held.
+    pub(super) fn refresh_status(
+        &self,
+        realm: &str,
+        now: Timestamp,
+    ) -> (Option<RefreshStatus>, Option<Keys>) {
+        let Some(report) = self.refresher.report(realm) else {
+            return (None, None);
+        };
+        let held = report.held.as_ref().map(|held| Keys::from(&held.keys));
+        let (outcome, at) = report.last.unzip();
+        let refresh = RefreshStatus {
+            last_outcome: outcome.as_ref().map(|outcome| outcome.as_str().to_owned()),
+            last_at: at.map(|at| at.to_string()),
+            why: match outcome {
+                Some(Outcome::Failed(why)) => Some(why),
+                _ => None,
+            },
+            next_at: now.saturating_add(report.next_in).to_string(),
+            vouching: report.vouching,
+        };
+        (Some(refresh), held)
+    }
+
+    pub(super) fn clock_status(&self, snapshot: &Snapshot) -> ClockStatus {
+        let (now, uptime) = (time::now(), time::uptime());
+        let (floor, synchronised) = (self.floor.get(uptime), time::synchronised());
+        let mut status = ClockStatus {
+            now: now.to_string(),
+            floor: floor.to_string(),
+            floor_ahead_seconds: floor.since(now).as_secs(),
+            synchronised,
+            ..ClockStatus::default()
+        };
+        let floors = match synchronised {
+            true => Arc::default(),
+            false => self.floor.realms(now, uptime),
+        };
+        for realm in snapshot.realms.values() {
+            let Some(told) = floors.get(&realm.issuer) else {
+                continue;
+            };
+            if told.floor > floor {
+                let floor = told.floor.to_string();
+                status.realm_floors.insert(realm.name.clone(), floor);
+            }
+            if let Some((client, at)) = told.ahead.as_ref().filter(|(_, at)| *at > floor) {
+                let (client, floor) = (client.clone(), at.to_string());
+                let told = ClientFloor { client, floor };
+                status.client_floors.insert(realm.name.clone(), told);
+            }
+        }
+        status
+    }
+
+    /// Tells check by check what becomes of the token.
+    pub fn explain(
+        &self,
+        snapshot: &Snapshot,
+        token: &str,
+        context: &ExplainContext,
+    ) -> Explanation {
+        auth::explain(token, snapshot, &self.clock()(), context).into()
+    }
+
+    /// Pins keys that a person has chosen, and records it.
+    pub fn pin(
+        &self,
+        config: &Config,
+        realm: &str,
+        jwks: &[u8],
+        origin: Origin,
+    ) -> Result<Pinned, Failed> {
+        let names: Vec<&str> = config.realms.iter().map(|r| r.name.as_str()).collect();
+        if !names.contains(&realm) {
+            let (realm, known) = (realm.to_owned(), names.join(", "));
+            return Err(Failed::NoRealm { realm, known });
+        }
+        let pinned = self.keyring.pin(realm, jwks, self.moment());
+        self.pinned(realm, pinned, origin)
+    }
+
+    pub(super) fn pinned(
+        &self,
+        realm: &str,
+        pinned: Result<(KeySet, Change), KeysError>,
+        origin: Origin,
+    ) -> Result<Pinned, Failed> {
+        let (keys, change) = pinned.map_err(|e| Failed::Keys(e.to_string()))?;
+        let (added, removed) = (&change.added, &change.removed);
+        tracing::info!(realm, ?added, ?removed, "the realm's keys were pinned");
+        let pinned = Pinned {
+            realm: realm.to_owned(),
+            keys: Keys::from(&keys),
+            change,
+        };
+        self.record_by(origin, "keys_pinned", &pinned)?;
+        Ok(pinned)
+    }
+}

@@ -1,0 +1,190 @@
+//! What the running daemon offers behind its sockets besides prompts.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::core::Core;
+use super::health::keyless;
+use crate::admin::{
+    AuditStatus, EngineStatus, Explanation, Failed, Fetched, Keys, Listed, Pinned, Refreshed,
+    Reloaded, ResetTo, Status, TimeReset,
+};
+use crate::audit;
+use crate::auth::ExplainContext;
+use crate::keysync::Why;
+use crate::prompt::Origin;
+use crate::reason::{Refusal, RefuseReason};
+use crate::store::StoreError;
+use crate::time::{self, MAX_SECS, Timestamp};
+use crate::transport::{http, mqtt};
+
+/// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
+const AHEAD: Duration = Duration::from_secs(86_400);
+
+fn not_refreshed(realm: &str) -> Failed {
+    Failed::NotRefreshed(realm.to_owned())
+}
+
+fn not_saved(what: &str, why: &dyn std::fmt::Display) -> Failed {
+    Failed::State(format!("{what}: {why}"))
+}
+
+impl http::Control for Core {
+    fn ready(&self) -> Result<(), String> {
+        if self.shutdown.is_draining() {
+            return Err("draining: the daemon is going down".to_owned());
+        }
+        // Without a record nothing is answered.
+        if let Some(error) = &*self.store_problem() {
+            let folder = self.state.folder.display();
+            return Err(match error {
+                StoreError::Full => {
+                    format!("{error} {folder}; make room, and it goes on by itself")
+                }
+                other => format!("state folder {folder}: {other}"),
+            });
+        }
+        match keyless(&self.admission.snapshot().realms) {
+            Some(why) => Err(why),
+            None => Ok(()),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let (waiting, running) = self.engine.load();
+        let (ready, snapshot) = (self.ready(), self.admission.snapshot());
+        let up = time::instant().saturating_duration_since(self.started);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: self.config.load().identity.device.clone(),
+            ready: ready.is_ok(),
+            not_ready_because: ready.err(),
+            uptime_seconds: up.as_secs(),
+            clock: self.state.clock_status(&snapshot),
+            realms: self.state.realm_statuses(&snapshot),
+            engine: EngineStatus { running, waiting },
+            mqtt: self.mqtt.as_ref().map(mqtt::Handle::status),
+            audit: AuditStatus {
+                next_index: self.state.log.next_index(),
+            },
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let turn = self.metrics.turn.lock();
+        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+        self.set_metrics();
+        self.exposition.text()
+    }
+
+    fn reload(&self) -> Result<Reloaded, Vec<String>> {
+        self.reload_configuration()
+    }
+
+    fn keys(&self) -> Listed {
+        let realms = self.state.realm_statuses(&self.admission.snapshot());
+        Listed { realms }
+    }
+
+    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Failed> {
+        let config = self.config.load();
+        let pinned = self.state.pin(&config, realm, jwks, Origin::Daemon)?;
+        self.try_replace_snapshot()?;
+        self.state.refresher.settle(realm);
+        Ok(pinned)
+    }
+
+    fn fetch_keys(&self, realm: &str) -> Result<Fetched, Failed> {
+        let fetched = self.state.refresher.fetch(realm);
+        let fetched = fetched.ok_or_else(|| not_refreshed(realm))?;
+        let fetched = fetched.map_err(Failed::Keys)?;
+        Ok(Fetched {
+            keys: Keys::from(&fetched.set.keys),
+            pinned: fetched.pinned,
+        })
+    }
+
+    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Pinned, Failed> {
+        let (state, now) = (&self.state, self.state.moment());
+        let pinned = state.refresher.pin_held(realm, fingerprint, now);
+        let pinned = pinned.ok_or_else(|| Failed::NotHeld(realm.to_owned()))?;
+        let pinned = state.pinned(realm, pinned, Origin::Daemon)?;
+        self.try_replace_snapshot()?;
+        Ok(pinned)
+    }
+
+    fn refresh_keys(&self, realm: &str) -> Result<Refreshed, Failed> {
+        let outcome = self.state.refresher.refresh(realm, Why::Asked);
+        let outcome = outcome.ok_or_else(|| not_refreshed(realm))?;
+        let now = self.state.moment().known;
+        let (refresh, held) = self.state.refresh_status(realm, now);
+        Ok(Refreshed {
+            realm: realm.to_owned(),
+            outcome: outcome.as_str().to_owned(),
+            why: refresh.and_then(|refresh| refresh.why),
+            changed: self.state.keys_changed(realm),
+            held,
+        })
+    }
+
+    fn explain_token(&self, token: &str, context: &ExplainContext) -> Explanation {
+        let snapshot = self.admission.snapshot();
+        self.state.explain(&snapshot, token, context)
+    }
+
+    fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Failed> {
+        let (now, synchronised) = (time::now(), time::synchronised());
+        let to = match to {
+            ResetTo::Word(_) => now,
+            ResetTo::Seconds(seconds) => Timestamp::from_secs(seconds),
+        };
+        if to.as_secs() > MAX_SECS || (synchronised && to > now.saturating_add(AHEAD)) {
+            return Err(Failed::TooLate { to, now });
+        }
+        let was = self.state.floor.get(time::uptime());
+        let reset = self.state.floor.reset(to, time::booted());
+        reset.map_err(|e| not_saved("the time floor could not be saved", &e))?;
+        let moment = self.state.moment();
+        let mended = self.state.keyring.mend(moment);
+        mended.map_err(|e| not_saved("the keys' confirmations could not be mended", &e))?;
+        let mended = self.admission.mend_time(moment);
+        mended.map_err(|e| not_saved("what was delivered could not be mended", &e))?;
+        self.try_replace_snapshot()?;
+        let reset = TimeReset {
+            was: was.to_string(),
+            floor: self.state.floor.get(moment.uptime).to_string(),
+        };
+        self.state.record("time_reset", &reset)?;
+        Ok(reset)
+    }
+
+    fn audit(&self) -> audit::Log {
+        self.state.log.clone()
+    }
+
+    fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool {
+        self.admission.refuse_admin(origin, what, refusal) == audit::Noted::ByItself
+    }
+
+    fn record(&self, origin: Origin, what: &str, is_look: bool) -> Result<(), Refusal> {
+        let (log, now) = (&self.state.log, time::now());
+        if is_look {
+            if let Err(error) = log.look(origin, what, now) {
+                tracing::error!(%error, what, "a look by the admin socket could not be recorded yet");
+            }
+            return Ok(());
+        }
+        if let Origin::Admin { uid, .. } = origin {
+            self.admission.take_admin_turn(uid).inspect_err(|refusal| {
+                self.record_refused(origin.clone(), what.to_owned(), refusal);
+            })?;
+        }
+        let recorded = log.change(origin.clone(), what, Value::Null, now);
+        recorded.map(drop).map_err(|error| {
+            tracing::error!(?origin, what, %error, "a use of the admin socket could not be recorded");
+            RefuseReason::AuditUnavailable.into()
+        })
+    }
+}
