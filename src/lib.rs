@@ -9,7 +9,7 @@
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
 //!    [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
-//!    [`keysync`] holds the pinned keys.
+//!    [`keysync`] keeps keys and brings others; [`authority`] owns what is in force.
 //! 4. [`admission`] is the single door: decide → reserve → prepare → charge → claim → record →
 //!    queue. [`admin`] is what administration asks and is told.
 //! 5. [`transport`] brings prompts to it over HTTP and MQTT.
@@ -22,6 +22,7 @@ pub mod admin;
 pub mod admission;
 pub mod audit;
 pub mod auth;
+pub mod authority;
 pub mod catalog;
 pub mod cli;
 pub mod config;

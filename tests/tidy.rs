@@ -26,6 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["audit", "quota"],
     &["catalog"],
     &["engine", "keysync"],
+    &["authority"],
     &["admin", "admission"],
     &["transport"],
     &["config"],
