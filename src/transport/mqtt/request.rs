@@ -14,7 +14,7 @@ use crate::identity::digest;
 use crate::link::{Message, Properties};
 use crate::prompt::{Cancel, Completion, Dialect, Origin, Request, RequestId};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::wire::{self, Body};
+use crate::wire::{self, Body, Framing};
 
 /// Correlation Data is echoed with each piece of an answer, so a short request must not be able to
 /// make a long one; a UUID has 36 bytes.
@@ -32,8 +32,7 @@ pub(super) struct Asked {
     pub(super) redelivered: bool,
     /// Of the body.
     pub(super) size: usize,
-    pub(super) stream: bool,
-    pub(super) include_usage: bool,
+    pub(super) framing: Framing,
 }
 
 /// A message that is no request, and where that may be told.
@@ -199,8 +198,7 @@ fn asked(
         reply,
         redelivered: message.dup,
         size: message.payload.len(),
-        stream: body.stream,
-        include_usage: body.include_usage,
+        framing: body.framing,
     }
 }
 
