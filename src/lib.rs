@@ -18,8 +18,12 @@
 //! To follow one prompt by file names, see `ARCHITECTURE.md`. The line that refuses a token is
 //! in [`auth::decide`].
 
+// Allowed in the engine's kernels and in `sys`, which say so.
+#![deny(unsafe_code)]
+
 pub mod admin;
 pub mod admission;
+pub mod algorithm;
 pub mod audit;
 pub mod auth;
 pub mod authority;
@@ -43,6 +47,7 @@ pub mod secret;
 pub mod share;
 pub mod shutdown;
 pub mod store;
+pub mod sys;
 pub mod systemd;
 pub mod telemetry;
 pub mod time;
