@@ -3,23 +3,27 @@
 //! The tour, from the bottom (a module uses only those above it in this list; `tests/tidy.rs`
 //! checks it):
 //!
-//! 1. [`prompt`] is what is asked and answered, [`reason`] why not; [`secret`], [`time`],
+//! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
 //!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`process`], [`tls`],
 //!    [`shutdown`], [`systemd`], [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
 //!    [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
 //!    [`keysync`] keeps keys and brings others; [`authority`] owns what is in force.
-//! 4. [`admission`] is the single door: decide → reserve → charge → record → queue. [`admin`] is
-//!    what administration asks and is told.
+//! 4. [`admission`] is the single door: decide → reserve → prepare → charge → claim → record →
+//!    queue. [`admin`] is what administration asks and is told.
 //! 5. [`transport`] brings prompts to it over HTTP and MQTT.
 //! 6. [`config`] reads the one file, 7. [`daemon`] puts all together, 8. [`cli`] is for people.
 //!
 //! To follow one prompt by file names, see `ARCHITECTURE.md`. The line that refuses a token is
 //! in [`auth::decide`].
 
+// Allowed in the engine's kernels and in `sys`, which say so.
+#![deny(unsafe_code)]
+
 pub mod admin;
 pub mod admission;
+pub mod algorithm;
 pub mod audit;
 pub mod auth;
 pub mod authority;
@@ -27,6 +31,7 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod delivery;
 pub mod engine;
 pub mod files;
 pub mod https;
@@ -42,6 +47,7 @@ pub mod secret;
 pub mod share;
 pub mod shutdown;
 pub mod store;
+pub mod sys;
 pub mod systemd;
 pub mod telemetry;
 pub mod time;

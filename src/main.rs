@@ -1,5 +1,7 @@
 //! `slmd`: see [`slmd::cli`].
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

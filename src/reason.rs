@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::algorithm::Algorithm;
+
 macro_rules! names {
-    ($(#[$meta:meta])* $type:ident { $($variant:ident = $name:literal, $hint:literal;)+ }) => {
+    ($(#[$meta:meta])* $type:ident { $($variant:ident = $name:literal, $status:literal, $hint:expr;)+ }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $type { $($variant,)+ }
 
         impl $type {
@@ -26,6 +28,11 @@ macro_rules! names {
             /// What was wrong and what to do, for the person who reads the reply.
             pub fn hint(self) -> &'static str {
                 match self { $($type::$variant => $hint,)+ }
+            }
+
+            /// The HTTP status, also the `status` of an MQTT answer.
+            pub fn status(self) -> u16 {
+                match self { $($type::$variant => $status,)+ }
             }
 
             pub fn parse(name: &str) -> Option<$type> {
@@ -58,81 +65,86 @@ macro_rules! names {
 
 names! {
     /// Why a credential doesn't allow a request. Each check has its own; none is shared.
+    ///
+    /// 401: another token may help (RFC 6750 `invalid_token`). 403: this principal may not
+    /// (`insufficient_scope`). 404: the realm has no such endpoint. 503: try again.
     DenyReason {
-        TokenMissing = "token_missing", "no token was sent; send `Authorization: Bearer` with a Keycloak access token";
-        TokenTooLarge = "token_too_large", "the token is larger than 16 KiB; map fewer claims into it";
-        TokenMalformed = "token_malformed", "the token isn't a compact JWS of three base64url parts with strict JSON inside";
-        TypeRejected = "type_rejected", "this isn't an access token; send the access token, not an ID or refresh token";
-        CriticalHeader = "critical_header", "the token's header names a `crit` extension; none is supported";
-        AlgorithmRejected = "algorithm_rejected", "the token's `alg` isn't one of RS, PS, ES 256/384/512 and EdDSA, or isn't its key's";
-        IssuerMissing = "issuer_missing", "the token has no `iss`";
-        IssuerUnknown = "issuer_unknown", "the token's `iss` is no realm of this appliance; compare it with the configuration's `issuer`";
-        KeyIdMissing = "key_id_missing", "the token's header has no `kid`";
-        KeyUnknown = "key_unknown", "no pinned key of the realm has the token's `kid`; pin the realm's current keys";
-        KeyUnusable = "key_unusable", "the token's key is in the realm's set, but can't be used here; `slmd keys list` says why";
-        KeysMissing = "keys_missing", "the realm has no pinned keys yet; run `slmd keys pin`";
-        KeysRefreshing = "keys_refreshing", "the token's key isn't known yet and the realm's keys are being refreshed; try again shortly";
-        SignatureInvalid = "signature_invalid", "the token's signature doesn't match its key; get a new token";
-        SubjectMissing = "subject_missing", "the token has no `sub`; add Keycloak's `basic` client scope";
-        ClientMissing = "client_missing", "the token has no `azp`; it names the client that the token was issued to";
-        IssuedAtMissing = "issued_at_missing", "the token has no `iat`";
-        ExpiryMissing = "expiry_missing", "the token has no `exp`";
-        Expired = "expired", "the token has expired; get a new one";
-        NotYetValid = "not_yet_valid", "the token's `nbf` is in the future; compare the clocks";
-        IssuedInFuture = "issued_in_future", "the token's `iat` is in the future; compare the clocks";
-        LifetimeTooLong = "lifetime_too_long", "the token lives longer than the realm's `max_lifetime` allows; shorten the client's access token lifespan";
-        TooOld = "too_old", "the token was issued longer ago than the realm's `max_age` allows; get a new one";
-        ClaimInvalid = "claim_invalid", "a claim of the token has the wrong type or a value that isn't allowed here";
-        EndpointMissing = "endpoint_missing", "the request names no `model` and the realm has no default endpoint";
-        EndpointUnknown = "endpoint_unknown", "the request's `model` is no endpoint of the token's realm; see `GET /v1/models`";
-        AudienceMismatch = "audience_mismatch", "the token's `aud` lacks the endpoint's client id; give the caller one of its client roles, or add an audience mapper";
-        RolesMissing = "roles_missing", "the token carries no roles of the endpoint client; a lightweight access token drops them";
-        ScopeMissing = "scope_missing", "the token's roles don't grant the scope that this request needs";
-        ConfirmationUnsupported = "confirmation_unsupported", "the token is bound by a `cnf` method that isn't supported here";
-        ProofMissing = "proof_missing", "the token is DPoP-bound (`cnf.jkt`) and no proof was sent";
-        ProofUnsupported = "proof_unsupported", "an MQTT 3.1.1 message can't carry a DPoP proof; use MQTT 5 or HTTP";
-        ProofInvalid = "proof_invalid", "the DPoP proof doesn't fit the token or the request";
-        ProofReplayed = "proof_replayed", "the DPoP proof was used before; make a new one for each request";
-        UseDpopNonce = "use_dpop_nonce", "the DPoP proof has no nonce of this device, or an old one; make a new proof with the current one";
-        DpopRequired = "dpop_required", "the realm takes only DPoP-bound tokens on this transport; switch on the client's DPoP binding in Keycloak";
-        Revoked = "revoked", "the deny-list names this token, its subject, client, session or key";
-        KeysStale = "keys_stale", "the realm's keys were last confirmed longer ago than `offline_grace` allows for this scope; connect, or pin them again";
-        ClockUnsynchronised = "clock_unsynchronised", "the appliance's clock isn't synchronised, and this scope needs it to be";
-        PeerNotAllowed = "peer_not_allowed", "no realm grants this scope to a group of the local peer";
+        TokenMissing = "token_missing", 401, "no token was sent; send `Authorization: Bearer` with a Keycloak access token";
+        TokenTooLarge = "token_too_large", 401, "the token is larger than 16 KiB; map fewer claims into it";
+        TokenMalformed = "token_malformed", 401, "the token isn't a compact JWS of three base64url parts with strict JSON inside";
+        TypeRejected = "type_rejected", 401, "this isn't an access token; send the access token, not an ID or refresh token";
+        CriticalHeader = "critical_header", 401, "the token's header names a `crit` extension; none is supported";
+        AlgorithmRejected = "algorithm_rejected", 401, Algorithm::HINT;
+        IssuerMissing = "issuer_missing", 401, "the token has no `iss`";
+        IssuerUnknown = "issuer_unknown", 401, "the token's `iss` is no realm of this appliance; compare it with the configuration's `issuer`";
+        KeyIdMissing = "key_id_missing", 401, "the token's header has no `kid`";
+        KeyUnknown = "key_unknown", 401, "no pinned key of the realm has the token's `kid`; pin the realm's current keys";
+        KeyUnusable = "key_unusable", 401, "the token's key is in the realm's set, but can't be used here; `slmd keys list` says why";
+        KeysMissing = "keys_missing", 503, "the realm has no pinned keys yet; run `slmd keys pin`";
+        KeysRefreshing = "keys_refreshing", 503, "the token's key isn't known yet and the realm's keys are being refreshed; try again shortly";
+        SignatureInvalid = "signature_invalid", 401, "the token's signature doesn't match its key; get a new token";
+        SubjectMissing = "subject_missing", 401, "the token has no `sub`; add Keycloak's `basic` client scope";
+        ClientMissing = "client_missing", 401, "the token has no `azp`; it names the client that the token was issued to";
+        IssuedAtMissing = "issued_at_missing", 401, "the token has no `iat`";
+        ExpiryMissing = "expiry_missing", 401, "the token has no `exp`";
+        Expired = "expired", 401, "the token has expired; get a new one";
+        NotYetValid = "not_yet_valid", 401, "the token's `nbf` is in the future; compare the clocks";
+        IssuedInFuture = "issued_in_future", 401, "the token's `iat` is in the future; compare the clocks";
+        LifetimeTooLong = "lifetime_too_long", 401, "the token lives longer than the realm's `max_lifetime` allows; shorten the client's access token lifespan";
+        TooOld = "too_old", 401, "the token was issued longer ago than the realm's `max_age` allows; get a new one";
+        ClaimInvalid = "claim_invalid", 401, "a claim of the token has the wrong type or a value that isn't allowed here";
+        EndpointMissing = "endpoint_missing", 400, "the request names no `model` and the realm has no default endpoint";
+        EndpointUnknown = "endpoint_unknown", 404, "the request's `model` is no endpoint of the token's realm; see `GET /v1/models`";
+        AudienceMismatch = "audience_mismatch", 401, "the token's `aud` lacks the endpoint's client id; give the caller one of its client roles, or add an audience mapper";
+        RolesMissing = "roles_missing", 403, "the token carries no roles of the endpoint client; a lightweight access token drops them";
+        ScopeMissing = "scope_missing", 403, "the token's roles don't grant the scope that this request needs";
+        ConfirmationUnsupported = "confirmation_unsupported", 401, "the token is bound by a `cnf` method that isn't supported here";
+        ProofMissing = "proof_missing", 401, "the token is DPoP-bound (`cnf.jkt`) and no proof was sent";
+        ProofUnsupported = "proof_unsupported", 401, "an MQTT 3.1.1 message can't carry a DPoP proof; use MQTT 5 or HTTP";
+        ProofInvalid = "proof_invalid", 401, "the DPoP proof doesn't fit the token or the request";
+        ProofReplayed = "proof_replayed", 401, "the DPoP proof was used before; make a new one for each request";
+        UseDpopNonce = "use_dpop_nonce", 401, "the DPoP proof has no nonce of this device, or an old one; make a new proof with the current one";
+        DpopRequired = "dpop_required", 401, "the realm takes only DPoP-bound tokens on this transport; switch on the client's DPoP binding in Keycloak";
+        Revoked = "revoked", 401, "the deny-list names this token, its subject, client, session or key";
+        KeysStale = "keys_stale", 403, "the realm's keys were last confirmed longer ago than `offline_grace` allows for this scope; connect, or pin them again";
+        ClockUnsynchronised = "clock_unsynchronised", 403, "the appliance's clock isn't synchronised, and this scope needs it to be";
+        PeerNotAllowed = "peer_not_allowed", 403, "no realm grants this scope to a group of the local peer";
     }
 }
 
 names! {
     /// Why a request isn't answered, other than by the token decision.
+    ///
+    /// 499 is nginx's "client closed request": nobody is left to read it, or who asked for it.
     RefuseReason {
-        BadRequest = "bad_request", "the request can't be read";
-        UnsupportedParameter = "unsupported_parameter", "a parameter of the request can't be honoured here; leave it out";
-        InvalidParameter = "invalid_parameter", "a parameter of the request has a value that isn't allowed";
-        ContextLengthExceeded = "context_length_exceeded", "prompt and answer don't fit the context; shorten the messages or `max_completion_tokens`";
-        HostRejected = "host_rejected", "the `Host` header names none of this appliance's names; add it to `hosts` in [http]";
-        OriginRejected = "origin_rejected", "the request comes from a web page of another site; add its host to `hosts` in [http]";
-        NotFound = "not_found", "no such resource";
-        MethodNotAllowed = "method_not_allowed", "the resource doesn't take this method";
-        BodyTooLarge = "body_too_large", "the request's body is larger than the configured `max_body`";
-        UnsupportedMediaType = "unsupported_media_type", "send `Content-Type: application/json`, not encoded";
-        RequestTimeout = "request_timeout", "the request didn't arrive in time";
-        QuotaExceeded = "quota_exceeded", "the principal's token quota is used up; try again later";
-        RateLimitExceeded = "rate_limit_exceeded", "the principal asks more often than it may; try again later";
-        TooManyConnections = "too_many_connections", "too many connections; close some, or try again";
-        Overloaded = "overloaded", "the queue is full; try again later";
-        Draining = "draining", "the daemon is going down; try again later";
-        AuditUnavailable = "audit_unavailable", "the access couldn't be recorded, so nothing was done; free space in the state folder or check its permissions";
-        ReplayStoreFull = "replay_store_full", "too many DPoP proofs were used lately to remember one more; try again later";
-        ModelUnavailable = "model_unavailable", "the endpoint's model isn't loaded; see `slmd status`";
-        TemplateFailed = "template_failed", "a fault of the model, not of the request; ask the operator to import one whose chat template can be run";
-        DeadlineExceeded = "deadline_exceeded", "the request's deadline passed before it could be answered";
-        Cancelled = "cancelled", "the request was cancelled before its answer was whole";
-        AttemptsExhausted = "attempts_exhausted", "the request was begun twice and not finished; it won't be tried again";
-        ReplyTopicRejected = "reply_topic_rejected", "the Response Topic isn't one that this token may be answered on";
-        RetainedRejected = "retained_rejected", "retained messages are no requests; publish with retain off";
-        TopicMismatch = "topic_mismatch", "the topic's client isn't the token's `azp`";
-        AnswerTooLarge = "answer_too_large", "the answer is larger than the broker's packet limit";
-        Internal = "internal", "the daemon failed; its log has more";
+        BadRequest = "bad_request", 400, "the request can't be read";
+        UnsupportedParameter = "unsupported_parameter", 400, "a parameter of the request can't be honoured here; leave it out";
+        InvalidParameter = "invalid_parameter", 400, "a parameter of the request has a value that isn't allowed";
+        ContextLengthExceeded = "context_length_exceeded", 400, "prompt and answer don't fit the context; shorten the messages or `max_completion_tokens`";
+        HostRejected = "host_rejected", 421, "the `Host` header names none of this appliance's names; add it to `hosts` in [http]";
+        OriginRejected = "origin_rejected", 403, "the request comes from a web page of another site; add its host to `hosts` in [http]";
+        NotFound = "not_found", 404, "no such resource";
+        MethodNotAllowed = "method_not_allowed", 405, "the resource doesn't take this method";
+        BodyTooLarge = "body_too_large", 413, "the request's body is larger than the configured `max_body`";
+        UnsupportedMediaType = "unsupported_media_type", 415, "send `Content-Type: application/json`, not encoded";
+        RequestTimeout = "request_timeout", 408, "the request didn't arrive in time";
+        QuotaExceeded = "quota_exceeded", 429, "the principal's token quota is used up; try again later";
+        RateLimitExceeded = "rate_limit_exceeded", 429, "the principal asks more often than it may; try again later";
+        TooManyConnections = "too_many_connections", 503, "too many connections; close some, or try again";
+        Overloaded = "overloaded", 503, "the queue is full; try again later";
+        Draining = "draining", 503, "the daemon is going down; try again later";
+        AuditUnavailable = "audit_unavailable", 503, "the access couldn't be recorded, so nothing was done; free space in the state folder or check its permissions";
+        ReplayStoreFull = "replay_store_full", 503, "too many DPoP proofs were used lately to remember one more; try again later";
+        ModelUnavailable = "model_unavailable", 503, "the endpoint's model isn't loaded; see `slmd status`";
+        TemplateFailed = "template_failed", 500, "a fault of the model, not of the request; ask the operator to import one whose chat template can be run";
+        DeadlineExceeded = "deadline_exceeded", 504, "the request's deadline passed before it could be answered";
+        Cancelled = "cancelled", 499, "the request was cancelled before its answer was whole";
+        AttemptsExhausted = "attempts_exhausted", 422, "the request was begun twice and not finished; it won't be tried again";
+        ReplyTopicRejected = "reply_topic_rejected", 403, "the Response Topic isn't one that this token may be answered on";
+        RetainedRejected = "retained_rejected", 400, "retained messages are no requests; publish with retain off";
+        TopicMismatch = "topic_mismatch", 403, "the topic's client isn't the token's `azp`";
+        AnswerTooLarge = "answer_too_large", 422, "the answer is larger than the broker's packet limit";
+        Internal = "internal", 500, "the daemon failed; its log has more";
     }
 }
 
@@ -220,57 +232,6 @@ impl<'de> Deserialize<'de> for Reason {
         let name = String::deserialize(d)?;
         Reason::parse(&name)
             .ok_or_else(|| serde::de::Error::custom(format_args!("unknown reason {name:?}")))
-    }
-}
-
-impl DenyReason {
-    /// 401: another token may help (RFC 6750 `invalid_token`). 403: this principal may not
-    /// (`insufficient_scope`). 404: the realm has no such endpoint. 503: try again.
-    pub fn status(self) -> u16 {
-        match self {
-            DenyReason::RolesMissing
-            | DenyReason::ScopeMissing
-            | DenyReason::KeysStale
-            | DenyReason::ClockUnsynchronised
-            | DenyReason::PeerNotAllowed => 403,
-            DenyReason::EndpointMissing => 400,
-            DenyReason::EndpointUnknown => 404,
-            DenyReason::KeysMissing | DenyReason::KeysRefreshing => 503,
-            _ => 401,
-        }
-    }
-}
-
-impl RefuseReason {
-    pub fn status(self) -> u16 {
-        match self {
-            RefuseReason::BadRequest
-            | RefuseReason::UnsupportedParameter
-            | RefuseReason::InvalidParameter
-            | RefuseReason::ContextLengthExceeded
-            | RefuseReason::RetainedRejected => 400,
-            RefuseReason::OriginRejected
-            | RefuseReason::ReplyTopicRejected
-            | RefuseReason::TopicMismatch => 403,
-            RefuseReason::HostRejected => 421,
-            RefuseReason::NotFound => 404,
-            RefuseReason::MethodNotAllowed => 405,
-            RefuseReason::RequestTimeout => 408,
-            RefuseReason::BodyTooLarge => 413,
-            RefuseReason::UnsupportedMediaType => 415,
-            RefuseReason::QuotaExceeded | RefuseReason::RateLimitExceeded => 429,
-            RefuseReason::AttemptsExhausted | RefuseReason::AnswerTooLarge => 422,
-            // Nobody is left to read it, or who asked for it: nginx's "client closed request".
-            RefuseReason::Cancelled => 499,
-            RefuseReason::TemplateFailed | RefuseReason::Internal => 500,
-            RefuseReason::TooManyConnections
-            | RefuseReason::Overloaded
-            | RefuseReason::Draining
-            | RefuseReason::AuditUnavailable
-            | RefuseReason::ReplayStoreFull
-            | RefuseReason::ModelUnavailable => 503,
-            RefuseReason::DeadlineExceeded => 504,
-        }
     }
 }
 

@@ -55,13 +55,12 @@ fn notify(name: &str, value: &str) {
 mod real {
     use std::collections::BTreeMap;
     use std::io::{Error, ErrorKind, Result};
-    use std::os::fd::FromRawFd;
+    use std::os::fd::RawFd;
     use std::os::unix::net::UnixListener;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     use systemd::daemon::{self, Listening, SocketType};
 
-    static TAKEN: AtomicBool = AtomicBool::new(false);
+    use crate::sys;
 
     pub(super) fn notify(name: &str, value: &str) -> Result<bool> {
         Ok(daemon::notify([(name, value)].iter())?)
@@ -72,10 +71,15 @@ mod real {
     }
 
     pub(super) fn listeners() -> Result<BTreeMap<String, UnixListener>> {
-        let mut listeners = BTreeMap::new();
-        if TAKEN.swap(true, Ordering::AcqRel) {
-            return Ok(listeners);
+        let listeners = sys::inherited(passed)?;
+        for (_, listener) in &listeners {
+            listener.set_nonblocking(true)?;
         }
+        Ok(listeners.into_iter().collect())
+    }
+
+    fn passed() -> Result<Vec<(String, RawFd)>> {
+        let mut found = Vec::new();
         for (fd, name) in daemon::listen_fds_with_names()?.iter() {
             let name = name.to_string_lossy().into_owned();
             let stream = Some(SocketType::Stream);
@@ -85,13 +89,9 @@ mod real {
                 );
                 return Err(Error::new(ErrorKind::InvalidInput, what));
             }
-            // SAFETY: systemd passed this open descriptor for us to own (LISTEN_PID is our pid),
-            // and TAKEN lets nobody else in this process take it a second time.
-            let listener = unsafe { UnixListener::from_raw_fd(fd) };
-            listener.set_nonblocking(true)?;
-            listeners.insert(name, listener);
+            found.push((name, fd));
         }
-        Ok(listeners)
+        Ok(found)
     }
 }
 

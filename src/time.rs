@@ -262,21 +262,9 @@ pub fn booted() -> Booted {
     }
 }
 
-/// What the kernel takes for the error of a clock that nobody keeps (`NTP_PHASE_LIMIT`), in
-/// microseconds.
-const MAX_ERROR: libc::c_long = 16_000_000;
-
-/// Whether the kernel's clock is kept in step with a time source: its maximum error is below the
-/// limit. `STA_UNSYNC` isn't looked at, because chrony without `rtcsync` leaves it set so that the
-/// kernel doesn't write the RTC; `timedatectl` judges likewise (systemd's `ntp_synced`,
-/// src/basic/time-util.c).
+/// Whether the kernel's clock is kept in step with a time source.
 pub fn synchronised() -> bool {
-    // SAFETY: a zeroed timex with modes = 0 is a pure query, and the struct outlives the call.
-    let (state, timex) = unsafe {
-        let mut timex: libc::timex = std::mem::zeroed();
-        (libc::adjtimex(&mut timex), timex)
-    };
-    state >= 0 && timex.maxerror < MAX_ERROR
+    crate::sys::clock_synchronised()
 }
 
 #[cfg(test)]

@@ -17,9 +17,10 @@ use source::{Source, blank, is_word, item_end, test_modules, words};
 
 /// From the bottom. A module imports only from the layers before its own.
 const LAYERS: &[&[&str]] = &[
-    &["files", "process", "secret", "time"],
+    &["algorithm", "process", "secret", "sys"],
+    &["files", "time"],
     &["https", "identity", "json", "reason", "share", "shutdown"],
-    &["prompt", "systemd", "tls"],
+    &["delivery", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],
     &["auth", "store", "wire"],

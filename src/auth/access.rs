@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::claims::Claims;
-use super::{Endpoint, Policy, Realm};
+use super::policy::{Endpoint, Policy};
+use super::realm::Realm;
 use crate::prompt::{Operation, Request, Scope, Transport};
 use crate::reason::DenyReason;
 use crate::time::Moment;
@@ -36,16 +37,15 @@ pub(super) fn opened(
     asked: &Asked<'_>,
     realm: &Realm,
 ) -> Result<Vec<Arc<Endpoint>>, DenyReason> {
-    let (mut open, mut furthest) = (Vec::new(), DenyReason::AudienceMismatch);
+    let (mut open, mut furthest) = (Vec::new(), Shut::Audience);
     for endpoint in meant(asked, realm)? {
         match opens(claims, &realm.policy, endpoint, asked.scope) {
             Ok(()) => open.push(Arc::clone(endpoint)),
-            // The reasons are declared in the order of the checks.
-            Err(reason) => furthest = furthest.max(reason),
+            Err(shut) => furthest = furthest.max(shut),
         }
     }
     if open.is_empty() {
-        return Err(furthest);
+        return Err(furthest.into());
     }
     Ok(open)
 }
@@ -66,22 +66,40 @@ pub(super) fn meant<'r>(
     Ok(vec![endpoint])
 }
 
+/// Why an endpoint isn't open, by how far its checks went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Shut {
+    Audience = 1,
+    Roles = 2,
+    Scope = 3,
+}
+
+impl From<Shut> for DenyReason {
+    fn from(shut: Shut) -> DenyReason {
+        match shut {
+            Shut::Audience => DenyReason::AudienceMismatch,
+            Shut::Roles => DenyReason::RolesMissing,
+            Shut::Scope => DenyReason::ScopeMissing,
+        }
+    }
+}
+
 /// Whether the token is for the endpoint, and its roles there grant the scope.
 pub(super) fn opens(
     claims: &Claims,
     policy: &Policy,
     endpoint: &Endpoint,
     scope: Scope,
-) -> Result<(), DenyReason> {
+) -> Result<(), Shut> {
     if !claims.is_for(&endpoint.client_id) {
-        return Err(DenyReason::AudienceMismatch);
+        return Err(Shut::Audience);
     }
     let roles = claims.roles_of(&endpoint.client_id);
     if roles.is_empty() {
-        return Err(DenyReason::RolesMissing);
+        return Err(Shut::Roles);
     }
     if !policy.grants(roles, scope) {
-        return Err(DenyReason::ScopeMissing);
+        return Err(Shut::Scope);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What a client writes into `Authorization` (RFC 6750 section 2.1, RFC 9449 section 7.1): a header
 //! of HTTP, a user property or a member of the body in MQTT, and one rule for all of them.
 
-use super::{Binding, Credential};
+use super::credential::{Binding, Credential};
 use crate::reason::{DenyReason, Refusal};
 use crate::secret::Secret;
 

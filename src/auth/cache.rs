@@ -6,9 +6,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::decide::{Verified, decide_known};
+use super::clock::Clock;
+use super::credential::Credential;
+use super::decide::decide_known;
+use super::realm::Snapshot;
 use super::token::MAX_LEN;
-use super::{Clock, Credential, Decision, Snapshot};
+use super::verdict::Decision;
+use super::verdict::Verified;
 use crate::identity::digest;
 use crate::prompt::Request;
 

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use super::policy::LimitClaims;
+use super::principal::Principal;
+use super::realm::Realm;
 use super::token::{HeaderType, Proven};
-use super::{LimitClaims, Principal, Realm};
 use crate::json::{Round, Value};
 use crate::reason::DenyReason;
 use crate::time::{MAX_SECS, Timestamp};

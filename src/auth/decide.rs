@@ -5,108 +5,73 @@
 //! the request last, so that a [`Verified`] token can be remembered for an epoch.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use super::access::{Asked, opens};
 use super::claims::{ClaimError, Claims, principal};
+use super::clock::Clock;
+use super::credential::Credential;
 use super::judge::{Case, Finding, lifetime, revoked};
+use super::key::Key;
+use super::keyset::KeySet;
 use super::peer::{self, Peer};
+use super::principal::{DEFAULT_PRIORITY, Grant, Principal};
+use super::realm::{Realm, Snapshot};
 use super::token::{Decoded, Jws, Proven};
-use super::{
-    Clock, Credential, DEFAULT_PRIORITY, Endpoint, Grant, KeySet, Principal, ProofUse, Realm,
-    Snapshot,
-};
+use super::verdict::{Decision, Denied, Ground, Permitted, Verified};
 use crate::prompt::Request;
 use crate::reason::DenyReason;
 use crate::time::{MAX_SECS, Timestamp};
 
-#[must_use]
-#[derive(Debug)]
-pub enum Decision {
-    Permit(Permitted),
-    Deny(Denied),
+/// The steps of [`verify`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Form,
+    Issuer,
+    Key,
+    Signature,
+    Principal,
+    Claims,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denied {
-    pub reason: DenyReason,
-    /// Nothing that the token says of itself, but times; what is said of its key is of the realm's.
-    pub detail: Option<String>,
-    /// Its name, known once the signature is verified.
-    pub realm: Option<String>,
-    pub principal: Option<Principal>,
-    pub token_id: Option<String>,
-    /// When asking again may help.
-    pub retry_after: Option<Duration>,
+/// A token that isn't genuine: where that was found, and what to say.
+pub(super) struct Unverified {
+    pub(super) at: Step,
+    pub(super) denied: Box<Denied>,
 }
 
-/// Proof that a request was allowed: only [`decide`] makes one.
-#[derive(Debug, Clone)]
-pub struct Permitted {
-    request: Arc<Request>,
-    grant: Arc<Grant>,
-    /// Never empty.
-    endpoints: Vec<Arc<Endpoint>>,
-    ground: Ground,
-    proof: Option<ProofUse>,
-}
+impl Step {
+    /// In their order.
+    pub(super) const ALL: [Step; 6] = [
+        Step::Form,
+        Step::Issuer,
+        Step::Key,
+        Step::Signature,
+        Step::Principal,
+        Step::Claims,
+    ];
 
-/// What a permission stands on.
-#[derive(Debug, Clone)]
-enum Ground {
-    Token(Arc<Verified>),
-    Peer(Peer),
-}
-
-/// A well-formed access token, signed by a pinned key of its realm. It may have expired, be
-/// revoked, or open nothing.
-#[derive(Debug)]
-pub(super) struct Verified {
-    pub(super) claims: Claims,
-    /// Of the key that signed it.
-    pub(super) thumbprint: String,
-    /// Of the key that it is bound to, once a proof has shown that.
-    pub(super) proof_key_strong: OnceLock<bool>,
-}
-
-/// The steps of [`verify`], in their order.
-pub(super) const STEPS: [&str; 6] = ["form", "issuer", "key", "signature", "principal", "claims"];
-
-impl Permitted {
-    pub fn request(&self) -> &Arc<Request> {
-        &self.request
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Step::Form => "form",
+            Step::Issuer => "issuer",
+            Step::Key => "key",
+            Step::Signature => "signature",
+            Step::Principal => "principal",
+            Step::Claims => "claims",
+        }
     }
 
-    pub fn grant(&self) -> &Arc<Grant> {
-        &self.grant
+    /// What comes before a step and what comes after it.
+    pub(super) fn around(self) -> (impl Iterator<Item = Step>, impl Iterator<Item = Step>) {
+        let is_before = move |step: &Step| *step != self;
+        let before = Step::ALL.into_iter().take_while(is_before);
+        (before, Step::ALL.into_iter().skip_while(is_before).skip(1))
     }
 
-    /// The endpoint that a chat is for; the first visible one otherwise.
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoints[0]
-    }
-
-    /// All endpoints of the realm that the token opens for this scope (model listing).
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
-    }
-
-    /// The proof that came with the request, to be recorded as used.
-    pub fn proof(&self) -> Option<&ProofUse> {
-        self.proof.as_ref()
-    }
-
-    /// When the token was issued: a time that has passed, as far as the realm's word goes. `None`
-    /// for a local peer.
-    pub fn issued_at(&self) -> Option<Timestamp> {
-        self.token().map(|token| token.claims.issued.latest)
-    }
-
-    /// `None` for a local peer.
-    pub(super) fn token(&self) -> Option<&Arc<Verified>> {
-        match &self.ground {
-            Ground::Token(token) => Some(token),
-            Ground::Peer(_) => None,
+    fn failed<D: Into<Box<Denied>>>(self) -> impl FnOnce(D) -> Unverified {
+        move |denied| Unverified {
+            at: self,
+            denied: denied.into(),
         }
     }
 }
@@ -138,14 +103,27 @@ pub(super) fn decide_known(
             admit(peer, request, snapshot, clock)
         }
         (None, Credential::Bearer(token) | Credential::Dpop { token, .. }) => {
-            let verified = verify(token.expose(), snapshot, &mut 0).map(Arc::new);
-            verified.and_then(|token| permit(&token, credential, request, snapshot, clock))
+            let verified = verify(token.expose(), snapshot).map_err(|failed| failed.denied);
+            verified
+                .map(Arc::new)
+                .and_then(|token| permit(&token, credential, request, snapshot, clock))
         }
     };
     match decided {
         Ok(permitted) => Decision::Permit(permitted),
         Err(denied) => Decision::Deny(*denied),
     }
+}
+
+/// The issuer that a credential's token names, before anything of it is proven: good for nothing
+/// but asking that issuer for its keys.
+pub fn alleged_issuer(credential: &Credential) -> Option<String> {
+    let (Credential::Bearer(token) | Credential::Dpop { token, .. }) = credential else {
+        return None;
+    };
+    let mut room = Decoded::default();
+    let jws = Jws::parse(token.expose(), &mut room).ok()?;
+    jws.alleged.issuer().ok().map(str::to_owned)
 }
 
 /// What an epoch can change for a running request: realm, key, revocations, lifetimes, endpoint
@@ -183,53 +161,43 @@ pub fn recheck(
         };
         match token.map(|token| opens(&token.claims, &realm.policy, is, scope)) {
             None | Some(Ok(())) => return Ok(()),
-            Some(Err(reason)) => refusal = reason,
+            Some(Err(shut)) => refusal = shut.into(),
         }
     }
     Err(refusal)
 }
 
-/// Whether `token` is a genuine access token of one of the realms. `passed` counts the [`STEPS`]
-/// that it took.
-pub(super) fn verify(
-    token: &str,
-    snapshot: &Snapshot,
-    passed: &mut usize,
-) -> Result<Verified, Box<Denied>> {
+/// Whether `token` is a genuine access token of one of the realms.
+pub(super) fn verify(token: &str, snapshot: &Snapshot) -> Result<Verified, Unverified> {
     let mut room = Decoded::default();
-    let jws = Jws::parse(token, &mut room)?;
-    *passed += 1;
-    let Some(realm) = snapshot.realms.get(jws.alleged.issuer()?) else {
-        return Err(DenyReason::IssuerUnknown.into());
-    };
-    *passed += 1;
+    let jws = Jws::parse(token, &mut room).map_err(Step::Form.failed())?;
+    let issuer = jws.alleged.issuer().map_err(Step::Issuer.failed())?;
+    let realm = snapshot.realms.get(issuer);
+    let realm = realm.ok_or_else(|| Step::Issuer.failed()(DenyReason::IssuerUnknown))?;
+    let key = key_of(&jws, realm).map_err(Step::Key.failed())?;
+    let kind = jws.header.kind;
+    let proven = jws.prove(key).map_err(Step::Signature.failed())?;
+
+    let principal = principal(&proven, &realm.issuer)
+        .map_err(|error| Step::Principal.failed()(Denied::claim(error, realm, None, &proven)))?;
+    let who = Some(&principal);
+    let claims = Claims::parse(&proven, kind, principal.clone(), realm)
+        .map_err(|error| Step::Claims.failed()(Denied::claim(error, realm, who, &proven)))?;
+    Ok(Verified {
+        claims,
+        thumbprint: key.thumbprint().to_owned(),
+        proof_key_strong: OnceLock::new(),
+    })
+}
+
+/// The key that the token names, before anything of it is proven.
+fn key_of<'r>(jws: &Jws<'_>, realm: &'r Realm) -> Result<&'r Key, Box<Denied>> {
     if realm.keys.is_empty() && realm.keys.skipped().is_empty() {
         return Err(DenyReason::KeysMissing.into());
     }
-    let Some(key) = realm.keys.by_kid(&jws.header.kid) else {
-        return Err(Denied::without_key(&realm.keys, &jws.header.kid).into());
-    };
-    *passed += 1;
-    let kind = jws.header.kind;
-    let proven = jws.prove(key)?;
-    *passed += 1;
-
-    let principal = match principal(&proven, &realm.issuer) {
-        Ok(principal) => principal,
-        Err(error) => return Err(Denied::claim(error, realm, None, &proven).into()),
-    };
-    *passed += 1;
-    match Claims::parse(&proven, kind, principal.clone(), realm) {
-        Ok(claims) => {
-            *passed += 1;
-            Ok(Verified {
-                claims,
-                thumbprint: key.thumbprint().to_owned(),
-                proof_key_strong: OnceLock::new(),
-            })
-        }
-        Err(error) => Err(Denied::claim(error, realm, Some(principal), &proven).into()),
-    }
+    let kid = &jws.header.kid;
+    let key = realm.keys.by_kid(kid);
+    key.ok_or_else(|| Denied::without_key(&realm.keys, kid).into())
 }
 
 /// Binds a verified token to the request that it allows.
@@ -335,38 +303,18 @@ impl Denied {
         }
     }
 
-    fn claim(error: ClaimError, realm: &Realm, who: Option<Principal>, token: &Proven) -> Denied {
+    fn claim(error: ClaimError, realm: &Realm, who: Option<&Principal>, token: &Proven) -> Denied {
         let (reason, claim) = error;
         Denied {
             reason,
             detail: Some(format!("claim `{claim}`")),
             realm: Some(realm.name.clone()),
-            principal: who,
+            principal: who.cloned(),
             token_id: token
                 .get("jti")
                 .and_then(|id| id.as_str())
                 .map(str::to_owned),
             retry_after: None,
         }
-    }
-}
-
-/// A refusal before anything of the token is proven.
-impl From<DenyReason> for Denied {
-    fn from(reason: DenyReason) -> Denied {
-        Denied {
-            reason,
-            detail: None,
-            realm: None,
-            principal: None,
-            token_id: None,
-            retry_after: None,
-        }
-    }
-}
-
-impl From<DenyReason> for Box<Denied> {
-    fn from(reason: DenyReason) -> Box<Denied> {
-        Box::new(reason.into())
     }
 }

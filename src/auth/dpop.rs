@@ -10,14 +10,14 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest as sha256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
+use super::credential::{Binding, NonceRule, ProofUse, Until};
 use super::jwk::not_known_weak;
 use super::jws::Compact;
 use super::key::Key;
 use super::members::is_secret;
-use super::{Binding, NonceRule, ProofUse, Until};
+use crate::algorithm::Algorithm;
 use crate::identity::digest;
 use crate::json::{self, Round};
 use crate::reason::DenyReason;

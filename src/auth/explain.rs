@@ -6,12 +6,15 @@
 use serde_json::{Map, Value};
 
 use super::access::Asked;
-use super::decide::{STEPS, Verified, verify};
+use super::clock::Clock;
+use super::credential::Credential;
+use super::decide::{Step, Unverified, verify};
 use super::judge::{CHECKS, Case};
 use super::jws::Compact;
 use super::mend::{Facts, mend};
+use super::realm::Snapshot;
 use super::token::MAX_LEN;
-use super::{Clock, Credential, Snapshot};
+use super::verdict::Verified;
 use crate::prompt::{Scope, Transport};
 use crate::reason::DenyReason;
 use crate::secret::Secret;
@@ -99,22 +102,28 @@ pub fn explain(
         claims: claims.as_ref(),
         context,
     };
-    let (mut passed, mut checks) = (0, Vec::new());
-    let verified = verify(token, snapshot, &mut passed);
-    checks.extend(STEPS[..passed].iter().map(|name| Check::passed(name)));
-    match &verified {
-        Ok(token) => judged(token, &facts, clock, &mut checks),
-        Err(denied) => {
+    let mut checks = Vec::new();
+    let verified = verify(token, snapshot);
+    let genuine = match &verified {
+        Ok(token) => {
+            checks.extend(Step::ALL.map(|step| Check::passed(step.name())));
+            judged(token, &facts, clock, &mut checks);
+            true
+        }
+        Err(Unverified { at, denied }) => {
+            let (before, after) = at.around();
+            checks.extend(before.map(|step| Check::passed(step.name())));
             checks.push(Check {
                 detail: denied.detail.clone(),
                 mend: mend(denied.reason, &facts),
-                ..Check::plain(STEPS[passed], Outcome::Failed(denied.reason))
+                ..Check::plain(at.name(), Outcome::Failed(denied.reason))
             });
-            let rest = STEPS[passed + 1..].iter().copied();
+            let rest = after.map(Step::name);
             let rest = rest.chain(CHECKS.iter().map(|(name, _)| *name));
             checks.extend(rest.map(|name| Check::plain(name, Outcome::Skipped)));
+            at.around().0.any(|step| step == Step::Signature)
         }
-    }
+    };
     let failed = |check: &Check| match check.outcome {
         Outcome::Failed(reason) => Some(reason),
         _ => None,
@@ -122,15 +131,12 @@ pub fn explain(
     Explanation {
         verdict: checks.iter().find_map(failed),
         realm: realm.map(|realm| realm.name.clone()),
-        genuine: SIGNATURE < passed,
+        genuine,
         header: shown.map(|jws| jws.header),
         claims,
         checks,
     }
 }
-
-/// The place of the signature among [`STEPS`].
-const SIGNATURE: usize = 3;
 
 /// What depends on time, policy and request: each check by itself, also after one that failed.
 fn judged(token: &Verified, facts: &Facts<'_>, clock: &Clock, checks: &mut Vec<Check>) {

@@ -4,9 +4,13 @@
 use std::sync::Arc;
 
 use super::access::{Asked, opened, stale};
-use super::decide::Verified;
+use super::clock::Clock;
+use super::credential::{Credential, ProofUse};
+use super::deny::DenyList;
 use super::dpop::{self, BoundTo, When};
-use super::{Clock, Credential, DenyList, Endpoint, Policy, ProofUse, Realm};
+use super::policy::{Endpoint, Policy};
+use super::realm::Realm;
+use super::verdict::Verified;
 use crate::reason::DenyReason;
 use crate::time::{Moment, Timestamp, Uptime};
 

@@ -12,10 +12,10 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::weak;
+use crate::algorithm::Algorithm;
 
 const RSA: [(Algorithm, &RsaParameters); 6] = [
     (Algorithm::RS256, &RSA_PKCS1_2048_8192_SHA256),

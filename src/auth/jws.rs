@@ -5,12 +5,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::key::Key;
-use super::token::algorithm;
-use super::{KeyInfo, KeySet};
+use super::key::KeyInfo;
+use super::keyset::KeySet;
+use crate::algorithm::Algorithm;
 use crate::json;
 use crate::reason::DenyReason;
 
@@ -47,7 +47,7 @@ impl<'a> Compact<'a> {
 
     /// `alg`, where it is one of ours.
     pub(super) fn algorithm(&self) -> Option<Algorithm> {
-        algorithm(self.header.get("alg")?.as_str()?)
+        Algorithm::parse(self.header.get("alg")?.as_str()?)
     }
 
     pub(super) fn signed_by(&self, key: &Key, alg: Algorithm) -> bool {

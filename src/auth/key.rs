@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 
 use aws_lc_rs::signature::ParsedPublicKey;
-use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::jwk::{Material, Wanted, strong};
 use super::members::all_public;
-use super::token::{algorithm, algorithm_name};
+use crate::algorithm::Algorithm;
 
 const MAX_KID_LEN: usize = 256;
 
@@ -69,7 +68,7 @@ impl Key {
             algorithms: self
                 .verifiers
                 .iter()
-                .map(|(alg, _)| algorithm_name(*alg).into())
+                .map(|(alg, _)| alg.as_str().into())
                 .collect(),
             thumbprint: self.thumbprint.clone(),
         }
@@ -105,7 +104,7 @@ impl Key {
     fn unnamed(entry: &Map<String, Value>, wanted: Wanted<'_>) -> Result<Key, String> {
         for_signatures(entry)?;
         all_public(entry)?;
-        let named = text(entry, "alg")?.map(algorithm);
+        let named = text(entry, "alg")?.map(Algorithm::parse);
         let both = |own| wanted(own) && named.is_none_or(|named| named == Some(own));
         let Material {
             verifiers,

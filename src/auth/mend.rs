@@ -3,9 +3,10 @@
 
 use serde_json::{Map, Value};
 
+use super::access;
 use super::access::Asked;
 use super::explain::ExplainContext;
-use super::{Realm, Snapshot, access};
+use super::realm::{Realm, Snapshot};
 use crate::prompt::Scope;
 use crate::reason::DenyReason;
 

@@ -4,8 +4,11 @@
 use std::sync::Arc;
 
 use super::access::{Asked, meant};
+use super::clock::Clock;
 use super::judge::Finding;
-use super::{Clock, Endpoint, Principal, Realm, Snapshot};
+use super::policy::Endpoint;
+use super::principal::Principal;
+use super::realm::{Realm, Snapshot};
 use crate::prompt::Scope;
 use crate::reason::DenyReason;
 

@@ -7,33 +7,18 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::key::Key;
+use crate::algorithm::Algorithm;
 use crate::json::{self, Members, Round, Value};
 use crate::reason::DenyReason;
 
 /// Beyond this a token isn't even split.
 pub(super) const MAX_LEN: usize = 16 * 1024;
 
-/// Asymmetric algorithms only: `none` and HMAC have no place here (RFC 8725 section 3.1).
-/// Where one has two names, the one that is shown comes first.
-const ALGORITHMS: [(&str, Algorithm); 10] = [
-    ("RS256", Algorithm::RS256),
-    ("RS384", Algorithm::RS384),
-    ("RS512", Algorithm::RS512),
-    ("PS256", Algorithm::PS256),
-    ("PS384", Algorithm::PS384),
-    ("PS512", Algorithm::PS512),
-    ("ES256", Algorithm::ES256),
-    ("ES384", Algorithm::ES384),
-    ("EdDSA", Algorithm::EdDSA),
-    // RFC 9864 section 2.2: what EdDSA means with a key of this curve, the only one here.
-    ("Ed25519", Algorithm::EdDSA),
-];
-
 /// A well-formed compact JWS whose signature nobody has checked.
+#[must_use]
 pub(super) struct Jws<'a> {
     pub(super) header: Header<'a>,
     pub(super) alleged: Alleged<'a>,
@@ -76,6 +61,7 @@ pub(super) enum HeaderType {
 pub(super) struct Alleged<'a>(Payload<'a>);
 
 /// Claims signed by a pinned key of the realm that they name. Only [`Jws::prove`] makes one.
+#[must_use]
 pub(super) struct Proven<'a>(Payload<'a>);
 
 struct Payload<'a> {
@@ -131,7 +117,7 @@ impl<'a> Header<'a> {
             Some(typ) if typ.eq_ignore_ascii_case("JWT") => HeaderType::Jwt,
             _ => return Err(DenyReason::TypeRejected),
         };
-        let alg = text(&members, "alg")?.and_then(algorithm);
+        let alg = text(&members, "alg")?.and_then(Algorithm::parse);
         let alg = alg.ok_or(DenyReason::AlgorithmRejected)?;
         let kid = match members.remove("kid") {
             Some(Value::String(kid)) => kid,
@@ -167,21 +153,6 @@ impl<'a> Proven<'a> {
             _ => None,
         }
     }
-}
-
-/// The names of all algorithms, as the challenge for a proof tells them.
-pub fn algorithm_names() -> impl Iterator<Item = &'static str> {
-    ALGORITHMS.iter().map(|(name, _)| *name)
-}
-
-pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
-    let known = ALGORITHMS.iter().find(|(known, _)| *known == name);
-    known.map(|(_, alg)| *alg)
-}
-
-pub(super) fn algorithm_name(alg: Algorithm) -> &'static str {
-    let known = ALGORITHMS.iter().find(|(_, known)| *known == alg);
-    known.map_or("unknown", |(name, _)| *name)
 }
 
 /// Media types compare without case, and `application/` may be left out (RFC 7515 section 4.1.9).

@@ -10,6 +10,7 @@ use crate::auth::Snapshot;
 use crate::config::Config;
 use crate::daemon::State;
 use crate::prompt::Origin;
+use crate::sys;
 
 /// Opens the state folder as the user that it belongs to.
 pub(super) fn open(config: &Config) -> Result<State, Failure> {
@@ -53,15 +54,5 @@ fn become_owner(folder: &Path) -> std::io::Result<()> {
     if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
         return Ok(());
     }
-    // SAFETY: plain system calls on numbers; an empty group list needs no pointer.
-    let dropped = unsafe {
-        libc::setgroups(0, std::ptr::null()) == 0
-            && libc::setgid(owner.gid()) == 0
-            && libc::setuid(owner.uid()) == 0
-    };
-    if dropped {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
-    }
+    sys::become_user(owner.uid(), owner.gid())
 }

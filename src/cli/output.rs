@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::Global;
 use super::exit::{Done, Failure};
+use crate::sys;
 use crate::time::Timestamp;
 
 /// Prints `value` as JSON or, for people, as indented text.
@@ -103,22 +104,7 @@ pub(super) fn printable(text: &str) -> String {
 
 /// `2026-11-24 18:05 CET`: the time as this machine's people count it.
 pub(super) fn local_time(at: Timestamp) -> String {
-    let Ok(seconds) = libc::time_t::try_from(at.as_secs()) else {
-        return at.to_string();
-    };
-    let mut text = [0_u8; 64];
-    // SAFETY: both pointers are to values that outlive the calls; strftime writes at most
-    // `text.len()` bytes and tells how many, and the format ends with a zero byte.
-    let length = unsafe {
-        let mut parts: libc::tm = std::mem::zeroed();
-        if libc::localtime_r(&raw const seconds, &raw mut parts).is_null() {
-            return at.to_string();
-        }
-        let format = c"%Y-%m-%d %H:%M %Z";
-        let buffer = text.as_mut_ptr().cast();
-        libc::strftime(buffer, text.len(), format.as_ptr(), &raw const parts)
-    };
-    String::from_utf8_lossy(&text[..length]).into_owned()
+    sys::local_time(at.as_secs()).unwrap_or_else(|| at.to_string())
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ fn the_primary_group_counts_too() {
         gid: TECHNICIANS,
         groups: vec![],
     };
-    permitted(&case);
+    let _allowed = permitted(&case);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_revocation_ends() {
     let until = Some(Timestamp::from_secs(NOW));
     let subject = case.claims["sub"].as_str().unwrap().to_owned();
     case.revoked.subjects.insert_until(subject, until);
-    permitted(&case);
+    let _allowed = permitted(&case);
     assert_eq!(recheck(&running, &case.snapshot(), &case.clock), Ok(()));
     case.clock.now = Timestamp::from_secs(NOW - 1);
     assert_eq!(case.denied().reason, Revoked);

@@ -4,6 +4,8 @@
 // The daemon has a caller for each of these; a target needs few of them.
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../../src/algorithm.rs"]
+pub mod algorithm;
 #[path = "../../src/auth/mod.rs"]
 pub mod auth;
 #[path = "../../src/files.rs"]
@@ -18,6 +20,8 @@ pub mod prompt;
 pub mod reason;
 #[path = "../../src/secret.rs"]
 pub mod secret;
+#[path = "../../src/sys.rs"]
+pub mod sys;
 #[path = "../../src/time.rs"]
 pub mod time;
 

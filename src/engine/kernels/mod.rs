@@ -10,6 +10,8 @@
 //!
 //! A row's arithmetic is the same whatever the batch, the chunk and the number of threads.
 
+#![allow(unsafe_code)]
+
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

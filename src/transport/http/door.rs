@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::certificates::Certificates;
 use crate::prompt::network;
+use crate::sys;
 
 /// Who is at the other end of a Unix socket, as the kernel tells it (`SO_PEERCRED`,
 /// `SO_PEERGROUPS`).
@@ -97,7 +98,7 @@ impl Door for Listening<UnixListener> {
             uid: cred.uid(),
             gid: cred.gid(),
             pid: cred.pid(),
-            groups: groups(raw.as_fd()),
+            groups: sys::peer_groups(raw.as_fd()).into(),
         };
         Ok((raw, peer))
     }
@@ -176,48 +177,5 @@ impl Door for TlsDoor {
 
     fn close(&self) {
         Listening::close(&self.tcp);
-    }
-}
-
-/// A peer in more groups than these is taken to be in none of them.
-const MAX_GROUPS: usize = 1024;
-
-/// The supplementary groups of a Unix socket's peer; none where the kernel doesn't tell them.
-fn groups(socket: BorrowedFd<'_>) -> Arc<[u32]> {
-    let mut groups = [0; MAX_GROUPS];
-    let mut bytes = size_of_val(&groups) as libc::socklen_t;
-    // SAFETY: the pointers are to a buffer and its size in bytes, both ours and alive for the call,
-    // which writes at most that many bytes; any bytes make a gid_t.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERGROUPS,
-            groups.as_mut_ptr().cast(),
-            &raw mut bytes,
-        )
-    };
-    let count = match result {
-        0 => bytes as usize / size_of::<libc::gid_t>(),
-        _ => 0,
-    };
-    groups.iter().take(count).copied().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_peer_is_in_the_groups_of_its_process() {
-        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let own: Vec<u32> = rustix::process::getgroups()
-            .unwrap()
-            .iter()
-            .map(|group| group.as_raw())
-            .collect();
-        assert_eq!(*groups(ours.as_fd()), own);
-        let file = tempfile::tempfile().unwrap();
-        assert!(groups(file.as_fd()).is_empty(), "no socket, no groups");
     }
 }

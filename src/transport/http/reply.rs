@@ -13,7 +13,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::admission::Recorded;
-use crate::auth;
+use crate::algorithm::Algorithm;
 use crate::prompt::Scope;
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
 use crate::wire;
@@ -177,10 +177,7 @@ fn challenge(refusal: &Refusal, scope: Option<Scope>) -> Option<String> {
         });
     let description = quotable(&refusal.message());
     let algs = match scheme {
-        "DPoP" => {
-            let names: Vec<&str> = auth::algorithm_names().collect();
-            format!(r#", algs="{}""#, names.join(" "))
-        }
+        "DPoP" => format!(r#", algs="{}""#, Algorithm::NAMES),
         _ => String::new(),
     };
     Some(format!(

@@ -1,11 +1,13 @@
 //! What is read from a request: id, credential, media type, and a body within its bounds.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use hyper::{Method, Request};
+use percent_encoding::percent_decode_str;
 
 use super::seats::Turn;
 use crate::auth::{Binding, Credential, NonceRule};
@@ -99,20 +101,13 @@ pub(super) async fn body(
 
 /// A path segment with its percent-encoding undone (RFC 3986 section 2.1).
 pub(super) fn decoded(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        rest = tail;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let (digits, tail) = rest.split_at_checked(2)?;
-        let [high, low] = [digits[0], digits[1]].map(|digit| char::from(digit).to_digit(16));
-        bytes.push((high? * 16 + low?) as u8);
-        rest = tail;
+    let is_code = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
+    let mut codes = segment.as_bytes().split(|byte| *byte == b'%').skip(1);
+    if !codes.all(|code| code.get(..2).is_some_and(is_code)) {
+        return None;
     }
-    String::from_utf8(bytes).ok()
+    let text = percent_decode_str(segment).decode_utf8();
+    text.ok().map(Cow::into_owned)
 }
 
 /// The value of a parameter in a query string; an empty one where it has no value.

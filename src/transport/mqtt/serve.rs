@@ -18,6 +18,7 @@ use crate::admission::{
     Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
 };
 use crate::auth::{Credential, Grant};
+use crate::delivery::Exact;
 use crate::identity::Nonces;
 use crate::prompt::{self, Cancel, Finish, Look, Operation, Origin, Outcome, Request, RequestId};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
@@ -65,6 +66,7 @@ pub(super) enum Came {
 /// Serves a message on a request topic.
 pub(super) async fn request(
     context: Arc<Context>,
+    exact: Exact,
     parsed: Result<Box<Asked>, Box<Unread>>,
     came: Came,
     deciding: Deciding,
@@ -77,7 +79,7 @@ pub(super) async fn request(
     let (id, reply) = (asked.request.id.clone(), asked.reply.clone());
     // Until the answer is acknowledged, or the refusal.
     let stay = Arc::default();
-    let delivery = delivery(&context, &asked, deciding, &stay);
+    let delivery = delivery(&context, exact, &asked, deciding, &stay);
     let delivered = context
         .admission
         .deliver(asked.credential, asked.request, delivery);
@@ -120,6 +122,7 @@ pub(super) async fn cancel(
 
 fn delivery(
     context: &Context,
+    exact: Exact,
     asked: &Asked,
     deciding: Deciding,
     stay: &Arc<OnceLock<Stay>>,
@@ -127,9 +130,9 @@ fn delivery(
     let (topics, reply) = (Arc::clone(&context.topics), asked.reply.clone());
     let (inboxes, stay) = (context.inboxes.clone(), Arc::clone(stay));
     Delivery {
-        reply_to: asked.reply.topic.clone(),
+        message: exact,
+        question: asked.question,
         correlation: asked.reply.correlation.as_ref().map(|c| c.to_vec()),
-        body_hash: asked.body_hash,
         redelivered: asked.redelivered,
         size: asked.size,
         check: Box::new(move |grant: &Grant| {

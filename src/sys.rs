@@ -1,0 +1,168 @@
+//! What the kernel and the C library tell that no safe interface has. With the engine's kernels
+//! the only place where `unsafe` compiles.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What the kernel takes for the error of a clock that nobody keeps (`NTP_PHASE_LIMIT`), in
+/// microseconds.
+const MAX_ERROR: libc::c_long = 16_000_000;
+/// A peer in more groups than these is taken to be in none of them.
+const MAX_GROUPS: usize = 1024;
+/// The largest entry of a group that is read: one with very many members.
+const MAX_ENTRY: usize = 1 << 20;
+
+/// Whether the kernel's clock is kept in step with a time source: its maximum error is below the
+/// limit. `STA_UNSYNC` isn't looked at, because chrony without `rtcsync` leaves it set so that the
+/// kernel doesn't write the RTC; `timedatectl` judges likewise (systemd's `ntp_synced`,
+/// src/basic/time-util.c).
+pub fn clock_synchronised() -> bool {
+    // SAFETY: a zeroed timex with modes = 0 is a pure query, and the struct outlives the call.
+    let (state, timex) = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&mut timex), timex)
+    };
+    state >= 0 && timex.maxerror < MAX_ERROR
+}
+
+/// The supplementary groups of a Unix socket's peer; none where the kernel doesn't tell them.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> Vec<u32> {
+    let mut groups = [0; MAX_GROUPS];
+    let mut bytes = size_of_val(&groups) as libc::socklen_t;
+    // SAFETY: the pointers are to a buffer and its size in bytes, both ours and alive for the call,
+    // which writes at most that many bytes; any bytes make a gid_t.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    let count = match result {
+        0 => bytes as usize / size_of::<libc::gid_t>(),
+        _ => 0,
+    };
+    groups.iter().take(count).copied().collect()
+}
+
+/// A group's id (`getgrnam_r(3)`); `None` where the machine has none of this name.
+pub fn group(name: &str) -> Result<Option<u32>> {
+    let Ok(text) = CString::new(name) else {
+        return Ok(None);
+    };
+    let mut room = 4096;
+    loop {
+        let mut buffer: Vec<libc::c_char> = vec![0; room];
+        let mut found = std::ptr::null_mut();
+        // SAFETY: `text` ends in NUL, `buffer` is `room` long, all outlive the call; a zeroed group
+        // is a valid place for the answer, and of it only the plain number is read.
+        let (error, gid) = unsafe {
+            let mut entry: libc::group = std::mem::zeroed();
+            let error = libc::getgrnam_r(
+                text.as_ptr(),
+                &raw mut entry,
+                buffer.as_mut_ptr(),
+                room,
+                &raw mut found,
+            );
+            (error, entry.gr_gid)
+        };
+        match error {
+            libc::ERANGE if room < MAX_ENTRY => room *= 4,
+            _ if !found.is_null() => return Ok(Some(gid)),
+            0 | libc::ENOENT => return Ok(None),
+            error => return Err(Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// `2026-11-24 18:05 CET`: a time since the epoch in seconds, as this machine's people count it.
+pub fn local_time(seconds: u64) -> Option<String> {
+    let seconds = libc::time_t::try_from(seconds).ok()?;
+    let mut text = [0_u8; 64];
+    // SAFETY: both pointers are to values that outlive the calls; strftime writes at most
+    // `text.len()` bytes and tells how many, and the format ends with a zero byte.
+    let length = unsafe {
+        let mut parts: libc::tm = std::mem::zeroed();
+        if libc::localtime_r(&raw const seconds, &raw mut parts).is_null() {
+            return None;
+        }
+        let format = c"%Y-%m-%d %H:%M %Z";
+        let buffer = text.as_mut_ptr().cast();
+        libc::strftime(buffer, text.len(), format.as_ptr(), &raw const parts)
+    };
+    Some(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+/// Gives up root for good, in all threads: for this user and group, and no other group.
+pub fn become_user(uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: plain system calls on numbers; an empty group list needs no pointer.
+    let dropped = unsafe {
+        libc::setgroups(0, std::ptr::null()) == 0
+            && libc::setgid(gid) == 0
+            && libc::setuid(uid) == 0
+    };
+    match dropped {
+        true => Ok(()),
+        false => Err(Error::last_os_error()),
+    }
+}
+
+/// The listening sockets that this process was started with, to be owned. `find` names their
+/// descriptors, which nothing else owns; only the first call asks it.
+pub fn inherited<K>(
+    find: impl FnOnce() -> Result<Vec<(K, RawFd)>>,
+) -> Result<Vec<(K, UnixListener)>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::AcqRel) {
+        return Ok(Vec::new());
+    }
+    let own = |(name, descriptor)| {
+        // SAFETY: who started us passed this open descriptor for us to own, and TAKEN lets nobody
+        // else in this process take it a second time.
+        let socket = unsafe { UnixListener::from_raw_fd(descriptor) };
+        (name, socket)
+    };
+    Ok(find()?.into_iter().map(own).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_in_the_groups_of_its_process() {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let own: Vec<u32> = rustix::process::getgroups()
+            .unwrap()
+            .iter()
+            .map(|group| group.as_raw())
+            .collect();
+        assert_eq!(peer_groups(ours.as_fd()), own);
+        let file = tempfile::tempfile().unwrap();
+        assert!(peer_groups(file.as_fd()).is_empty(), "no socket, no groups");
+    }
+
+    #[test]
+    fn groups_are_looked_up_on_this_machine() {
+        assert_eq!(group("root").unwrap(), Some(0));
+        assert_eq!(group("no-such-group").unwrap(), None);
+        assert_eq!(group("a\0b").unwrap(), None);
+    }
+
+    #[test]
+    fn a_local_time_has_its_zone() {
+        let text = local_time(1_795_500_799).unwrap();
+        assert!(text.starts_with("2026-11-2") && text.len() > 17, "{text}");
+        assert_eq!(local_time(u64::MAX), None);
+    }
+}
