@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -40,11 +40,15 @@ pub struct Identity {
 impl Identity {
     /// `None` when `device` can't be a topic level.
     pub fn new(device: &str) -> Option<Identity> {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map_or_else(|_| random_hex::<16>(), |id| id.trim().to_owned());
+        // Where the kernel's can't be read (`ProcSubset=pid`) this process has one all the same.
+        static BOOT_ID: OnceLock<String> = OnceLock::new();
+        let boot_id = BOOT_ID.get_or_init(|| {
+            let kernels = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+            kernels.map_or_else(|_| random_hex::<16>(), |id| id.trim().to_owned())
+        });
         is_topic_level(device).then(|| Identity {
             device: device.to_owned(),
-            boot_id,
+            boot_id: boot_id.clone(),
         })
     }
 }

@@ -44,7 +44,7 @@ use record::Recorder;
 use replay::{FirstUse, Replay};
 use running::Running;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Pieces of text that may wait for a slow reader.
     pub answer_buffer: usize,

@@ -53,7 +53,7 @@ pub const MAX_ENTRY: usize = 5 * 1024;
 /// The most records that one [`Log::read`] returns.
 const MAX_READ: usize = 256;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// What the log may take on the disk, the database's own overhead included.
     pub max_bytes: u64,

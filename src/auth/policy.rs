@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use crate::prompt::{Scope, Transport};
 
-const HOUR: Duration = Duration::from_secs(3600);
-
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     pub default_endpoint: Option<String>,
     pub max_lifetime: Duration,
@@ -36,7 +34,7 @@ pub struct LimitClaims {
     pub priority: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub client_id: String,
     /// The bundle's name in the catalog.
@@ -60,31 +58,5 @@ impl Policy {
                 self.roles.get(role).is_some_and(|to| to.contains(&scope))
             }
         })
-    }
-}
-
-/// What holds where a realm's configuration is silent. Reading the audit ages out like `read`.
-impl Default for Policy {
-    fn default() -> Self {
-        let grace = [
-            (Scope::Read, HOUR * 24 * 30),
-            (Scope::Write, HOUR * 24),
-            (Scope::FineTune, HOUR),
-            (Scope::Audit, HOUR * 24 * 30),
-        ];
-        Policy {
-            default_endpoint: None,
-            max_lifetime: HOUR,
-            max_lifetime_by_client: BTreeMap::new(),
-            max_age: None,
-            leeway: Duration::from_secs(30),
-            offline_grace: BTreeMap::from(grace),
-            unsynchronised_scopes: vec![Scope::Read],
-            roles: BTreeMap::new(),
-            tokens_per_minute: None,
-            require_dpop: Vec::new(),
-            limit_claims: LimitClaims::default(),
-            local_groups: BTreeMap::new(),
-        }
     }
 }

@@ -122,8 +122,13 @@ impl Command {
 impl Global {
     /// The checked configuration, its warnings said on standard error.
     fn load(&self) -> Result<Config, Failure> {
+        self.told(Config::load(&self.config))
+    }
+
+    /// A configuration with its warnings said, or all that is wrong with it.
+    fn told(&self, config: Result<Config, Vec<Problem>>) -> Result<Config, Failure> {
         let file = self.config.display();
-        let config = Config::load(&self.config).map_err(|problems| {
+        let config = config.map_err(|problems| {
             let lines: Vec<String> = problems.iter().map(|p| at(&file, p)).collect();
             Failure::new(Exit::BadConfig, lines.join("\n      "))
         })?;

@@ -20,7 +20,7 @@ pub(super) struct Status {}
 /// Check the configuration whole and put it in force; a broken file changes nothing.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Prints which sections need a restart.\n\nExamples:\n  slmd config check && slmd reload"
+    after_help = "Prints which settings wait for a restart.\n\nExamples:\n  slmd config check && slmd reload"
 )]
 pub(super) struct Reload {}
 

@@ -1,28 +1,32 @@
 //! Raw TOML → the typed settings that each module owns. All errors at once, with line and column.
 //!
-//! [`read`] goes over the parsed file and collects problems, [`value`] knows the kinds of values,
-//! [`sections`] and [`realm`] are the schema with its defaults, [`show`] writes it back.
+//! [`schema`] declares each setting once; what a declaration gives is in [`table`]. [`read`] goes
+//! over the parsed file and collects problems, [`value`] knows the [`kind`]s of values, [`machine`]
+//! looks at what only this machine can tell, [`commented`] writes the file that is shipped.
 
-mod group;
-mod login;
+mod commented;
+mod kind;
+mod machine;
 mod read;
-mod realm;
-mod sections;
-mod show;
+mod schema;
+#[cfg(test)]
+mod schema_tests;
+mod table;
 #[cfg(test)]
 mod tests;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeTable;
 
-pub use self::login::Login;
 use self::read::{Problems, Section, place};
+use self::table::Table;
 use crate::files::{self, Care};
+use crate::identity::host_name;
 use crate::prompt::Scope;
 use crate::{admission, audit, auth, engine, identity, keysync, transport};
 
@@ -32,8 +36,8 @@ pub const DEFAULT_PATH: &str = "/etc/slmd/slmd.toml";
 /// No sound configuration comes near; a wrong file (a disk image) must not fill the memory.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The whole configuration, checked. Holding one proves that every part is usable together.
-#[derive(Debug, Clone)]
+/// The whole configuration, checked. Holding one proves that its parts fit together.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub identity: identity::Identity,
     pub state_dir: PathBuf,
@@ -53,7 +57,7 @@ pub struct Config {
 }
 
 /// A realm without its keys, which are pinned in the store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RealmConfig {
     pub name: String,
     pub issuer: String,
@@ -65,6 +69,15 @@ pub struct RealmConfig {
     pub deny_file: Option<PathBuf>,
     /// Groups of this machine by name; the policy has their ids.
     pub local_groups: BTreeMap<String, Vec<Scope>>,
+}
+
+/// Defaults of `slmd login`; the daemon itself doesn't use them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Login {
+    pub issuer: Option<String>,
+    pub client_id: Option<String>,
+    /// The CA that Keycloak's certificate is checked against.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// One thing that is wrong, `line:column: key: what`. Line 0: the file as a whole.
@@ -89,47 +102,76 @@ impl fmt::Display for Problem {
 }
 
 impl Config {
-    /// Checks the whole text. Also reads the host name, and sees that the broker's password file can be read.
+    /// Checks the text, and nothing of the machine.
     pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-        let (table, errors) = DeTable::parse_recoverable(text);
-        if !errors.is_empty() {
-            // What a broken file means can't be told; only its syntax is reported.
-            let mut problems: Vec<_> = errors.iter().map(|error| syntax(text, error)).collect();
-            problems.sort_by_key(|problem| (problem.line, problem.column));
-            return Err(problems);
-        }
-        let (problems, warnings) = (Problems::new(text), Problems::new(text));
-        let config = Section::root(table.get_ref(), &problems, |root| {
-            sections::config(root, &warnings)
-        });
-        let problems = problems.into_sorted();
-        match config {
-            Some(mut config) if problems.is_empty() => {
-                config.warnings = warnings.into_sorted();
-                Ok(config)
-            }
-            _ => Err(problems),
-        }
+        parse(text, false)
     }
 
-    /// Reads and checks a file, which nobody but its owner may change.
+    /// Reads and checks a file for this machine, where nobody but its owner may change it.
     pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
-        let text = read_bounded(path).map_err(|message| {
-            vec![Problem {
-                line: 0,
-                column: 0,
-                key: String::new(),
-                message,
-            }]
-        })?;
-        Config::parse(&text)
+        parse(&read_bounded(path, Some(Care::Trusted))?, true)
+    }
+
+    /// Reads and checks a file that may be for another machine.
+    pub fn load_text(path: &Path) -> Result<Config, Vec<Problem>> {
+        parse(&read_bounded(path, None)?, false)
     }
 
     /// The effective configuration with every default filled in, as it would be read again.
     /// Secrets live in files of their own and only these files' names are shown.
     #[must_use]
     pub fn show(&self) -> serde_json::Value {
-        show::show(self)
+        Table::show(self).into()
+    }
+
+    /// Takes from `running` what can't change while it runs; returns the settings that wait for a
+    /// restart.
+    pub fn keep_until_restart(&mut self, running: &Config) -> Vec<String> {
+        let mut waiting = self.keep(running);
+        if self.models() != running.models() {
+            waiting.push("realm.endpoint.model".to_owned());
+        }
+        waiting
+    }
+
+    /// The models that the endpoints name.
+    #[must_use]
+    pub fn models(&self) -> BTreeSet<&str> {
+        let endpoints = self.realms.iter().flat_map(|realm| &realm.endpoints);
+        endpoints.map(|endpoint| endpoint.model.as_str()).collect()
+    }
+
+    /// A file with every setting, its documentation, and its default or an example.
+    #[must_use]
+    pub fn commented() -> String {
+        commented::commented()
+    }
+}
+
+/// All problems of the text, and on `this_machine` those that the machine has with it.
+fn parse(text: &str, this_machine: bool) -> Result<Config, Vec<Problem>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What a broken file means can't be told; only its syntax is reported.
+        let mut problems: Vec<_> = errors.iter().map(|error| syntax(text, error)).collect();
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        return Err(problems);
+    }
+    let (problems, warnings) = (Problems::new(text), Problems::new(text));
+    let host = match this_machine {
+        true => host_name().unwrap_or_default(),
+        false => "localhost".to_owned(),
+    };
+    let root = Some(table.get_ref());
+    let mut config = Section::root(root, &problems, &host, |root| Config::read(root, &[]));
+    if this_machine {
+        problems.look(&warnings);
+        config.realms.iter_mut().for_each(machine::resolve_groups);
+        config.warnings = warnings.into_sorted();
+    }
+    match problems.into_sorted() {
+        problems if problems.is_empty() => Ok(config),
+        problems => Err(problems),
     }
 }
 
@@ -143,12 +185,22 @@ fn syntax(text: &str, error: &toml::de::Error) -> Problem {
     }
 }
 
-fn read_bounded(path: &Path) -> Result<String, String> {
+fn read_bounded(path: &Path, care: Option<Care>) -> Result<String, Vec<Problem>> {
     let read = || -> std::io::Result<String> {
-        let bytes = files::read(path, MAX_BYTES, Care::Trusted)?;
+        let bytes = match care {
+            Some(care) => files::read(path, MAX_BYTES, care)?,
+            None => files::bounded(std::fs::File::open(path)?, MAX_BYTES)?,
+        };
         String::from_utf8(bytes).map_err(|_| std::io::Error::other("it isn't UTF-8"))
     };
     read().map_err(|error| {
-        format!("can't be read: {error}; check the path and its permissions, or give --config")
+        let message =
+            format!("can't be read: {error}; check the path and its permissions, or give --config");
+        vec![Problem {
+            line: 0,
+            column: 0,
+            key: String::new(),
+            message,
+        }]
     })
 }

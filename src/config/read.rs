@@ -5,17 +5,19 @@
 //! refused with the nearest known key. So the code that reads a section is also its schema.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
 use super::Problem;
+use super::kind::Wrong;
+use super::machine::{Found, Thing};
 
-/// What was wrong so far.
+/// What was wrong so far, and what has to be looked at on the machine.
 pub(super) struct Problems<'a> {
     text: &'a str,
     found: RefCell<Vec<Problem>>,
+    things: RefCell<Vec<(Range<usize>, String, Thing)>>,
 }
 
 impl<'a> Problems<'a> {
@@ -23,17 +25,34 @@ impl<'a> Problems<'a> {
         Problems {
             text,
             found: RefCell::default(),
+            things: RefCell::default(),
         }
     }
 
+    /// One a place and key: what follows from the first is no news.
     pub(super) fn add(&self, span: &Range<usize>, key: &str, message: impl Into<String>) {
         let (line, column) = place(self.text, span.start);
-        self.found.borrow_mut().push(Problem {
-            line,
-            column,
-            key: key.to_owned(),
-            message: message.into(),
-        });
+        let mut found = self.found.borrow_mut();
+        let known = |p: &Problem| (p.line, p.column, p.key.as_str()) == (line, column, key);
+        if !found.iter().any(known) {
+            found.push(Problem {
+                line,
+                column,
+                key: key.to_owned(),
+                message: message.into(),
+            });
+        }
+    }
+
+    /// Looks at the machine; what is usable, but not well, is noted in `warnings`.
+    pub(super) fn look(&self, warnings: &Problems<'_>) {
+        for (span, key, thing) in self.things.take() {
+            match thing.look() {
+                Ok(()) => {}
+                Err(Found::Wrong(what)) => self.add(&span, &key, what),
+                Err(Found::Poor(what)) => warnings.add(&span, &key, what),
+            }
+        }
     }
 
     /// All of them in the order of the file.
@@ -51,66 +70,92 @@ pub(super) struct Section<'a> {
     span: Range<usize>,
     entries: Option<&'a DeTable<'a>>,
     known: Vec<&'static str>,
+    /// What `<name>` stands for in a default: the texts read so far, here and above.
+    names: Vec<(&'static str, String)>,
 }
 
 impl<'a> Section<'a> {
     /// Reads the whole file with `read`; keys that it didn't ask for are problems.
     pub(super) fn root<T>(
-        entries: &'a DeTable<'a>,
+        entries: Option<&'a DeTable<'a>>,
         problems: &'a Problems<'a>,
+        host: &str,
         read: impl FnOnce(&mut Section<'a>) -> T,
     ) -> T {
-        Section::within(problems, String::new(), 0..0, Some(entries), read)
+        let root = Section {
+            problems,
+            path: String::new(),
+            span: 0..0,
+            entries,
+            known: Vec::new(),
+            names: vec![("host", host.to_owned())],
+        };
+        root.read_whole(read)
     }
 
     fn within<T>(
-        problems: &'a Problems<'a>,
+        &self,
         path: String,
         span: Range<usize>,
         entries: Option<&'a DeTable<'a>>,
         read: impl FnOnce(&mut Section<'a>) -> T,
     ) -> T {
-        let mut section = Section {
-            problems,
+        let section = Section {
+            problems: self.problems,
             path,
             span,
             entries,
             known: Vec::new(),
+            names: self.names.clone(),
         };
-        let value = read(&mut section);
-        section.refuse_unknown();
+        section.read_whole(read)
+    }
+
+    fn read_whole<T>(mut self, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
+        let value = read(&mut self);
+        self.refuse_unknown();
         value
     }
 
+    /// Reads `key`; `None` where it isn't there or is wrong.
     pub(super) fn optional<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
+        read: impl FnOnce(&DeValue<'a>) -> Result<T, Wrong>,
     ) -> Option<T> {
         self.known.push(key);
         let (span, value) = self.entry(key)?;
-        let problem = |message| self.problems.add(&span, &self.join(key), message);
+        let problem = |wrong: Wrong| {
+            let span = wrong.span.unwrap_or(span);
+            self.problems.add(&span, &self.join(key), wrong.message);
+        };
         read(value).map_err(problem).ok()
     }
 
-    pub(super) fn or<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
-        default: T,
-    ) -> T {
-        self.optional(key, read).unwrap_or(default)
+    /// Notes what this machine has to be asked about `key`.
+    pub(super) fn to_look_at(&self, key: &str, things: Vec<Thing>) {
+        let things = things.into_iter();
+        let things = things.map(|thing| (self.span_of(key), self.join(key), thing));
+        self.problems.things.borrow_mut().extend(things);
     }
 
-    pub(super) fn required<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&DeValue<'a>) -> Result<T, String>,
-    ) -> Option<T> {
-        if self.entry(key).is_none() {
-            self.problem(key, "is missing; add it here");
-        }
-        self.optional(key, read)
+    /// Has defaults name the text of `key`.
+    pub(super) fn name(&mut self, key: &'static str, text: String) {
+        self.names.push((key, text));
+    }
+
+    pub(super) fn named(&self, key: &str) -> &str {
+        let found = self.names.iter().rfind(|(name, _)| *name == key);
+        found.map_or("", |(_, text)| text)
+    }
+
+    /// TOML with what its `<name>`s stand for.
+    pub(super) fn expand(&self, text: &str) -> String {
+        let names = self.names.iter().rev();
+        names.fold(text.to_owned(), |text, (name, to)| {
+            let quoted = serde_json::json!(to).to_string();
+            text.replace(&format!("<{name}>"), &quoted[1..quoted.len() - 1])
+        })
     }
 
     /// Reads the table `key`, which may be absent.
@@ -129,7 +174,7 @@ impl<'a> Section<'a> {
             }
             None => (self.span.clone(), None),
         };
-        Section::within(self.problems, self.join(key), span, entries, read)
+        self.within(self.join(key), span, entries, read)
     }
 
     /// Reads the array of tables `key`, `[[key]]`.
@@ -153,43 +198,10 @@ impl<'a> Section<'a> {
         for item in items {
             match item.get_ref() {
                 DeValue::Table(entries) => {
-                    let (problems, span) = (self.problems, item.span());
-                    let entries = Some(entries);
-                    values.push(Section::within(
-                        problems,
-                        path.clone(),
-                        span,
-                        entries,
-                        &mut read,
-                    ));
+                    let (path, span) = (path.clone(), item.span());
+                    values.push(self.within(path, span, Some(entries), &mut read));
                 }
                 _ => self.problems.add(&item.span(), &path, wrong.clone()),
-            }
-        }
-        values
-    }
-
-    /// Reads a table whose keys are the user's own names.
-    pub(super) fn names<T>(
-        &mut self,
-        key: &'static str,
-        read: impl Fn(&DeValue<'a>) -> Result<T, String>,
-    ) -> BTreeMap<String, T> {
-        self.known.push(key);
-        let entries = match self.entry(key) {
-            Some((_, DeValue::Table(entries))) => entries,
-            Some((_, other)) => {
-                self.problem(key, format!("is a {}, not a table", other.type_str()));
-                return BTreeMap::new();
-            }
-            None => return BTreeMap::new(),
-        };
-        let mut values = BTreeMap::new();
-        for (name, value) in entries {
-            let path = format!("{}.{}", self.join(key), name.get_ref());
-            match read(value.get_ref()) {
-                Ok(value) => drop(values.insert(name.get_ref().to_string(), value)),
-                Err(message) => self.problems.add(&value.span(), &path, message),
             }
         }
         values
@@ -199,18 +211,20 @@ impl<'a> Section<'a> {
         self.entry(key).is_some()
     }
 
+    /// Counts `keys` as known without reading them.
+    pub(super) fn knows(&mut self, keys: &[&'static str]) {
+        self.known.extend(keys);
+    }
+
     /// Notes what is wrong with `key`: at its value, or where it is missing.
     pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
-        let span = self
-            .entry(key)
-            .map_or_else(|| self.span.clone(), |(span, _)| span);
+        let span = self.span_of(key);
         self.problems.add(&span, &self.join(key), message);
     }
 
-    /// Notes in `warnings` what is usable about `key`, but not well.
-    pub(super) fn warn(&self, warnings: &Problems<'_>, key: &str, message: &str) {
-        let span = self.entry(key).map_or(0..0, |(span, _)| span);
-        warnings.add(&span, &self.join(key), message);
+    fn span_of(&self, key: &str) -> Range<usize> {
+        self.entry(key)
+            .map_or_else(|| self.span.clone(), |(span, _)| span)
     }
 
     fn entry(&self, key: &str) -> Option<(Range<usize>, &'a DeValue<'a>)> {

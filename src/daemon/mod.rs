@@ -141,16 +141,15 @@ impl Daemon {
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
-        let mqtt = config.mqtt.clone().map(|settings| {
-            let identity = config.identity.clone();
-            let log = state.log.clone();
+        let mqtt = config.mqtt.clone().map(|mut settings| {
+            settings.max_body = config.http.max_body;
             mqtt::start(
                 settings,
-                identity,
+                config.identity.clone(),
                 state.nonces.clone(),
                 admission.clone(),
                 shutdown.clone(),
-                log,
+                state.log.clone(),
                 &mut registry,
             )
         });
@@ -369,7 +368,8 @@ impl Core {
 
     fn serve(self: &Arc<Self>, sockets: Sockets, metrics: http::Metrics) -> JoinSet<()> {
         let mut transports = JoinSet::new();
-        let settings = Arc::new(self.config.load().http.clone());
+        let config = self.config.load();
+        let settings = Arc::new(config.http.clone().of(&config.identity.device));
         let control: Arc<dyn http::Control> = Arc::clone(self) as _;
         let mut spawn = |server: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
             transports.spawn(server);

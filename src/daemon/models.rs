@@ -1,6 +1,5 @@
 //! The models that the endpoints name, each whole, verified and loaded.
 
-use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -25,9 +24,7 @@ impl Loading {
     /// Opens each bundle once, and loads them all on a thread.
     pub(super) fn begin(config: &Config) -> Result<Loading, RunError> {
         let catalog = Catalog::new(&config.models_dir);
-        let endpoints = config.realms.iter().flat_map(|realm| &realm.endpoints);
-        let names: BTreeSet<&str> = endpoints.map(|endpoint| endpoint.model.as_str()).collect();
-        let bundles = names.into_iter().map(|name| {
+        let bundles = config.models().into_iter().map(|name| {
             let bundle = catalog.open(name);
             let bundle = bundle.map_err(|error| failed(name, error.to_string()))?;
             let kept = files::check_folder(&bundle.folder);

@@ -16,17 +16,15 @@ impl Core {
         let Some(source) = &self.source else {
             return Err(vec!["started without a configuration file".to_owned()]);
         };
-        let new = Config::load(source)
+        let mut running = Config::load(source)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let certificates = self.certificates.read();
         let certificates = certificates
             .map_err(|e| vec![format!("http.tls: {e}; the old certificate stays in force")])?;
-        let old = self.config.load_full();
-        let needs_restart = needs_restart(&old, &new);
-        let running = running_config(&old, new);
+        let needs_restart = running.keep_until_restart(&self.config.load());
         let reloaded = Reloaded {
             realms: running.realms.len(),
-            needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
+            needs_restart,
         };
         let told = serde_json::to_value(&reloaded).map_err(|e| vec![e.to_string()])?;
         let authority = &self.state.authority;
@@ -39,53 +37,5 @@ impl Core {
         self.state.log.set_settings(running.audit.clone());
         self.config.store(running.into());
         Ok(reloaded)
-    }
-}
-
-/// Sections whose settings are taken at start only, and differ.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let differs =
-        |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
-    let mut sections = Vec::new();
-    if differs(&old.identity.device, &new.identity.device) {
-        sections.push("device");
-    }
-    if old.state_dir != new.state_dir {
-        sections.push("state_dir");
-    }
-    if old.models_dir != new.models_dir || models(old) != models(new) {
-        sections.push("models");
-    }
-    if differs(&old.http, &new.http) {
-        sections.push("http");
-    }
-    if differs(&old.mqtt, &new.mqtt) {
-        sections.push("mqtt");
-    }
-    if differs(&old.engine, &new.engine) {
-        sections.push("engine");
-    }
-    if old.log != new.log {
-        sections.push("log");
-    }
-    sections
-}
-
-fn models(config: &Config) -> std::collections::BTreeSet<&str> {
-    let endpoints = config.realms.iter().flat_map(|realm| &realm.endpoints);
-    endpoints.map(|endpoint| endpoint.model.as_str()).collect()
-}
-
-/// The new configuration with the parts of the old that stay until a restart.
-fn running_config(old: &Config, new: Config) -> Config {
-    Config {
-        identity: old.identity.clone(),
-        state_dir: old.state_dir.clone(),
-        models_dir: old.models_dir.clone(),
-        http: old.http.clone(),
-        mqtt: old.mqtt.clone(),
-        engine: old.engine.clone(),
-        log: old.log.clone(),
-        ..new
     }
 }

@@ -53,16 +53,30 @@ pub use self::kernels::Family;
 pub use self::metrics::Metrics;
 pub use self::model::{EngineError, Info, LoadOptions, Model, PREFILL, Sequence};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Worker threads for one forward pass; 0: as many as there are cores.
     pub threads: usize,
+    /// Cores left to others, where `threads` is 0.
+    pub spare_cores: usize,
     /// Context in tokens; at most the model's.
     pub context: u32,
     /// Requests that may wait, beyond the one that runs.
     pub queue: usize,
     /// `None`: the fastest that the CPU has.
     pub kernels: Option<Family>,
+}
+
+impl Settings {
+    /// One at least.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        if self.threads > 0 {
+            return self.threads;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        cores.saturating_sub(self.spare_cores).max(1)
+    }
 }
 
 /// A handle to the engine thread, which ends with the last of them. Cheap to clone.
@@ -151,7 +165,7 @@ impl Models {
     /// Reads every bundle; its hashes are its opener's matter.
     pub fn load(bundles: &[Bundle], settings: &Settings) -> Result<Models, LoadError> {
         let options = LoadOptions {
-            threads: settings.threads,
+            threads: settings.threads(),
             family: settings.kernels.unwrap_or_else(Family::detect),
         };
         let models = bundles

@@ -44,6 +44,7 @@ fn start(queue: usize, loaded: Loaded) -> (Engine, Registry) {
     let mut registry = Registry::default();
     let settings = Settings {
         threads: 1,
+        spare_cores: 0,
         context: fake::CONTEXT,
         queue,
         kernels: None,
@@ -555,6 +556,7 @@ fn the_real_model_knows_the_capital() {
     let bundle = import(&gguf, &folder.path().join("smollm2"), "smollm2").unwrap();
     let settings = Settings {
         threads: 0,
+        spare_cores: 0,
         context: 512,
         queue: 1,
         kernels: None,

@@ -507,7 +507,7 @@ fn a_bad_configuration_never_starts() {
         ),
         (
             sound + "[audit]\nmax_size = \"8 MiB\"\n",
-            &["audit.max_size", "at least 16 MiB"],
+            &["audit.max_size", "from 16 MiB"],
         ),
         (String::new(), &["[[realm]]"]),
     ] {

@@ -83,6 +83,28 @@ fn every_mistake_of_a_file_is_told_at_once() {
     }
 }
 
+/// What only another machine can tell is no mistake of the file.
+#[test]
+fn a_file_for_another_machine_is_checked_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("slmd.toml");
+    let text = "[[realm]]\nname = \"dev\"\nissuer = \"https://keycloak.test/realms/dev\"\n\
+                [realm.local_groups]\nno-such-group = [\"read\"]\n\
+                [[realm.endpoint]]\nclient_id = \"slm\"\nmodel = \"m\"\n";
+    fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let here = bare(&["--config", file, "config", "check"]);
+    assert_eq!(code(&here), BAD_CONFIG);
+    assert!(err(&here).contains("groupadd"), "{}", err(&here));
+    let elsewhere = ["--config", file, "config", "check", "--no-machine"];
+    assert_eq!(code(&bare(&elsewhere)), 0);
+    fs::write(file, "drain_deadline = 5\n").unwrap();
+    assert_eq!(code(&bare(&elsewhere)), BAD_CONFIG);
+
+    let defaults = bare(&["--config", "/nonexistent", "config", "defaults"]);
+    assert_eq!(out(&defaults), include_str!("../../systemd/slmd.toml"));
+}
+
 #[test]
 fn asking_needs_a_token_and_streams_an_answer() {
     let (issuer, daemon) = started();

@@ -53,7 +53,7 @@ use crate::shutdown::Shutdown;
 pub const SOCKET_MODE: u32 = 0o660;
 pub const ADMIN_SOCKET_MODE: u32 = 0o600;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub socket: PathBuf,
     pub admin_socket: PathBuf,
@@ -76,6 +76,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// With the device's own name, and the URLs that its ports have under it.
+    #[must_use]
+    pub fn of(mut self, device: &str) -> Settings {
+        self.hosts.push(device.to_owned());
+        let tls = self.tls.as_ref().map(|tls| tls.listen);
+        for (scheme, address) in [("http", self.listen), ("https", tls)] {
+            let url = address.map(|at| format!("{scheme}://{device}:{}", at.port()));
+            self.public_urls.extend(url);
+        }
+        self
+    }
+
     /// The files that connections may keep open: each door has as much room as the others.
     pub fn descriptors(&self) -> u64 {
         let doors = 2 + usize::from(self.listen.is_some()) + usize::from(self.tls.is_some());

@@ -103,6 +103,22 @@ pub(super) fn settings() -> Settings {
     }
 }
 
+/// What `Host` and a proof's `htu` may name follows from the device's name and the ports.
+#[test]
+fn the_device_and_its_ports_are_named() {
+    let plain = Settings {
+        listen: Some(([127, 0, 0, 1], 8080).into()),
+        public_urls: vec!["https://e.example".to_owned()],
+        ..settings()
+    };
+    let named = plain.of("edge-1");
+    assert_eq!(named.hosts, ["edge-1"]);
+    assert_eq!(
+        named.public_urls,
+        ["https://e.example", "http://edge-1:8080"]
+    );
+}
+
 fn start(settings: Settings) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("slmd.sock");

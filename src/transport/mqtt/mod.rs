@@ -37,11 +37,18 @@ pub use metrics::Metrics;
 /// What comes beside the body in a packet: the token (16 KiB at most), topics, correlation data.
 const BESIDE_BODY: usize = 64 * 1024;
 
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `None` in the configuration: no MQTT at all.
+/// Where the broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broker {
     pub host: String,
     pub port: u16,
+    pub tls: bool,
+}
+
+/// No MQTT at all without them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub broker: Broker,
     /// Stable; default `slmd-{device}`.
     pub client_id: String,
     pub username: Option<String>,
@@ -51,6 +58,7 @@ pub struct Settings {
     pub keep_alive: Duration,
     pub session_expiry: Duration,
     pub receive_maximum: u16,
+    /// The same as over HTTP.
     pub max_body: usize,
     /// With `{device}` and `{azp}`; default `slm/{device}/reply/{azp}/#`.
     pub reply_to: String,
@@ -144,8 +152,8 @@ fn options(settings: Settings, status_topic: String) -> link::Options {
     // packet limit the broker drops without a word.
     let max_packet = settings.max_body.saturating_mul(2) + BESIDE_BODY;
     link::Options {
-        host: settings.host,
-        port: settings.port,
+        host: settings.broker.host,
+        port: settings.broker.port,
         client_id: settings.client_id,
         username: settings.username,
         password_file: settings.password_file,

@@ -1,0 +1,115 @@
+//! The commented file: every setting once, with its documentation and its default or an example.
+
+use super::Config;
+use super::table::Table;
+
+const HEAD: &str = "slmd's configuration. `slmd config check` tells every mistake at once, \
+    `slmd config show` what is in force, `slmd reload` takes changes over and says which wait for \
+    a restart. What is commented out shows its default, or an example where it says so. Only its \
+    owner may change this file and those that it names.";
+
+/// Where documentation begins that fits beside its setting.
+const COLUMN: usize = 40;
+const WIDTH: usize = 100;
+
+/// A setting or the header of a table.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) key: &'static str,
+    /// With those of the tables around it.
+    pub(super) path: String,
+    pub(super) doc: &'static str,
+    pub(super) line: Line,
+    /// Commented out.
+    pub(super) off: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Line {
+    Setting { text: &'static str, restart: bool },
+    Table,
+    List,
+}
+
+impl Row {
+    pub(super) fn new(key: &'static str, doc: &'static str, line: Line, off: bool) -> Row {
+        Row {
+            key,
+            path: key.to_owned(),
+            doc,
+            line,
+            off,
+        }
+    }
+
+    /// The header of a table and all that is in it.
+    pub(super) fn table<T: Table>(
+        key: &'static str,
+        doc: &'static str,
+        line: Line,
+        off: bool,
+    ) -> Vec<Row> {
+        let mut rows = vec![Row::new(key, doc, line, off)];
+        rows.extend(T::rows(off).into_iter().map(|row| Row {
+            path: format!("{key}.{}", row.path),
+            ..row
+        }));
+        rows
+    }
+
+    pub(super) fn needs_restart(&self) -> bool {
+        matches!(self.line, Line::Setting { restart: true, .. })
+    }
+}
+
+/// As `slmd config defaults` prints it.
+pub(super) fn commented() -> String {
+    let mut names = vec![("host", "edge-1".to_owned())];
+    let mut lines = Vec::new();
+    above(HEAD, &mut lines);
+    lines.push(String::new());
+    for row in Config::rows(false) {
+        let hash = if row.off { "#" } else { "" };
+        let Line::Setting { text, .. } = row.line else {
+            let header = match row.line {
+                Line::List => format!("{hash}[[{}]]", row.path),
+                _ => format!("{hash}[{}]", row.path),
+            };
+            lines.push(String::new());
+            above(row.doc, &mut lines);
+            lines.push(header);
+            continue;
+        };
+        let text = names
+            .iter()
+            .rev()
+            .fold(text.to_owned(), |text, (name, to)| {
+                text.replace(&format!("<{name}>"), to)
+            });
+        names.push((row.key, text.trim_matches('"').to_owned()));
+        let setting = format!("{hash}{} = {text}", row.key);
+        let beside = format!("{setting:COLUMN$} # {}", row.doc.trim());
+        if beside.chars().count() <= WIDTH {
+            lines.push(beside);
+        } else {
+            above(row.doc, &mut lines);
+            lines.push(setting);
+        }
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// `text` as comments of whole lines.
+fn above(text: &str, lines: &mut Vec<String>) {
+    let mut line = "#".to_owned();
+    for word in text.split_whitespace() {
+        if line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push(std::mem::replace(&mut line, "#".to_owned()));
+        }
+        line = line + " " + word;
+    }
+    if line.len() > 1 {
+        lines.push(line);
+    }
+}

@@ -1,0 +1,451 @@
+//! Every setting: how it reads, what holds without it, whether a change waits for a restart, and
+//! what the commented file says of it. Then what must be true of several together.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::commented::Row;
+use super::kind::{Kind, optional};
+use super::machine::Thing;
+use super::read::Section;
+use super::table::{
+    Always, Each, Entry, Flat, Given, Perhaps, Table, defaults, key, live, restart, rows_of,
+    settings,
+};
+use super::value::{
+    address, boolean, broker_url, bytes, count, file, grace, groups, hosts, identity, issuer,
+    kernels, log_filter, loopback, origins, path_to, plain_name, realm_name, required, scopes,
+    socket_path, text, time, topic_level, transports,
+};
+use super::{Config, Login, RealmConfig};
+use crate::auth::{Endpoint, LimitClaims, Policy};
+use crate::files::Care::{Secret, Trusted};
+use crate::keysync::Source;
+use crate::tls::KeyPair;
+use crate::transport::{http, mqtt};
+use crate::{admission, audit, engine, https, link};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+settings! {
+    Config, check_root {
+        /// One level of MQTT topics; the host's name unless set.
+        identity("device"): restart(identity()), Default "<host>";
+        /// Database, pinned keys and the device's own key.
+        state_dir: restart(path_to(Thing::State)), Default "/var/lib/slmd";
+        /// Bundles; `models` of the state folder.
+        models_dir: restart(path_to(Thing::Models)), Default "<state_dir>/models";
+        /// How long running answers may take to finish when the daemon is stopped.
+        drain_deadline: live(time(Duration::ZERO, HOUR)), Default "20s";
+        /// Or `warn,slmd::auth=debug` and the like.
+        log: restart(log_filter), Default "info";
+        http: Always;
+        /// Without this section there is no MQTT. The broker must speak MQTT 5 and have QoS 1.
+        mqtt: Perhaps(Always);
+        engine: Always;
+        admission: Always;
+        audit: Always;
+        /// A realm: whose tokens are accepted. Its keys are pinned with `slmd keys pin dev jwks.json`.
+        realms("realm"): Each;
+        /// Where `slmd login` logs in on this machine.
+        login: Always;
+        ..warnings: Vec::new();
+    }
+
+    http::Settings, check_http_sockets {
+        /// HTTP over TCP for this machine only; none unless set. Beyond it: [http.tls].
+        listen: restart(optional(loopback)), Example "127.0.0.1:8080";
+        /// What `Host` and `Origin` may name over TCP, besides the device and the address itself;
+        /// `localhost`, for example.
+        hosts: restart(hosts), Default [];
+        /// What `htu` of a DPoP proof may name, besides the listen ports under the device's name.
+        public_urls: restart(origins), Default ["http://<device>", "https://<device>"];
+        /// Under systemd, slmd.socket opens it.
+        socket: restart(socket_path), Default "/run/slmd/slmd.sock";
+        /// For administration: root and the daemon's own user.
+        admin_socket: restart(socket_path), Default "/run/slmd/admin.sock";
+        /// The largest request body, over MQTT too.
+        max_body: restart(bytes(1 << 10, 16 << 20)), Default "256 KiB";
+        /// How long a connection may be idle, and a request's head take.
+        header_timeout: restart(time(SECOND, HOUR)), Default "10s";
+        /// How long a request's body may take, and a reader stop reading.
+        body_timeout: restart(time(SECOND, HOUR)), Default "30s";
+        /// On each socket. A user opens another one only while it has fewer than are free; beyond
+        /// that, the one that has been idle longest makes room.
+        max_connections: restart(count(1, 4096)), Default 64;
+        /// On TCP: per address.
+        max_connections_per_uid: restart(count(1, 4096)), Default 32;
+        /// Between signs of life in a stream that is silent.
+        keep_alive: restart(time(SECOND, HOUR)), Default "10s";
+        /// HTTPS. The files are read again by `slmd reload`.
+        tls: Perhaps(Always);
+    }
+
+    http::TlsSettings, check_client_certificates {
+        /// Where others may reach it.
+        listen: restart(address), Written "0.0.0.0:8443";
+        own: Flat;
+        /// Clients may show a certificate of it; none is asked for unless set.
+        client_ca_file: restart(optional(file(Trusted))), Example "/etc/slmd/clients-ca.pem";
+        /// Or "required".
+        client_certificate_required("client_certificate"): restart(required()), Default "optional";
+    }
+
+    KeyPair {
+        /// The device's own certificate, with those between it and its CA.
+        cert_file: restart(file(Trusted)), Written "/etc/slmd/tls.pem";
+        /// Mode 0640, group slmd; never for everybody to read.
+        key_file: restart(file(Secret)), Written "/etc/slmd/tls.key";
+    }
+
+    mqtt::Settings, check_broker {
+        /// Or mqtts://, with [mqtt.tls].
+        broker("url"): restart(broker_url()), Written "mqtt://127.0.0.1:1883";
+        /// `slmd-` and the device's name.
+        client_id: restart(topic_level), Default "slmd-<device>";
+        /// None unless set.
+        username: restart(optional(text)), Example "edge-1";
+        /// Mode 0640, group slmd; none unless set.
+        password_file: restart(optional(path_to(Thing::Password))), Example "/etc/slmd/mqtt-password";
+        /// Between signs of life to the broker.
+        keep_alive: restart(time(5 * SECOND, HOUR)), Default "30s";
+        /// How long the broker keeps what comes while the device is away.
+        session_expiry: restart(time(MINUTE, 30 * DAY)), Default "1h";
+        /// Fewer let one client's backlog at the broker delay the others.
+        receive_maximum: restart(count(1, 1024)), Default 1024;
+        /// Where answers may go: only topics that are the asking client's own. A client id with `/`,
+        /// `+` or `#` has none.
+        reply_to: restart(text), Default "slm/{device}/reply/{azp}/#";
+        /// At most one message of an answer in this time.
+        fragment_interval: restart(time(Duration::ZERO, 10 * SECOND)), Default "50ms";
+        /// The first pause after a lost connection.
+        reconnect_min: restart(time(100 * MILLISECOND, HOUR)), Default "1s";
+        /// The longest.
+        reconnect_max: restart(time(SECOND, HOUR)), Default "1m";
+        /// For mqtts://. Files and password are read again at each connect.
+        tls: Perhaps(Always);
+        ..max_body: 0;
+    }
+
+    link::Tls {
+        /// The only CA that the broker's certificate may be of.
+        ca_file: restart(file(Trusted)), Written "/etc/slmd/broker-ca.pem";
+        own: Perhaps(Flat);
+    }
+
+    engine::Settings {
+        /// As many as there are cores.
+        threads: restart(count(0, 256)), Default 0;
+        /// Cores left to the rest of the box, where threads is 0.
+        spare_cores: restart(count(0, 255)), Default 0;
+        /// Tokens of a prompt with its answer.
+        context: restart(count(64, 1 << 20)), Default 2048;
+        /// Waiting prompts; no principal gets more than half of them.
+        queue: restart(count(1, 1024)), Default 16;
+        /// The fastest of this CPU; or scalar, avx2, neon, neon-dotprod, neon-i8mm.
+        kernels: restart(kernels()), Default "auto";
+    }
+
+    admission::Settings {
+        /// Pieces of an answer that may wait for a slow reader.
+        answer_buffer: live(count(1, 4096)), Default 64;
+        /// For requests that name none.
+        default_deadline: live(time(SECOND, DAY)), Default "5m";
+        /// How long an answered MQTT request is known when it comes again.
+        duplicate_window: live(time(SECOND, DAY)), Default "10m";
+        /// Whoever has the most loses its oldest first.
+        duplicates: live(count(1, 65_536)), Default 256;
+        /// Prompt and answer of a principal. An answer is cut to it (`finish_reason` is `length`),
+        /// and a prompt that leaves nothing of it is refused.
+        tokens_per_minute: live(count(1, 1 << 31)), Default 20000;
+        /// Of one principal.
+        prompts_per_minute: live(count(1, 1 << 20)), Default 600;
+        /// Of one principal, for each kind that needs no engine (list, metrics, cancel).
+        operations_per_minute: live(count(1, 1 << 20)), Default 120;
+    }
+
+    audit::Settings {
+        /// At least 16 MiB, for the database's own overhead.
+        max_bytes("max_size"): live(bytes(16 << 20, 1 << 40)), Default "64 MiB";
+        /// What is older goes.
+        retention: live(time(HOUR, 10 * YEAR)), Default "90d";
+        /// Of each principal, and of each reason; then they are counted.
+        refusals_per_minute: live(count(1, 100_000)), Default 60;
+    }
+
+    RealmConfig, check_realm {
+        /// Safe as a file's name.
+        name: live(realm_name), Written "dev";
+        /// What its tokens have as `iss`, to the letter.
+        issuer: live(issuer), Written "https://keycloak.example/realms/dev";
+        /// What counts no more, before it expires: deploy/keycloak/README.md has the form. Looked at
+        /// twice a second; none unless set.
+        deny_file: live(optional(file(Trusted))), Example "/etc/slmd/deny/dev.json";
+        /// Break-glass: what members of local groups may do on the socket without a token, each use
+        /// audited. For one realm; nobody unless set.
+        local_groups: live(groups()), Example { technicians = ["read"] };
+        policy: Flat;
+        /// Refreshing the pinned keys over HTTPS. A set counts when a key vouches for it that was
+        /// pinned by hand or has been in force for `vouch_after`; such a key does so for 30 days
+        /// after it has left. Any other set is held.
+        jwks: Perhaps(Always);
+        /// An endpoint: a Keycloak client of the realm, and the model that it stands for.
+        endpoints("endpoint"): Each;
+    }
+
+    Policy {
+        /// The endpoint of requests that name none; one of those below.
+        default_endpoint: live(optional(text)), Written "slm";
+        /// The longest life of a token.
+        max_lifetime: live(time(SECOND, YEAR)), Default "1h";
+        /// Clients that need longer tokens, to get through an outage; none unless set.
+        max_lifetime_by_client: live(time(SECOND, YEAR).by_name()), Example { device-1 = "24h" };
+        /// Since the login; no limit unless set.
+        max_age: live(optional(time(SECOND, YEAR))), Example "1h";
+        /// For clocks that differ.
+        leeway: live(time(Duration::ZERO, 10 * MINUTE)), Default "30s";
+        /// How old the pinned keys may grow for each scope; "none" lifts the limit.
+        offline_grace: live(grace()),
+            Default { read = "30d", write = "24h", fine-tune = "1h", audit = "30d" };
+        /// What is allowed while the clock isn't synchronised.
+        unsynchronised_scopes: live(scopes), Default ["read"];
+        /// Role names → scopes, where the endpoint client's roles aren't called read, write,
+        /// fine-tune, audit.
+        roles: live(Kind::from(scopes).by_name()), Example { asker = ["read"] };
+        /// Instead of admission's.
+        tokens_per_minute: live(optional(count(1, 1 << 31))), Example 20000;
+        /// Transports on which only DPoP-bound tokens are taken: "socket", "tcp", "mqtt".
+        require_dpop: live(transports), Default [];
+        /// Names of claims that carry a token's own limits; none are read unless named.
+        limit_claims("claims"): Always;
+        ..local_groups: BTreeMap::new();
+    }
+
+    LimitClaims {
+        /// Instead of the realm's.
+        tokens_per_minute: live(optional(text)), Example "slmd_tokens_per_minute";
+        /// Tokens of a prompt with its answer.
+        max_context: live(optional(text)), Example "slmd_max_context";
+        /// 0 to 9, 5 where there is none; the higher goes first.
+        priority: live(optional(text)), Example "slmd_priority";
+    }
+
+    Source, check_key_source {
+        /// Keycloak's own unless set.
+        uri: live(text), Default "<issuer>/protocol/openid-connect/certs";
+        /// The only CA that is trusted for it.
+        ca_file: live(optional(file(Trusted))), Example "/etc/slmd/keycloak-ca.pem";
+        /// Between fetches.
+        refresh_interval: live(time(60 * SECOND, 30 * DAY)), Default "15m";
+        /// Least time between fetches for unknown keys.
+        min_interval: live(time(SECOND, HOUR)), Default "30s";
+        /// In force for so long, a key vouches for others.
+        vouch_after: live(time(SECOND, YEAR)), Default "24h";
+        /// Of one fetch.
+        timeout: live(time(SECOND, 60 * SECOND)), Default "10s";
+        /// http:// to this machine, too: then any of its users can serve keys who gets the port while
+        /// Keycloak is away.
+        plain_http_trusts_this_host: live(boolean), Default false;
+    }
+
+    Endpoint, check_endpoint {
+        /// The client's id in Keycloak, and what requests name as their `model`.
+        client_id: live(text), Written "slm";
+        /// A bundle of `models_dir`.
+        model: restart(plain_name), Written "smollm2-135m-instruct";
+        /// What the context leaves, unless set.
+        max_completion_tokens: live(optional(count(1, 1 << 20))), Example 1024;
+    }
+
+    Login {
+        /// The realm's; none unless set.
+        issuer: live(optional(issuer)), Example "https://keycloak.example/realms/dev";
+        /// A public client with the device grant.
+        client_id: live(optional(text)), Example "slmd-technician";
+        /// The only CA that Keycloak's certificate may be of.
+        ca_file: live(optional(file(Trusted))), Example "/etc/slmd/keycloak-ca.pem";
+    }
+}
+
+/// What holds where a realm's configuration is silent.
+impl Default for Policy {
+    fn default() -> Policy {
+        defaults()
+    }
+}
+
+fn check_root(root: &Section<'_>, config: &Config, _: &[Config]) {
+    if config.realms.is_empty() && !root.has("realm") {
+        root.problem(
+            "realm",
+            "is missing: without a realm no token can be accepted; add a [[realm]] section",
+        );
+    }
+}
+
+fn check_http_sockets(section: &Section<'_>, settings: &http::Settings, _: &[http::Settings]) {
+    if settings.socket == settings.admin_socket {
+        section.problem(
+            "admin_socket",
+            "is the same as `socket`; give it another path",
+        );
+    }
+}
+
+fn check_client_certificates(
+    section: &Section<'_>,
+    tls: &http::TlsSettings,
+    _: &[http::TlsSettings],
+) {
+    if tls.client_certificate_required && tls.client_ca_file.is_none() {
+        section.problem("client_certificate", "needs `client_ca_file` too");
+    }
+}
+
+fn check_broker(section: &mut Section<'_>, settings: &mqtt::Settings, _: &[mqtt::Settings]) {
+    if section.has("password") {
+        let message = "doesn't belong in this file; put it in a file of mode 0600 and name that in \
+                       `password_file`";
+        section.problem("password", message);
+        section.knows(&["password"]);
+    }
+    if settings.password_file.is_some() && settings.username.is_none() {
+        section.problem(
+            "password_file",
+            "needs `username` too (MQTT 3.1.1 section 3.1.2.9)",
+        );
+    }
+    match (settings.broker.tls, section.has("tls")) {
+        (true, false) => section.problem(
+            "url",
+            "is an mqtts:// URL; add [mqtt.tls] with the broker's CA in `ca_file`",
+        ),
+        (false, true) => section.problem(
+            "url",
+            "is an mqtt:// URL, and there is [mqtt.tls]; write mqtts://",
+        ),
+        _ => {}
+    }
+    if settings.reconnect_min > settings.reconnect_max {
+        section.problem("reconnect_min", "is longer than `reconnect_max`; swap them");
+    }
+    reply_to(section, &settings.reply_to);
+}
+
+/// Where answers may go: a pattern that can't be another client's or a request topic.
+fn reply_to(section: &Section<'_>, pattern: &str) {
+    let device = section.named("device");
+    let mut levels: Vec<&str> = pattern.split('/').collect();
+    if levels.last() == Some(&"#") {
+        levels.pop();
+    }
+    let plain = |level: &&str| {
+        matches!(*level, "{device}" | "{azp}")
+            || !level.is_empty() && !level.contains(['+', '#', '{', '}', '$'])
+    };
+    let requests = ["slm", device, "v1"];
+    let meets = |(level, fixed): (&&str, &str)| {
+        let own = level.replace("{device}", device);
+        own == *fixed || own == "{azp}"
+    };
+    let wrong = if !levels.iter().all(plain) {
+        "has an empty level, a wildcard other than a final `#`, or an unknown {…}"
+    } else if !levels.contains(&"{azp}") {
+        "has no level {azp}, so every client could take every other's answers"
+    } else if levels.iter().zip(requests).all(meets) {
+        "matches request topics, slm/{device}/v1/…"
+    } else {
+        return;
+    };
+    let example = "slm/{device}/reply/{azp}/#";
+    section.problem("reply_to", format!("{wrong}; write e.g. {example:?}"));
+}
+
+fn check_realm(section: &Section<'_>, realm: &RealmConfig, before: &[RealmConfig]) {
+    if before.iter().any(|other| other.name == realm.name) {
+        let message = format!("{:?} is taken by another realm", realm.name);
+        section.problem("name", message);
+    }
+    if before.iter().any(|other| other.issuer == realm.issuer) {
+        section.problem(
+            "issuer",
+            "is another realm's too; a token's `iss` must name one realm",
+        );
+    }
+    let with_groups = before.iter().find(|other| !other.local_groups.is_empty());
+    if let Some(other) = with_groups
+        && !realm.local_groups.is_empty()
+    {
+        let message = format!("realm {:?} has it already; only one realm may", other.name);
+        section.problem("local_groups", message);
+    }
+    if realm.endpoints.is_empty() && !section.has("endpoint") {
+        section.problem(
+            "endpoint",
+            "is missing: the realm opens no model; add a [[realm.endpoint]] section",
+        );
+    }
+    let clients: Vec<&str> = realm
+        .endpoints
+        .iter()
+        .map(|e| e.client_id.as_str())
+        .collect();
+    if let Some(default) = &realm.policy.default_endpoint
+        && !clients.contains(&default.as_str())
+    {
+        let known = clients.join(", ");
+        section.problem(
+            "default_endpoint",
+            format!("{default:?} is no endpoint of this realm; its endpoints: {known}"),
+        );
+    }
+}
+
+fn check_endpoint(section: &Section<'_>, endpoint: &Endpoint, before: &[Endpoint]) {
+    if before
+        .iter()
+        .any(|other| other.client_id == endpoint.client_id)
+    {
+        let message = format!(
+            "{:?} is another endpoint of this realm already",
+            endpoint.client_id
+        );
+        section.problem("client_id", message);
+    }
+}
+
+fn check_key_source(section: &Section<'_>, source: &Source, _: &[Source]) {
+    if let Err((key, what)) = trusted(source) {
+        section.problem(key, what);
+    }
+    if source.min_interval > source.refresh_interval {
+        section.problem("min_interval", "is longer than `refresh_interval`");
+    }
+}
+
+/// Whoever answers in the issuer's place can hand over keys, and on loopback that is every user who
+/// binds its port while it is away.
+fn trusted(source: &Source) -> Result<(), (&'static str, String)> {
+    https::check_url(&source.uri).map_err(|error| ("uri", error.to_string()))?;
+    match (source.uri.starts_with("https:"), &source.ca_file) {
+        (true, None) => Err((
+            "ca_file",
+            "is missing: HTTPS needs the CA to trust, as PEM".to_owned(),
+        )),
+        (false, _) if !source.plain_http_trusts_this_host => Err((
+            "uri",
+            "is plain HTTP: any user of this machine who gets its port while Keycloak is away \
+             could serve keys; write https:// and `ca_file`, or \
+             `plain_http_trusts_this_host = true` where all of them are trusted"
+                .to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
