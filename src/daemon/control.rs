@@ -137,7 +137,7 @@ impl http::Control for Core {
     fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Failed> {
         let (now, synchronised) = (time::now(), time::synchronised());
         let to = match to {
-            ResetTo::Word(_) => now,
+            ResetTo::Now => now,
             ResetTo::Seconds(seconds) => Timestamp::from_secs(seconds),
         };
         if to.as_secs() > MAX_SECS || (synchronised && to > now.saturating_add(AHEAD)) {
