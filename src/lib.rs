@@ -3,15 +3,15 @@
 //! The tour, from the bottom (a module uses only those above it in this list; `tests/tidy.rs`
 //! checks it):
 //!
-//! 1. [`prompt`] is what is asked and answered, [`reason`] why not; [`secret`], [`time`],
+//! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
 //!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`process`], [`tls`],
 //!    [`shutdown`], [`systemd`], [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
 //!    [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
-//!    [`keysync`] holds the pinned keys.
-//! 4. [`admission`] is the single door: decide → reserve → charge → record → queue. [`admin`] is
-//!    what administration asks and is told.
+//!    [`keysync`] keeps keys and brings others; [`authority`] owns what is in force.
+//! 4. [`admission`] is the single door: decide → reserve → prepare → charge → claim → record →
+//!    queue. [`admin`] is what administration asks and is told.
 //! 5. [`transport`] brings prompts to it over HTTP and MQTT.
 //! 6. [`config`] reads the one file, 7. [`daemon`] puts all together, 8. [`cli`] is for people.
 //!
@@ -22,10 +22,12 @@ pub mod admin;
 pub mod admission;
 pub mod audit;
 pub mod auth;
+pub mod authority;
 pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod delivery;
 pub mod engine;
 pub mod files;
 pub mod https;

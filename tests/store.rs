@@ -6,7 +6,7 @@
 #[path = "store/flash.rs"]
 mod flash;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -205,6 +205,34 @@ fn what_a_full_disk_swallowed_outlives_the_housekeeping() {
         store.check().unwrap();
         log.tick(slmd::time::now(), true).unwrap();
     });
+}
+
+#[test]
+fn a_read_is_not_counted_while_the_disk_is_full() {
+    let disk = SmallDisk::new(8);
+    let store = Store::open(&disk.0.path().join("store")).unwrap();
+    let log = open_log(&store);
+    let (read, now) = (permit(&RequestId::random()), slmd::time::now());
+    store.commit(|| log.append_read(read.clone(), now)).unwrap();
+    log.begin_counting(&read, now);
+    assert!(log.count_read(&read, now));
+    let ballast = disk.0.path().join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    assert!(store.check().is_err());
+    assert!(!log.count_read(&read, now) && !log.is_counting(&read, now));
+    // An administrator sees that it is full.
+    let root = Origin::Socket {
+        uid: 0,
+        gid: 0,
+        pid: None,
+    };
+    let _ = log.look(root.clone(), "status", now);
+    log.look(root, "status", now).unwrap();
+    std::fs::remove_file(&ballast).unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    store.check().unwrap();
+    assert!(log.count_read(&read, now));
 }
 
 /// `first` is done when there is room again.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{KeyInfo, KeySet, Skipped};
-use crate::keysync::{Change, DenyStatus};
+use crate::keysync::{DenyStatus, Difference};
 
 /// A key set: what is used of it, and what isn't.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub struct EndpointStatus {
 pub struct KeysChanged {
     pub at: String,
     #[serde(flatten)]
-    pub change: Change,
+    pub change: Difference,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,7 @@ pub struct Pinned {
     #[serde(flatten)]
     pub keys: Keys,
     #[serde(flatten)]
-    pub change: Change,
+    pub change: Difference,
 }
 
 /// Pins a set that was fetched and is held.

@@ -4,12 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
 use super::waiters::Waiters;
-use super::{Refresh, Refreshed};
-use crate::auth::{self, Cache, Clock, Credential, Decision, Permitted, Snapshot};
-use crate::keysync::Floor;
+use crate::auth::{self, Cache, Clock, Credential, Decision, Permitted};
+use crate::authority::Authority;
+use crate::keysync::{Outcome, Why};
 use crate::prompt::{Origin, Request};
 use crate::reason::DenyReason;
 
@@ -20,44 +18,32 @@ const REFRESH_WAIT: Duration = Duration::from_secs(2);
 /// When a prompt is to come again that didn't get to wait, or waited in vain.
 const REFRESH_RETRY: Duration = Duration::from_secs(5);
 
+/// What came of asking for a realm's keys.
+#[derive(Debug, Clone, Copy)]
+enum Refreshed {
+    /// The realm's keys aren't refreshed, or were just seen: the key is unknown for good.
+    Settled,
+    /// The issuer can't be asked now; it can after this.
+    Later(Duration),
+}
+
 pub(super) struct Decider {
-    snapshot: ArcSwap<Snapshot>,
+    authority: Authority,
     cache: Cache,
-    clock: Arc<dyn Fn() -> Clock + Send + Sync>,
-    floor: Floor,
-    refresh: Arc<dyn Fn(&str) -> Refreshed + Send + Sync>,
     refreshing: Waiters,
 }
 
 impl Decider {
-    pub(super) fn new(
-        snapshot: Snapshot,
-        clock: Arc<dyn Fn() -> Clock + Send + Sync>,
-        floor: Floor,
-        refresh: Refresh,
-    ) -> Decider {
+    pub(super) fn new(authority: Authority) -> Decider {
         Decider {
-            snapshot: ArcSwap::from_pointee(snapshot),
+            authority,
             cache: Cache::new(CACHED_TOKENS),
-            clock,
-            floor,
-            refresh: Arc::from(refresh),
             refreshing: Waiters::new(),
         }
     }
 
-    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.load_full()
-    }
-
-    /// Tokens that were verified under the one before no longer count.
-    pub(super) fn replace(&self, mut snapshot: Snapshot) {
-        snapshot.epoch = self.snapshot.load().epoch + 1;
-        self.snapshot.store(Arc::new(snapshot));
-    }
-
     pub(super) fn clock(&self) -> Clock {
-        (self.clock)()
+        self.authority.clock()
     }
 
     /// By what is known now. Nobody is asked, and no word on the time is taken.
@@ -67,7 +53,7 @@ impl Decider {
         request: &Arc<Request>,
         clock: Option<&Clock>,
     ) -> Decision {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.authority.snapshot();
         let decide = |clock| self.cache.decide(credential, request, &snapshot, clock);
         match clock {
             Some(clock) => decide(clock),
@@ -88,7 +74,7 @@ impl Decider {
             decision => return self.hear(decision),
         };
         let issuer = auth::alleged_issuer(credential).unwrap_or_default();
-        let snapshot = self.snapshot();
+        let snapshot = self.authority.snapshot();
         let Some(realm) = snapshot.realms.get(&issuer).map(|realm| realm.name.clone()) else {
             return Decision::Deny(denied);
         };
@@ -108,7 +94,7 @@ impl Decider {
 
     /// Whether what was permitted still is.
     pub(super) fn recheck(&self, permitted: &Permitted) -> Result<(), DenyReason> {
-        auth::recheck(permitted, &self.snapshot.load(), &self.clock())
+        auth::recheck(permitted, &self.authority.snapshot(), &self.clock())
     }
 
     /// Takes an accepted token's word for the time, while nothing better tells it.
@@ -118,7 +104,7 @@ impl Decider {
         {
             let (clock, who) = (self.clock(), &permitted.grant().principal);
             if !clock.synchronised {
-                let floor = &self.floor;
+                let floor = self.authority.floor();
                 floor.hear(&who.issuer, &who.client, at, clock.now, clock.uptime);
             }
         }
@@ -131,11 +117,17 @@ impl Decider {
         let Some(waiter) = self.refreshing.enter(origin) else {
             return late;
         };
-        let refresh = Arc::clone(&self.refresh);
+        let authority = self.authority.clone();
         let asked = tokio::task::spawn_blocking(move || {
             // Until the thread is free, not only until its prompt stops waiting.
             let _waiter = waiter;
-            refresh(&realm)
+            match authority.refresh(&realm, Why::UnknownKey) {
+                Some(Outcome::Failed(_)) => late,
+                Some(Outcome::Cooldown(wait)) => Refreshed::Later(wait),
+                None | Some(Outcome::Confirmed | Outcome::Replaced | Outcome::Held) => {
+                    Refreshed::Settled
+                }
+            }
         });
         match tokio::time::timeout(REFRESH_WAIT, asked).await {
             Ok(Ok(refreshed)) => refreshed,

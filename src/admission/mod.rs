@@ -26,9 +26,9 @@ pub use inbox::{Asker, Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, 
 pub use pipeline::Admitted;
 pub use record::Recorded;
 
-use crate::auth::{Clock, Credential, Decision, Permitted, Snapshot};
+use crate::auth::{Clock, Credential, Decision, Permitted};
+use crate::authority::Authority;
 use crate::engine::Engine;
-use crate::keysync::Floor;
 use crate::prompt::{Completion, Finish, Origin, Request, RequestId};
 use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
@@ -71,25 +71,9 @@ pub struct Parts {
     pub engine: Engine,
     pub log: audit::Log,
     pub store: Store,
-    /// The time as decisions are to see it: wall clock, floor, synchronised.
-    pub clock: Box<dyn Fn() -> Clock + Send + Sync>,
-    /// Told of every accepted token, and written with its permit.
-    pub floor: Floor,
+    /// What is in force, and the time; told of every accepted token.
+    pub authority: Authority,
     pub shutdown: Shutdown,
-    /// Fetches a realm's keys because a token names one that isn't known. Blocks.
-    pub refresh: Refresh,
-}
-
-/// Takes a realm's name.
-pub type Refresh = Box<dyn Fn(&str) -> Refreshed + Send + Sync>;
-
-/// What came of asking for a realm's keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refreshed {
-    /// The realm's keys aren't refreshed, or were just seen: the key is unknown for good.
-    Settled,
-    /// The issuer can't be asked now; it can after this.
-    Later(Duration),
 }
 
 struct Inner {
@@ -115,25 +99,23 @@ impl Admission {
     pub fn new(
         parts: Parts,
         settings: Settings,
-        snapshot: Snapshot,
         registry: &mut Registry,
     ) -> Result<Admission, StoreError> {
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let clock: Arc<dyn Fn() -> Clock + Send + Sync> = Arc::from(parts.clock);
-        let own = Arc::clone(&clock);
-        let effective = move || own().effective();
+        let own = parts.authority.clone();
+        let effective = move || own.clock().effective();
         Ok(Admission(Arc::new(Inner {
             inbox: Inbox::open(&parts.store, Box::new(effective))?,
             waiting: Waiting::default(),
             replay: Replay::open(&parts.store, registry)?,
             limits: Limits::new(Arc::clone(&settings)),
             settings,
-            decider: Decider::new(snapshot, clock, parts.floor.clone(), parts.refresh),
+            decider: Decider::new(parts.authority.clone()),
             running: Running::default(),
             recorder: Recorder {
                 log: parts.log,
                 store: parts.store,
-                floor: parts.floor,
+                floor: parts.authority.floor().clone(),
                 metrics: Metrics::register(registry),
             },
             engine: parts.engine,
@@ -168,18 +150,12 @@ impl Admission {
         self.0.recorder.admin(origin, what, refusal)
     }
 
-    /// Puts new keys, policy or deny-list in force: at once for what comes, and for what runs as
-    /// far as an epoch can change it.
-    pub fn replace_snapshot(&self, snapshot: Snapshot) {
+    /// Another epoch is in force: ends what runs as far as that can change it.
+    pub fn look_again(&self) {
         let decider = &self.0.decider;
-        decider.replace(snapshot);
         let revoked = |permitted: &Permitted| decider.recheck(permitted).err();
         let running = &self.0.running;
         running.interrupt_where(|permitted| revoked(permitted).map(Finish::Revoked));
-    }
-
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.0.decider.snapshot()
     }
 
     pub fn replace_settings(&self, settings: Settings) {

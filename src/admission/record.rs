@@ -119,27 +119,32 @@ impl Recorder {
     pub(super) async fn operation(
         &self,
         permitted: Permitted,
-        proof: Option<FirstUse>,
+        mut proof: Option<FirstUse>,
     ) -> Result<Recorded<Permitted>, Refusal> {
         let access = records::permitted(&permitted);
         let log = self.log.clone();
         let is_read = matches!(permitted.request().asks, Operation::Look(_));
-        let counted = is_read && log.count_read(&access, time::now());
-        if proof.is_some() || !counted {
-            let record = (!counted).then(|| access.clone());
+        if is_read
+            && log.is_counting(&access, time::now())
+            && let Some(used) = proof.take()
+        {
+            // It counts only when its proof can't be used again.
+            self.commit(move || Ok(used.write()?)).await?;
+        }
+        // A proof that is left is written with the record.
+        let counted = is_read && proof.is_none() && log.count_read(&access, time::now());
+        if !counted {
+            let record = access.clone();
             self.commit(move || {
                 if let Some(proof) = &proof {
                     proof.write()?;
                 }
-                if let Some(record) = record {
-                    log.append_read(record, time::now())?;
-                }
-                Ok(())
+                log.append_read(record, time::now()).map(drop)
             })
             .await?;
-        }
-        if is_read && !counted {
-            self.log.begin_counting(&access, time::now());
+            if is_read {
+                self.log.begin_counting(&access, time::now());
+            }
         }
         self.metrics.permitted(&permitted);
         Ok(Recorded(permitted))

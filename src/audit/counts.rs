@@ -57,6 +57,11 @@ impl Counts {
         }
     }
 
+    pub(super) fn is_counting(&self, one: &Summary, now: Timestamp) -> bool {
+        let count = self.by_kind.get(&key(one));
+        count.is_some_and(|count| !count.is_over(now))
+    }
+
     /// Counts one more of a kind that is counted now; `false` where it isn't.
     pub(super) fn count(&mut self, one: &Summary, now: Timestamp) -> bool {
         let count = self.by_kind.get_mut(&key(one));

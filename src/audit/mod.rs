@@ -141,7 +141,17 @@ impl Log {
     /// Counts a permitted read, where one of the same principal and kind is on record for the last
     /// ten minutes. `false`: it isn't counted; record it with [`Log::append_read`].
     pub fn count_read(&self, access: &Access, now: Timestamp) -> bool {
-        self.count(&Summary::of(access, now), now)
+        self.is_counting(access, now) && self.count(&Summary::of(access, now), now)
+    }
+
+    /// Whether reads like this one are counted now. None is while nothing can be recorded: what is
+    /// counted would be written when there is room, but its access must not happen before.
+    pub fn is_counting(&self, access: &Access, now: Timestamp) -> bool {
+        let counting = self
+            .state()
+            .reads
+            .is_counting(&Summary::of(access, now), now);
+        counting && self.0.store.problem().is_none()
     }
 
     /// Records a permitted read by itself; rides on the next sync. When that has succeeded, call

@@ -183,28 +183,24 @@ impl Shared {
             self.keep_up(state, writer)?;
             // A time that wasn't known, or can't be read, says nothing: such a record goes with the
             // next known.
-            let mut last_old = None;
+            let (mut removals, mut old, mut done) = (Removals::default(), 0, true);
             self.visit(state.first, |kept| {
                 let known = kept.record.as_ref().filter(|record| record.synchronised);
                 let is_old = known.map(|record| now.since(record.time) > retention);
+                let fits = is_old != Some(false) && removals.records.len() < MOST;
+                match fits {
+                    true => removals.records.push(kept.removal()),
+                    false => removals.first_left = removals.first_left.or(Some(kept.index)),
+                }
                 if is_old == Some(true) {
-                    last_old = Some(kept.index);
+                    (old, done) = (removals.records.len(), fits);
                 }
-                is_old != Some(false)
+                is_old != Some(false) && done
             })?;
-            let Some(last_old) = last_old else {
-                return Ok(true);
-            };
-            let mut removals = Removals::default();
-            self.visit(state.first, |kept| {
-                if kept.index > last_old || removals.records.len() == MOST {
-                    removals.first_left = Some(kept.index);
-                    return false;
-                }
-                removals.records.push(kept.removal());
-                true
-            })?;
-            let done = removals.first_left.is_none_or(|left| left > last_old);
+            if let Some(stays) = removals.records.get(old) {
+                removals.first_left = Some(stays.index);
+            }
+            removals.records.truncate(old);
             self.remove(state, writer, removals, now)?;
             Ok::<_, AuditError>(done)
         })?;

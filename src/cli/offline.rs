@@ -3,6 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::exit::{Exit, Failure};
 use crate::auth::Snapshot;
@@ -31,7 +32,7 @@ pub(super) fn open(config: &Config) -> Result<State, Failure> {
 }
 
 /// With what would be in force if a daemon began now.
-pub(super) fn survey(config: &Config) -> Result<(State, Snapshot), Failure> {
+pub(super) fn survey(config: &Config) -> Result<(State, Arc<Snapshot>), Failure> {
     let state = open(config)?;
     let snapshot = state.survey(config).map_err(Failure::failed)?;
     Ok((state, snapshot))

@@ -1,29 +1,41 @@
 //! Administration over the opened state: the same for a running daemon and for the command line
 //! while none runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{RunError, State};
+use super::State;
+use super::state::configured;
 use crate::admin::{
     ClientFloor, ClockStatus, EndpointStatus, Explanation, Failed, Keys, KeysChanged, Pinned,
     RealmStatus, RefreshStatus,
 };
-use crate::auth::{self, ExplainContext, KeySet, Realm, Snapshot};
+use crate::auth::{self, ExplainContext, Realm, Snapshot};
+use crate::authority::{self, Done, Refused};
 use crate::config::Config;
-use crate::keysync::{Change, KeysError, Outcome};
+use crate::keysync::{Outcome, Set};
 use crate::prompt::{Origin, Scope};
 use crate::time::{self, Moment, Timestamp};
 
-impl From<RunError> for Failed {
-    fn from(error: RunError) -> Failed {
-        Failed::State(error.to_string())
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Failed {
+        match refused {
+            Refused::NoRealm { realm, known } => Failed::NoRealm { realm, known },
+            Refused::NotRefreshed(realm) => Failed::NotRefreshed(realm),
+            Refused::NotHeld(realm) => Failed::NotHeld(realm),
+            Refused::TooLate { to, now } => Failed::TooLate { to, now },
+            Refused::Keys(_) | Refused::Fetch(_) => Failed::Keys(refused.to_string()),
+            Refused::DenyFile(_) | Refused::Https(_) | Refused::Store(_) | Refused::Audit(_) => {
+                Failed::State(refused.to_string())
+            }
+        }
     }
 }
 
 impl State {
     /// The realms of what is in force. What only a running daemon knows is left out without one.
     pub fn realm_statuses(&self, snapshot: &Snapshot) -> Vec<RealmStatus> {
-        let now = self.moment();
+        let now = self.authority.moment();
         let realms = snapshot.realms.values();
         realms.map(|realm| self.realm_status(realm, now)).collect()
     }
@@ -49,13 +61,13 @@ impl State {
             keys_changed: self.keys_changed(&realm.name),
             refresh,
             held,
-            deny_list: self.deny_files.status(&realm.name),
+            deny_list: self.authority.deny_status(&realm.name),
         }
     }
 
     pub(super) fn keys_changed(&self, realm: &str) -> Option<KeysChanged> {
-        let pinned = self.keyring.get(realm).ok().flatten()?;
-        let (at, change) = pinned.changed()?.clone();
+        let force = self.authority.force();
+        let (at, change) = force.keys.get(realm)?.changed.clone()?;
         let at = at.to_string();
         Some(KeysChanged { at, change })
     }
@@ -66,7 +78,7 @@ impl State {
         realm: &str,
         now: Timestamp,
     ) -> (Option<RefreshStatus>, Option<Keys>) {
-        let Some(report) = self.refresher.report(realm) else {
+        let Some(report) = self.authority.report(realm) else {
             return (None, None);
         };
         let held = report.held.as_ref().map(|held| Keys::from(&held.keys));
@@ -79,14 +91,14 @@ impl State {
                 _ => None,
             },
             next_at: now.saturating_add(report.next_in).to_string(),
-            vouching: report.vouching,
+            vouching: self.authority.vouching(realm),
         };
         (Some(refresh), held)
     }
 
     pub(super) fn clock_status(&self, snapshot: &Snapshot) -> ClockStatus {
         let (now, uptime) = (time::now(), time::uptime());
-        let (floor, synchronised) = (self.floor.get(uptime), time::synchronised());
+        let (floor, synchronised) = (self.authority.floor().get(uptime), time::synchronised());
         let mut status = ClockStatus {
             now: now.to_string(),
             floor: floor.to_string(),
@@ -96,7 +108,7 @@ impl State {
         };
         let floors = match synchronised {
             true => Arc::default(),
-            false => self.floor.realms(now, uptime),
+            false => self.authority.floor().realms(now, uptime),
         };
         for realm in snapshot.realms.values() {
             let Some(told) = floors.get(&realm.issuer) else {
@@ -122,41 +134,32 @@ impl State {
         token: &str,
         context: &ExplainContext,
     ) -> Explanation {
-        auth::explain(token, snapshot, &self.clock()(), context).into()
+        auth::explain(token, snapshot, &self.authority.clock(), context).into()
     }
 
-    /// Pins keys that a person has chosen, and records it.
+    /// Pins keys that a person has chosen, where no daemon runs.
     pub fn pin(
         &self,
         config: &Config,
         realm: &str,
         jwks: &[u8],
-        origin: Origin,
+        origin: &Origin,
     ) -> Result<Pinned, Failed> {
-        let names: Vec<&str> = config.realms.iter().map(|r| r.name.as_str()).collect();
-        if !names.contains(&realm) {
-            let (realm, known) = (realm.to_owned(), names.join(", "));
-            return Err(Failed::NoRealm { realm, known });
-        }
-        let pinned = self.keyring.pin(realm, jwks, self.moment());
-        self.pinned(realm, pinned, origin)
-    }
-
-    pub(super) fn pinned(
-        &self,
-        realm: &str,
-        pinned: Result<(KeySet, Change), KeysError>,
-        origin: Origin,
-    ) -> Result<Pinned, Failed> {
-        let (keys, change) = pinned.map_err(|e| Failed::Keys(e.to_string()))?;
-        let (added, removed) = (&change.added, &change.removed);
-        tracing::info!(realm, ?added, ?removed, "the realm's keys were pinned");
-        let pinned = Pinned {
-            realm: realm.to_owned(),
-            keys: Keys::from(&keys),
-            change,
+        let change = authority::Change::Configuration {
+            realms: configured(config),
+            denied: BTreeMap::new(),
+            told: None,
         };
-        self.record_by(origin, "keys_pinned", &pinned)?;
-        Ok(pinned)
+        self.authority.apply(&change, origin)?;
+        let pinned = self.authority.pin(realm, jwks, origin)?;
+        Ok(pinned_as(realm, &pinned))
+    }
+}
+
+pub(super) fn pinned_as(realm: &str, (set, done): &(Set, Done)) -> Pinned {
+    Pinned {
+        realm: realm.to_owned(),
+        keys: Keys::from(&set.keys),
+        change: done.difference.clone(),
     }
 }

@@ -1,10 +1,10 @@
 //! What the running daemon offers behind its sockets besides prompts.
 
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use serde_json::Value;
 
+use super::administer::pinned_as;
 use super::core::Core;
 use super::health::keyless;
 use crate::admin::{
@@ -17,19 +17,8 @@ use crate::keysync::Why;
 use crate::prompt::Origin;
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::StoreError;
-use crate::time::{self, MAX_SECS, Timestamp};
+use crate::time::{self, Timestamp};
 use crate::transport::{http, mqtt};
-
-/// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
-const AHEAD: Duration = Duration::from_secs(86_400);
-
-fn not_refreshed(realm: &str) -> Failed {
-    Failed::NotRefreshed(realm.to_owned())
-}
-
-fn not_saved(what: &str, why: &dyn std::fmt::Display) -> Failed {
-    Failed::State(format!("{what}: {why}"))
-}
 
 impl http::Control for Core {
     fn ready(&self) -> Result<(), String> {
@@ -37,7 +26,7 @@ impl http::Control for Core {
             return Err("draining: the daemon is going down".to_owned());
         }
         // Without a record nothing is answered.
-        if let Some(error) = &*self.store_problem() {
+        if let Some(error) = &self.state.store.problem() {
             let folder = self.state.folder.display();
             return Err(match error {
                 StoreError::Full => {
@@ -46,7 +35,7 @@ impl http::Control for Core {
                 other => format!("state folder {folder}: {other}"),
             });
         }
-        match keyless(&self.admission.snapshot().realms) {
+        match keyless(&self.state.authority.snapshot().realms) {
             Some(why) => Err(why),
             None => Ok(()),
         }
@@ -54,7 +43,7 @@ impl http::Control for Core {
 
     fn status(&self) -> Status {
         let (waiting, running) = self.engine.load();
-        let (ready, snapshot) = (self.ready(), self.admission.snapshot());
+        let (ready, snapshot) = (self.ready(), self.state.authority.snapshot());
         let up = time::instant().saturating_duration_since(self.started);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,41 +73,33 @@ impl http::Control for Core {
     }
 
     fn keys(&self) -> Listed {
-        let realms = self.state.realm_statuses(&self.admission.snapshot());
+        let realms = self.state.realm_statuses(&self.state.authority.snapshot());
         Listed { realms }
     }
 
     fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Failed> {
-        let config = self.config.load();
-        let pinned = self.state.pin(&config, realm, jwks, Origin::Daemon)?;
-        self.try_replace_snapshot()?;
-        self.state.refresher.settle(realm);
-        Ok(pinned)
+        let pinned = self.state.authority.pin(realm, jwks, &Origin::Daemon)?;
+        Ok(pinned_as(realm, &pinned))
     }
 
     fn fetch_keys(&self, realm: &str) -> Result<Fetched, Failed> {
-        let fetched = self.state.refresher.fetch(realm);
-        let fetched = fetched.ok_or_else(|| not_refreshed(realm))?;
-        let fetched = fetched.map_err(Failed::Keys)?;
+        let (set, pinned) = self.state.authority.fetch(realm)?;
         Ok(Fetched {
-            keys: Keys::from(&fetched.set.keys),
-            pinned: fetched.pinned,
+            keys: Keys::from(&set.keys),
+            pinned,
         })
     }
 
     fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Pinned, Failed> {
-        let (state, now) = (&self.state, self.state.moment());
-        let pinned = state.refresher.pin_held(realm, fingerprint, now);
-        let pinned = pinned.ok_or_else(|| Failed::NotHeld(realm.to_owned()))?;
-        let pinned = state.pinned(realm, pinned, Origin::Daemon)?;
-        self.try_replace_snapshot()?;
-        Ok(pinned)
+        let authority = &self.state.authority;
+        let pinned = authority.pin_held(realm, fingerprint, &Origin::Daemon)?;
+        Ok(pinned_as(realm, &pinned))
     }
 
     fn refresh_keys(&self, realm: &str) -> Result<Refreshed, Failed> {
-        let outcome = self.state.refresher.refresh(realm, Why::Asked);
-        let outcome = outcome.ok_or_else(|| not_refreshed(realm))?;
-        let now = self.state.moment().known;
+        let outcome = self.state.authority.refresh(realm, Why::Asked);
+        let outcome = outcome.ok_or_else(|| Failed::NotRefreshed(realm.to_owned()))?;
+        let now = self.state.authority.moment().known;
         let (refresh, held) = self.state.refresh_status(realm, now);
         Ok(Refreshed {
             realm: realm.to_owned(),
@@ -130,34 +111,23 @@ impl http::Control for Core {
     }
 
     fn explain_token(&self, token: &str, context: &ExplainContext) -> Explanation {
-        let snapshot = self.admission.snapshot();
+        let snapshot = self.state.authority.snapshot();
         self.state.explain(&snapshot, token, context)
     }
 
     fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Failed> {
-        let (now, synchronised) = (time::now(), time::synchronised());
         let to = match to {
-            ResetTo::Now => now,
-            ResetTo::Seconds(seconds) => Timestamp::from_secs(seconds),
+            ResetTo::Now => None,
+            ResetTo::Seconds(seconds) => Some(Timestamp::from_secs(seconds)),
         };
-        if to.as_secs() > MAX_SECS || (synchronised && to > now.saturating_add(AHEAD)) {
-            return Err(Failed::TooLate { to, now });
-        }
-        let was = self.state.floor.get(time::uptime());
-        let reset = self.state.floor.reset(to, time::booted());
-        reset.map_err(|e| not_saved("the time floor could not be saved", &e))?;
-        let moment = self.state.moment();
-        let mended = self.state.keyring.mend(moment);
-        mended.map_err(|e| not_saved("the keys' confirmations could not be mended", &e))?;
-        let mended = self.admission.mend_time(moment);
-        mended.map_err(|e| not_saved("what was delivered could not be mended", &e))?;
-        self.try_replace_snapshot()?;
-        let reset = TimeReset {
-            was: was.to_string(),
-            floor: self.state.floor.get(moment.uptime).to_string(),
-        };
-        self.state.record("time_reset", &reset)?;
-        Ok(reset)
+        let authority = &self.state.authority;
+        let (was, floor) = authority.reset_time(to, &Origin::Daemon)?;
+        let mended = self.admission.mend_time(authority.moment());
+        mended.map_err(|error| {
+            Failed::State(format!("what was delivered could not be mended: {error}"))
+        })?;
+        let (was, floor) = (was.to_string(), floor.to_string());
+        Ok(TimeReset { was, floor })
     }
 
     fn audit(&self) -> audit::Log {

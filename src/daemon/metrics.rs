@@ -3,12 +3,10 @@
 use std::sync::Mutex;
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::auth::Realm;
-use crate::keysync::Outcome;
 use crate::prompt::Scope;
 use crate::telemetry::Registry;
 use crate::time::{Moment, Timestamp};
@@ -17,7 +15,6 @@ use crate::time::{Moment, Timestamp};
 pub(super) struct Metrics {
     keys_age: Family<OfRealm, Gauge>,
     scope_remaining: Family<OfScope, Gauge>,
-    refreshes: Family<OfOutcome, Counter>,
     held: Family<OfRealm, Gauge>,
     deny_entries: Family<OfRealm, Gauge>,
     synchronised: Gauge,
@@ -35,12 +32,6 @@ struct OfRealm {
 struct OfScope {
     realm: String,
     scope: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfOutcome {
-    realm: String,
-    outcome: &'static str,
 }
 
 impl Metrics {
@@ -61,11 +52,6 @@ impl Metrics {
             metrics.scope_remaining.clone(),
         );
         registry.register(
-            "slmd_keys_refreshes",
-            "Fetches of a realm's keys, by what came of them",
-            metrics.refreshes.clone(),
-        );
-        registry.register(
             "slmd_clock_synchronised",
             "Whether the clock is kept in step with a time source",
             metrics.synchronised.clone(),
@@ -76,12 +62,6 @@ impl Metrics {
             metrics.floor.clone(),
         );
         metrics
-    }
-
-    pub(super) fn refreshed(&self, realm: &str, outcome: &Outcome) {
-        let (realm, outcome) = (realm.to_owned(), outcome.as_str());
-        let labels = OfOutcome { realm, outcome };
-        self.refreshes.get_or_create(&labels).inc();
     }
 
     pub(super) fn set_clock(&self, floor: Timestamp, synchronised: bool) {

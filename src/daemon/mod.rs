@@ -23,10 +23,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::admission::{Admission, Parts, Refresh, Refreshed};
+use crate::admission::{Admission, Parts};
 use crate::config::Config;
 use crate::engine::{Engine, LoadError};
-use crate::keysync::{Outcome, Refresher, Told, Why};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
 use crate::telemetry::{Exposition, Registry};
@@ -68,9 +67,6 @@ pub enum RunError {
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
 }
-
-/// When a prompt is to come again whose token's key couldn't be asked for.
-const REFRESH_RETRY: Duration = Duration::from_secs(5);
 
 /// How often the realms' deny files are looked at.
 const DENY_FILES_LOOK: Duration = Duration::from_millis(500);
@@ -140,8 +136,8 @@ impl Daemon {
         let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
         let shutdown = Shutdown::default();
         let parts = parts(state, &engine, &shutdown);
-        let snapshot = state.follow(state.prepare(&config)?);
-        let admission = Admission::new(parts, config.admission.clone(), snapshot, &mut registry);
+        state.begin(&config, &mut registry)?;
+        let admission = Admission::new(parts, config.admission.clone(), &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
@@ -173,10 +169,9 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
             metrics,
-            store_problem: std::sync::Mutex::default(),
-            replacing: std::sync::Mutex::default(),
+            reloading: std::sync::Mutex::default(),
         });
-        core.follow_refreshes();
+        core.follow_epochs();
         core.follow_deny_files();
         let transports = core.serve(sockets, http_metrics);
         Ok(Daemon {
@@ -275,24 +270,9 @@ fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
         engine: engine.clone(),
         log: state.log.clone(),
         store: state.store.clone(),
-        clock: state.clock(),
-        floor: state.floor.clone(),
+        authority: state.authority.clone(),
         shutdown: shutdown.clone(),
-        refresh: refresh(state.refresher.clone()),
     }
-}
-
-/// A prompt's question for its token's key, as `keysync` answers it.
-fn refresh(refresher: Refresher) -> Refresh {
-    Box::new(
-        move |realm| match refresher.refresh(realm, Why::UnknownKey) {
-            Some(Outcome::Failed(_)) => Refreshed::Later(REFRESH_RETRY),
-            Some(Outcome::Cooldown(wait)) => Refreshed::Later(wait),
-            None | Some(Outcome::Confirmed | Outcome::Replaced | Outcome::Held) => {
-                Refreshed::Settled
-            }
-        },
-    )
 }
 
 /// Waits for all transports to end; `false` when they don't in time.
@@ -356,15 +336,15 @@ fn listen(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpLi
 }
 
 impl Core {
-    /// The refresher outlives nobody, so it holds no core.
-    fn follow_refreshes(self: &Arc<Self>) {
-        let core = Arc::downgrade(self);
-        let changed = move |told: &Told<'_>| {
-            if let Some(core) = core.upgrade() {
-                core.keys_refreshed(told);
+    /// What runs is looked at again by every epoch.
+    fn follow_epochs(self: &Arc<Self>) {
+        let (mut epochs, core) = (self.state.authority.epochs(), Arc::downgrade(self));
+        tokio::spawn(async move {
+            while epochs.changed().await.is_ok() {
+                let Some(core) = core.upgrade() else { return };
+                core.admission.look_again();
             }
-        };
-        self.state.refresher.on_change(Box::new(changed));
+        });
     }
 
     /// Apart from the housekeeping, which may wait for a slow disk; also while draining.
@@ -378,7 +358,8 @@ impl Core {
                 let Some(core) = core.upgrade() else {
                     return;
                 };
-                let looked = tokio::task::spawn_blocking(move || core.look_at_deny_files());
+                let looked =
+                    tokio::task::spawn_blocking(move || core.state.authority.look_at_deny_files());
                 if looked.await.is_err() {
                     tracing::error!("looking at the deny files panicked");
                 }

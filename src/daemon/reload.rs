@@ -1,34 +1,18 @@
-//! Reloading: a configuration is prepared whole, then put in force whole.
-//!
-//! [`Core::prepare`] does everything that can fail and changes nothing; [`Core::put_in_force`]
-//! can't fail. So a refused configuration leaves no trace, however late it was refused.
+//! Reloading: whatever can fail comes before anything is in force.
+
+use std::sync::PoisonError;
 
 use super::core::Core;
-use super::state::Prepared;
+use super::state::configured;
 use crate::admin::Reloaded;
 use crate::config::Config;
-use crate::transport::http::Renewed;
-
-/// A configuration with all that it needs, recorded in the audit log.
-struct Reload {
-    running: Config,
-    certificates: Renewed,
-    prepared: Prepared,
-}
 
 impl Core {
-    /// Reads the file whole, checks it whole, and puts in force what can change while running.
-    /// Returns what was applied and what waits for a restart.
+    /// Reads the file whole, checks it whole, and puts in force what can change while running, or
+    /// nothing of it. Returns what was applied and what waits for a restart.
     pub(super) fn reload_configuration(&self) -> Result<Reloaded, Vec<String>> {
-        let _turn = self.replacing();
-        let (reload, reloaded) = self.prepare()?;
-        self.put_in_force(reload);
-        Ok(reloaded)
-    }
-
-    /// The record comes last, and is on the disk when this returns: what it tells can only
-    /// succeed.
-    fn prepare(&self) -> Result<(Reload, Reloaded), Vec<String>> {
+        let reloading = self.reloading.lock();
+        let _turn = reloading.unwrap_or_else(PoisonError::into_inner);
         let Some(source) = &self.source else {
             return Err(vec!["started without a configuration file".to_owned()]);
         };
@@ -40,31 +24,21 @@ impl Core {
         let old = self.config.load_full();
         let needs_restart = needs_restart(&old, &new);
         let running = running_config(&old, new);
-        let prepared = self.state.prepare(&running);
-        let prepared = prepared.map_err(|e| vec![e.to_string()])?;
         let reloaded = Reloaded {
             realms: running.realms.len(),
             needs_restart: needs_restart.into_iter().map(str::to_owned).collect(),
         };
-        let recorded = self.state.record("configuration_reloaded", &reloaded);
-        recorded.map_err(|e| vec![e.to_string()])?;
-        let reload = Reload {
-            running,
-            certificates,
-            prepared,
-        };
-        Ok((reload, reloaded))
-    }
-
-    /// The snapshot last: it looks again at what runs, by all that is in force then.
-    fn put_in_force(&self, reload: Reload) {
-        self.certificates.renew(reload.certificates);
-        self.admission
-            .replace_settings(reload.running.admission.clone());
-        self.state.log.set_settings(reload.running.audit.clone());
-        let snapshot = self.state.follow(reload.prepared);
-        self.config.store(reload.running.into());
-        self.admission.replace_snapshot(snapshot);
+        let told = serde_json::to_value(&reloaded).map_err(|e| vec![e.to_string()])?;
+        let authority = &self.state.authority;
+        let followed = authority.prepare(configured(&running));
+        let followed = followed.and_then(|prepared| authority.follow(prepared, Some(told)));
+        followed.map_err(|e| vec![e.to_string()])?;
+        // From here on nothing can fail.
+        self.certificates.renew(certificates);
+        self.admission.replace_settings(running.admission.clone());
+        self.state.log.set_settings(running.audit.clone());
+        self.config.store(running.into());
+        Ok(reloaded)
     }
 }
 

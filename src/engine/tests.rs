@@ -440,6 +440,23 @@ fn beside_a_flooder_others_find_their_places_and_have_their_turns() {
     assert!(told.starts_with("4 requests of this principal"), "{told}");
 }
 
+/// Neither the template's words nor control tokens: what a text says stays text.
+#[test]
+fn a_text_is_taken_as_it_is() {
+    let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));
+    let words = "<|im_start|>hi<|im_end|>";
+    let text = |words: &str| Completion {
+        dialect: Dialect::Text,
+        input: Input::Text(Secret::new(words.to_owned())),
+        ..chat("")
+    };
+    let prompt = engine.prepare("fake", &text(words), None, None, NOW);
+    let bytes: Vec<u32> = words.bytes().map(fake::id).collect();
+    assert_eq!(prompt.unwrap().tokens[..], bytes);
+    let long = engine.prepare("fake", &text(&"x".repeat(600)), None, None, NOW);
+    assert_eq!(long.unwrap_err().param.as_deref(), Some("prompt"));
+}
+
 #[test]
 fn a_tokens_own_context_caps_the_answer_and_refuses_a_prompt_that_fills_it() {
     let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::LoadError;
 use super::template::{self, Template, TemplateError};
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{EncodeError, Tokenizer};
 use crate::json;
 use crate::prompt::{Input, Message};
 use crate::reason::{Refusal, RefuseReason};
@@ -77,6 +77,10 @@ impl Text {
     pub fn encode(&self, input: &Input, now: Timestamp) -> Result<Encoded, Refusal> {
         match input {
             Input::Messages(messages) => self.encode_chat(messages, now),
+            Input::Text(text) => {
+                let ids = self.tokenizer.encode_text(text.expose()).map_err(failed)?;
+                Ok(Encoded { ids, dated: false })
+            }
         }
     }
 
@@ -96,9 +100,7 @@ impl Text {
                 _ => refusal.param("messages"),
             }
         })?;
-        let ids = self.tokenizer.encode(&rendered.pieces);
-        let ids =
-            ids.map_err(|error| Refusal::new(RefuseReason::Internal).detail(error.to_string()))?;
+        let ids = self.tokenizer.encode(&rendered.pieces).map_err(failed)?;
         Ok(Encoded {
             ids,
             dated: rendered.dated,
@@ -111,6 +113,11 @@ impl Text {
         let encoded = self.encode_chat(&asked, Timestamp::default())?;
         Ok(encoded.ids)
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(error: EncodeError) -> Refusal {
+    Refusal::new(RefuseReason::Internal).detail(error.to_string())
 }
 
 /// The name of the token with this id, as the template may write it.

@@ -43,11 +43,11 @@ struct Mark {
     modified: (i64, i64),
 }
 
-/// A file that has changed: how many entries it has, or why the old list stays.
+/// A file that has changed: its list, or why the old one stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
     pub realm: String,
-    pub result: Result<usize, String>,
+    pub result: Result<Revocations, String>,
 }
 
 /// What is in force of a realm's file.
@@ -98,10 +98,6 @@ impl DenyFiles {
         changed.collect()
     }
 
-    pub fn list(&self, realm: &str) -> Option<Revocations> {
-        self.watched().get(realm).map(|file| file.list.clone())
-    }
-
     pub fn status(&self, realm: &str) -> Option<DenyStatus> {
         self.watched().get(realm).map(|file| DenyStatus {
             entries: file.list.len(),
@@ -115,8 +111,12 @@ impl DenyFiles {
 }
 
 impl NewDenyFiles {
-    pub fn list(&self, realm: &str) -> Option<Revocations> {
-        self.0.get(realm).map(|file| file.list.clone())
+    /// By realm.
+    pub fn lists(&self) -> BTreeMap<String, Revocations> {
+        let files = self.0.iter();
+        files
+            .map(|(realm, file)| (realm.clone(), file.list.clone()))
+            .collect()
     }
 }
 
@@ -132,7 +132,7 @@ impl Watched {
     }
 
     /// `None`: as it was.
-    fn look(&mut self) -> Option<Result<usize, String>> {
+    fn look(&mut self) -> Option<Result<Revocations, String>> {
         let now = std::fs::metadata(&self.path).map(|meta| Mark::of(&meta));
         // A file that can't be read now may be later, without a change that shows.
         if now.is_ok() && now.as_ref().ok() == self.seen.as_ref() {
@@ -151,8 +151,8 @@ impl Watched {
                 if self.list == list {
                     return None;
                 }
-                self.list = list;
-                Some(Ok(self.list.len()))
+                self.list = list.clone();
+                Some(Ok(list))
             }
             Err(why) => {
                 self.problem = Some(why.clone());
@@ -228,7 +228,8 @@ mod tests {
 
         /// Entries, whether there is a problem, and what the look reported.
         fn look(&self) -> (usize, bool, Vec<Result<usize, String>>) {
-            let reports = self.files.look().into_iter().map(|changed| changed.result);
+            let looked = self.files.look().into_iter();
+            let reports = looked.map(|changed| changed.result.map(|list| list.len()));
             let reports = reports.collect();
             let status = self.files.status("dev").unwrap();
             (status.entries, status.problem.is_some(), reports)
@@ -285,7 +286,7 @@ mod tests {
         bench
             .files
             .follow(bench.files.prepare(&BTreeMap::new()).unwrap());
-        assert_eq!(bench.files.list("dev"), None);
+        assert_eq!(bench.files.status("dev"), None);
     }
 
     #[test]
@@ -296,8 +297,8 @@ mod tests {
         fs::write(&other, ONE).unwrap();
         let path = |path: &Path| BTreeMap::from([("dev".to_owned(), path.to_owned())]);
         let new = bench.files.prepare(&path(&other)).unwrap();
-        assert_eq!(new.list("dev").unwrap().len(), 1);
-        assert_eq!(bench.files.list("dev").unwrap().len(), 2);
+        assert_eq!(new.lists()["dev"].len(), 1);
+        assert_eq!(bench.look().0, 2);
         bench.files.prepare(&BTreeMap::new()).unwrap();
         assert_eq!(bench.look(), (2, false, vec![]));
         // What a look has found since then isn't lost.
@@ -307,6 +308,6 @@ mod tests {
         bench.files.follow(same);
         assert_eq!(bench.look(), (1, false, vec![]));
         bench.files.follow(new);
-        assert_eq!(bench.files.list("dev").unwrap().len(), 1);
+        assert_eq!(bench.look().0, 1);
     }
 }

@@ -46,7 +46,7 @@ pub struct Floor {
     writing: Arc<Mutex<()>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct State {
     floor: Line,
     /// For how long the daemon has run, as of `begun`.
@@ -198,21 +198,32 @@ impl Floor {
         }
     }
 
-    /// Sets the floor, also back, but never before the build; the realms' own floors end. Durable
-    /// when this returns; the caller audits it. Blocks.
-    pub fn reset(&self, to: Timestamp, at: Booted) -> Result<(), StoreError> {
-        {
-            let mut state = self.state();
-            state.floor = Line::new(to.max(build_time()), at.uptime);
-            // Also of those realms that aren't configured now.
-            for saved in state.saved_realms.values_mut() {
-                saved.forget();
-            }
-            for words in state.realms.values_mut() {
-                words.forget(at.uptime);
-            }
-        }
-        self.commit(at)
+    /// Sets the floor, also back, but never before the build; the realms' own floors end. Counts,
+    /// and is durable with what `also` writes, when this returns. Blocks.
+    pub fn reset<E: From<StoreError>>(
+        &self,
+        to: Timestamp,
+        at: Booted,
+        also: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let _writing = self.writing();
+        let mut reset = self.state().clone();
+        reset.reset(to, at);
+        let (floor, realms) = reset.written(at);
+        let written = self.store.commit(|| {
+            self.insert(&floor, realms)?;
+            also()
+        });
+        // What may be there all the same is written over.
+        written.inspect_err(|_| self.state().unsave())?;
+        // What tokens have said meanwhile ends as well.
+        *self.state() = reset;
+        Ok(())
+    }
+
+    /// What the floor is after such a reset.
+    pub fn after_reset(to: Timestamp) -> Timestamp {
+        to.max(build_time())
     }
 
     fn commit(&self, at: Booted) -> Result<(), StoreError> {
@@ -221,14 +232,20 @@ impl Floor {
     }
 
     fn write(&self, at: Booted) -> Result<(), StoreError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writing = self.writing();
         let (floor, realms) = self.state().written(at);
-        let insert = || {
-            let realms = realms.map_err(|e: Error| StoreError::Io(e.to_string()))?;
-            self.tree.insert(KEY, &floor)?;
-            self.tree.insert(REALMS_KEY, &realms)
-        };
-        insert().inspect_err(|_| self.state().unsave())
+        let inserted = self.insert(&floor, realms);
+        inserted.inspect_err(|_| self.state().unsave())
+    }
+
+    fn insert(&self, floor: &[u8], realms: Result<Vec<u8>, Error>) -> Result<(), StoreError> {
+        let realms = realms.map_err(|e| StoreError::Io(e.to_string()))?;
+        self.tree.insert(KEY, floor)?;
+        self.tree.insert(REALMS_KEY, &realms)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -253,6 +270,15 @@ impl State {
         match self.kept {
             true => self.floor.start(),
             false => self.floor.at(now),
+        }
+    }
+
+    fn reset(&mut self, to: Timestamp, at: Booted) {
+        self.floor = Line::new(Floor::after_reset(to), at.uptime);
+        // Also of those realms that aren't configured now.
+        self.saved_realms.values_mut().for_each(Saved::forget);
+        for words in self.realms.values_mut() {
+            words.forget(at.uptime);
         }
     }
 

@@ -1,13 +1,11 @@
-//! The pinned keys of each realm: kept in the store, changed by an explicit pin, or by a refresh
-//! ([`refresh`]) with a set that is vouched for ([`vouch`]). [`floor`] keeps the time floors,
-//! [`deny`] follows the realms' deny files.
+//! The realms' keys as they are kept, how one set vouches for another ([`vouch`]), and where changes
+//! come from: issuers over HTTPS ([`refresh`]), the realms' deny files ([`deny`]). [`floor`] keeps
+//! the time floors. What is in force is [`authority`](crate::authority)'s to say.
 
 mod backup;
 mod deny;
 mod floor;
 mod refresh;
-#[cfg(test)]
-mod refresh_tests;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -16,18 +14,18 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::backup::Backup;
+use self::backup::{Backup, NewCopy};
 pub use self::deny::{Changed, DenyFiles, DenyStatus, NewDenyFiles};
 pub use self::floor::Floor;
-pub use self::refresh::{Fetched, Held, Lines, Outcome, Refresher, Report, Source, Told, Why};
+pub use self::refresh::{Flight, Line, Lines, Outcome, Refresher, Report, Source, Why};
 use self::stored::Stored;
-use self::vouch::{History, Thumbprints};
-use crate::auth::KeySet;
+pub use self::vouch::{Circumstances, History, Thumbprints, Verdict};
+use crate::auth::{KeySet, KeySetError};
 use crate::identity::is_topic_level;
 use crate::store::{MAX_KEY, Store, StoreError, Tree};
 use crate::time::{Mark, Moment, Timestamp, Uptime};
@@ -35,9 +33,6 @@ use crate::time::{Mark, Moment, Timestamp, Uptime};
 /// The largest key set: a realm has a few keys of 1 to 3 KiB each. Their history needs room beside
 /// it in one value of the store.
 const MAX_JWKS: usize = 56 * 1024;
-
-/// A confirmation is saved when it is this far from the saved one: seldom, for the flash's sake.
-const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 /// In the store while it is the one that was opened before; no realm has such a name.
 const OPENED: &[u8] = b".opened";
@@ -50,7 +45,7 @@ pub enum KeysError {
     Invalid(String),
 }
 
-/// Realm keys that survive everything. Cheap to clone.
+/// Where realm keys survive everything. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Keyring(Arc<Shared>);
 
@@ -59,7 +54,6 @@ struct Shared {
     store: Store,
     tree: Tree,
     backup: Backup,
-    pinned: Mutex<BTreeMap<String, Pinned>>,
     restored: Vec<String>,
     ignored: Vec<String>,
     /// For how long the daemon had run when a realm's keys were confirmed.
@@ -68,25 +62,35 @@ struct Shared {
     begun: Uptime,
 }
 
+/// A usable key set with its exact bytes. Holding one says nothing of who vouches for it.
+#[derive(Debug, Clone)]
+pub struct Set {
+    pub keys: KeySet,
+    jwks: Arc<[u8]>,
+}
+
+/// A realm's keys in force.
 #[derive(Debug, Clone)]
 pub struct Pinned {
     pub keys: KeySet,
+    /// The exact bytes.
+    pub jwks: Arc<[u8]>,
     pub confirmed: Mark,
-    history: History,
-    /// The last change in this process.
-    changed: Option<(Timestamp, Change)>,
+    pub history: History,
+    /// What changed last, and when, since the start.
+    pub changed: Option<(Timestamp, Difference)>,
 }
 
 /// Keys that came into force and keys that left, by thumbprint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct Difference {
     pub added: Vec<String>,
     pub removed: Vec<String>,
 }
 
-impl Change {
-    fn between(old: &Thumbprints, new: &Thumbprints) -> Change {
-        Change {
+impl Difference {
+    pub fn between(old: &Thumbprints, new: &Thumbprints) -> Difference {
+        Difference {
             added: new.difference(old).cloned().collect(),
             removed: old.difference(new).cloned().collect(),
         }
@@ -97,10 +101,46 @@ impl Change {
     }
 }
 
+impl Set {
+    pub fn parse(jwks: &[u8]) -> Result<Set, KeysError> {
+        if jwks.len() > MAX_JWKS {
+            let what = format!("it is larger than {} KiB", MAX_JWKS / 1024);
+            return Err(KeysError::Invalid(what));
+        }
+        let keys = KeySet::parse(jwks).map_err(|e| KeysError::Invalid(e.0))?;
+        let jwks = jwks.into();
+        Ok(Set { keys, jwks })
+    }
+
+    pub fn jwks(&self) -> Arc<[u8]> {
+        Arc::clone(&self.jwks)
+    }
+}
+
+impl From<&Pinned> for Set {
+    fn from(pinned: &Pinned) -> Set {
+        Set {
+            keys: pinned.keys.clone(),
+            jwks: Arc::clone(&pinned.jwks),
+        }
+    }
+}
+
 impl Pinned {
-    /// What changed last, and when, since the daemon's start.
-    pub fn changed(&self) -> Option<&(Timestamp, Change)> {
-        self.changed.as_ref()
+    /// Only these of its keys.
+    pub fn only(&self, thumbprints: &Thumbprints) -> Result<Set, KeysError> {
+        let invalid = |e: KeySetError| KeysError::Invalid(e.0);
+        let jwks = KeySet::only(&self.jwks, thumbprints).map_err(invalid)?;
+        let keys = KeySet::stored(&jwks).map_err(invalid)?;
+        let jwks = jwks.into();
+        Ok(Set { keys, jwks })
+    }
+
+    /// Whether nothing of it has changed.
+    fn is(&self, other: &Pinned) -> bool {
+        self.jwks == other.jwks
+            && self.confirmed == other.confirmed
+            && self.history == other.history
     }
 }
 
@@ -150,39 +190,12 @@ impl Keyring {
             store: store.clone(),
             tree,
             backup,
-            pinned: Mutex::new(BTreeMap::new()),
             restored,
             ignored,
             ran_then: store.tree("keys_confirmed")?,
             ran,
             begun,
         })))
-    }
-
-    /// Sets the stored confirmations right after the clock was. Blocks.
-    pub fn mend(&self, now: Moment) -> Result<(), KeysError> {
-        let mut pinned = self.pinned();
-        for (realm, bytes) in self.0.tree.range(&[], usize::MAX)? {
-            let (Ok(realm), Some(mut stored)) =
-                (String::from_utf8(realm), Stored::from_bytes(&bytes))
-            else {
-                continue;
-            };
-            let known = pinned.get_mut(&realm);
-            let mended = match &known {
-                Some(known) => known.confirmed,
-                None => self.0.mark(&realm, stored.confirmed_at)?,
-            };
-            let mended = mended.mended(now);
-            if mended.at() != stored.confirmed_at {
-                stored.confirmed_at = mended.at();
-                self.0.save(&realm, &stored, mended.age(now), now)?;
-            }
-            if let Some(known) = known {
-                known.confirmed = mended;
-            }
-        }
-        Ok(())
     }
 
     /// Realms whose keys the store had lost and the copies gave back, for the audit.
@@ -195,181 +208,135 @@ impl Keyring {
         &self.0.ignored
     }
 
-    pub fn get(&self, realm: &str) -> Result<Option<Pinned>, KeysError> {
-        if let Some(pinned) = self.pinned().get(realm) {
-            return Ok(Some(pinned.clone()));
+    /// The keys of every realm. What is damaged is told and left out: one realm without keys mustn't
+    /// keep the others from their start.
+    pub fn load(&self) -> Result<BTreeMap<String, Pinned>, KeysError> {
+        let mut all = BTreeMap::new();
+        for (name, bytes) in self.0.tree.range(&[], usize::MAX)? {
+            let name = String::from_utf8(name)
+                .ok()
+                .filter(|name| is_realm_name(name));
+            let Some(realm) = name else { continue };
+            match self.read(&realm, &bytes) {
+                Ok(pinned) => {
+                    tell_left_out(&realm, &pinned.keys);
+                    all.insert(realm, pinned);
+                }
+                Err(KeysError::Invalid(why)) => {
+                    tracing::error!(realm, why, "the pinned keys can't be used; pin them again");
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let Some(bytes) = self.0.tree.get(realm.as_bytes())? else {
-            return Ok(None);
-        };
-        let damaged = || KeysError::Invalid(format!("the stored keys of {realm:?} are damaged"));
-        let stored = Stored::from_bytes(&bytes).ok_or_else(damaged)?;
+        Ok(all)
+    }
+
+    fn read(&self, realm: &str, bytes: &[u8]) -> Result<Pinned, KeysError> {
+        let damaged = || KeysError::Invalid("what is stored is damaged".to_owned());
+        let stored = Stored::from_bytes(bytes).ok_or_else(damaged)?;
         let keys = KeySet::stored(&stored.jwks).map_err(|e| KeysError::Invalid(e.0))?;
-        tell_left_out(realm, &keys);
-        let pinned = Pinned {
+        Ok(Pinned {
             history: stored.history(&keys),
             keys,
             confirmed: self.0.mark(realm, stored.confirmed_at)?,
+            jwks: stored.jwks.into(),
             changed: None,
-        };
-        self.pinned().insert(realm.to_owned(), pinned.clone());
-        Ok(Some(pinned))
+        })
     }
 
-    /// Replaces the realm's keys by a person's choice; durable when this returns. Blocks.
-    pub fn pin(
-        &self,
-        realm: &str,
-        jwks: &[u8],
-        now: Moment,
-    ) -> Result<(KeySet, Change), KeysError> {
-        if !is_realm_name(realm) {
-            let what = format!("{realm:?} can't be a realm's name");
-            return Err(KeysError::Invalid(what));
-        }
-        let keys = KeySet::parse(jwks).map_err(|e| KeysError::Invalid(e.0))?;
-        let history = History::by_hand(&keys.thumbprints());
-        let confirmed = Mark::here(now);
-        let change = self.replace(realm, keys.clone(), jwks, history, confirmed, now)?;
-        Ok((keys, change))
-    }
-
-    /// [`Keyring::pin`]s what is in force, where `fingerprint` names it.
-    fn pin_again(
-        &self,
-        realm: &str,
-        fingerprint: &str,
-        now: Moment,
-    ) -> Option<Result<(KeySet, Change), KeysError>> {
-        let known = self.get(realm).ok().flatten();
-        known.filter(|known| known.keys.fingerprint() == fingerprint)?;
-        let saved = self.saved(realm).transpose()?;
-        Some(saved.and_then(|saved| self.pin(realm, &saved.jwks, now)))
-    }
-
-    /// Puts keys in force that their history allows.
-    fn replace(
-        &self,
-        realm: &str,
-        keys: KeySet,
-        jwks: &[u8],
-        history: History,
-        confirmed: Mark,
-        now: Moment,
-    ) -> Result<Change, KeysError> {
-        if jwks.len() > MAX_JWKS {
-            let what = format!("it is larger than {} KiB", MAX_JWKS / 1024);
-            return Err(KeysError::Invalid(what));
-        }
-        // What can't be read any more is replaced without a word on what it was.
-        let old = self.get(realm).ok().flatten();
-        let old = old.map(|old| old.keys.thumbprints()).unwrap_or_default();
-        let change = Change::between(&old, &keys.thumbprints());
-        let stored = Stored {
-            jwks: jwks.to_vec(),
-            confirmed_at: confirmed.at(),
-            history: Some(history.clone()),
-        };
-        // One pin at a time, or store and copy could end up with different sets.
-        let mut pinned = self.pinned();
-        self.0.save(realm, &stored, confirmed.age(now), now)?;
-        tell_left_out(realm, &keys);
-        let changed = Some((now.known, change.clone())).filter(|_| !change.is_empty());
-        let before = pinned.get(realm).and_then(|old| old.changed.clone());
-        let entry = Pinned {
-            keys,
-            confirmed,
-            history,
-            changed: changed.or(before),
-        };
-        pinned.insert(realm.to_owned(), entry);
-        Ok(change)
-    }
-
-    /// Leaves only these of the realm's keys in force. Nobody has confirmed them.
-    fn reduce(
-        &self,
-        realm: &str,
-        to: &Thumbprints,
-        history: History,
-        now: Moment,
-    ) -> Result<Change, KeysError> {
-        let lost = || KeysError::Invalid("nothing is pinned".to_owned());
-        let saved = self.saved(realm)?.ok_or_else(lost)?;
-        let confirmed = self.get(realm)?.ok_or_else(lost)?.confirmed;
-        let jwks = KeySet::only(&saved.jwks, to).map_err(|e| KeysError::Invalid(e.0))?;
-        let keys = KeySet::parse(&jwks).map_err(|e| KeysError::Invalid(e.0))?;
-        self.replace(realm, keys, &jwks, history, confirmed, now)
-    }
-
-    /// Notes that the realm's keys are still its keys, whatever the wall clock says. Blocks where
-    /// it saves.
-    pub fn confirm(&self, realm: &str, now: Moment) -> Result<(), KeysError> {
-        self.note(realm, Some(Mark::here(now)), None, now)
-    }
-
-    /// Notes what an answer says without a change of keys. Stored is the time that is known, so a
+    /// Saves what `new` has and `old` hadn't, as far as it is worth a write, with what `also`
+    /// writes: both or neither is durable when this returns. Stored is the time that is known, so a
     /// clock that is behind makes keys look older after a restart, and for how long the daemon had
-    /// run, so that one that is ahead makes them young for no longer than it runs. Blocks where it
-    /// saves.
-    fn note(
+    /// run, so that one that is ahead makes them young for no longer than it runs. Blocks.
+    pub fn save<E: From<StoreError>>(
         &self,
-        realm: &str,
-        confirmed: Option<Mark>,
-        history: Option<History>,
+        old: &BTreeMap<String, Pinned>,
+        new: &BTreeMap<String, Pinned>,
         now: Moment,
-    ) -> Result<(), KeysError> {
-        self.get(realm)?;
-        let mut pinned = self.pinned();
-        let Some(entry) = pinned.get_mut(realm) else {
-            return Ok(());
-        };
-        entry.confirmed = confirmed.unwrap_or(entry.confirmed);
-        entry.history = history.unwrap_or_else(|| entry.history.clone());
-        let Some(mut saved) = self.saved(realm)? else {
-            return Ok(());
-        };
-        let watched = entry.history.ahead_of(&saved.history(&entry.keys));
-        if watched.max(apart(entry.confirmed.at(), saved.confirmed_at)) >= SAVE_EVERY {
-            saved.confirmed_at = entry.confirmed.at();
-            saved.history = Some(entry.history.clone());
-            self.0.save(realm, &saved, entry.confirmed.age(now), now)?;
+        also: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut staged, mut before) = (Vec::new(), Vec::new());
+        for (realm, pinned) in new {
+            if old.get(realm).is_some_and(|old| old.is(pinned)) {
+                continue;
+            }
+            let saved = self.0.tree.get(realm.as_bytes())?;
+            if saved
+                .as_deref()
+                .and_then(Stored::from_bytes)
+                .is_some_and(|s| !s.is_due(pinned))
+            {
+                continue;
+            }
+            before.push((realm, saved));
+            staged.push(self.0.stage(realm, pinned, now)?);
+        }
+        if staged.is_empty() {
+            return also();
+        }
+        let written = self.0.store.commit(|| {
+            staged.iter().try_for_each(|(row, _)| self.0.insert(row))?;
+            also()
+        });
+        if let Err(error) = written {
+            // A store that can still be written has no keys that nobody recorded.
+            for (realm, saved) in before {
+                let _ = match saved {
+                    Some(saved) => self.0.tree.insert(realm.as_bytes(), &saved),
+                    None => self.0.tree.remove(realm.as_bytes()),
+                };
+            }
+            return Err(error);
+        }
+        for (row, copy) in staged {
+            if let Err(error) = copy.put() {
+                let realm = row.realm;
+                tracing::warn!(realm, %error, "the copy of the pinned keys is the one before");
+            }
         }
         Ok(())
     }
+}
 
-    fn saved(&self, realm: &str) -> Result<Option<Stored>, KeysError> {
-        let saved = self.0.tree.get(realm.as_bytes())?;
-        Ok(saved.and_then(|bytes| Stored::from_bytes(&bytes)))
-    }
-
-    fn pinned(&self) -> MutexGuard<'_, BTreeMap<String, Pinned>> {
-        self.0.pinned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What is stored of a realm.
+struct Row {
+    realm: String,
+    keys: Vec<u8>,
+    ran_then: [u8; 16],
 }
 
 impl Shared {
     /// The copy is on the disk before the store changes, so that keys which were refused for want
     /// of it aren't found in force after a restart. The store is what counts.
-    /// `age`: of the confirmation.
-    fn save(
+    fn stage(
         &self,
         realm: &str,
-        stored: &Stored,
-        age: Duration,
+        pinned: &Pinned,
         now: Moment,
-    ) -> Result<(), KeysError> {
-        let (bytes, name) = (stored.to_bytes()?, realm.as_bytes());
+    ) -> Result<(Row, NewCopy), StoreError> {
+        let stored = Stored {
+            jwks: pinned.jwks.to_vec(),
+            confirmed_at: pinned.confirmed.at(),
+            history: Some(pinned.history.clone()),
+        };
         let ran = self.ran.saturating_add(now.uptime.since(self.begun));
-        let ran = u64::try_from(ran.saturating_sub(age).as_millis()).unwrap_or(u64::MAX);
-        let then = [stored.confirmed_at.0, ran].map(u64::to_be_bytes).concat();
-        let copy = self.backup.stage(realm, stored)?;
-        self.store.commit(|| {
-            self.ran_then.insert(name, &then)?;
-            self.tree.insert(name, &bytes)
-        })?;
-        copy.put()?;
-        Ok(())
+        let ran = ran.saturating_sub(pinned.confirmed.age(now));
+        let ran = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
+        let mut ran_then = [0; 16];
+        ran_then[..8].copy_from_slice(&stored.confirmed_at.0.to_be_bytes());
+        ran_then[8..].copy_from_slice(&ran.to_be_bytes());
+        let row = Row {
+            realm: realm.to_owned(),
+            keys: stored.to_bytes()?,
+            ran_then,
+        };
+        Ok((row, self.backup.stage(realm, &stored)?))
+    }
+
+    fn insert(&self, row: &Row) -> Result<(), StoreError> {
+        let name = row.realm.as_bytes();
+        self.ran_then.insert(name, &row.ran_then)?;
+        self.tree.insert(name, &row.keys)
     }
 
     /// A stored confirmation. Where nothing is known of the run at that time, it was the last.
@@ -390,14 +357,10 @@ impl Shared {
 }
 
 /// A key that signs tokens and isn't used will be missed. One that encrypts won't.
-fn tell_left_out(realm: &str, keys: &KeySet) {
+pub fn tell_left_out(realm: &str, keys: &KeySet) {
     for skipped in keys.skipped().iter().filter(|skipped| skipped.signs) {
         tracing::warn!(realm, %skipped, "a key of the realm's set is left out");
     }
-}
-
-fn apart(a: Timestamp, b: Timestamp) -> Duration {
-    a.since(b).max(b.since(a))
 }
 
 /// Whether `name` may name a file and a key of the store.

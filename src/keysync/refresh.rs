@@ -1,19 +1,18 @@
 //! Fetching the realms' keys over HTTPS: seldom, one at a time, and never at the cost of a good set.
 //!
-//! A fetched set counts only when it is vouched for ([`super::vouch`]). Any other is *held*: kept in
-//! memory and shown, until a person pins it. Whatever else goes wrong changes nothing.
+//! This only fetches. A set that nobody vouches for ([`super::vouch`]) is *held*: kept in memory and
+//! shown, until a person pins it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use super::vouch::{Circumstances, Next, Verdict};
-use super::{Change, DenyFiles, Keyring, KeysError, MAX_JWKS, Pinned};
-use crate::auth::KeySet;
+use super::vouch::Verdict;
+use super::{KeysError, MAX_JWKS, Set};
 use crate::https::{Https, HttpsError};
 use crate::identity::random;
-use crate::time::{Mark, Moment, Timestamp};
+use crate::time::{self, Timestamp};
 
 /// Where a realm's keys are fetched from, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,78 +65,38 @@ impl Outcome {
     }
 }
 
-/// A fetched set that isn't pinned.
-#[derive(Debug, Clone)]
-pub struct Held {
-    pub keys: KeySet,
-    jwks: Vec<u8>,
-}
-
 /// What is known of a realm's refreshes.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     pub last: Option<(Outcome, Timestamp)>,
     /// Until the next regular fetch.
     pub next_in: Duration,
-    /// Keys that vouch for a fetched set, in force or not, by thumbprint.
-    pub vouching: Vec<String>,
-    pub held: Option<Held>,
+    /// A fetched set that isn't in force.
+    pub held: Option<Set>,
 }
 
-/// What came of a realm's fetch.
-#[derive(Debug)]
-pub struct Told<'t> {
-    pub realm: &'t str,
-    pub outcome: &'t Outcome,
-    /// What is in force now and wasn't, and the other way round.
-    pub change: &'t Change,
-    /// A set that is held already is none.
-    pub news: bool,
-}
-
-/// Called within the flight, so that whoever waited for it sees its effect.
-type Changed = Box<dyn Fn(&Told<'_>) + Send + Sync>;
-
-/// Both clocks, and the instant for waits.
-type Clock = Box<dyn Fn() -> (Moment, Instant) + Send + Sync>;
-
-/// What an explicit fetch has found.
-#[derive(Debug, Clone)]
-pub struct Fetched {
-    pub set: Held,
-    /// It is the pinned one: there is nothing to hold.
-    pub pinned: bool,
-}
-
-/// Cheap to clone.
-#[derive(Clone)]
-pub struct Refresher(Arc<Inner>);
-
-struct Inner {
-    keyring: Keyring,
-    deny_files: DenyFiles,
-    /// Read when a fetch ends.
-    clock: Clock,
-    changed: OnceLock<Changed>,
-    realms: Mutex<BTreeMap<String, Arc<Line>>>,
-}
+/// The realms' lines to their issuers. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Refresher(Arc<Mutex<BTreeMap<String, Arc<Line>>>>);
 
 /// The lines of a configuration, for [`Refresher::follow`].
+#[derive(Debug, Default)]
 pub struct Lines(BTreeMap<String, Arc<Line>>);
 
-impl std::fmt::Debug for Lines {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.keys()).finish()
-    }
-}
-
 /// One realm's line to its issuer.
-struct Line {
+pub struct Line {
     source: Source,
     https: Https,
     /// Held during a fetch: there is never more than one.
     flight: Mutex<()>,
     state: Mutex<State>,
+}
+
+/// A fetch: as long as it is held, there is no other of the realm's.
+#[must_use]
+pub struct Flight<'l> {
+    line: &'l Line,
+    _turn: MutexGuard<'l, ()>,
 }
 
 struct State {
@@ -146,46 +105,32 @@ struct State {
     last_fetch: Option<Instant>,
     next: Instant,
     last: Option<(Outcome, Timestamp)>,
-    held: Option<Held>,
+    held: Option<Set>,
     /// The fingerprint of the set that was reported as held last.
     told: Option<String>,
     /// When an answer of the realm's own came last.
     heard: Option<Instant>,
 }
 
-impl std::fmt::Debug for Refresher {
+impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Refresher").finish_non_exhaustive()
+        f.debug_struct("Line")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 
 impl Refresher {
-    pub fn new(keyring: Keyring, deny_files: DenyFiles, clock: Clock) -> Refresher {
-        Refresher(Arc::new(Inner {
-            keyring,
-            deny_files,
-            clock,
-            changed: OnceLock::new(),
-            realms: Mutex::default(),
-        }))
-    }
-
-    /// Whom to tell of outcomes; the first call counts.
-    pub fn on_change(&self, changed: Changed) {
-        let _ = self.0.changed.set(changed);
-    }
-
     /// Makes what asking `sources` needs, and changes nothing. A realm whose source is the same
     /// keeps its state.
     pub fn prepare(&self, sources: &BTreeMap<String, Source>) -> Result<Lines, HttpsError> {
-        let (_, now) = (self.0.clock)();
         let mut lines = BTreeMap::new();
         let old = self.realms().clone();
         for (realm, source) in sources {
             let same = old.get(realm).filter(|line| line.source == *source);
             let line = match same {
                 Some(line) => Arc::clone(line),
-                None => Arc::new(Line::new(source.clone(), now)?),
+                None => Arc::new(Line::new(source.clone())?),
             };
             lines.insert(realm.clone(), line);
         }
@@ -199,7 +144,7 @@ impl Refresher {
 
     /// Realms whose regular fetch is due and not under way.
     pub fn due(&self) -> Vec<String> {
-        let (_, now) = (self.0.clock)();
+        let now = time::instant();
         let lines = self.realms();
         let due = lines
             .iter()
@@ -207,195 +152,18 @@ impl Refresher {
         due.map(|(realm, _)| realm.clone()).collect()
     }
 
-    /// `None`: the realm isn't refreshed. Blocks until the fetch, or the one under way, has ended.
-    pub fn refresh(&self, realm: &str, why: Why) -> Option<Outcome> {
-        let line = self.line(realm)?;
-        let before = line.state().fetches;
-        let flight = line.flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, now) = (self.0.clock)();
-        {
-            let state = line.state();
-            // Somebody else's fetch, which began later than this question or was under way.
-            if let (true, Some((outcome, _))) = (state.fetches != before, &state.last) {
-                return Some(outcome.clone());
-            }
-            let wait = state.cooldown(line.source.min_interval, now);
-            if let (Why::UnknownKey, Some(wait)) = (why, wait) {
-                return Some(Outcome::Cooldown(wait));
-            }
-        }
-        let fetched = line.fetch().map(|(keys, jwks)| Held { keys, jwks });
-        let judged = fetched.and_then(|set| self.judge(realm, &line, set));
-        let (outcome, change) = match judged {
-            Ok(judged) => judged,
-            Err(why) => (Outcome::Failed(why), Change::default()),
-        };
-        let (moment, now) = (self.0.clock)();
-        line.note(outcome.clone(), moment.known, now);
-        self.tell(realm, &line, &outcome, &change);
-        drop(flight);
-        Some(outcome)
-    }
-
-    /// Fetches the realm's set and holds it, unless it is pinned: then it is confirmed.
-    pub fn fetch(&self, realm: &str) -> Option<Result<Fetched, String>> {
-        let line = self.line(realm)?;
-        let _flight = line.flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let fetched = line.fetch().map(|(keys, jwks)| Held { keys, jwks });
-        Some(fetched.and_then(|set| self.looked_at(realm, &line, set)))
-    }
-
-    fn looked_at(&self, realm: &str, line: &Line, set: Held) -> Result<Fetched, String> {
-        let keyring = &self.0.keyring;
-        let known = keyring.get(realm).map_err(|error| error.to_string())?;
-        let pinned = known.is_some_and(|known| known.keys.same_keys(&set.keys));
-        if pinned {
-            let (now, _) = (self.0.clock)();
-            let confirmed = keyring.confirm(realm, now);
-            confirmed.map_err(|error| error.to_string())?;
-            line.state().forget_held();
-            self.tell(realm, line, &Outcome::Confirmed, &Change::default());
-        } else {
-            // Whoever fetches sees it, so it is no news.
-            let mut state = line.state();
-            state.told = Some(set.keys.fingerprint());
-            state.held = Some(set.clone());
-        }
-        Ok(Fetched { set, pinned })
-    }
-
-    /// The realm's keys have been pinned by hand: what was held is settled.
-    pub fn settle(&self, realm: &str) {
-        if let Some(line) = self.line(realm) {
-            line.state().forget_held();
-        }
-    }
-
-    /// Pins the set that `fingerprint` names: the held one, or the one in force, whose keys then
-    /// count as a person's choice. `None`: there is no such set.
-    pub fn pin_held(
-        &self,
-        realm: &str,
-        fingerprint: &str,
-        now: Moment,
-    ) -> Option<Result<(KeySet, Change), KeysError>> {
-        let line = self.line(realm)?;
-        let held = line.state().held.clone();
-        let held = held.filter(|held| held.keys.fingerprint() == fingerprint);
-        let pinned = match held {
-            Some(held) => self.0.keyring.pin(realm, &held.jwks, now),
-            None => self.0.keyring.pin_again(realm, fingerprint, now)?,
-        };
-        if pinned.is_ok() {
-            line.state().forget_held();
-        }
-        Some(pinned)
-    }
-
-    pub fn report(&self, realm: &str) -> Option<Report> {
-        let line = self.line(realm)?;
-        let (_, now) = (self.0.clock)();
-        let pinned = self.0.keyring.get(realm).ok().flatten();
-        let vouching = pinned.map(|pinned| pinned.history.vouching(line.source.vouch_after));
-        let state = line.state();
-        Some(Report {
-            last: state.last.clone(),
-            next_in: state.next.saturating_duration_since(now),
-            vouching: vouching.unwrap_or_default(),
-            held: state.held.clone(),
-        })
-    }
-
-    fn tell(&self, realm: &str, line: &Line, outcome: &Outcome, change: &Change) {
-        let news = *outcome != Outcome::Held || line.state().is_held_news();
-        if let Some(changed) = self.0.changed.get() {
-            changed(&Told {
-                realm,
-                outcome,
-                change,
-                news,
-            });
-        }
-    }
-
-    /// What becomes of a sound set.
-    fn judge(&self, realm: &str, line: &Line, set: Held) -> Result<(Outcome, Change), String> {
-        let said = |error: KeysError| error.to_string();
-        let Some(pinned) = self.0.keyring.get(realm).map_err(said)? else {
-            line.state().held = Some(set);
-            return Ok((Outcome::Held, Change::default()));
-        };
-        let (now, instant) = (self.0.clock)();
-        let denied = self.0.deny_files.list(realm).unwrap_or_default();
-        let circumstances = Circumstances {
-            passed: line.since_heard(instant),
-            vouch_after: line.source.vouch_after,
-            denied: &|thumbprint| denied.revokes_key(thumbprint, now.known),
-        };
-        let (was, fetched) = (pinned.keys.thumbprints(), set.keys.thumbprints());
-        let next = pinned.history.next(&was, &fetched, &circumstances);
-        let verdict = next.verdict;
-        let change = self
-            .put_in_force(realm, &pinned, &set, next, now)
-            .map_err(said)?;
-        let mut state = line.state();
-        if verdict != Verdict::Foreign {
-            state.heard = Some(instant);
-        }
-        if matches!(verdict, Verdict::Held | Verdict::Foreign) {
-            state.held = Some(set);
-            return Ok((Outcome::Held, change));
-        }
-        state.forget_held();
-        let same = pinned.keys.same_keys(&set.keys);
-        let outcome = if same {
-            Outcome::Confirmed
-        } else {
-            Outcome::Replaced
-        };
-        Ok((outcome, change))
-    }
-
-    /// Puts in force what the history says.
-    fn put_in_force(
-        &self,
-        realm: &str,
-        pinned: &Pinned,
-        set: &Held,
-        next: Next,
-        now: Moment,
-    ) -> Result<Change, KeysError> {
-        let keyring = &self.0.keyring;
-        let none = |()| Change::default();
-        match next.verdict {
-            Verdict::Foreign => Ok(Change::default()),
-            Verdict::Held if next.in_force == pinned.keys.thumbprints() => {
-                keyring.note(realm, None, Some(next.history), now).map(none)
-            }
-            Verdict::Held => keyring.reduce(realm, &next.in_force, next.history, now),
-            _ if pinned.keys.same_set(&set.keys) => {
-                let noted = keyring.note(realm, Some(Mark::here(now)), Some(next.history), now);
-                noted.map(none)
-            }
-            // The same keys by other names or beside others that are left out, too.
-            _ => {
-                let (keys, confirmed) = (set.keys.clone(), Mark::here(now));
-                keyring.replace(realm, keys, &set.jwks, next.history, confirmed, now)
-            }
-        }
-    }
-
-    fn line(&self, realm: &str) -> Option<Arc<Line>> {
+    /// `None`: the realm isn't refreshed.
+    pub fn line(&self, realm: &str) -> Option<Arc<Line>> {
         self.realms().get(realm).cloned()
     }
 
     fn realms(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Line>>> {
-        self.0.realms.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Line {
-    fn new(source: Source, now: Instant) -> Result<Line, HttpsError> {
+    fn new(source: Source) -> Result<Line, HttpsError> {
         let https = Https::new(source.ca_file.as_deref(), source.timeout)?;
         Ok(Line {
             source,
@@ -405,7 +173,7 @@ impl Line {
                 fetches: 0,
                 failures: 0,
                 last_fetch: None,
-                next: now,
+                next: time::instant(),
                 last: None,
                 held: None,
                 told: None,
@@ -414,14 +182,48 @@ impl Line {
         })
     }
 
-    fn fetch(&self) -> Result<(KeySet, Vec<u8>), String> {
-        let answer = self.https.get(&self.source.uri, MAX_JWKS as u64);
-        let answer = answer.map_err(|error| error.to_string())?;
-        if answer.status != 200 {
-            return Err(format!("the issuer answered with status {}", answer.status));
+    /// A turn to fetch the realm's keys; or what came of a fetch that served as well, or why there
+    /// is none. Blocks until the one under way has ended.
+    pub fn begin(&self, why: Why) -> Result<Flight<'_>, Outcome> {
+        let before = self.state().fetches;
+        let flight = self.take();
+        let now = time::instant();
+        let state = self.state();
+        // Somebody else's fetch, which began later than this question or was under way.
+        if let (true, Some((outcome, _))) = (state.fetches != before, &state.last) {
+            return Err(outcome.clone());
         }
-        let keys = KeySet::parse(&answer.body).map_err(|error| error.0)?;
-        Ok((keys, answer.body))
+        let wait = state.cooldown(self.source.min_interval, now);
+        match (why, wait) {
+            (Why::UnknownKey, Some(wait)) => Err(Outcome::Cooldown(wait)),
+            _ => Ok(flight),
+        }
+    }
+
+    /// A turn to fetch the realm's keys for a person to look at.
+    pub fn take(&self) -> Flight<'_> {
+        Flight {
+            line: self,
+            _turn: self.flight.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    pub fn held(&self) -> Option<Set> {
+        self.state().held.clone()
+    }
+
+    /// What was held is settled.
+    pub fn settle(&self) {
+        self.state().forget_held();
+    }
+
+    pub fn report(&self) -> Report {
+        let (state, now) = (self.state(), time::instant());
+        Report {
+            last: state.last.clone(),
+            next_in: state.next.saturating_duration_since(now),
+            held: state.held.clone(),
+        }
     }
 
     /// Plans the next regular fetch: after the interval, or after a pause that doubles up to it.
@@ -450,17 +252,67 @@ impl Line {
         matches!(self.flight.try_lock(), Err(TryLockError::WouldBlock))
     }
 
-    /// How long one silence may count: about as long as there is one while all goes well. Whoever
-    /// can cut the line shall not age keys by that.
-    fn since_heard(&self, now: Instant) -> Duration {
-        let heard = self.state().heard;
-        let passed = heard.map(|heard| now.saturating_duration_since(heard));
-        let most = self.source.refresh_interval.saturating_mul(2);
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flight<'_> {
+    pub fn fetch(&self) -> Result<Set, String> {
+        let line = self.line;
+        let answer = line.https.get(&line.source.uri, MAX_JWKS as u64);
+        let answer = answer.map_err(|error| error.to_string())?;
+        if answer.status != 200 {
+            return Err(format!("the issuer answered with status {}", answer.status));
+        }
+        Set::parse(&answer.body).map_err(|error| match error {
+            KeysError::Invalid(why) => why,
+            other => other.to_string(),
+        })
+    }
+
+    /// Since the answer before, where that was one of the realm's own: how long one silence may
+    /// count, about as long as there is one while all goes well. Whoever can cut the line shall not
+    /// age keys by that.
+    pub fn passed(&self) -> Duration {
+        let heard = self.line.state().heard;
+        let passed = heard.map(|heard| time::instant().saturating_duration_since(heard));
+        let most = self.line.source.refresh_interval.saturating_mul(2);
         passed.unwrap_or_default().min(most)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What has become of the fetched set.
+    pub fn judged(&self, set: Set, verdict: Verdict) -> Outcome {
+        let mut state = self.line.state();
+        if verdict != Verdict::Foreign {
+            state.heard = Some(time::instant());
+        }
+        match verdict {
+            Verdict::Held | Verdict::Foreign => {
+                state.held = Some(set);
+                return Outcome::Held;
+            }
+            Verdict::Confirmed | Verdict::Taken => state.forget_held(),
+        }
+        match verdict {
+            Verdict::Taken => Outcome::Replaced,
+            _ => Outcome::Confirmed,
+        }
+    }
+
+    /// Keeps the set for whoever has asked for it and sees it, so that it is no news.
+    pub fn hold(&self, set: Set) {
+        let mut state = self.line.state();
+        state.told = Some(set.keys.fingerprint());
+        state.held = Some(set);
+    }
+
+    /// The fetch came to this. Returns the set that is held and wasn't, by its fingerprint.
+    pub fn end(&self, outcome: &Outcome, wall: Timestamp) -> Option<String> {
+        self.line.note(outcome.clone(), wall, time::instant());
+        let mut state = self.line.state();
+        let news = *outcome == Outcome::Held && state.is_held_news();
+        state.told.clone().filter(|_| news)
     }
 }
 

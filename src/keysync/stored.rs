@@ -1,12 +1,18 @@
 //! A realm's keys as they are stored, in the store and in its copy: one value, so that no crash
 //! parts the keys from their history.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use super::Pinned;
 use super::vouch::History;
 use crate::auth::KeySet;
 use crate::store::StoreError;
 use crate::time::Timestamp;
+
+/// A confirmation is saved when it is this far from the saved one: seldom, for the flash's sake.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 /// What begins with it has a [`Head`]; before there were any, a value began with the time of its
 /// confirmation, which this would be in the year 260 million.
@@ -33,6 +39,16 @@ impl Stored {
     pub(super) fn history(&self, keys: &KeySet) -> History {
         let known = self.history.clone();
         known.unwrap_or_else(|| History::by_hand(&keys.thumbprints()))
+    }
+
+    /// Whether `pinned` is worth a write in its place.
+    pub(super) fn is_due(&self, pinned: &Pinned) -> bool {
+        let history = self.history(&pinned.keys);
+        let (was, is) = (self.confirmed_at, pinned.confirmed.at());
+        let moved = was.since(is).max(is.since(was));
+        self.jwks[..] != pinned.jwks[..]
+            || !pinned.history.is_chosen_as(&history)
+            || pinned.history.ahead_of(&history).max(moved) >= SAVE_EVERY
     }
 
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, StoreError> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// RFC 7638 thumbprints: a key is its thumbprint, whatever its `kid`.
-pub(super) type Thumbprints = BTreeSet<String>;
+pub type Thumbprints = BTreeSet<String>;
 
 /// How long a ripe key vouches after it has left.
 const VOUCHES_FOR: Duration = Duration::from_secs(30 * 86_400);
@@ -23,7 +23,7 @@ const MOST_LEFT: usize = 32;
 
 /// How long each key of a realm has been in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct History {
+pub struct History {
     /// The realm's clock.
     watched_ms: u64,
     keys: BTreeMap<String, Standing>,
@@ -41,17 +41,17 @@ struct Standing {
 
 /// What an answer is judged by, besides the keys.
 #[derive(Clone, Copy)]
-pub(super) struct Circumstances<'c> {
+pub struct Circumstances<'c> {
     /// Since the answer before, where that was one of the realm's.
-    pub(super) passed: Duration,
+    pub passed: Duration,
     /// How long a key must be in force until it is ripe.
-    pub(super) vouch_after: Duration,
+    pub vouch_after: Duration,
     /// Keys that the deny-list names: they may be in the hands of whoever serves the set.
-    pub(super) denied: &'c dyn Fn(&str) -> bool,
+    pub denied: &'c dyn Fn(&str) -> bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// What is in force, again.
     Confirmed,
     /// The fetched set is in force.
@@ -64,16 +64,16 @@ pub(super) enum Verdict {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Next {
-    pub(super) verdict: Verdict,
+pub struct Next {
+    pub verdict: Verdict,
     /// From now on.
-    pub(super) in_force: Thumbprints,
-    pub(super) history: History,
+    pub in_force: Thumbprints,
+    pub history: History,
 }
 
 impl History {
     /// Keys that a person has pinned. What was before them counts no more.
-    pub(super) fn by_hand(keys: &Thumbprints) -> History {
+    pub fn by_hand(keys: &Thumbprints) -> History {
         let standing = Standing {
             by_hand: true,
             since_ms: 0,
@@ -86,7 +86,7 @@ impl History {
     }
 
     /// What becomes of the keys `in_force` when the issuer serves `fetched`.
-    pub(super) fn next(
+    pub fn next(
         &self,
         in_force: &Thumbprints,
         fetched: &Thumbprints,
@@ -128,14 +128,23 @@ impl History {
     }
 
     /// The keys that vouch for others, in force or not.
-    pub(super) fn vouching(&self, vouch_after: Duration) -> Vec<String> {
+    pub fn vouching(&self, vouch_after: Duration) -> Vec<String> {
         let keys = self.keys.keys();
         let vouching = keys.filter(|key| self.vouches(key, vouch_after));
         vouching.cloned().collect()
     }
 
+    /// Whether a person has chosen the same keys in both.
+    pub fn is_chosen_as(&self, other: &History) -> bool {
+        let chosen = |history: &History| {
+            let keys = history.keys.iter().filter(|(_, standing)| standing.by_hand);
+            keys.map(|(key, _)| key.clone()).collect::<Thumbprints>()
+        };
+        chosen(self) == chosen(other)
+    }
+
     /// How far the realm's clock is ahead of the other's.
-    pub(super) fn ahead_of(&self, other: &History) -> Duration {
+    pub fn ahead_of(&self, other: &History) -> Duration {
         Duration::from_millis(self.watched_ms.saturating_sub(other.watched_ms))
     }
 

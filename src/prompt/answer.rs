@@ -24,6 +24,17 @@ pub struct Outcome {
     pub usage: Usage,
 }
 
+impl Outcome {
+    /// Of an answer whose end nobody knows.
+    pub const LOST: Outcome = Outcome {
+        finish: Finish::Failed,
+        usage: Usage {
+            prompt_tokens: 0,
+            completion_tokens: 0,
+        },
+    };
+}
+
 /// Tokens in and out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -96,11 +107,8 @@ impl AnswerReceiver {
             return Some(Fragment::Text(text));
         }
         if let Some(end) = self.end.as_mut() {
-            let (rest, outcome) = end.await.unwrap_or_else(|_| {
-                let usage = Usage::default();
-                let finish = Finish::Failed;
-                (String::new(), Outcome { finish, usage })
-            });
+            let lost = |_| (String::new(), Outcome::LOST);
+            let (rest, outcome) = end.await.unwrap_or_else(lost);
             self.end = None;
             self.outcome = Some(outcome);
             if !rest.is_empty() {

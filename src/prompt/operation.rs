@@ -62,6 +62,7 @@ table! {
     /// (`wire`). Belongs to one model.
     Dialect {
         Chat = "chat", Post "/v1/chat/completions", Read;
+        Text = "completion", Post "/v1/completions", Read;
     }
 }
 

@@ -181,6 +181,8 @@ impl From<&Completion> for Operation {
 pub enum Input {
     /// A conversation, by the model's chat template.
     Messages(Vec<Message>),
+    /// A text as it is.
+    Text(Secret<String>),
 }
 
 impl Input {
@@ -188,6 +190,7 @@ impl Input {
     pub fn param(&self) -> &'static str {
         match self {
             Input::Messages(_) => "messages",
+            Input::Text(_) => "prompt",
         }
     }
 
@@ -195,6 +198,7 @@ impl Input {
     pub fn bytes(&self) -> usize {
         match self {
             Input::Messages(messages) => messages.iter().map(|m| m.content.expose().len()).sum(),
+            Input::Text(text) => text.expose().len(),
         }
     }
 }

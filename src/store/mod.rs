@@ -84,6 +84,8 @@ struct Shared {
     writer: Mutex<()>,
     slot: RwLock<Slot>,
     broken: Mutex<Option<Broken>>,
+    /// What the last [`Store::check`] found.
+    problem: Mutex<Option<StoreError>>,
     dirty: AtomicBool,
     group: Group,
     /// Real syncs so far, for tests and reports.
@@ -123,6 +125,7 @@ impl Store {
             writer: Mutex::new(()),
             slot: RwLock::new(slot),
             broken: Mutex::new(None),
+            problem: Mutex::new(None),
             dirty: AtomicBool::new(true),
             group: Group::default(),
             syncs: AtomicU64::new(0),
@@ -191,11 +194,19 @@ impl Store {
     /// Whether what would be written now would be kept. Opens a broken handle again where that may
     /// help, so that it recovers also when nobody writes. Blocks.
     pub fn check(&self) -> Result<(), StoreError> {
-        self.write(|_| Ok::<_, StoreError>(()))?;
-        match self.0.has_room() {
+        let room = |()| match self.0.has_room() {
             true => Ok(()),
             false => Err(StoreError::Full),
-        }
+        };
+        let found = self.write(|_| Ok::<_, StoreError>(())).and_then(room);
+        *lock(&self.0.problem) = found.clone().err();
+        found
+    }
+
+    /// Why nothing can be recorded, as the last [`Store::check`] has found it.
+    #[must_use]
+    pub fn problem(&self) -> Option<StoreError> {
+        lock(&self.0.problem).clone()
     }
 
     /// What the database takes on the disk, garbage included.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::members::Members;
-use super::{Body, format, params};
+use super::{Body, Framing, format, params};
 use crate::json;
 use crate::prompt::Dialect;
 use crate::reason::{Refusal, RefuseReason};
@@ -43,8 +43,11 @@ pub fn parse(dialect: Dialect, body: &[u8]) -> Result<Body, Refusal> {
     Ok(Body {
         model,
         completion,
-        stream,
-        include_usage,
+        framing: Framing {
+            dialect,
+            stream,
+            include_usage,
+        },
         ignored,
         authorization,
         body_hash,

@@ -1,6 +1,6 @@
 //! Chat completions: a conversation, and the assistant's next message.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::members::Members;
 use super::params::{self, Neutral, is_empty_list, is_false, is_zero};
@@ -39,5 +39,32 @@ impl Format for Chat {
 
     fn neutral(&self) -> &'static [Neutral] {
         NEUTRAL
+    }
+    fn id_prefix(&self) -> &'static str {
+        "chatcmpl-"
+    }
+
+    fn whole_object(&self) -> &'static str {
+        "chat.completion"
+    }
+
+    fn chunk_object(&self) -> &'static str {
+        "chat.completion.chunk"
+    }
+
+    fn whole(&self, text: &str) -> Value {
+        json!({"message": {"role": "assistant", "content": text, "refusal": null}})
+    }
+
+    fn start(&self) -> Option<Value> {
+        Some(json!({"delta": {"role": "assistant", "content": ""}}))
+    }
+
+    fn piece(&self, text: &str) -> Value {
+        json!({"delta": {"content": text}})
+    }
+
+    fn end(&self) -> Value {
+        json!({"delta": {}})
     }
 }

@@ -1,23 +1,25 @@
 //! Bytes ↔ requests and fragments, in OpenAI's shapes. Pure; shared by HTTP and MQTT.
 //!
 //! [`parse`] reads a body strictly: what can't be honoured is refused by name, never silently
-//! dropped. The writers below it make answers, chunks and errors. What one [`Dialect`] has of its
-//! own is in a file of its own ([`Format`]).
+//! dropped. [`Framer`] writes an answer's bodies. What one [`Dialect`] has of its own is in a file of
+//! its own ([`Format`]).
 
 mod answer;
 mod body;
 mod chat;
+mod completions;
+mod framer;
 mod members;
 mod messages;
 mod params;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{
-    Head, chunk_end, chunk_start, chunk_text, chunk_usage, completion, error, model, models,
-    unfinished,
-};
+pub use answer::{error, model, models};
 pub use body::parse;
+pub use framer::{Framer, Framing};
+
+use serde_json::Value;
 
 use crate::prompt::{Completion, Dialect};
 use crate::reason::Refusal;
@@ -30,8 +32,7 @@ use params::Neutral;
 pub struct Body {
     pub model: Option<String>,
     pub completion: Completion,
-    pub stream: bool,
-    pub include_usage: bool,
+    pub framing: Framing,
     /// Known parameters that have no effect here, for the `slmd-ignored-parameters` header.
     pub ignored: Vec<String>,
     /// MQTT 3.1.1: the token as the body's `authorization` member. HTTP refuses it.
@@ -49,10 +50,24 @@ trait Format: Sync {
 
     /// Parameters of its own that aren't honoured.
     fn neutral(&self) -> &'static [Neutral];
+
+    fn id_prefix(&self) -> &'static str;
+
+    /// What `object` says of a whole answer, and of a chunk.
+    fn whole_object(&self) -> &'static str;
+    fn chunk_object(&self) -> &'static str;
+
+    /// The choice of a whole answer; then those of a stream: before the text, each piece, and with
+    /// the reason of the end.
+    fn whole(&self, text: &str) -> Value;
+    fn start(&self) -> Option<Value>;
+    fn piece(&self, text: &str) -> Value;
+    fn end(&self) -> Value;
 }
 
 fn format(dialect: Dialect) -> &'static dyn Format {
     match dialect {
         Dialect::Chat => &chat::Chat,
+        Dialect::Text => &completions::Text,
     }
 }

@@ -40,7 +40,9 @@ fn refused(value: &Value) -> (RefuseReason, Option<String>) {
 }
 
 fn messages(body: &Body) -> &[Message] {
-    let Input::Messages(messages) = &body.completion.input;
+    let Input::Messages(messages) = &body.completion.input else {
+        panic!("no messages");
+    };
     messages
 }
 
@@ -62,7 +64,7 @@ fn parameters_at_their_limits() {
     assert_eq!(parsed.completion.sampling.seed, Some(u64::MAX));
     assert_eq!(parsed.completion.stop, ["a", "b", "c", "d"]);
     assert_eq!(parsed.completion.max_completion_tokens, Some(1));
-    assert!(parsed.stream && parsed.include_usage);
+    assert!(parsed.framing.stream && parsed.framing.include_usage);
 
     assert_eq!(
         ok(&json!({"temperature": 2.0}))

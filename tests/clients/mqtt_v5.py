@@ -27,6 +27,7 @@ from paho.mqtt.properties import Properties
 
 PATIENCE = 120
 REQUESTS = "slm/edge-1/v1/chat/completions"
+TEXTS = "slm/edge-1/v1/completions"
 REPLIES = "slm/edge-1/reply/device-1"
 NONCE = "slm/edge-1/nonce"
 TOKEN = os.environ.get("SLMD_TOKEN", "")
@@ -116,7 +117,8 @@ class Device:
         properties.ContentType = more.get("content_type", "application/json")
         properties.UserProperty = list(user)
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.client.publish(REQUESTS, payload, qos=1, properties=properties)
+        topic = more.get("topic", REQUESTS)
+        self.client.publish(topic, payload, qos=1, properties=properties)
         messages = []
         while True:
             message = self.inbox.get(timeout=PATIENCE)
@@ -171,6 +173,19 @@ def streamed(device):
     return text, chunks[-1]["usage"]
 
 
+def completed(device):
+    """The topic is the path: OpenAI's older API, on a topic of its own."""
+    prompt = noted.prompt("The colours of the rainbow are red, orange,")
+    ask = {"model": "slm", "prompt": prompt, "max_tokens": 8, "temperature": 0}
+    ((user, body),) = device.ask(ask, b"text", topic=TEXTS)
+    assert user["status"] == "200" and body["object"] == "text_completion", body
+    messages = device.ask({**ask, "stream": True}, b"text stream", topic=TEXTS)
+    text = "".join(chunk["choices"][0]["text"] for _, chunk in messages)
+    assert text and text == body["choices"][0]["text"], messages
+    error = device.refused(400, "unsupported_parameter", {**ask, "echo": True}, b"e", topic=TEXTS)
+    assert error["param"] == "echo", error
+
+
 def refusals(device):
     def error(status, code, body, **more):
         return device.refused(status, code, body, code.encode(), **more)
@@ -217,6 +232,7 @@ def main():
         return
     text, usage = whole(device)
     assert (text, usage) == streamed(device), "a greedy answer is the same streamed"
+    completed(device)
     refusals(device)
     device.client.disconnect()
     device.client.loop_stop()

@@ -75,6 +75,35 @@ def conversation(api):
     )
 
 
+def completed(api):
+    """The older API: a text, and what the model writes after it."""
+    prompt = noted.prompt("The colours of the rainbow are red, orange,")
+    ask = {"model": "slm", "prompt": prompt, "max_tokens": 8, "temperature": 0}
+    answer = api.completions.create(**ask)
+    choice = answer.choices[0]
+    assert answer.object == "text_completion" and answer.id.startswith("cmpl-"), answer
+    assert choice.text and choice.finish_reason in ("stop", "length"), answer
+    assert 0 < answer.usage.completion_tokens <= 8, answer
+    text, finish = "", None
+    for chunk in api.completions.create(stream=True, **ask):
+        assert chunk.object == "text_completion", chunk
+        text += chunk.choices[0].text
+        finish = chunk.choices[0].finish_reason or finish
+    assert (text, finish) == (choice.text, choice.finish_reason)
+    assert api.completions.create(**{**ask, "prompt": [prompt]}).choices[0].text == text
+    # A control token's name in it is text: more than the one token that it would be.
+    control = api.completions.create(**{**ask, "prompt": "<|im_end|>", "max_tokens": 1})
+    assert control.usage.prompt_tokens > 1, control
+    for more, param in (({"echo": True}, "echo"), ({"prompt": [1, 2]}, "prompt")):
+        refused(
+            openai.BadRequestError,
+            400,
+            "unsupported_parameter",
+            lambda more=more: api.completions.create(**{**ask, **more}),
+            param,
+        )
+
+
 def leaving(api):
     """A client that closes its stream early, and goes on."""
     stream = api.chat.completions.create(
@@ -134,6 +163,7 @@ def main():
     text, usage = whole(api)
     assert (text, usage) == streamed(api), "a greedy answer is the same streamed"
     conversation(api)
+    completed(api)
     leaving(api)
     errors(api, expired, roleless)
     text_again, _ = whole(api)

@@ -172,7 +172,13 @@ fn a_full_disk_refuses_prompts_until_there_is_room() {
     let daemon = Daemon::start(Setup::new().with(&state).issuer(&issuer));
     let token = issuer.token(claims());
     let ask = || daemon.chat(&token, &chat("Is there room for a record?", 1, false));
+    let bearer = format!("Bearer {token}");
+    let list = || {
+        let headers = [("authorization", bearer.as_str())];
+        http(&daemon.socket(), "GET", "/v1/models", &headers, "")
+    };
     assert_eq!(ask().status, 200);
+    assert_eq!(list().status, 200);
 
     let ballast = disk.path().join("ballast");
     disk.fill(&ballast);
@@ -185,6 +191,8 @@ fn a_full_disk_refuses_prompts_until_there_is_room() {
         (answer.status != 200).then_some(answer)
     });
     assert_unavailable(&full);
+    // A read that would only be counted too.
+    assert_unavailable(&list());
     // The socket still serves what needs no record, and says that it does.
     let live = http(&daemon.socket(), "GET", "/livez", &[], "");
     assert_eq!(live.status, 200, "{live:?}");
@@ -222,6 +230,7 @@ fn a_full_disk_refuses_prompts_until_there_is_room() {
         }
     });
     assert_eq!(answered.json()["object"], "chat.completion");
+    assert_eq!(list().status, 200);
     let records = daemon.audit(0);
     let first: Vec<u64> = records.iter().map(|line| index(line)).collect();
     let dense: Vec<u64> = (0..records.len() as u64).collect();

@@ -3,21 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Owner;
 use super::entry::{Entry, FirstClock, Stage, StoredAnswer};
 use super::shelf::{Claim, Inbox};
 use super::waiting::Waits;
 use crate::admission::pipeline::Place;
 use crate::admission::{Admission, Admitted, Recorded};
 use crate::auth::{Clock, Credential, Decision, Grant, NonceRule, Permitted, Principal};
-use crate::identity::{digest, random};
+use crate::delivery::memory::Next;
+use crate::delivery::{Exact, Key, Question};
 use crate::prompt::{Completion, Outcome, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::StoreError;
 use crate::time::Timestamp;
-
-/// A request that is begun twice and not finished isn't tried again.
-const MOST_ATTEMPTS: u32 = 2;
 
 /// How long a duplicate waits for a first run whose last message is on its way.
 const ENDING: Duration = Duration::from_secs(10);
@@ -34,13 +31,11 @@ pub type ReplyCheck = Box<dyn FnOnce(&Grant) -> Result<(), Refusal> + Send>;
 
 /// What an MQTT request brings beside its body.
 pub struct Delivery {
-    /// Response Topic, or the 3.1.1 form's answer prefix.
-    pub reply_to: String,
-    /// Correlation Data or the 3.1.1 id; without it only what the broker marks as redelivered is
-    /// recognised.
+    pub message: Exact,
+    /// Without it only what the broker marks as redelivered is recognised.
+    pub question: Option<Question>,
+    /// Correlation Data or the 3.1.1 id.
     pub correlation: Option<Vec<u8>>,
-    /// SHA-256 of the body without `authorization`.
-    pub body_hash: [u8; 32],
     /// The broker's word that it sent this before (the DUP flag).
     pub redelivered: bool,
     /// Of the body, for the bound of what waits.
@@ -93,7 +88,7 @@ pub struct Ticket {
 #[derive(Debug, Clone)]
 pub(in crate::admission) struct Begin {
     inbox: Inbox,
-    key: [u8; 32],
+    key: Key,
     entry: Entry,
     /// This exact message, with its proof, has been admitted before.
     recognised: bool,
@@ -109,7 +104,7 @@ impl Admission {
     ) -> Result<Delivered, Rejected> {
         let (request, completion) = request.split();
         let request = self.with_deadline(request);
-        let prior = self.prior(&credential, &delivery).map_err(|error| {
+        let prior = self.prior(&delivery).map_err(|error| {
             let (origin, id) = (request.origin.clone(), &request.id);
             let refusal = self.refuse_unread(origin, id, unavailable(&error));
             Rejected::of(Asker::Unknown, refusal)
@@ -120,28 +115,38 @@ impl Admission {
         let permitted = permitted.await?;
         let grant = Arc::clone(permitted.grant());
         let reject = |refusal| self.reject(&permitted, refusal);
-        let key = prior.key_for(&grant, &delivery);
+        let key = match &delivery.question {
+            Some(question) => question.of(&grant.principal.key()),
+            None => prior.key.unwrap_or_else(Key::unique),
+        };
         (delivery.check)(&grant).map_err(reject)?;
         let Some(claim) = self.claim_delivery(key).await else {
             return Ok(Delivered::Running);
         };
         let known = self.0.inbox.get(&key);
         let known = known.map_err(|error| reject(unavailable(&error)))?;
-        let begin = match known.map(|entry| (entry.stage, entry.attempts, entry.clock)) {
-            Some((Stage::Answered(answer), ..)) => {
+        let (attempts, answer, clock) = match known {
+            Some(entry) => (entry.attempts, entry.stage.into_answer(), entry.clock),
+            None => (0, None, FirstClock::new(&clock, &grant.principal)),
+        };
+        let attempt = match Next::of(attempts, answer) {
+            Next::Attempt(attempt) => attempt,
+            Next::Again(answer) => {
                 return Ok(Delivered::Again(self.0.recorder.remembered(answer)));
             }
-            Some((Stage::Begun, attempts, _)) if attempts >= MOST_ATTEMPTS => {
-                return Err(reject(RefuseReason::AttemptsExhausted.into()));
-            }
-            Some((Stage::Begun, attempts, clock)) => (attempts + 1, clock),
-            None => (1, FirstClock::new(&clock, &grant.principal)),
+            Next::Exhausted => return Err(reject(RefuseReason::AttemptsExhausted.into())),
         };
-        let owner = grant.principal.key();
         let begin = Begin {
             inbox: self.0.inbox.clone(),
             key,
-            entry: prior.begin(owner, begin, self.0.inbox.now()),
+            entry: Entry {
+                stage: Stage::Begun,
+                attempts: attempt,
+                clock,
+                touched: self.0.inbox.now(),
+                message: delivery.message,
+                owner: Some(grant.principal.key()),
+            },
             recognised: prior.entry.is_some(),
         };
         let came = (delivery.correlation, delivery.size);
@@ -183,7 +188,7 @@ impl Admission {
 
     /// `None`: it is running already, and the last message of its answer is still to come. Where
     /// that is on its way, whoever asks again may have missed it: the record of it is waited for.
-    async fn claim_delivery(&self, key: [u8; 32]) -> Option<Claim> {
+    async fn claim_delivery(&self, key: Key) -> Option<Claim> {
         match self.0.inbox.claim(key) {
             Ok(claim) => Some(claim),
             Err(claimed) if claimed.ended(ENDING).await => self.0.inbox.claim(key).ok(),
@@ -241,65 +246,22 @@ impl Admission {
     }
 
     /// What is known of this exact message, before anybody has been verified.
-    fn prior(&self, credential: &Credential, delivery: &Delivery) -> Result<Prior, StoreError> {
-        let attempt_key = attempt_key(credential, delivery);
-        let recognisable = delivery.redelivered || delivery.correlation.is_some();
-        let mut prior = Prior {
-            attempt_key,
-            key: None,
-            entry: None,
-        };
-        if recognisable {
-            prior.key = self.0.inbox.by_attempt(&attempt_key);
-        }
-        if let Some(key) = &prior.key {
-            prior.entry = self.0.inbox.get(key)?;
-        }
-        Ok(prior)
+    fn prior(&self, delivery: &Delivery) -> Result<Prior, StoreError> {
+        let recognisable = delivery.redelivered || delivery.question.is_some();
+        let begun = || self.0.inbox.begun_by(&delivery.message);
+        let key = recognisable.then(begun).flatten();
+        let entry = key.map(|key| self.0.inbox.get(&key)).transpose()?;
+        Ok(Prior {
+            key,
+            entry: entry.flatten(),
+        })
     }
 }
 
-/// What is known of a message by its attempt key.
+/// What is known of this very message.
 struct Prior {
-    attempt_key: [u8; 32],
-    key: Option<[u8; 32]>,
+    key: Option<Key>,
     entry: Option<Entry>,
-}
-
-impl Prior {
-    /// The duplicate key: of principal, Response Topic, correlation and body. Without correlation
-    /// nothing is a duplicate, but a redelivery is found by its attempt.
-    fn key_for(&self, grant: &Grant, delivery: &Delivery) -> [u8; 32] {
-        let Some(correlation) = &delivery.correlation else {
-            return self.key.unwrap_or_else(random);
-        };
-        let principal = &grant.principal;
-        digest(&[
-            b"slmd duplicate",
-            principal.issuer.as_bytes(),
-            principal.subject.as_bytes(),
-            principal.client.as_bytes(),
-            delivery.reply_to.as_bytes(),
-            correlation,
-            &delivery.body_hash,
-        ])
-    }
-
-    fn begin(
-        &self,
-        owner: Owner,
-        (attempts, clock): (u32, FirstClock),
-        touched: Timestamp,
-    ) -> Entry {
-        Entry {
-            stage: Stage::Begun,
-            attempts,
-            clock,
-            touched,
-            attempt_key: self.attempt_key,
-            owner: Some(owner),
-        }
-    }
 }
 
 impl Begin {
@@ -385,26 +347,6 @@ impl Rejected {
     fn of(asker: Asker, refusal: Recorded<Refusal>) -> Rejected {
         Rejected { refusal, asker }
     }
-}
-
-/// Of token and proof too: with another of either it is another attempt, which is judged anew.
-fn attempt_key(credential: &Credential, delivery: &Delivery) -> [u8; 32] {
-    let proof = match credential {
-        Credential::Dpop { proof, .. } => proof.expose().as_bytes(),
-        _ => b"",
-    };
-    let token = match credential {
-        Credential::Bearer(token) | Credential::Dpop { token, .. } => token.expose().as_bytes(),
-        Credential::None | Credential::LocalPeer { .. } => b"",
-    };
-    digest(&[
-        b"slmd attempt",
-        token,
-        proof,
-        delivery.reply_to.as_bytes(),
-        delivery.correlation.as_deref().unwrap_or_default(),
-        &delivery.body_hash,
-    ])
 }
 
 fn unavailable(error: &StoreError) -> Refusal {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Owner;
-use super::memory::Known;
 use crate::auth::{Clock, Principal, RealmFloor};
+use crate::delivery::memory::Known;
+use crate::delivery::{Exact, Owner};
 use crate::prompt::{Finish, Outcome, RequestId, Usage};
 use crate::time::{Timestamp, Uptime};
 
@@ -19,8 +19,9 @@ pub(super) struct Entry {
     /// The clock of the first admission, by which a second attempt is decided.
     pub(super) clock: FirstClock,
     pub(super) touched: Timestamp,
-    /// The exact message that began it last.
-    pub(super) attempt_key: [u8; 32],
+    /// The message that began it last.
+    #[serde(rename = "attempt_key")]
+    pub(super) message: Exact,
     /// Whose it is; earlier releases didn't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<Owner>,
@@ -32,10 +33,19 @@ pub(super) enum Stage {
     Answered(StoredAnswer),
 }
 
+impl Stage {
+    pub(super) fn into_answer(self) -> Option<StoredAnswer> {
+        match self {
+            Stage::Begun => None,
+            Stage::Answered(answer) => Some(answer),
+        }
+    }
+}
+
 impl Entry {
     pub(super) fn known(&self) -> Known {
         Known {
-            attempt: self.attempt_key,
+            message: self.message,
             owner: self.owner,
             touched: self.touched,
             answered: matches!(self.stage, Stage::Answered(_)),

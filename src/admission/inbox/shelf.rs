@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Key;
 use super::entry::Entry;
-use super::memory::Memory;
 use crate::admission::Settings;
+use crate::delivery::memory::Memory;
+use crate::delivery::{Exact, Key};
 use crate::store::{Batch, Store, StoreError, Tree};
 use crate::time::Timestamp;
 
@@ -28,7 +28,7 @@ struct Shelf {
     store: Store,
     now: Now,
     /// Held while what is forgotten is removed, or what begins meanwhile would go with it.
-    memory: Mutex<Memory>,
+    memory: Mutex<Memory<watch::Receiver<bool>>>,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -112,9 +112,9 @@ impl Inbox {
         }
     }
 
-    /// The delivery that this exact message began.
-    pub(super) fn by_attempt(&self, attempt: &Key) -> Option<Key> {
-        self.0.memory().by_attempt(attempt)
+    /// The delivery that this message began.
+    pub(super) fn begun_by(&self, message: &Exact) -> Option<Key> {
+        self.0.memory().begun_by(message)
     }
 
     /// For a delivery that is claimed, so that nothing forgets it meanwhile. Rides on the next sync.
@@ -165,14 +165,14 @@ impl Shelf {
         entry.transpose().map_err(damaged)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, Memory<watch::Receiver<bool>>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Reads all deliveries once. What can't be read names none, nor does what earlier releases kept
 /// beside them.
-fn remember(tree: &Tree) -> Result<Memory, StoreError> {
+fn remember(tree: &Tree) -> Result<Memory<watch::Receiver<bool>>, StoreError> {
     let (mut memory, mut from) = (Memory::default(), Vec::new());
     loop {
         let page = tree.range(&from, PAGE)?;
@@ -181,7 +181,9 @@ fn remember(tree: &Tree) -> Result<Memory, StoreError> {
         };
         from = [last.as_slice(), &[0]].concat();
         for (name, value) in page {
-            let key = name.strip_prefix(b"d").and_then(|key| key.try_into().ok());
+            let key = name
+                .strip_prefix(b"d")
+                .and_then(|key| key.try_into().ok().map(Key));
             match (key, serde_json::from_slice::<Entry>(&value)) {
                 (Some(key), Ok(entry)) => memory.note(key, entry.known()),
                 _ => tree.remove(&name)?,
@@ -196,7 +198,7 @@ fn to_bytes(entry: &Entry) -> Result<Vec<u8>, StoreError> {
 
 fn named(key: &Key) -> [u8; 33] {
     let mut name = [b'd'; 33];
-    name[1..].copy_from_slice(key);
+    name[1..].copy_from_slice(&key.0);
     name
 }
 
@@ -249,7 +251,7 @@ mod tests {
             attempts: 1,
             clock: super::super::entry::FirstClock::new(&clock, &who),
             touched,
-            attempt_key: [n | 0x80; 32],
+            message: Exact([n | 0x80; 32]),
             owner: None,
         }
     }
@@ -277,10 +279,10 @@ mod tests {
     fn left(inbox: &Inbox) -> Vec<u8> {
         let entries = inbox.0.tree.range(&[], usize::MAX).unwrap();
         let key = |(name, value): (Vec<u8>, Vec<u8>)| {
-            let key: Key = name[1..].try_into().unwrap();
+            let key = Key(name[1..].try_into().unwrap());
             let entry: Entry = serde_json::from_slice(&value).unwrap();
-            assert_eq!(inbox.by_attempt(&entry.attempt_key), Some(key));
-            key[0]
+            assert_eq!(inbox.begun_by(&entry.message), Some(key));
+            key.0[0]
         };
         entries.into_iter().map(key).collect()
     }
@@ -288,19 +290,19 @@ mod tests {
     #[test]
     fn one_claim_at_a_time() {
         let (_folder, inbox) = open();
-        let claim = inbox.claim([1; 32]).unwrap();
-        assert!(inbox.claim([1; 32]).is_err());
-        assert!(inbox.clone().claim([1; 32]).is_err());
-        assert!(inbox.claim([2; 32]).is_ok());
+        let claim = inbox.claim(Key([1; 32])).unwrap();
+        assert!(inbox.claim(Key([1; 32])).is_err());
+        assert!(inbox.clone().claim(Key([1; 32])).is_err());
+        assert!(inbox.claim(Key([2; 32])).is_ok());
         drop(claim);
-        assert!(inbox.claim([1; 32]).is_ok());
+        assert!(inbox.claim(Key([1; 32])).is_ok());
     }
 
     #[tokio::test]
     async fn a_claim_that_is_ending_is_waited_for_and_no_other() {
         let (_folder, inbox) = open();
-        let claim = inbox.claim([1; 32]).unwrap();
-        let taken = || inbox.claim([1; 32]).unwrap_err();
+        let claim = inbox.claim(Key([1; 32])).unwrap();
+        let taken = || inbox.claim(Key([1; 32])).unwrap_err();
         assert!(!taken().ended(Duration::MAX).await, "it runs");
         claim.ends();
         let short = Duration::from_millis(1);
@@ -311,29 +313,29 @@ mod tests {
         assert!(!waits.is_finished());
         drop(claim);
         assert!(waits.await.unwrap());
-        assert!(inbox.claim([1; 32]).is_ok());
+        assert!(inbox.claim(Key([1; 32])).is_ok());
     }
 
     #[test]
     fn what_was_put_durably_survives() {
         let (folder, inbox) = open();
-        inbox.put_durably(&[1; 32], &answered(1, 0)).unwrap();
+        inbox.put_durably(&Key([1; 32]), &answered(1, 0)).unwrap();
         drop(inbox);
         let inbox = reopen(&folder);
-        let entry = inbox.get(&[1; 32]).unwrap().unwrap();
+        let entry = inbox.get(&Key([1; 32])).unwrap().unwrap();
         assert!(matches!(entry.stage, Stage::Answered(answer) if answer.text == "answer 1"));
         assert_eq!(entry.attempts, 1);
-        assert_eq!(inbox.by_attempt(&[0x81; 32]), Some([1; 32]));
-        assert!(inbox.get(&[2; 32]).unwrap().is_none());
-        assert_eq!(inbox.by_attempt(&[1; 32]), None);
+        assert_eq!(inbox.begun_by(&Exact([0x81; 32])), Some(Key([1; 32])));
+        assert!(inbox.get(&Key([2; 32])).unwrap().is_none());
+        assert_eq!(inbox.begun_by(&Exact([1; 32])), None);
     }
 
     #[test]
     fn an_answer_is_kept_for_its_window_and_a_beginning_for_a_day() {
         let (_folder, inbox) = open();
-        inbox.put(&[1; 32], &answered(1, 0)).unwrap();
-        inbox.put(&[2; 32], &answered(2, 1)).unwrap();
-        inbox.put(&[3; 32], &begun(3, 0)).unwrap();
+        inbox.put(&Key([1; 32]), &answered(1, 0)).unwrap();
+        inbox.put(&Key([2; 32]), &answered(2, 1)).unwrap();
+        inbox.put(&Key([3; 32]), &begun(3, 0)).unwrap();
         inbox.prune(after(600), &settings(8)).unwrap();
         assert_eq!(left(&inbox), [1, 2, 3]);
         inbox.prune(after(601), &settings(8)).unwrap();
@@ -343,7 +345,7 @@ mod tests {
         inbox.prune(after(86_401), &settings(8)).unwrap();
         assert!(left(&inbox).is_empty());
         // A clock that was set back forgets nothing early, and nothing late.
-        inbox.put(&[4; 32], &answered(4, 5000)).unwrap();
+        inbox.put(&Key([4; 32]), &answered(4, 5000)).unwrap();
         inbox.prune(START, &settings(8)).unwrap();
         assert_eq!(left(&inbox), [4]);
         inbox.prune(after(601), &settings(8)).unwrap();
@@ -354,12 +356,11 @@ mod tests {
     fn idle_ticks_read_nothing_from_the_store() {
         let (folder, inbox) = open();
         for n in 0..=255 {
-            let attempt_key = [n; 32];
             let entry = Entry {
-                attempt_key,
+                message: Exact([n; 32]),
                 ..answered(n, 0)
             };
-            inbox.put(&[n; 32], &entry).unwrap();
+            inbox.put(&Key([n; 32]), &entry).unwrap();
         }
         drop(inbox);
         let inbox = reopen(&folder);
@@ -378,11 +379,11 @@ mod tests {
     #[test]
     fn what_earlier_releases_kept_beside_deliveries_goes_and_so_does_damage() {
         let (folder, inbox) = open();
-        inbox.put(&[1; 32], &answered(1, 0)).unwrap();
+        inbox.put(&Key([1; 32]), &answered(1, 0)).unwrap();
         let tree = &inbox.0.tree;
         let attempt = [b"a".as_slice(), &[0x81; 32]].concat();
         tree.insert(&attempt, &[1; 32]).unwrap();
-        tree.insert(&named(&[2; 32]), b"{").unwrap();
+        tree.insert(&named(&Key([2; 32])), b"{").unwrap();
         drop(inbox);
         assert_eq!(left(&reopen(&folder)), [1]);
     }
@@ -391,10 +392,10 @@ mod tests {
     fn what_a_clock_dated_too_late_pushes_nothing_newer_out() {
         let (_folder, inbox) = open();
         for n in 1..=4 {
-            inbox.put(&[n; 32], &answered(n, 315_360_000)).unwrap();
+            inbox.put(&Key([n; 32]), &answered(n, 315_360_000)).unwrap();
         }
         inbox.prune(after(0), &settings(4)).unwrap();
-        inbox.put(&[5; 32], &begun(5, 1)).unwrap();
+        inbox.put(&Key([5; 32]), &begun(5, 1)).unwrap();
         inbox.prune(after(2), &settings(4)).unwrap();
         assert!(left(&inbox).contains(&5), "{:?}", left(&inbox));
     }
@@ -406,9 +407,9 @@ mod tests {
             let entry = if n % 2 == 0 { answered } else { begun };
             // In another order than that of their keys.
             let touched = u64::from(n * 3 % 5);
-            inbox.put(&[n; 32], &entry(n, touched)).unwrap();
+            inbox.put(&Key([n; 32]), &entry(n, touched)).unwrap();
         }
-        let oldest = inbox.claim([5; 32]).unwrap();
+        let oldest = inbox.claim(Key([5; 32])).unwrap();
         inbox.prune(after(10), &settings(3)).unwrap();
         assert_eq!(left(&inbox), [1, 3, 5]);
         inbox.prune(after(10), &settings(0)).unwrap();
@@ -427,11 +428,13 @@ mod tests {
             owner: Some([owner; 32]),
             ..entry
         };
-        inbox.put(&[1; 32], &owned(1, begun(1, 0))).unwrap();
-        inbox.put(&[2; 32], &owned(1, answered(2, 1))).unwrap();
+        inbox.put(&Key([1; 32]), &owned(1, begun(1, 0))).unwrap();
+        inbox.put(&Key([2; 32]), &owned(1, answered(2, 1))).unwrap();
         for n in 3..60 {
             let secs = u64::from(n);
-            inbox.put(&[n; 32], &owned(2, answered(n, secs))).unwrap();
+            inbox
+                .put(&Key([n; 32]), &owned(2, answered(n, secs)))
+                .unwrap();
         }
         inbox.prune(after(60), &settings(5)).unwrap();
         assert_eq!(left(&inbox), [1, 2, 57, 58, 59]);
@@ -442,15 +445,15 @@ mod tests {
     #[test]
     fn an_attempt_with_a_fresh_token_replaces_the_one_before() {
         let (_folder, inbox) = open();
-        inbox.put(&[1; 32], &begun(1, 0)).unwrap();
+        inbox.put(&Key([1; 32]), &begun(1, 0)).unwrap();
         let again = Entry {
             attempts: 2,
             ..begun(2, 1)
         };
-        inbox.put(&[1; 32], &again).unwrap();
+        inbox.put(&Key([1; 32]), &again).unwrap();
         inbox.prune(after(2), &settings(8)).unwrap();
         assert_eq!(left(&inbox), [1]);
-        assert_eq!(inbox.get(&[1; 32]).unwrap().unwrap().attempts, 2);
-        assert_eq!(inbox.by_attempt(&[0x81; 32]), None);
+        assert_eq!(inbox.get(&Key([1; 32])).unwrap().unwrap().attempts, 2);
+        assert_eq!(inbox.begun_by(&Exact([0x81; 32])), None);
     }
 }

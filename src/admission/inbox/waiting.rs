@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::Owner;
 use crate::admission::running::Run;
 use crate::auth::Principal;
+use crate::delivery::Owner;
 use crate::engine::{Engine, Slot};
 use crate::reason::{Reason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;

@@ -70,7 +70,7 @@ impl Pin {
             Err(Problem::Down(_)) => {
                 let config = global.load()?;
                 let state = offline::open(&config)?;
-                let pinned = state.pin(&config, realm, &jwks, offline::origin());
+                let pinned = state.pin(&config, realm, &jwks, &offline::origin());
                 pinned.map_err(Failure::failed)?
             }
             pinned => pinned?,

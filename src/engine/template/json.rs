@@ -4,11 +4,11 @@
 use std::io::{self, Write};
 
 use minijinja::value::Kwargs;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-use super::Bounded;
+use super::{Bounded, bounds};
 
 /// Bytes that one call may write.
 const MAX_OUTPUT: usize = 4 << 20;
@@ -16,7 +16,13 @@ const MAX_OUTPUT: usize = 4 << 20;
 const MAX_INDENT: usize = 16;
 
 #[expect(clippy::needless_pass_by_value, reason = "the form of a filter")]
-pub(super) fn tojson(value: &Value, indent: Option<usize>, named: Kwargs) -> Result<String, Error> {
+pub(super) fn tojson(
+    state: &State<'_, '_>,
+    value: &Value,
+    indent: Option<usize>,
+    named: Kwargs,
+) -> Result<String, Error> {
+    bounds::charge(state, std::slice::from_ref(value))?;
     let indent = match indent {
         None => named.get::<Option<usize>>("indent")?,
         given => given,

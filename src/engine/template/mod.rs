@@ -1,12 +1,13 @@
 //! The chat template: messages to the model's own notation.
 //!
-//! A template is a program that came with a model, so it runs with bounded fuel and output. What
-//! it writes is trusted to name control tokens; what messages say is not. The rendering therefore
+//! A template is a program that came with a model, so it runs with fuel in proportion to the chat,
+//! and what it makes is bounded ([`bounds`]). What it writes is trusted to name control tokens; what messages say is not. The rendering therefore
 //! comes back as [`Piece`]s that tell the two apart.
 //!
 //! It is written for Hugging Face's Jinja ([`python`]); [`Template::proven`] tries it before it is
 //! served.
 
+mod bounds;
 mod json;
 mod marks;
 mod python;
@@ -15,11 +16,13 @@ mod strftime;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja::machinery::{self, CodeGenerator, Instructions};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, context};
 use zeroize::Zeroize;
 
 use self::marks::Marks;
@@ -29,8 +32,17 @@ use crate::prompt::{Message, Role};
 use crate::secret::{Secret, Wiped};
 use crate::time::Timestamp;
 
-/// What a template may write beyond the messages themselves.
+/// Fuel of a rendering: for the template itself, a message, and a byte of text, and the most. One
+/// is an instruction, or 64 bytes of what is made; ordinary templates take some dozen for a message.
+const FUEL: usize = 500_000;
+const FUEL_OF_MESSAGE: usize = 1_000;
+const FUEL_OF_BYTE: usize = 2;
+const MOST_FUEL: usize = 2_000_000;
+/// What a template may write beyond the messages themselves, and what most do.
 const MAX_OVERHEAD: usize = 1 << 20;
+const USUAL_OVERHEAD: usize = 16 << 10;
+/// Macros, loops and blocks inside of each other.
+const MAX_RECURSION: usize = 120;
 /// Characters of each part of an error that are told.
 const MAX_DETAIL: usize = 200;
 const NAME: &str = "chat_template";
@@ -50,10 +62,14 @@ const TRIMMED: [&[Role]; 8] = [
 #[derive(Debug)]
 pub(super) struct Template {
     environment: Environment<'static>,
+    source: String,
     bos_token: Option<String>,
     eos_token: Option<String>,
     content: Content,
 }
+
+/// A template's instructions, and those of its blocks.
+type Program<'a> = (Instructions<'a>, BTreeMap<&'a str, Instructions<'a>>);
 
 /// How the template reads a message's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +101,7 @@ pub(super) enum TemplateError {
     /// By the template's own `raise_exception`.
     #[error("the model's chat template refuses these messages: {0}")]
     Refused(String),
-    /// Out of fuel, or of room for its output.
+    /// Out of fuel, or of room for what it makes.
     #[error("these messages are too long for the model's chat template; shorten them")]
     TooLong,
     /// The template changes texts in a way that can't be told apart from its own writing.
@@ -107,15 +123,32 @@ impl Template {
         if source.trim().is_empty() {
             return Err("it is empty".to_owned());
         }
-        let mut environment = python::environment().map_err(|error| describe(&error))?;
-        let added = environment.add_template_owned(NAME, source::readable(source));
-        added.map_err(|error| describe(&error))?;
-        Ok(Template {
+        let environment = python::environment().map_err(|error| describe(&error))?;
+        let template = Template {
             environment,
+            source: source::readable(source),
             bos_token,
             eos_token,
             content: Content::Text,
-        })
+        };
+        let syntax = python::syntax().map_err(|error| describe(&error))?;
+        match bounds::uncompilable(&template.source, syntax) {
+            Ok(None) => {}
+            Ok(Some(why)) => return Err(why.to_owned()),
+            Err(error) => return Err(describe(&error)),
+        }
+        template.program().map_err(|error| describe(&error))?;
+        Ok(template)
+    }
+
+    fn program(&self) -> Result<Program<'_>, Error> {
+        let parsed = machinery::parse(&self.source, NAME, python::syntax()?)?;
+        let mut code = CodeGenerator::new(NAME, &self.source);
+        code.compile_stmt(&parsed);
+        let (main, blocks) = code.finish();
+        let blocks = blocks.iter();
+        let blocks = blocks.map(|(name, block)| (*name, bounds::watched(block)));
+        Ok((bounds::watched(&main), blocks.collect()))
     }
 
     /// Renders what everybody asks, so that a template that can't be served is found now. It may
@@ -129,13 +162,13 @@ impl Template {
             if !matches!(self.shows(&asked), Ok(true)) {
                 // As text is how templates are written for; that error tells more.
                 let left_out = "it leaves out what the user says";
-                return Err(text.map_or_else(|error| error.to_string(), |_| left_out.to_owned()));
+                return Err(text.map_or_else(|error| blamed(&error), |_| left_out.to_owned()));
             }
         }
         for chat in rest {
             match self.shows(&chat) {
                 Ok(_) | Err(TemplateError::Refused(_)) => {}
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(blamed(&error)),
             }
         }
         Ok(self)
@@ -164,7 +197,8 @@ impl Template {
         is_control: impl Fn(&str) -> bool,
     ) -> Result<Rendered, TemplateError> {
         let dated = Arc::new(AtomicBool::new(false));
-        let run = |texts: &[&str]| self.render_texts(messages, texts, now, &dated);
+        let program = self.program().map_err(|error| failed(&error))?;
+        let run = |texts: &[&str]| self.render_texts(&program, messages, texts, now, &dated);
         let whole: Vec<&str> = messages.iter().map(text).collect();
         let plain = run(&whole)?;
         let suspect: Vec<bool> = whole.iter().map(|text| is_control(text)).collect();
@@ -198,6 +232,7 @@ impl Template {
 
     fn render_texts(
         &self,
+        program: &Program<'_>,
         messages: &[Message],
         texts: &[&str],
         now: Timestamp,
@@ -210,10 +245,9 @@ impl Template {
             };
             context! { role => message.role.as_str(), content }
         };
-        let messages: Vec<_> = messages.iter().zip(texts).map(message).collect();
         let length: usize = texts.iter().map(|text| text.len()).sum();
-        // Twice: a template may show the last message again.
-        let mut output = Bounded::new(length.saturating_mul(2).saturating_add(MAX_OVERHEAD));
+        let fuel = FUEL + messages.len() * FUEL_OF_MESSAGE + length * FUEL_OF_BYTE;
+        let messages: Vec<_> = messages.iter().zip(texts).map(message).collect();
         let named = |token: &Option<String>| token.as_ref().map_or(Value::UNDEFINED, Value::from);
         let dated = Arc::clone(dated);
         let clock = Value::from_function(move |format: String| {
@@ -231,17 +265,21 @@ impl Template {
             eos_token => named(&self.eos_token),
             strftime_now => clock,
         };
-        let template = self
-            .environment
-            .get_template(NAME)
-            .map_err(|error| failed(&error))?;
-        let rendered = template.render_captured_to(values, &mut output);
-        if output.is_full() {
-            return Err(TemplateError::TooLong);
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel.min(MOST_FUEL) as u64));
+        let (main, blocks) = program;
+        // Room for what most templates write, so that no shorter copy is left behind.
+        let mut text = String::with_capacity(2 * length + USUAL_OVERHEAD);
+        let mut output = machinery::make_string_output(&mut text);
+        let escape = AutoEscape::None;
+        let ended = machinery::eval(&environment, main, values, blocks, &mut output, escape);
+        let ended = ended.map(drop).map_err(|error| failed(&error));
+        let text = Secret::new(text);
+        // Twice: a template may show the last message again.
+        match text.expose().len() > 2 * length + MAX_OVERHEAD {
+            true => Err(TemplateError::TooLong),
+            false => ended.map(|()| text),
         }
-        rendered.map_err(|error| failed(&error))?;
-        let text = output.into_text();
-        text.ok_or_else(|| TemplateError::Failed("the output isn't UTF-8".to_owned()))
     }
 }
 
@@ -300,10 +338,6 @@ impl Bounded {
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.left.is_none()
-    }
-
     fn into_text(self) -> Option<Secret<String>> {
         self.bytes.into_text()
     }
@@ -321,6 +355,16 @@ impl io::Write for Bounded {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// The try-out's chats are short: the template is at fault.
+fn blamed(error: &TemplateError) -> String {
+    match error {
+        TemplateError::TooLong => {
+            "it takes too long, or writes too much, for a short chat".to_owned()
+        }
+        error => error.to_string(),
     }
 }
 

@@ -9,10 +9,10 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
 use super::json::tojson;
+use super::{MAX_RECURSION, bounds};
 
-/// Instructions of minijinja's machine, and 64 bytes of what it makes; ten messages take some
-/// hundred.
-const FUEL: u64 = 2_000_000;
+/// Comparisons of two letters.
+const LOOKS_OF_FUEL: usize = 64;
 
 /// The template itself refuses the messages, by `raise_exception`.
 #[derive(Debug)]
@@ -36,10 +36,9 @@ impl Raised {
 
 pub(super) fn environment() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
-    let mut syntax = SyntaxConfig::builder();
-    environment.set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(MAX_RECURSION);
+    bounds::add(&mut environment);
     environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
     environment.add_function("raise_exception", |message: &Value| {
@@ -50,6 +49,11 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
+pub(super) fn syntax() -> Result<SyntaxConfig, Error> {
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true).build()
+}
+
 /// Python's methods: those that pycompat lacks, or whose arguments it takes only in order.
 fn method(
     state: &mut State<'_, '_>,
@@ -57,7 +61,9 @@ fn method(
     name: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    bounds::charge(state, args)?;
     let Some(text) = value.as_str() else {
+        bounds::charge(state, std::slice::from_ref(value))?;
         return pycompat::unknown_method_callback(state, value, name, args);
     };
     match name {
@@ -68,6 +74,13 @@ fn method(
         "removesuffix" => {
             let (suffix,): (&str,) = from_args(args)?;
             Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)))
+        }
+        "strip" | "lstrip" | "rstrip" => {
+            // Each letter is looked for among the given ones.
+            let (letters,): (Option<&str>,) = from_args(args)?;
+            let looks = letters.map_or(0, |letters| letters.len().saturating_mul(text.len()));
+            state.consume_fuel((looks / LOOKS_OF_FUEL) as u64)?;
+            pycompat::unknown_method_callback(state, value, name, args)
         }
         "partition" | "rpartition" => {
             let (separator,): (&str,) = from_args(args)?;

@@ -261,3 +261,158 @@ fn templates_of_today_are_rendered_as_jinja2_renders_them() {
     assert_eq!(golden.golden.len(), 9);
     assert!(differ.is_empty(), "{}", differ.join("\n"));
 }
+
+/// What comes of it for one short message.
+fn outcome(source: &str) -> Result<String, String> {
+    let source = format!(
+        "{{% set ns = namespace(a=[], b=[], s='x') %}}{{% set one = ['x'] %}}\
+         {{% set s = 'x' * 10000 %}}{{% set long = [s] %}}{source}"
+    );
+    let template = Template::compile(&source, None, None)?;
+    match template.render(&chat(&["hi"]), TIME, |_| false) {
+        Ok(_) => Ok("rendered".to_owned()),
+        Err(TemplateError::TooLong) => Ok("too long".to_owned()),
+        Err(error) => Ok(error.to_string()),
+    }
+}
+
+const MANY: &str = "{% for i in range(10000) %}";
+const FEW: &str = "{% for i in range(60) %}";
+
+#[test]
+fn hostile_templates_end_in_an_error() {
+    let too_long = [
+        // Lists that are only promised.
+        "{{ ''.join(long * 100000000) }}",
+        "{{ long * 100000000 }}",
+        "{{ (long * 100000000) | join }}",
+        "{{ one * 100000000 == one * 100000000 }}",
+        "{{ (one * 100000000).count('y') }}",
+        "{% set n = one * 10000 %}{% set l = [n] %}{{ (l * 10000) | tojson }}",
+        "{{ (one * 100000000)[::-1] }}",
+        "{{ range(100000) | batch(1) | list | tojson }}",
+        "{{ (range(100000) | slice(100000)) | list }}",
+        // Strings that grow.
+        "{{ 'x' * 1000000000 }}",
+        "{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{% for i in range(60) %}{% set ns.s = ns.s.replace('x', 'xxxx') %}{% endfor %}",
+        "{% for i in range(60) %}{% set ns.s = ns.s | replace('x', 'xxxx') %}{% endfor %}",
+        "{% for i in range(60) %}{% set x %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = x %}{% endfor %}",
+        "{{ ('x' * 100000).join(one * 1000) }}",
+        "{{ (one * 1000) | join('x' * 100000) }}",
+        "{{ ('x,' * 90000).split(',') }}",
+        "{{ ('x,' * 90000) | split(',') | list }}",
+        "{{ ('x\n' * 90000).splitlines() }}",
+        "{{ 'x' | indent(1000000000) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        // Work that makes nothing.
+        "{% set s = 'x' * 100000 %}{% for i in range(100000) %}{% if s == s + '' %}{% endif %}{% endfor %}",
+        "{% set s = 'x' * 100000 %}{% for i in range(100000) %}{% if s.strip('y' ~ s) %}{% endif %}{% endfor %}",
+        "{% set s = 'x' * 100000 %}{% for i in range(100000) %}{{ s.find('y') }}{% endfor %}",
+        "{% for i in range(100000) %}{% for i in range(100000) %}{% endfor %}{% endfor %}",
+        // Values whose parts are shared: visited over and over.
+        "{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}",
+        "{% for i in range(60) %}{% set ns.a = {'a': ns.a, 'b': ns.a} %}{% endfor %}{{ ns.a }}",
+        "{% for i in range(60) %}{% set ns.a = ns.a + ns.a + [1] %}{% endfor %}",
+        "{% for i in range(60) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}{{ ns.a ~ '' }}",
+    ];
+    let mut otherwise = Vec::new();
+    for source in too_long {
+        let outcome = outcome(source);
+        if outcome != Ok("too long".to_owned()) {
+            otherwise.push(format!("{source}: {outcome:?}"));
+        }
+    }
+    let failed = [
+        // Values that nest: their drop, print and comparison go as deep.
+        format!("{MANY}{{% set ns.a = [ns.a] %}}{{% endfor %}}"),
+        format!("{MANY}{{% set ns.a = (ns.a,) %}}{{% endfor %}}"),
+        format!("{MANY}{{% set ns.a = {{'a': ns.a}} %}}{{% endfor %}}"),
+        format!("{MANY}{{% set ns.a = dict(a=ns.a) %}}{{% endfor %}}"),
+        format!("{MANY}{{% set ns.a = [ns.a] | list | map('list') %}}{{% endfor %}}"),
+        format!("{MANY}{{% set ns.a = namespace(a=ns.a) %}}{{% endfor %}}"),
+        format!(
+            "{}{{% set a = [] %}}{}",
+            "",
+            "{% set a = [a] %}".repeat(5_000)
+        ),
+        // Values that hold themselves.
+        "{% set ns.a = ns %}{{ ns }}".to_owned(),
+        "{% set ns.a = [ns] %}{{ ns }}".to_owned(),
+        format!("{FEW}{{% set ns.a = loop %}}{{% endfor %}}"),
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned(),
+        "{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}".to_owned(),
+        "{% include 'chat_template' %}".to_owned(),
+        "{{ debug() }}".to_owned(),
+    ];
+    for source in &failed {
+        let outcome = outcome(source);
+        if !matches!(&outcome, Ok(why) if why.contains("can't be run")) {
+            let shown = source.get(..200).unwrap_or(source);
+            otherwise.push(format!("{shown}: {outcome:?}"));
+        }
+    }
+    for source in [
+        format!(
+            "{}{}",
+            "{% if 1 %}".repeat(20_000),
+            "{% endif %}".repeat(20_000)
+        ),
+        format!("{{{{ {}{} }}}}", "[".repeat(100_000), "]".repeat(100_000)),
+        format!("{{{{ {}1 }}}}", "not ".repeat(50_000)),
+        format!("{{{{ {}1 }}}}", "-".repeat(200_000)),
+        format!("{{{{ 1{} }}}}", "+1".repeat(100_000)),
+        format!("{{{{ 1{} }}}}", "**1".repeat(50_000)),
+        format!("{{{{ 1{} }}}}", " if 1 else 1".repeat(10_000)),
+        format!("{{{{ ns{} }}}}", ".a".repeat(100_000)),
+        format!("{{{{ ns{} }}}}", "|e".repeat(100_000)),
+        format!("{{{{ ns{} }}}}", "[0]".repeat(50_000)),
+        format!("{{{{ 1{} }}}}", " is e".repeat(50_000)),
+        format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(20_000)),
+        "{{ ['x'] * 100000000 == ['x'] * 100000000 }}".to_owned(),
+        "{% if 10 * (['x']) %}{% endif %}".to_owned(),
+    ] {
+        if Template::compile(&source, None, None).is_ok() {
+            otherwise.push(format!("{}…: compiled", &source[..20]));
+        }
+    }
+    // Lazy without end, but no deeper than one: each is made whole.
+    for source in [
+        "ns.a[0:]",
+        "(ns.a | chain(ns.b))",
+        "(ns.a * 1)",
+        "(ns.a | list)",
+    ] {
+        let source =
+            format!("{{% for i in range(5000) %}}{{% set ns.a = {source} %}}{{% endfor %}}");
+        let source = format!("{{% set ns = namespace(a=[], b=[]) %}}{source}{{{{ ns.a }}}}");
+        let written = render(&source, &["hi"]);
+        if !matches!(&written, Ok(pieces) if *pieces == [control("[]")]) {
+            otherwise.push(format!("{source}: {written:?}"));
+        }
+    }
+    assert!(otherwise.is_empty(), "{}", otherwise.join("\n"));
+}
+
+#[test]
+fn a_template_that_fails_on_a_short_chat_is_to_blame() {
+    let endless = "{{ messages[0].content }}{{ 'x' * 1000000000 }}";
+    let error = template(endless).proven().unwrap_err();
+    assert!(error.starts_with("it takes too long"), "{error}");
+}
+
+#[test]
+fn a_long_chat_has_fuel_for_its_length() {
+    let source = "{% set ns = namespace(all='') %}{% for m in messages %}\
+        {% set ns.all = ns.all ~ m.role ~ ': ' ~ m.content | trim ~ '\n' %}{% endfor %}{{ ns.all }}";
+    let text = "word ".repeat(400);
+    let texts = vec![text.as_str(); 100];
+    let written: String = render(source, &texts)
+        .unwrap()
+        .iter()
+        .map(Piece::text)
+        .collect();
+    assert_eq!(written.matches("word").count(), 40_000);
+}

@@ -51,7 +51,7 @@ pub fn files_from_gguf(
         "added_tokens": added_tokens(&tokens, &types),
         "normalizer": null,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": null,
+        "post_processor": beginning(metadata, &tokens, &types)?,
         "decoder": byte_level(),
         "model": model_json(&tokens, &texts(metadata, "tokenizer.ggml.merges")?)?,
     });
@@ -61,6 +61,37 @@ pub fn files_from_gguf(
         ("tokenizer.json".to_owned(), tokenizer),
         ("chat_template.jinja".to_owned(), template.into()),
     ])
+}
+
+/// The token before every text that isn't a chat (`add_bos_token`), as a fast tokenizer writes it:
+/// chats have theirs from the template.
+fn beginning(
+    metadata: &BTreeMap<String, Value>,
+    tokens: &[&str],
+    types: &[u64],
+) -> Result<Json, String> {
+    match metadata.get("tokenizer.ggml.add_bos_token") {
+        None | Some(Value::Bool(false)) => return Ok(Json::Null),
+        Some(Value::Bool(true)) => {}
+        Some(_) => return Err("tokenizer.ggml.add_bos_token isn't true or false".to_owned()),
+    }
+    let id = metadata
+        .get("tokenizer.ggml.bos_token_id")
+        .and_then(Value::as_u64);
+    let id = id.and_then(|id| usize::try_from(id).ok());
+    let is_control = |id: &usize| types.get(*id) == Some(&CONTROL);
+    let id = id.filter(is_control).ok_or(
+        "tokenizer.ggml.add_bos_token is set, and tokenizer.ggml.bos_token_id names no control token",
+    )?;
+    let name = tokens[id];
+    let special = json!({ "SpecialToken": { "id": name, "type_id": 0 } });
+    let text = |id: &str, kind: u32| json!({ "Sequence": { "id": id, "type_id": kind } });
+    Ok(json!({
+        "type": "TemplateProcessing",
+        "single": [special, text("A", 0)],
+        "pair": [special, text("A", 0), text("B", 1)],
+        "special_tokens": { name: { "id": name, "ids": [id], "tokens": [name] } },
+    }))
 }
 
 /// The rules behind a pre-tokenizer's name.
@@ -214,6 +245,32 @@ mod tests {
             metadata.insert(key.to_owned(), Value::String(value.to_owned()));
             let error = files_from_gguf(&metadata).unwrap_err();
             assert!(error.contains(value), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_token_before_a_text_is_the_files_own() {
+        let beginning = |added: Option<bool>, id: Option<u64>| {
+            let mut metadata = metadata();
+            let mut set = |key: &str, value| metadata.insert(key.to_owned(), value);
+            if let Some(added) = added {
+                set("tokenizer.ggml.add_bos_token", Value::Bool(added));
+            }
+            if let Some(id) = id {
+                set("tokenizer.ggml.bos_token_id", Value::U64(id));
+            }
+            let [(_, tokenizer), _] = files_from_gguf(&metadata)?;
+            let tokenizer = super::super::Tokenizer::parse(&tokenizer)?;
+            let ids = tokenizer.encode_text("ab<|x|>");
+            ids.map_err(|error| error.to_string())
+        };
+        assert_eq!(beginning(Some(true), Some(0)), Ok(vec![0, 3]));
+        for none in [None, Some(false)] {
+            assert_eq!(beginning(none, Some(0)), Ok(vec![3]));
+        }
+        for wrong in [None, Some(1), Some(9)] {
+            let error = beginning(Some(true), wrong).unwrap_err();
+            assert!(error.contains("bos_token_id"), "{error}");
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Tokenizer {
     plain: Plain,
     /// Names of control tokens, the longest first, so that the first that fits is the right one.
     control: Vec<(String, u32)>,
+    /// What its post-processor puts before a text.
+    beginning: Vec<u32>,
     /// The tokens' bytes, one behind the other; control tokens have none.
     bytes: Vec<u8>,
     /// Where in `bytes` token `i` begins; one more than there are tokens.
@@ -47,9 +49,11 @@ impl Tokenizer {
         let mut control = control_tokens(&plain)?;
         control.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         let (bytes, starts) = token_bytes(&plain)?;
+        let beginning = beginning(&plain)?;
         Ok(Tokenizer {
             plain,
             control,
+            beginning,
             bytes,
             starts,
         })
@@ -101,6 +105,14 @@ impl Tokenizer {
     /// Encodes `text` as plain text: a control token's name in it stays a string of characters.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
         let mut ids = Vec::new();
+        self.append_plain(text, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Encodes a text that is no chat, as the model has learnt texts: behind the token that begins
+    /// one, where it has such. The text itself is plain.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        let mut ids = self.beginning.clone();
         self.append_plain(text, &mut ids)?;
         Ok(ids)
     }
@@ -163,6 +175,19 @@ impl std::fmt::Debug for Tokenizer {
             .field("len", &self.len())
             .finish_non_exhaustive()
     }
+}
+
+/// The ids that the post-processor puts before a text's own.
+fn beginning(tokenizer: &Plain) -> Result<Vec<u32>, String> {
+    let encode = |whole| {
+        let encoding = tokenizer.encode_fast("a", whole);
+        encoding.map(|encoding| encoding.get_ids().to_vec())
+    };
+    let ids = encode(false).and_then(|own| Ok((own, encode(true)?)));
+    let (own, mut whole) = ids.map_err(|error| error.to_string())?;
+    let at = (0..=whole.len()).find(|at| whole[*at..].starts_with(&own));
+    whole.truncate(at.ok_or("its post-processor changes a text's own tokens")?);
+    Ok(whole)
 }
 
 /// Names and ids of the special tokens. Those that take white space around them away, or stand

@@ -1,15 +1,15 @@
 //! The OpenAI-compatible API on a Unix socket, TCP and TLS, and the admin socket.
 //!
 //! A request's way: `door` greets, `seats` bounds, `connections` serves, `route` finds what is meant, `public` answers it, `request` reads,
-//! `wire` parses, `admission` decides, `chat` brings the answer, `reply` writes what else is
+//! `wire` parses, `admission` decides, `answer` brings the answer, `reply` writes what else is
 //! said. `admin` is the other socket. hyper is used directly, because its own builder has the
 //! timers that an idle or slow client needs.
 
 mod admin;
 #[cfg(test)]
 mod admin_tests;
+mod answer;
 mod certificates;
-mod chat;
 mod connections;
 mod door;
 mod host;

@@ -11,7 +11,7 @@ use super::door::TcpPeer;
 use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::route::{Probe, Route, not_found};
-use super::{Control, Settings, chat, host, request};
+use super::{Control, Settings, answer, host, request};
 use crate::admission::{Admission, Recorded};
 use crate::auth::{Credential, Permitted};
 use crate::prompt::{self, Dialect, Look, Origin, RequestId, Transport};
@@ -198,10 +198,13 @@ impl Public {
             .submit(credential, request)
             .await
             .map_err(|refusal| Refused::recorded(refusal, scope))?;
-        let mut response = if body.stream {
-            chat::streamed(admitted, body.include_usage, self.settings.keep_alive)
+        let framing = body.framing;
+        let framer = framing.framer(&admitted.id, &admitted.model, admitted.created);
+        let mut response = if framer.is_stream() {
+            answer::streamed(admitted, framer, self.settings.keep_alive)
         } else {
-            chat::whole(admitted).await?
+            let whole = answer::whole(admitted, framer).await;
+            whole.map_err(|refusal| Refused::recorded(refusal, scope))?
         };
         if !body.ignored.is_empty() {
             reply::set(response.headers_mut(), IGNORED, &body.ignored.join(", "));

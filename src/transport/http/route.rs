@@ -93,7 +93,7 @@ pub(super) fn not_found(path: &str) -> Refusal {
             let path = entry.path;
             refusal.detail(format!("use `{path}`; a client's base URL ends in `/v1`"))
         }
-        (None, ["completions" | "responses", ..]) => {
+        (None, ["responses", ..]) => {
             refusal.detail("chats are answered at `/v1/chat/completions` only")
         }
         _ => refusal,
@@ -145,7 +145,6 @@ mod tests {
             ("//v1/models/a", "use `/v1/models/{id}`; "),
             ("/v1/models/", "use `/v1/models`; "),
             ("/v1/responses", "`/v1/chat/completions` only"),
-            ("/completions", "`/v1/chat/completions` only"),
         ] {
             assert_eq!(Route::at(path), None, "{path}");
             let refusal = not_found(path);

@@ -12,7 +12,7 @@ use crate::admission::{Recorded, Ticket};
 use crate::link::{Properties, Publication};
 use crate::prompt::{AnswerReceiver, Finish, Fragment, Outcome, RequestId};
 use crate::reason::{Refusal, RefuseReason};
-use crate::wire::{self, Head};
+use crate::wire::{self, Framer};
 
 /// The messages of one answer, in order.
 pub(super) struct Messages<'a> {
@@ -91,6 +91,17 @@ impl<'a> Messages<'a> {
         Ok(())
     }
 
+    /// The last messages.
+    async fn send_last(&mut self, bodies: &[Vec<u8>]) -> Result<(), Unsent> {
+        let Some((last, before)) = bodies.split_last() else {
+            return Ok(());
+        };
+        for body in before {
+            self.send(200, false, body).await?;
+        }
+        self.send(200, true, last).await
+    }
+
     /// The last message, when it is a refusal. One that the broker won't take is lost.
     pub(super) async fn refuse(&mut self, refusal: &Recorded<Refusal>) -> Result<(), Unsent> {
         let body = wire::error(refusal);
@@ -154,10 +165,8 @@ impl<'a> Messages<'a> {
 
 /// An answer to send, live or the stored one of a first run.
 pub(super) struct Answer {
-    pub(super) head: Head,
+    pub(super) framer: Framer,
     pub(super) fragments: AnswerReceiver,
-    pub(super) stream: bool,
-    pub(super) include_usage: bool,
     /// What a refusal is told with, should it not become whole.
     pub(super) permit: Recorded<()>,
 }
@@ -181,10 +190,7 @@ impl Answer {
     /// Sends the answer as one message or as a stream, at most one message each `interval`.
     pub(super) async fn send(mut self, messages: &mut Messages<'_>, interval: Duration) -> Ended {
         let mut text = String::new();
-        let sent = match self.stream {
-            true => self.stream(messages, interval, &mut text).await,
-            false => self.whole(messages, &mut text).await,
-        };
+        let sent = self.send_all(messages, interval, &mut text).await;
         match sent {
             Ok(Some((outcome, status))) => Ended::Sent {
                 text,
@@ -200,46 +206,15 @@ impl Answer {
     }
 
     /// `None`: interrupted by the daemon's end.
-    async fn whole(
-        &mut self,
-        messages: &mut Messages<'_>,
-        text: &mut String,
-    ) -> Result<Option<(Outcome, u16)>, Unsent> {
-        let outcome = loop {
-            let (piece, end) = gather(&mut self.fragments).await;
-            text.push_str(&piece);
-            if let Some(outcome) = end {
-                break outcome;
-            }
-        };
-        if outcome.finish == Finish::Shutdown {
-            return Ok(None);
-        }
-        if let Some(refusal) = wire::unfinished(&outcome) {
-            let refusal = self.permit.with(refusal);
-            messages.refuse(&refusal).await?;
-            return Ok(Some((outcome, refusal.status())));
-        }
-        let body = wire::completion(&self.head, text, &outcome);
-        match messages.send(200, true, &body).await {
-            Err(Unsent::TooLarge) => {
-                let refusal = self.permit.with(RefuseReason::AnswerTooLarge.into());
-                messages.refuse(&refusal).await?;
-                Ok(Some((outcome, refusal.status())))
-            }
-            sent => sent.map(|()| Some((outcome, 200))),
-        }
-    }
-
-    async fn stream(
+    async fn send_all(
         &mut self,
         messages: &mut Messages<'_>,
         interval: Duration,
         text: &mut String,
     ) -> Result<Option<(Outcome, u16)>, Unsent> {
-        messages
-            .send(200, false, &wire::chunk_start(&self.head))
-            .await?;
+        if let Some(start) = self.framer.start() {
+            messages.send(200, false, &start).await?;
+        }
         let outcome = loop {
             let (piece, end) = gather(&mut self.fragments).await;
             text.push_str(&piece);
@@ -248,24 +223,23 @@ impl Answer {
             self.send_text(messages, piece).await?;
             match end {
                 Some(outcome) => break outcome,
-                None => pause.await,
+                None if self.framer.is_stream() => pause.await,
+                None => {}
             }
         };
         if outcome.finish == Finish::Shutdown {
             return Ok(None);
         }
-        if let Some(refusal) = wire::unfinished(&outcome) {
-            let refusal = self.permit.with(refusal);
-            messages.refuse(&refusal).await?;
-            return Ok(Some((outcome, refusal.status())));
-        }
-        let end = wire::chunk_end(&self.head, &outcome);
-        messages.send(200, !self.include_usage, &end).await?;
-        if self.include_usage {
-            let usage = wire::chunk_usage(&self.head, &outcome);
-            messages.send(200, true, &usage).await?;
-        }
-        Ok(Some((outcome, 200)))
+        let refusal = match self.framer.end(text, &outcome) {
+            Ok(bodies) => match messages.send_last(&bodies).await {
+                Err(Unsent::TooLarge) => RefuseReason::AnswerTooLarge.into(),
+                sent => return sent.map(|()| Some((outcome, 200))),
+            },
+            Err(refusal) => refusal,
+        };
+        let refusal = self.permit.with(refusal);
+        messages.refuse(&refusal).await?;
+        Ok(Some((outcome, refusal.status())))
     }
 
     /// Sends `text` as one chunk, or as several where the broker's limit is lower.
@@ -276,7 +250,9 @@ impl Answer {
             if piece.is_empty() {
                 continue;
             }
-            let chunk = wire::chunk_text(&self.head, &piece);
+            let Some(chunk) = self.framer.piece(&piece) else {
+                return Ok(());
+            };
             match messages.send(200, false, &chunk).await {
                 Err(Unsent::TooLarge) => {
                     let (first, second) = halves(&piece).ok_or(Unsent::TooLarge)?;
@@ -300,19 +276,12 @@ async fn gather(fragments: &mut AnswerReceiver) -> (String, Option<Outcome>) {
             Some(Fragment::Text(piece)) => text.push_str(&piece),
             Some(Fragment::End(outcome)) => return (text, Some(outcome)),
             // The channel ends in an `End`; without one, nobody knows how it went.
-            None => return (text, Some(failed())),
+            None => return (text, Some(Outcome::LOST)),
         }
         match fragments.next().now_or_never() {
             Some(more) => next = more,
             None => return (text, None),
         }
-    }
-}
-
-fn failed() -> Outcome {
-    Outcome {
-        finish: Finish::Failed,
-        usage: crate::prompt::Usage::default(),
     }
 }
 

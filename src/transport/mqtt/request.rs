@@ -7,14 +7,14 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
-use super::ledger::{Bytes32, Key};
 use super::topics::{self, Topics};
 use crate::auth::{Binding, Credential, NonceRule};
+use crate::delivery::{Exact, Question};
 use crate::identity::digest;
 use crate::link::{Message, Properties};
 use crate::prompt::{Cancel, Completion, Dialect, Origin, Request, RequestId};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
-use crate::wire::{self, Body};
+use crate::wire::{self, Body, Framing};
 
 /// Correlation Data is echoed with each piece of an answer, so a short request must not be able to
 /// make a long one; a UUID has 36 bytes.
@@ -27,13 +27,12 @@ pub(super) struct Asked {
     pub(super) request: Request<Completion>,
     pub(super) credential: Credential,
     pub(super) reply: Reply,
-    pub(super) body_hash: Bytes32,
+    pub(super) question: Option<Question>,
     /// The broker's word that it sent this before.
     pub(super) redelivered: bool,
     /// Of the body.
     pub(super) size: usize,
-    pub(super) stream: bool,
-    pub(super) include_usage: bool,
+    pub(super) framing: Framing,
 }
 
 /// A message that is no request, and where that may be told.
@@ -71,15 +70,6 @@ impl Reply {
             Form::Properties => (self.topic.clone(), self.correlation.as_deref()),
             Form::Plain { .. } => (format!("{}/rejected", self.topic), None),
         }
-    }
-}
-
-impl Asked {
-    /// `None` without correlation data: then nothing counts as a repeat.
-    pub(super) fn key(&self) -> Option<Key> {
-        let correlation = self.reply.correlation.as_ref()?;
-        let topic = self.reply.topic.as_bytes();
-        Some(Key(digest(&[topic, correlation, &self.body_hash])))
     }
 }
 
@@ -193,7 +183,10 @@ fn asked(
     now: Instant,
 ) -> Asked {
     let expiry = message.properties.expiry;
+    let correlation = reply.correlation.as_deref();
+    let question = |c: &[u8]| Question::new(&reply.topic, c, &body.body_hash);
     Asked {
+        question: correlation.map(question),
         request: Request {
             id,
             origin: origin(message),
@@ -203,11 +196,9 @@ fn asked(
         },
         credential,
         reply,
-        body_hash: body.body_hash,
         redelivered: message.dup,
         size: message.payload.len(),
-        stream: body.stream,
-        include_usage: body.include_usage,
+        framing: body.framing,
     }
 }
 
@@ -245,7 +236,7 @@ pub(super) fn origin(message: &Message) -> Origin {
 
 /// What a redelivery of the message has in common with it. The expiry is left out: the broker
 /// counts it down.
-pub(super) fn fingerprint(message: &Message) -> Bytes32 {
+pub(super) fn exact(message: &Message) -> Exact {
     let properties = &message.properties;
     let present = |bytes: Option<&[u8]>| [u8::from(bytes.is_some())];
     let response = properties.response_topic.as_ref().map(String::as_bytes);
@@ -263,7 +254,7 @@ pub(super) fn fingerprint(message: &Message) -> Bytes32 {
     for (name, value) in &properties.user {
         parts.extend([name.as_bytes(), value.as_bytes()]);
     }
-    digest(&parts)
+    Exact(digest(&parts))
 }
 
 fn reply(topics: &Topics, message: &Message, form: topics::Form<'_>) -> Option<Reply> {
@@ -518,18 +509,18 @@ mod tests {
     }
 
     #[test]
-    fn fingerprint_ignores_what_the_broker_changes_and_nothing_else() {
+    fn a_message_is_known_by_all_but_what_a_broker_changes() {
         let first = message("{}");
         let mut again = first.clone();
         again.dup = true;
         again.properties.expiry = Some(std::time::Duration::from_secs(3));
-        assert_eq!(fingerprint(&first), fingerprint(&again));
+        assert_eq!(exact(&first), exact(&again));
         let mut other = first.clone();
         other.properties.correlation = None;
         other.properties.content_type = Some("c".to_owned());
-        assert_ne!(fingerprint(&first), fingerprint(&other));
+        assert_ne!(exact(&first), exact(&other));
         let mut other = first.clone();
         other.properties.user = vec![("authorization".to_owned(), "Bearer x".to_owned())];
-        assert_ne!(fingerprint(&first), fingerprint(&other));
+        assert_ne!(exact(&first), exact(&other));
     }
 }

@@ -18,10 +18,11 @@ use crate::admission::{
     Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
 };
 use crate::auth::{Credential, Grant};
+use crate::delivery::Exact;
 use crate::identity::Nonces;
 use crate::prompt::{self, Cancel, Finish, Look, Operation, Origin, Outcome, Request, RequestId};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
-use crate::wire::Head;
+use crate::wire::Framing;
 
 /// What all requests share.
 pub(super) struct Context {
@@ -65,6 +66,7 @@ pub(super) enum Came {
 /// Serves a message on a request topic.
 pub(super) async fn request(
     context: Arc<Context>,
+    exact: Exact,
     parsed: Result<Box<Asked>, Box<Unread>>,
     came: Came,
     deciding: Deciding,
@@ -73,17 +75,17 @@ pub(super) async fn request(
         Ok(asked) => asked,
         Err(unread) => return context.unread(unread, came, deciding).await,
     };
-    let stream = (asked.stream, asked.include_usage);
+    let framing = asked.framing;
     let (id, reply) = (asked.request.id.clone(), asked.reply.clone());
     // Until the answer is acknowledged, or the refusal.
     let stay = Arc::default();
-    let delivery = delivery(&context, &asked, deciding, &stay);
+    let delivery = delivery(&context, exact, &asked, deciding, &stay);
     let delivered = context
         .admission
         .deliver(asked.credential, asked.request, delivery);
     match delivered.await {
         Ok(Delivered::Run(admitted, ticket)) => {
-            context.run(admitted, *ticket, &reply, stream).await
+            context.run(admitted, *ticket, &reply, framing).await
         }
         Ok(Delivered::Running) => {
             context.metrics.duplicate();
@@ -91,7 +93,7 @@ pub(super) async fn request(
         }
         Ok(Delivered::Again(stored)) => {
             context.metrics.duplicate();
-            context.again(stored, &reply, stream).await
+            context.again(stored, &reply, framing).await
         }
         Err(rejected) => context.reject(rejected, came, &id, &reply).await,
     }
@@ -120,6 +122,7 @@ pub(super) async fn cancel(
 
 fn delivery(
     context: &Context,
+    exact: Exact,
     asked: &Asked,
     deciding: Deciding,
     stay: &Arc<OnceLock<Stay>>,
@@ -127,9 +130,9 @@ fn delivery(
     let (topics, reply) = (Arc::clone(&context.topics), asked.reply.clone());
     let (inboxes, stay) = (context.inboxes.clone(), Arc::clone(stay));
     Delivery {
-        reply_to: asked.reply.topic.clone(),
+        message: exact,
+        question: asked.question,
         correlation: asked.reply.correlation.as_ref().map(|c| c.to_vec()),
-        body_hash: asked.body_hash,
         redelivered: asked.redelivered,
         size: asked.size,
         check: Box::new(move |grant: &Grant| {
@@ -156,13 +159,11 @@ impl Context {
         admitted: Admitted,
         ticket: Ticket,
         reply: &Reply,
-        (stream, include_usage): (bool, bool),
+        framing: Framing,
     ) -> Served {
         let answer = Answer {
-            head: Head::new(&admitted.id, &admitted.model, admitted.created),
+            framer: framing.framer(&admitted.id, &admitted.model, admitted.created),
             fragments: admitted.answer,
-            stream,
-            include_usage,
             permit: admitted.permit,
         };
         let messages = Messages::new(&self.outbox, reply, &admitted.id);
@@ -201,16 +202,14 @@ impl Context {
         &self,
         stored: Recorded<StoredAnswer>,
         reply: &Reply,
-        (stream, include_usage): (bool, bool),
+        framing: Framing,
     ) -> Served {
         let (mut text, fragments) = prompt::channel(1);
         text.send(&stored.text);
         text.finish(stored.outcome());
         let answer = Answer {
-            head: Head::new(&stored.request_id, &stored.model, stored.created),
+            framer: framing.framer(&stored.request_id, &stored.model, stored.created),
             fragments,
-            stream,
-            include_usage,
             permit: stored.with(()),
         };
         let mut messages = Messages::new(&self.outbox, reply, &stored.request_id);

@@ -13,12 +13,13 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::ledger::{Bytes32, EntryId, Ledger};
 use super::outbox::{Pending, Submission};
 use super::request;
 use super::serve::{self, Came, Context, Deciding, Served};
 use super::status::{self, Notices};
 use super::topics::{Form, Route};
+use crate::delivery::Exact;
+use crate::delivery::ledger::{EntryId, Ledger};
 use crate::link::{self, Ack, Backoff, Event, Events, Failure, Link, Lost, Message, Publication};
 use crate::prompt::Dialect;
 use crate::shutdown::Shutdown;
@@ -101,7 +102,7 @@ impl State {
             live: None,
             retry_at: now,
             connections: 0,
-            ledger: Ledger::new(),
+            ledger: Ledger::default(),
             pending: Pending::default(),
             tasks: JoinSet::new(),
             entries: HashMap::new(),
@@ -290,13 +291,9 @@ impl Session {
     }
 
     fn message(&mut self, message: &Message, deciding: Deciding) {
-        // Only what is acknowledged comes again.
-        let print = match message.ack {
-            Some(_) => request::fingerprint(message),
-            None => Bytes32::default(),
-        };
+        let exact = request::exact(message);
         if let Some(ack) = message.ack {
-            if message.dup && self.state.ledger.adopt(&print, ack) {
+            if message.dup && self.state.ledger.adopt(&exact, ack) {
                 return self.context.metrics.duplicate();
             }
             if !message.dup {
@@ -311,9 +308,9 @@ impl Session {
         match context.topics.route(&message.topic) {
             Some(Route::Cancel) => self.cancel(message, deciding),
             Some(Route::Request(dialect, form)) => {
-                self.request(message, (dialect, form), print, deciding);
+                self.request(message, (dialect, form), exact, deciding);
             }
-            None => self.set_aside(message, print),
+            None => self.set_aside(message, exact),
         }
     }
 
@@ -324,7 +321,7 @@ impl Session {
         &mut self,
         message: &Message,
         form: (Dialect, Form<'_>),
-        print: Bytes32,
+        exact: Exact,
         deciding: Deciding,
     ) {
         let window = usize::from(self.options.receive_maximum);
@@ -336,7 +333,7 @@ impl Session {
             None => (Came::AtMostOnce, UNDER_WAY_QOS_0),
         };
         if self.state.tasks.len() >= most {
-            return self.unanswered(message, print);
+            return self.unanswered(message, exact);
         }
         let topics = &self.context.topics;
         let moment = || self.context.admission.moment();
@@ -349,20 +346,20 @@ impl Session {
             &accepted,
             time::instant(),
         );
-        let key = parsed.as_ref().ok().and_then(|asked| asked.key());
-        let entry = self.state.ledger.open(print, key, message.ack);
-        let task = serve::request(Arc::clone(&self.context), parsed, came, deciding);
+        let question = parsed.as_ref().ok().and_then(|asked| asked.question);
+        let entry = self.state.ledger.open(exact, question, message.ack);
+        let task = serve::request(Arc::clone(&self.context), exact, parsed, came, deciding);
         let handle = self.state.tasks.spawn(task);
         self.state.entries.insert(handle.id(), entry);
     }
 
     /// Even a refusal would be one too many.
-    fn unanswered(&mut self, message: &Message, print: Bytes32) {
+    fn unanswered(&mut self, message: &Message, exact: Exact) {
         self.context.metrics.request(503);
         let under_way = self.state.tasks.len();
         let problem = format!("requests were dropped unanswered: {under_way} were under way");
         self.context.status.answer_refused(problem);
-        let entry = self.state.ledger.open(print, None, message.ack);
+        let entry = self.state.ledger.open(exact, None, message.ack);
         self.state.ledger.done(entry);
     }
 
@@ -377,10 +374,10 @@ impl Session {
     }
 
     /// A topic that our subscriptions cover but that can't be answered on.
-    fn set_aside(&mut self, message: &Message, print: Bytes32) {
+    fn set_aside(&mut self, message: &Message, exact: Exact) {
         tracing::debug!(size = message.payload.len(), "no request topic");
         self.context.metrics.request(404);
-        let entry = self.state.ledger.open(print, None, message.ack);
+        let entry = self.state.ledger.open(exact, None, message.ack);
         self.state.ledger.done(entry);
     }
 

@@ -12,23 +12,18 @@
 //! - Without the session nothing comes again by itself: entries of finished runs go, the others
 //!   end unacknowledged.
 //! - A request that its publisher sent again (admission says "running already") *follows* the
-//!   open entries with the same key: it is acknowledged when they are done, because after a lost
+//!   open entries with the same question: it is acknowledged when they are done, because after a lost
 //!   session it may be the only copy that the broker still holds.
 
 use std::collections::VecDeque;
 
-/// SHA-256 of a message as the broker would send it again.
-pub(super) type Bytes32 = [u8; 32];
-
-/// What makes two requests repeats of each other: Response Topic, correlation data, body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key(pub(super) Bytes32);
+use super::{Exact, Question};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct EntryId(u64);
+pub struct EntryId(u64);
 
 #[derive(Debug)]
-pub(super) struct Ledger<A> {
+pub struct Ledger<A> {
     /// Those with `ack` are in the order of receipt on the present connection.
     entries: VecDeque<Entry<A>>,
     next_id: u64,
@@ -37,33 +32,35 @@ pub(super) struct Ledger<A> {
 #[derive(Debug)]
 struct Entry<A> {
     id: EntryId,
-    message: Bytes32,
-    key: Option<Key>,
+    message: Exact,
+    question: Option<Question>,
     /// The right to acknowledge, on the present connection.
     ack: Option<A>,
     /// Whether the broker may send the message again on the next connection.
     redeliverable: bool,
-    state: State,
+    work: Work,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Work {
     Open,
     Follows,
     Done,
 }
 
-impl<A: Copy> Ledger<A> {
-    pub(super) fn new() -> Ledger<A> {
+impl<A> Default for Ledger<A> {
+    fn default() -> Ledger<A> {
         Ledger {
             entries: VecDeque::new(),
             next_id: 0,
         }
     }
+}
 
+impl<A: Copy> Ledger<A> {
     /// A message with DUP arrived, which may be the redelivery of one whose connection was lost.
     /// If so, its entry takes the new right to acknowledge, and there is nothing else to do.
-    pub(super) fn adopt(&mut self, message: &Bytes32, ack: A) -> bool {
+    pub fn adopt(&mut self, message: &Exact, ack: A) -> bool {
         let waits = |e: &Entry<A>| e.redeliverable && e.ack.is_none() && e.message == *message;
         let Some(at) = self.entries.iter().position(waits) else {
             return false;
@@ -76,7 +73,7 @@ impl<A: Copy> Ledger<A> {
     }
 
     /// A message without DUP arrived.
-    pub(super) fn redeliveries_over(&mut self) {
+    pub fn redeliveries_over(&mut self) {
         for entry in self.entries.iter_mut().filter(|e| e.ack.is_none()) {
             entry.redeliverable = false;
         }
@@ -84,49 +81,49 @@ impl<A: Copy> Ledger<A> {
     }
 
     /// A new request; without `ack` (QoS 0) it counts for its followers only.
-    pub(super) fn open(&mut self, message: Bytes32, key: Option<Key>, ack: Option<A>) -> EntryId {
+    pub fn open(&mut self, message: Exact, question: Option<Question>, ack: Option<A>) -> EntryId {
         let id = EntryId(self.next_id);
         self.next_id += 1;
         self.entries.push_back(Entry {
             id,
             message,
-            key,
+            question,
             redeliverable: ack.is_some(),
             ack,
-            state: State::Open,
+            work: Work::Open,
         });
         id
     }
 
     /// It is answered, or there is nothing to answer.
-    pub(super) fn done(&mut self, id: EntryId) {
-        self.set(id, State::Done);
+    pub fn done(&mut self, id: EntryId) {
+        self.set(id, Work::Done);
     }
 
     /// It is to come again, as if it had never arrived. For a connection that has ended: on a
     /// present one, those after it would be acknowledged out of order.
-    pub(super) fn forget(&mut self, id: EntryId) {
+    pub fn forget(&mut self, id: EntryId) {
         let Some(at) = self.entries.iter().position(|e| e.id == id) else {
             return;
         };
         if let Some(entry) = self.entries.remove(at) {
-            self.settle(entry.key);
+            self.settle(entry.question);
         }
         self.prune();
     }
 
     /// It repeats a request that runs already.
-    pub(super) fn follow(&mut self, id: EntryId) {
-        self.set(id, State::Follows);
+    pub fn follow(&mut self, id: EntryId) {
+        self.set(id, Work::Follows);
     }
 
     /// The next right to use, in order; [`Ledger::acknowledged`] once it is used.
-    pub(super) fn next_ack(&self) -> Option<A> {
+    pub fn next_ack(&self) -> Option<A> {
         let first = self.entries.iter().find(|e| e.ack.is_some())?;
-        (first.state == State::Done).then_some(first.ack)?
+        (first.work == Work::Done).then_some(first.ack)?
     }
 
-    pub(super) fn acknowledged(&mut self) {
+    pub fn acknowledged(&mut self) {
         if self.next_ack().is_some() {
             let first = self.entries.iter().position(|e| e.ack.is_some());
             first.and_then(|at| self.entries.remove(at));
@@ -134,14 +131,14 @@ impl<A: Copy> Ledger<A> {
     }
 
     /// The connection ended.
-    pub(super) fn lost(&mut self) {
+    pub fn lost(&mut self) {
         for entry in &mut self.entries {
             entry.ack = None;
         }
     }
 
     /// A connection was made, with or without the session before.
-    pub(super) fn connected(&mut self, session_present: bool) {
+    pub fn connected(&mut self, session_present: bool) {
         if !session_present {
             for entry in &mut self.entries {
                 entry.redeliverable = false;
@@ -152,34 +149,34 @@ impl<A: Copy> Ledger<A> {
 
     /// Unacknowledged messages of the present connection: what a broker's Receive Maximum counts,
     /// and the packet identifiers bound where it doesn't count.
-    pub(super) fn unacknowledged(&self) -> usize {
+    pub fn unacknowledged(&self) -> usize {
         self.entries.iter().filter(|e| e.ack.is_some()).count()
     }
 
-    fn set(&mut self, id: EntryId, state: State) {
+    fn set(&mut self, id: EntryId, work: Work) {
         let Some(entry) = self.entries.iter_mut().find(|e| e.id == id) else {
             return;
         };
-        let key = entry.key;
-        entry.state = match (state, key) {
+        let question = entry.question;
+        entry.work = match (work, question) {
             // Nothing to follow it by.
-            (State::Follows, None) => State::Done,
-            (state, _) => state,
+            (Work::Follows, None) => Work::Done,
+            (work, _) => work,
         };
-        self.settle(key);
+        self.settle(question);
         self.prune();
     }
 
     /// Followers are done once nothing open is left that they could follow.
-    fn settle(&mut self, key: Option<Key>) {
-        let same = |e: &Entry<A>| e.key.is_some() && e.key == key;
-        let open = |e: &Entry<A>| same(e) && e.state == State::Open;
+    fn settle(&mut self, question: Option<Question>) {
+        let same = |e: &Entry<A>| e.question.is_some() && e.question == question;
+        let open = |e: &Entry<A>| same(e) && e.work == Work::Open;
         if self.entries.iter().any(open) {
             return;
         }
         for entry in &mut self.entries {
-            if entry.state == State::Follows && same(entry) {
-                entry.state = State::Done;
+            if entry.work == Work::Follows && same(entry) {
+                entry.work = Work::Done;
             }
         }
     }
@@ -187,7 +184,7 @@ impl<A: Copy> Ledger<A> {
     /// What is done and can't come again needs no memory.
     fn prune(&mut self) {
         self.entries
-            .retain(|e| e.state != State::Done || e.ack.is_some() || e.redeliverable);
+            .retain(|e| e.work != Work::Done || e.ack.is_some() || e.redeliverable);
     }
 }
 
@@ -197,7 +194,8 @@ mod tests {
 
     use super::*;
 
-    const M: fn(u8) -> Bytes32 = |n| [n; 32];
+    const M: fn(u8) -> Exact = |n| Exact([n; 32]);
+    const Q: fn(u8) -> Option<Question> = |n| Some(Question([n; 32]));
 
     fn acks(ledger: &mut Ledger<u32>) -> Vec<u32> {
         let mut acks = Vec::new();
@@ -210,7 +208,7 @@ mod tests {
 
     #[test]
     fn acknowledges_in_order_of_receipt() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let ids: Vec<_> = (0..3)
             .map(|n| ledger.open(M(n), None, Some(u32::from(n))))
             .collect();
@@ -224,7 +222,7 @@ mod tests {
 
     #[test]
     fn redelivery_is_adopted_by_the_running_entry() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let id = ledger.open(M(1), None, Some(10));
         ledger.lost();
         ledger.connected(true);
@@ -237,7 +235,7 @@ mod tests {
 
     #[test]
     fn answered_while_away_is_acknowledged_at_once() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let id = ledger.open(M(1), None, Some(10));
         ledger.lost();
         ledger.done(id);
@@ -248,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_expired_at_the_broker_answers_for_nothing_later() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let id = ledger.open(M(1), None, Some(10));
         ledger.lost();
         ledger.done(id);
@@ -260,16 +258,16 @@ mod tests {
 
     #[test]
     fn without_the_session_nothing_is_adopted_or_kept() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let done = ledger.open(M(1), None, Some(10));
-        let running = ledger.open(M(2), Some(Key(M(9))), Some(11));
+        let running = ledger.open(M(2), Q(9), Some(11));
         ledger.lost();
         ledger.done(done);
         ledger.connected(false);
         assert_eq!(ledger.entries.len(), 1);
         assert!(!ledger.adopt(&M(2), 20));
         // Its publisher sends it again: it waits for the run that goes on.
-        let again = ledger.open(M(3), Some(Key(M(9))), Some(21));
+        let again = ledger.open(M(3), Q(9), Some(21));
         ledger.follow(again);
         assert!(acks(&mut ledger).is_empty());
         ledger.done(running);
@@ -279,8 +277,8 @@ mod tests {
 
     #[test]
     fn followers_never_wait_for_each_other() {
-        let mut ledger = Ledger::new();
-        let key = Some(Key(M(9)));
+        let mut ledger = Ledger::default();
+        let key = Q(9);
         let a = ledger.open(M(1), key, Some(1));
         let b = ledger.open(M(2), key, Some(2));
         ledger.follow(b);
@@ -295,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_is_taken_as_new() {
-        let mut ledger = Ledger::new();
+        let mut ledger = Ledger::default();
         let unrecorded = ledger.open(M(1), None, Some(1));
         let other = ledger.open(M(2), None, Some(2));
         ledger.lost();
@@ -333,7 +331,7 @@ mod tests {
         /// work is done, nothing is left unacknowledged.
         #[test]
         fn acknowledges_what_a_broker_expects(steps in prop::collection::vec(step(), 1..80)) {
-            let mut ledger = Ledger::new();
+            let mut ledger = Ledger::default();
             let mut broker: VecDeque<(u8, u32)> = VecDeque::new();
             let (mut serial, mut working) = (0, Vec::new());
             for step in steps.into_iter().chain([Step::Flush]) {
@@ -342,7 +340,7 @@ mod tests {
                         serial += 1;
                         broker.push_back((n, serial));
                         ledger.redeliveries_over();
-                        working.push(ledger.open(M(n), Some(Key(M(n))), Some(serial)));
+                        working.push(ledger.open(M(n), Q(n), Some(serial)));
                     }
                     Step::Done(at) if at < working.len() => ledger.done(working.remove(at)),
                     Step::Follow(at) if at < working.len() => ledger.follow(working.remove(at)),

@@ -5,34 +5,58 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::sync::watch;
-
-use super::{Key, Owner};
+use super::{Exact, Key, Owner};
 use crate::time::Timestamp;
 
 /// How long a delivery that was begun and never answered is remembered: longer than a broker is
 /// likely to keep the session that would bring it again.
 const BEGUN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A request that is begun twice and not finished isn't tried again.
+const MOST_ATTEMPTS: u32 = 2;
+
 /// What is known of one delivery.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known {
-    /// The exact message that began it last.
-    pub(super) attempt: Key,
-    pub(super) owner: Option<Owner>,
-    pub(super) touched: Timestamp,
-    pub(super) answered: bool,
+pub struct Known {
+    /// The message that began it last.
+    pub message: Exact,
+    pub owner: Option<Owner>,
+    pub touched: Timestamp,
+    pub answered: bool,
+}
+
+/// What is to come of a delivery that isn't running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next<A> {
+    /// It is run, for the first time or the second.
+    Attempt(u32),
+    /// Its answer is given again.
+    Again(A),
+    /// It was begun twice and never answered: a request that ends the daemon would do it again.
+    Exhausted,
+}
+
+impl<A> Next<A> {
+    /// `attempts`: so far.
+    pub fn of(attempts: u32, answer: Option<A>) -> Next<A> {
+        match answer {
+            Some(answer) => Next::Again(answer),
+            None if attempts < MOST_ATTEMPTS => Next::Attempt(attempts + 1),
+            None => Next::Exhausted,
+        }
+    }
 }
 
 /// Oldest first.
 type ByTime = BTreeSet<(Timestamp, Key)>;
 
-#[derive(Debug, Default)]
-pub(super) struct Memory {
+/// `R`: what is known of a run.
+#[derive(Debug)]
+pub struct Memory<R> {
     known: BTreeMap<Key, Known>,
-    attempts: BTreeMap<Key, Key>,
-    /// Deliveries between their claim and their answer, in this process; whether they are ending.
-    running: BTreeMap<Key, watch::Receiver<bool>>,
+    messages: BTreeMap<Exact, Key>,
+    /// Deliveries between their claim and their answer, in this process.
+    running: BTreeMap<Key, R>,
     /// Those that don't run: begun, and answered.
     begun: ByTime,
     answered: ByTime,
@@ -49,21 +73,35 @@ struct Share {
     idle: ByTime,
 }
 
-impl Memory {
-    pub(super) fn knows(&self, key: &Key) -> bool {
+impl<R> Default for Memory<R> {
+    fn default() -> Memory<R> {
+        Memory {
+            known: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            running: BTreeMap::new(),
+            begun: ByTime::new(),
+            answered: ByTime::new(),
+            shares: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        }
+    }
+}
+
+impl<R: Clone> Memory<R> {
+    pub fn knows(&self, key: &Key) -> bool {
         self.known.contains_key(key)
     }
 
-    /// The delivery that this exact message began.
-    pub(super) fn by_attempt(&self, attempt: &Key) -> Option<Key> {
-        self.attempts.get(attempt).copied()
+    /// The delivery that this message began.
+    pub fn begun_by(&self, message: &Exact) -> Option<Key> {
+        self.messages.get(message).copied()
     }
 
-    /// Replaces what was known of it, its attempt too.
-    pub(super) fn note(&mut self, key: Key, known: Known) {
+    /// Replaces what was known of it, its message too.
+    pub fn note(&mut self, key: Key, known: Known) {
         self.forget(&key);
         self.known.insert(key, known);
-        self.attempts.insert(known.attempt, key);
+        self.messages.insert(known.message, key);
         self.shares.entry(known.owner).or_default().held += 1;
         if !self.running.contains_key(&key) {
             self.set_idle(key, known);
@@ -71,15 +109,11 @@ impl Memory {
     }
 
     /// An error says that it runs already.
-    pub(super) fn claim(
-        &mut self,
-        key: Key,
-        ending: watch::Receiver<bool>,
-    ) -> Result<(), watch::Receiver<bool>> {
+    pub fn claim(&mut self, key: Key, run: R) -> Result<(), R> {
         if let Some(running) = self.running.get(&key) {
             return Err(running.clone());
         }
-        self.running.insert(key, ending);
+        self.running.insert(key, run);
         self.gone.remove(&key);
         if let Some(known) = self.known.get(&key).copied() {
             self.unset_idle(key, known);
@@ -88,7 +122,7 @@ impl Memory {
     }
 
     /// It runs no more.
-    pub(super) fn release(&mut self, key: Key) {
+    pub fn release(&mut self, key: Key) {
         self.running.remove(&key);
         if let Some(known) = self.known.get(&key).copied() {
             self.set_idle(key, known);
@@ -97,7 +131,7 @@ impl Memory {
 
     /// Dates back what a clock dated later than `now`, and says which: it would be kept until then,
     /// and push newer ones out meanwhile. What runs stays.
-    pub(super) fn redate(&mut self, now: Timestamp) -> Vec<Key> {
+    pub fn redate(&mut self, now: Timestamp) -> Vec<Key> {
         let of = |dated: &ByTime| -> Vec<Key> {
             let ahead = dated.iter().rev().take_while(|(touched, _)| *touched > now);
             ahead.map(|(_, key)| *key).collect()
@@ -114,19 +148,19 @@ impl Memory {
 
     /// Forgets what is out of its window, and what is beyond the bound: of whoever has the most,
     /// the oldest. What runs stays.
-    pub(super) fn prune(&mut self, now: Timestamp, window: Duration, most: usize) {
+    pub fn prune(&mut self, now: Timestamp, window: Duration, most: usize) {
         while let Some(key) = self.outdated(now, window).or_else(|| self.beyond(most)) {
             self.forget(&key);
             self.gone.insert(key);
         }
     }
 
-    pub(super) fn gone(&self) -> &BTreeSet<Key> {
+    pub fn gone(&self) -> &BTreeSet<Key> {
         &self.gone
     }
 
     /// They have been taken out of the store.
-    pub(super) fn gone_for_good(&mut self) {
+    pub fn gone_for_good(&mut self) {
         self.gone.clear();
     }
 
@@ -152,8 +186,8 @@ impl Memory {
             return;
         };
         self.unset_idle(*key, known);
-        if self.attempts.get(&known.attempt) == Some(key) {
-            self.attempts.remove(&known.attempt);
+        if self.messages.get(&known.message) == Some(key) {
+            self.messages.remove(&known.message);
         }
         if let Some(share) = self.shares.get_mut(&known.owner) {
             share.held -= 1;
@@ -207,8 +241,8 @@ mod tests {
 
     fn known() -> impl Strategy<Value = Known> {
         (0..6_u8, 0..3_u8, 0..200_000_u64, prop::bool::ANY).prop_map(
-            |(attempt, owner, secs, answered)| Known {
-                attempt: [attempt; 32],
+            |(message, owner, secs, answered)| Known {
+                message: Exact([message; 32]),
                 owner: Some([owner; 32]),
                 touched: Timestamp::from_secs(secs),
                 answered,
@@ -238,11 +272,11 @@ mod tests {
             let mut memory = Memory::default();
             for step in steps {
                 match step {
-                    Step::Note(n, known) => memory.note([n; 32], known),
+                    Step::Note(n, known) => memory.note(Key([n; 32]), known),
                     Step::Claim(n) => {
-                        let _ = memory.claim([n; 32], watch::channel(false).1);
+                        let _ = memory.claim(Key([n; 32]), ());
                     }
-                    Step::Release(n) => memory.release([n; 32]),
+                    Step::Release(n) => memory.release(Key([n; 32])),
                     Step::Prune(secs, most) => {
                         let now = Timestamp::from_secs(secs);
                         memory.redate(now);
@@ -267,8 +301,8 @@ mod tests {
                 prop_assert_eq!(idle.count(), memory.begun.len() + memory.answered.len());
                 let held: usize = memory.shares.values().map(|share| share.held).sum();
                 prop_assert_eq!(held, memory.known.len());
-                for (attempt, key) in &memory.attempts {
-                    prop_assert_eq!(memory.known.get(key).map(|k| k.attempt), Some(*attempt));
+                for (message, key) in &memory.messages {
+                    prop_assert_eq!(memory.known.get(key).map(|k| k.message), Some(*message));
                 }
             }
         }
