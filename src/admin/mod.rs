@@ -39,16 +39,12 @@ pub struct ResetTime {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "`to` must be \"now\" or seconds since 1970")]
-pub enum ResetTo {
-    Seconds(u64),
-    Word(Word),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Word {
+pub enum ResetTo {
     Now,
+    /// Since 1970.
+    #[serde(untagged)]
+    Seconds(u64),
 }
 
 /// The time floor was set.

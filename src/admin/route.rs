@@ -4,21 +4,6 @@ use std::marker::PhantomData;
 
 use super::{Explanation, Fetched, Listed, Pinned, Refreshed, Reloaded, Status, TimeReset};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    Status,
-    Metrics,
-    Audit,
-    Reload,
-    ResetTime,
-    Keys,
-    Explain,
-    PinKeys,
-    FetchKeys,
-    PinHeld,
-    RefreshKeys,
-}
-
 /// How an operation is asked for.
 #[derive(Debug)]
 pub struct Route {
@@ -31,44 +16,47 @@ pub struct Route {
     pub is_look: bool,
 }
 
+const LOOK: bool = true;
+const CHANGE: bool = false;
+
+macro_rules! operations {
+    ($($operation:ident: $is_look:ident, $method:literal $path:literal, $what:literal;)+) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Operation { $($operation,)+ }
+
+        impl Operation {
+            pub const ALL: &'static [Operation] = &[$(Operation::$operation,)+];
+
+            pub fn route(self) -> Route {
+                let (is_look, method, path, what) = match self {
+                    $(Operation::$operation => ($is_look, $method, $path, $what),)+
+                };
+                Route { method, path, what, is_look }
+            }
+        }
+    };
+}
+
+// `Explain` comes before the realms', of which none can have its name.
+operations! {
+    Status: LOOK, "GET" "/status", "status";
+    Metrics: LOOK, "GET" "/metrics", "metrics";
+    Audit: LOOK, "GET" "/audit", "audit read";
+    Reload: CHANGE, "POST" "/reload", "reload";
+    ResetTime: CHANGE, "POST" "/time/reset", "time reset";
+    Keys: LOOK, "GET" "/keys", "keys list";
+    Explain: LOOK, "POST" "/keys/explain", "keys explain";
+    PinKeys: CHANGE, "PUT" "/keys/{realm}", "keys pin";
+    FetchKeys: CHANGE, "POST" "/keys/{realm}/fetch", "keys fetch";
+    PinHeld: CHANGE, "POST" "/keys/{realm}/pin-held", "keys pin held";
+    RefreshKeys: CHANGE, "POST" "/keys/{realm}/refresh", "keys refresh";
+}
+
 impl Operation {
-    /// `Explain` comes before the realms', of which none can have its name.
-    pub const ALL: [Operation; 11] = [
-        Operation::Status,
-        Operation::Metrics,
-        Operation::Audit,
-        Operation::Reload,
-        Operation::ResetTime,
-        Operation::Keys,
-        Operation::Explain,
-        Operation::PinKeys,
-        Operation::FetchKeys,
-        Operation::PinHeld,
-        Operation::RefreshKeys,
-    ];
-
-    #[rustfmt::skip]
-    pub fn route(self) -> Route {
-        let (look, change) = (true, false);
-        let (method, path, what, is_look) = match self {
-            Operation::Status => ("GET", "/status", "status", look),
-            Operation::Metrics => ("GET", "/metrics", "metrics", look),
-            Operation::Audit => ("GET", "/audit", "audit read", look),
-            Operation::Reload => ("POST", "/reload", "reload", change),
-            Operation::ResetTime => ("POST", "/time/reset", "time reset", change),
-            Operation::Keys => ("GET", "/keys", "keys list", look),
-            Operation::Explain => ("POST", "/keys/explain", "keys explain", look),
-            Operation::PinKeys => ("PUT", "/keys/{realm}", "keys pin", change),
-            Operation::FetchKeys => ("POST", "/keys/{realm}/fetch", "keys fetch", change),
-            Operation::PinHeld => ("POST", "/keys/{realm}/pin-held", "keys pin held", change),
-            Operation::RefreshKeys => ("POST", "/keys/{realm}/refresh", "keys refresh", change),
-        };
-        Route { method, path, what, is_look }
-    }
-
     /// The operation at a path, and the realm that it names, still encoded.
     pub fn at(path: &str) -> Option<(Operation, &str)> {
-        Operation::ALL.into_iter().find_map(|operation| {
+        Operation::ALL.iter().find_map(|operation| {
+            let operation = *operation;
             let Some((before, after)) = operation.route().path.split_once("{realm}") else {
                 return (path == operation.route().path).then_some((operation, ""));
             };
@@ -108,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_path_leads_back_to_its_operation() {
-        for operation in Operation::ALL {
+        for operation in Operation::ALL.iter().copied() {
             let realm = match operation.route().path.contains("{realm}") {
                 true => "dev",
                 false => "",

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use serde::Serialize;
 
 use crate::identity::hex;
 
@@ -26,12 +27,13 @@ const MISSING: &str =
     "not found; import the model with `slmd model import`, or name one of `slmd model list`";
 
 /// A model folder whose manifest has been read and whose files are there with the right sizes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Bundle {
     pub name: String,
     pub folder: PathBuf,
     /// Digest of the canonical content, the same on every CPU; hexadecimal SHA-256.
     pub digest: String,
+    #[serde(skip)]
     pub manifest: Arc<Manifest>,
 }
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::exit::{Done, Failure};
 use super::model_bench::Bench;
@@ -71,7 +72,7 @@ impl Model {
                 let models = folder.resolve(global)?;
                 let bundle =
                     engine::import(file, &models.join(name), name).map_err(Failure::failed)?;
-                output::show(global, &describe(&bundle))
+                output::show(global, &bundle)
             }
             Model::Bench(bench) => bench.execute(global),
             Model::List { folder } => list(global, &Catalog::new(&folder.resolve(global)?)),
@@ -80,9 +81,8 @@ impl Model {
                 let bundle = catalog.open(name).map_err(Failure::failed)?;
                 catalog.verify(&bundle).map_err(Failure::failed)?;
                 engine::check(&bundle).map_err(Failure::failed)?;
-                let mut shown = describe(&bundle);
-                shown["verified"] = Value::Bool(true);
-                output::show(global, &shown)
+                let verified = true;
+                output::show(global, &Verified { bundle, verified })
             }
         }
     }
@@ -93,7 +93,7 @@ fn list(global: &Global, catalog: &Catalog) -> Done {
     let (mut models, mut broken) = (Vec::new(), Vec::new());
     for bundle in catalog.list() {
         match bundle {
-            Ok(bundle) => models.push(describe(&bundle)),
+            Ok(bundle) => models.push(bundle),
             Err(error) => broken.push(error.to_string()),
         }
     }
@@ -104,6 +104,9 @@ fn list(global: &Global, catalog: &Catalog) -> Done {
     }
 }
 
-fn describe(bundle: &Bundle) -> Value {
-    json!({"name": bundle.name, "digest": bundle.digest, "folder": bundle.folder})
+#[derive(Serialize)]
+struct Verified {
+    #[serde(flatten)]
+    bundle: Bundle,
+    verified: bool,
 }

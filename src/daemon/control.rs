@@ -117,7 +117,7 @@ impl http::Control for Core {
 
     fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Failed> {
         let to = match to {
-            ResetTo::Word(_) => None,
+            ResetTo::Now => None,
             ResetTo::Seconds(seconds) => Some(Timestamp::from_secs(seconds)),
         };
         let authority = &self.state.authority;

@@ -11,7 +11,7 @@ use super::client::{Client, Problem, body};
 use super::exit::{Done, Exit, Failure};
 use super::output::printable;
 use super::{Global, offline, output};
-use crate::admin::{self, Listed, Refreshed, ResetTime, ResetTo, Word, route};
+use crate::admin::{self, Listed, Refreshed, ResetTime, ResetTo, route};
 use crate::auth::{KeyInfo, Skipped};
 use crate::time::MAX_SECS;
 
@@ -71,7 +71,7 @@ fn reset_to(text: &str) -> Result<ResetTo, String> {
     match text.parse::<u64>() {
         Ok(seconds) if seconds <= MAX_SECS => Ok(ResetTo::Seconds(seconds)),
         Ok(_) => Err("that is after the year 9999".to_owned()),
-        Err(_) if text == "now" => Ok(ResetTo::Word(Word::Now)),
+        Err(_) if text == "now" => Ok(ResetTo::Now),
         Err(_) => Err("write now, or seconds since 1970 (date +%s)".to_owned()),
     }
 }
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_reset_is_to_now_or_to_seconds() {
-        assert_eq!(reset_to("now"), Ok(ResetTo::Word(Word::Now)));
+        assert_eq!(reset_to("now"), Ok(ResetTo::Now));
         let seconds = |text| reset_to(text).ok();
         assert_eq!(seconds("1790000000"), Some(ResetTo::Seconds(1_790_000_000)));
         assert_eq!(seconds("253402300799"), Some(ResetTo::Seconds(MAX_SECS)));
