@@ -9,6 +9,7 @@ MODEL := smollm2-135m-instruct
 BUNDLE := target/models/$(MODEL)/slmd.json
 VENV := target/venv/ready
 NODE := target/node/ready
+HIVEMQ := target/hivemq/ready
 PIN := models/$(MODEL).pin
 
 # By a name of its own, so that `make -n test` prints and runs nothing.
@@ -16,7 +17,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-tests build model keycloak venv node fuzz demo bench cross dist install clean
+.PHONY: help setup setup-tests build model keycloak venv node hivemq fuzz demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -77,6 +78,16 @@ $(NODE): tests/clients/package.json tests/clients/package-lock.json | setup-test
 	@cd $(@D) && npm ci --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
+# A second kind of broker, for `test-more`.
+hivemq: $(HIVEMQ)
+
+$(HIVEMQ): tests/hivemq/pom.xml | setup-tests
+	@command -v javac >/dev/null || { echo 'HiveMQ needs a JDK: apt-get install default-jdk-headless' >&2; exit 1; }
+	@echo 'fetching HiveMQ Community Edition (100 MB) into $(@D)' >&2
+	@mkdir -p $(@D)
+	@mvn -B -q -Dstyle.color=never -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(@D))/lib
+	@touch $@
+
 # FUZZ_SECONDS for each target; what one run finds the next begins with.
 fuzz: setup-tests
 	tests/fuzz/run
@@ -109,7 +120,7 @@ test-logs:
 test-more: export SLMD_TEST_MORE = 1
 test-more: export PROPTEST_CASES = 20000
 test-more: export FUZZ_SECONDS ?= 600
-test-more: test
+test-more: $(HIVEMQ) test
 
 bench: $(BUNDLE) $(VENV) $(NODE)
 	tests/bench/run

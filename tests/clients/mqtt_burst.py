@@ -16,7 +16,8 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-PATIENCE = 60
+# 500 answers on a busy machine.
+PATIENCE = 240
 REQUESTS = "slm/edge-1/v1/chat/completions"
 TOKEN = os.environ.get("SLMD_TOKEN", "")
 BODY = json.dumps({"messages": noted.messages([{"role": "user", "content": "Hi"}]), "max_tokens": 2})

@@ -18,7 +18,7 @@ use crate::support::{
 const FITS: usize = 64;
 /// Full sizes with `SLMD_TEST_MORE`.
 const FEW: &[(usize, u8)] = &[(1, 1), (10, 2), (12, 1), (40, 1)];
-const MORE: &[(usize, u8)] = &[
+pub(super) const MORE: &[(usize, u8)] = &[
     (1, 2),
     (10, 1),
     (12, 2),
@@ -187,7 +187,7 @@ fn a_flood_without_tokens_ends_no_running_prompt() {
         ..Publish::default()
     });
     scene.until_text("running");
-    let mut flood = Burst::of(&scene, "", 0, 2000, "flooder");
+    let mut flood = Burst::of(scene.broker.port(), "", 0, 2000, "flooder");
     flood.until_published();
     let mut last = scene
         .answers
@@ -206,7 +206,7 @@ fn a_flood_without_tokens_ends_no_running_prompt() {
 #[test]
 fn a_flood_without_tokens_silences_no_refusal_of_a_signed_token() {
     let scene = Scene::start("");
-    let mut flood = Burst::of(&scene, "", 1, 300, "flooder");
+    let mut flood = Burst::of(scene.broker.port(), "", 1, 300, "flooder");
     flood.until_published();
     let expired = scene.expired();
     for n in 0..10 {
@@ -265,10 +265,10 @@ fn once(told: &Told, count: usize) {
     }
 }
 
-type Told = BTreeMap<String, Vec<u16>>;
+pub(super) type Told = BTreeMap<String, Vec<u16>>;
 
 /// `mqtt_burst.py` on its way.
-struct Burst {
+pub(super) struct Burst {
     process: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
     published: bool,
@@ -282,13 +282,13 @@ struct Said {
 
 impl Burst {
     fn start(scene: &Scene, qos: u8, count: usize) -> Burst {
-        Burst::of(scene, &scene.token(), qos, count, "device-1")
+        Burst::of(scene.broker.port(), &scene.token(), qos, count, "device-1")
     }
 
-    fn of(scene: &Scene, token: &str, qos: u8, count: usize, client: &str) -> Burst {
+    pub(super) fn of(port: u16, token: &str, qos: u8, count: usize, client: &str) -> Burst {
         let mut process = Command::new(target().join("venv/bin/python"))
             .arg(root().join("tests/clients/mqtt_burst.py"))
-            .args([scene.broker.port().to_string(), qos.to_string()])
+            .args([port.to_string(), qos.to_string()])
             .args([&count.to_string(), client])
             .env("SLMD_TOKEN", token)
             .env("SLMD_TEST_NOTES", secrets::notes())
@@ -304,14 +304,14 @@ impl Burst {
     }
 
     /// Waits until the broker has all of them.
-    fn until_published(&mut self) {
+    pub(super) fn until_published(&mut self) {
         if !std::mem::replace(&mut self.published, true) {
             assert_eq!(self.line(), "published");
         }
     }
 
     /// What each was told, once all were.
-    fn told(mut self) -> Told {
+    pub(super) fn told(mut self) -> Told {
         self.until_published();
         let said: Said = serde_json::from_str(&self.line()).expect("the script prints JSON");
         let ended = exit(&mut self.process, super::CONNECT).expect("it ends with its last line");
