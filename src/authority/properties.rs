@@ -182,6 +182,10 @@ proptest! {
                 let served = set.keys.thumbprints();
                 let came: BTreeSet<_> = granted.difference(&before).collect();
                 prop_assert!(came.iter().all(|(of, key)| of == realm && served.contains(key)));
+                // What nobody vouches for brings nothing.
+                if matches!(done.verdict, Some(Verdict::Held | Verdict::Foreign)) {
+                    prop_assert!(came.is_empty(), "{change:?}");
+                }
                 if done.verdict == Some(Verdict::Foreign) {
                     prop_assert_eq!(format!("{force:?}"), format!("{after:?}"));
                 }
