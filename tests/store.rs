@@ -229,6 +229,7 @@ fn a_read_is_not_counted_while_the_disk_is_full() {
     };
     let _ = log.look(root.clone(), "status", now);
     log.look(root, "status", now).unwrap();
+    drop(file);
     std::fs::remove_file(&ballast).unwrap();
     thread::sleep(Duration::from_millis(1100));
     store.check().unwrap();
