@@ -1,5 +1,6 @@
 //! One realm, one request, one time: what every target decides against.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::auth::{Clock, Credential, DenyList, Endpoint, KeySet, Policy, Realm, Snapshot};
+use crate::auth::{
+    Clock, Credential, DenyList, Endpoint, KeySet, LimitClaims, Policy, Realm, Snapshot,
+};
 use crate::prompt::{Look, Operation, Origin, Request, RequestId};
 use crate::secret::Secret;
 use crate::time::{Mark, Timestamp, Uptime};
@@ -60,12 +63,30 @@ pub fn snapshot(jwks: &[u8]) -> Snapshot {
     let realm = Realm {
         name: "dev".to_owned(),
         issuer: ISSUER.to_owned(),
-        policy: Policy::default(),
+        policy: policy(),
         endpoints: vec![Arc::new(endpoint)],
         keys: KeySet::parse(jwks).expect("a sound set"),
         confirmed: Some(Mark::before(Timestamp::from_secs(NOW), Duration::ZERO, Uptime(0))),
     };
     Snapshot::new(1, vec![realm], DenyList::default())
+}
+
+/// What the targets' own readings go by; the daemon's defaults are its configuration's.
+fn policy() -> Policy {
+    Policy {
+        default_endpoint: None,
+        max_lifetime: Duration::from_secs(MAX_LIFETIME),
+        max_lifetime_by_client: BTreeMap::new(),
+        max_age: None,
+        leeway: Duration::from_secs(LEEWAY),
+        offline_grace: BTreeMap::new(),
+        unsynchronised_scopes: Vec::new(),
+        roles: BTreeMap::new(),
+        tokens_per_minute: None,
+        require_dpop: Vec::new(),
+        limit_claims: LimitClaims::default(),
+        local_groups: BTreeMap::new(),
+    }
 }
 
 pub fn clock() -> Clock {
