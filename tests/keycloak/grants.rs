@@ -1,6 +1,7 @@
 //! Every way to a token: what devices, services, technicians and portals send to Keycloak.
 
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -60,6 +61,11 @@ impl Realm {
 
     /// The token endpoint's answer, whatever it is.
     pub fn ask(&self, fields: &[(&str, &str)], key: Option<&ProofKey>) -> Answer {
+        // Keycloak takes a user over from the directory at the first login: of two at once, one is
+        // told that the credentials are wrong.
+        static LOGINS: Mutex<()> = Mutex::new(());
+        let by_password = fields.contains(&("grant_type", "password"));
+        let _turn = by_password.then(|| LOGINS.lock().unwrap_or_else(PoisonError::into_inner));
         let path = format!("/realms/{}/protocol/openid-connect/token", self.name);
         let proof = key.map(|key| key.proof("POST", &self.token_url(), &json!({})));
         let headers: Vec<(&str, &str)> = proof.iter().map(|p| ("DPoP", p.as_str())).collect();
