@@ -5,6 +5,8 @@
 // A test binary exports nothing: `pub` is between its own modules.
 #![allow(unreachable_pub)]
 
+#[path = "tidy/cycles.rs"]
+mod cycles;
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -13,6 +15,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use cycles::{cycles, rings};
 use source::{Source, blank, is_word, item_end, test_modules, words};
 
 /// From the bottom. A module imports only from the layers before its own.
@@ -34,6 +37,45 @@ const LAYERS: &[&[&str]] = &[
     &["daemon"],
     &["cli"],
 ];
+
+/// Where ARCHITECTURE's table of layers says something else than [`LAYERS`]: it may join some of
+/// them, but names each module once and in their order, highest first.
+fn documented(text: &str) -> Vec<String> {
+    let table = text
+        .lines()
+        .skip_while(|line| !line.starts_with("| layer |"));
+    let rows = table.skip(2).take_while(|line| line.starts_with('|'));
+    let mut complaints = Vec::new();
+    let mut missing: BTreeSet<&str> = LAYERS.concat().into_iter().collect();
+    let mut lowest = LAYERS.len();
+    for row in rows {
+        let column = row.split('|').nth(2).unwrap_or_default();
+        // What stands in brackets is inside of the module before.
+        let top = column
+            .split('(')
+            .map(|part| part.rsplit(')').next().unwrap_or(part));
+        let named: Vec<&str> = top
+            .flat_map(|part| part.split('`').skip(1).step_by(2))
+            .collect();
+        for name in &named {
+            if !missing.remove(name) {
+                complaints.push(format!(
+                    "ARCHITECTURE.md: `{name}` is no module, or there twice"
+                ));
+            }
+        }
+        let layers = || named.iter().filter_map(|name| layer(name));
+        if layers().max().is_some_and(|highest| highest >= lowest) {
+            complaints.push(format!(
+                "ARCHITECTURE.md: a row is above its place: {column}"
+            ));
+        }
+        lowest = layers().min().unwrap_or(lowest);
+    }
+    let missing = missing.into_iter();
+    complaints.extend(missing.map(|name| format!("ARCHITECTURE.md: `{name}` is in no layer")));
+    complaints
+}
 
 /// Crates with sharp edges, and the one module that knows them.
 const KEEPERS: &[(&str, &str)] = &[("rumqttc", "link"), ("sled", "store")];
@@ -288,7 +330,13 @@ fn sources_keep_the_rules() {
             complaints.extend(proofs(source));
         }
     }
+    complaints.extend(cycles(&sources));
     none(&complaints);
+}
+
+#[test]
+fn the_documented_layers_are_those_of_the_rule() {
+    none(&documented(&read("ARCHITECTURE.md")));
 }
 
 #[test]
@@ -351,6 +399,45 @@ fn a_crossed_layer_is_found() {
         0
     );
     assert_eq!(crossed("src/lib.rs", "pub use crate::cli::main;"), 0);
+}
+
+#[test]
+fn a_ring_of_files_is_found() {
+    let found = |files: &[(&str, &str)]| {
+        let sources: Vec<Source> = files.iter().map(|(p, t)| Source::new(p, t)).collect();
+        rings(&sources)
+    };
+    let ring = [
+        ("src/auth/mod.rs", "mod a; mod b; mod c; pub use c::{C, D};"),
+        ("src/auth/a.rs", "use super::b::{self, B};"),
+        ("src/auth/b.rs", "use crate::auth::{Other, D};"),
+        ("src/auth/c.rs", "fn f() { super::a::g() }"),
+    ];
+    assert_eq!(found(&ring), [["auth::a", "auth::b", "auth::c"]]);
+    let tree = [
+        ("src/auth/mod.rs", "mod a; mod b; use a::A;"),
+        ("src/auth/a.rs", "use super::{Auth, b::B};"),
+        (
+            "src/auth/b.rs",
+            "#[cfg(test)]\nmod tests { use super::super::a::A; }",
+        ),
+        ("src/wire.rs", "use crate::auth::a::A;"),
+    ];
+    assert!(found(&tree).is_empty());
+}
+
+#[test]
+fn a_wrong_table_of_layers_is_found() {
+    let right = read("ARCHITECTURE.md");
+    for (from, to) in [
+        ("`engine`, `catalog`", "`catalog`"),
+        ("| 6 | `config`", "| 6 | `config`, `wire`"),
+        ("| 6 | `config`", "| 6 | `config`, `conf`"),
+        ("| 8 | `cli`", "| 8 | `quota`"),
+    ] {
+        assert!(right.contains(from), "{from}");
+        assert!(!documented(&right.replacen(from, to, 1)).is_empty(), "{to}");
+    }
 }
 
 #[test]
