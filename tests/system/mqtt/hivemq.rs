@@ -12,7 +12,9 @@ use tempfile::TempDir;
 
 use super::bursts::{Burst, MORE, Told};
 use super::until_connected;
-use crate::support::{Daemon, Issuer, Setup, claims, free_port, root, target, within};
+use crate::support::{
+    Daemon, Issuer, Setup, claims, exit, free_port, root, signal, target, within,
+};
 
 /// A JVM that compiles first.
 const START: Duration = Duration::from_secs(120);
@@ -133,9 +135,8 @@ impl HiveMq {
 
     /// With a farewell, so that it writes its sessions.
     fn stop(&mut self) {
-        let pid = self.process.id().to_string();
-        let _ = Command::new("kill").arg(pid).status();
-        let _ = self.process.wait();
+        signal(&self.process, libc::SIGTERM);
+        exit(&mut self.process, START).expect("HiveMQ ends when asked");
     }
 }
 
