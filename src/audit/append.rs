@@ -3,19 +3,16 @@
 use std::collections::VecDeque;
 
 use super::counts::Counts;
+use super::kept::{Kept, cost, index_of, line};
 use super::owners::{Owner, Owners};
-use super::record::{Access, Event, Line, Record, Summary, VERSION};
+use super::record::{Access, Event, Record, Summary, VERSION};
 use super::refusals::Refusals;
-use super::trim::Kept;
 use super::{AuditError, MAX_RECORD, Noted, Settings, Shared};
 use crate::store::Writer;
 use crate::time::Timestamp;
 
 /// Unsynced records kept in memory, in bytes; beyond, the caller waits for a sync.
 const MAX_PENDING: usize = 1024 * 1024;
-
-/// What a record costs beside its JSON: key, salt, page structure.
-const OVERHEAD: u64 = 64;
 
 /// Kinds of reads, and kinds of principals' refusals, that are counted at once.
 const COUNTED_READS: usize = 512;
@@ -267,19 +264,4 @@ impl Shared {
         let fill = bytes as f64 / state.budget().max(1) as f64;
         self.metrics.fill.set(fill.min(1.0));
     }
-}
-
-pub(super) fn line((key, json): (Vec<u8>, Vec<u8>)) -> Result<Line, AuditError> {
-    let index = index_of(&key)?;
-    Ok(Line { index, json })
-}
-
-/// What a record takes of the log's space.
-pub(super) fn cost(json: &[u8]) -> u64 {
-    json.len() as u64 + OVERHEAD
-}
-
-pub(super) fn index_of(key: &[u8]) -> Result<u64, AuditError> {
-    let key = <[u8; 8]>::try_from(key).map_err(|_| AuditError::NoIndex)?;
-    Ok(u64::from_be_bytes(key))
 }

@@ -11,6 +11,7 @@
 
 mod append;
 pub mod counts;
+mod kept;
 mod metrics;
 mod owners;
 mod record;
@@ -221,7 +222,7 @@ impl Log {
             .records
             .range(&from.to_be_bytes(), limit.min(MAX_READ))?;
         if let Some((last, _)) = pairs.last()
-            && append::index_of(last)? >= self.state().durable()
+            && kept::index_of(last)? >= self.state().durable()
         {
             let synced = self.0.sync();
             // On a full disk all but the last second's records can still be read.
@@ -231,7 +232,7 @@ impl Log {
                 synced?;
             }
         }
-        pairs.into_iter().map(append::line).collect()
+        pairs.into_iter().map(kept::line).collect()
     }
 
     /// The index from which on there are `count` records before `end`, or all of them.
@@ -255,7 +256,7 @@ impl Log {
         loop {
             let page = self.0.records.range(&from.to_be_bytes(), MAX_READ)?;
             for (key, _) in &page {
-                let index = append::index_of(key)?;
+                let index = kept::index_of(key)?;
                 if index >= end {
                     return Ok(indexes);
                 }

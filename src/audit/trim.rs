@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::append::{State, cost, line};
+use super::append::State;
+use super::kept::{Kept, line};
 use super::owners::Owner;
-use super::record::{Event, Line, Loss, MAX_LOSSES, Record};
+use super::record::{Event, Loss, MAX_LOSSES};
 use super::{AuditError, MAX_READ, Shared};
 use crate::store::Writer;
 use crate::time::Timestamp;
@@ -36,37 +37,6 @@ impl State {
     }
 }
 
-/// A record of the log; what it says, where this release can read it.
-pub(super) struct Kept {
-    pub(super) index: u64,
-    pub(super) record: Option<Record>,
-    pub(super) bytes: u64,
-}
-
-impl Kept {
-    pub(super) fn new(line: &Line) -> Kept {
-        Kept {
-            index: line.index,
-            record: line.record(),
-            bytes: cost(&line.json),
-        }
-    }
-
-    pub(super) fn owner(&self) -> Owner {
-        let record = self.record.as_ref();
-        record.map_or(Owner::Unknown, |record| Owner::of(&record.event))
-    }
-
-    fn removal(&self) -> Removal {
-        Removal {
-            index: self.index,
-            owner: self.owner(),
-            bytes: self.bytes,
-            unread: self.record.is_none(),
-        }
-    }
-}
-
 /// A record to remove.
 #[derive(Debug, Clone, Copy)]
 struct Removal {
@@ -74,6 +44,17 @@ struct Removal {
     owner: Owner,
     bytes: u64,
     unread: bool,
+}
+
+impl Removal {
+    fn of(kept: &Kept) -> Removal {
+        Removal {
+            index: kept.index,
+            owner: kept.owner(),
+            bytes: kept.bytes,
+            unread: kept.record.is_none(),
+        }
+    }
 }
 
 /// Records to remove, and what is left.
@@ -87,7 +68,7 @@ struct Removals {
 
 impl Removals {
     fn add(&mut self, kept: &Kept) {
-        let removal = kept.removal();
+        let removal = Removal::of(kept);
         let Removal { index, owner, .. } = removal;
         self.records.push(removal);
         let loss = self.losses.entry(owner).or_insert_with(|| Loss {
@@ -189,7 +170,7 @@ impl Shared {
                 let is_old = known.map(|record| now.since(record.time) > retention);
                 let fits = is_old != Some(false) && removals.records.len() < MOST;
                 match fits {
-                    true => removals.records.push(kept.removal()),
+                    true => removals.records.push(Removal::of(kept)),
                     false => removals.first_left = removals.first_left.or(Some(kept.index)),
                 }
                 if is_old == Some(true) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::clock::Clock;
 use super::credential::Credential;
 use super::decide::decide;
-use super::realm::Snapshot;
+use super::snapshot::Snapshot;
 use super::token::MAX_LEN;
 use super::verdict::Decision;
 use super::verdict::Verified;

@@ -5,28 +5,18 @@
 
 use serde_json::{Map, Value};
 
-use super::access::Asked;
+use super::access::ExplainContext;
 use super::clock::Clock;
 use super::credential::Credential;
 use super::decide::{Step, Unverified, verify};
 use super::judge::{CHECKS, Case};
 use super::jws::Compact;
 use super::mend::{Facts, mend};
-use super::realm::Snapshot;
+use super::snapshot::Snapshot;
 use super::token::MAX_LEN;
 use super::verdict::Verified;
-use crate::prompt::{Scope, Transport};
 use crate::reason::DenyReason;
 use crate::secret::Secret;
-
-/// The request that the token is tried for.
-#[derive(Debug, Clone)]
-pub struct ExplainContext {
-    pub transport: Option<Transport>,
-    /// The endpoint; absent: the realm's default.
-    pub model: Option<String>,
-    pub scope: Scope,
-}
 
 /// What was found. It holds no signature, so it can be shown without giving the token away.
 #[derive(Debug, Clone)]
@@ -143,16 +133,10 @@ fn judged(token: &Verified, facts: &Facts<'_>, clock: &Clock, checks: &mut Vec<C
     let Some(realm) = facts.realm else {
         return;
     };
-    let asked = Asked {
-        scope: facts.context.scope,
-        model: facts.context.model.as_deref(),
-        of_one_model: facts.context.scope != Scope::Audit,
-        transport: facts.context.transport,
-    };
     // No check but that of a proof, which is none of the token's, looks at its text.
     let bearer = Credential::Bearer(Secret::new(String::new()));
     let deny = &facts.snapshot.deny;
-    let mut case = Case::new(token, &bearer, asked, realm, deny, clock);
+    let mut case = Case::new(token, &bearer, facts.context.asked(), realm, deny, clock);
     for (name, check) in CHECKS {
         checks.push(match check(&mut case) {
             Ok(()) => Check::passed(name),

@@ -8,18 +8,12 @@ use super::clock::Clock;
 use super::credential::{Credential, ProofUse};
 use super::deny::DenyList;
 use super::dpop::{self, BoundTo, When};
+use super::finding::Finding;
 use super::policy::{Endpoint, Policy};
 use super::realm::Realm;
 use super::verdict::Verified;
 use crate::reason::DenyReason;
 use crate::time::{Moment, Timestamp, Uptime};
-
-/// A check that failed, before it is known whom to tell.
-#[derive(Debug)]
-pub(super) struct Finding {
-    pub(super) reason: DenyReason,
-    pub(super) detail: Option<String>,
-}
 
 /// What the checks look at, and what they find.
 pub(super) struct Case<'c> {
@@ -233,22 +227,4 @@ fn proof(case: &mut Case<'_>) -> Checked {
 
 fn at(reason: DenyReason, claim: Timestamp, now: Timestamp) -> Finding {
     Finding::new(reason, format!("{claim}, and here it is {now}"))
-}
-
-impl Finding {
-    pub(super) fn new(reason: DenyReason, detail: String) -> Finding {
-        Finding {
-            reason,
-            detail: Some(detail),
-        }
-    }
-}
-
-impl From<DenyReason> for Finding {
-    fn from(reason: DenyReason) -> Finding {
-        Finding {
-            reason,
-            detail: None,
-        }
-    }
 }

@@ -3,11 +3,9 @@
 
 use serde_json::{Map, Value};
 
-use super::access;
-use super::access::Asked;
-use super::explain::ExplainContext;
-use super::realm::{Realm, Snapshot};
-use crate::prompt::Scope;
+use super::access::{self, ExplainContext};
+use super::realm::Realm;
+use super::snapshot::Snapshot;
 use crate::reason::DenyReason;
 
 /// What is known of the case. Claims may be only alleged.
@@ -198,15 +196,9 @@ fn refresh(facts: &Facts<'_>) -> bool {
 
 /// The client id of the endpoint that the request is for.
 fn endpoint<'f>(facts: &Facts<'f>) -> &'f str {
-    let asked = Asked {
-        scope: facts.context.scope,
-        model: facts.context.model.as_deref(),
-        of_one_model: facts.context.scope != Scope::Audit,
-        transport: facts.context.transport,
-    };
     let meant = facts
         .realm
-        .and_then(|realm| access::meant(&asked, realm).ok());
+        .and_then(|realm| access::meant(&facts.context.asked(), realm).ok());
     let first = meant.and_then(|list| list.first().copied());
     first.map_or("ENDPOINT", |endpoint| &endpoint.client_id)
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::access::{Asked, meant};
 use super::clock::Clock;
-use super::judge::Finding;
+use super::finding::Finding;
 use super::policy::Endpoint;
 use super::principal::Principal;
-use super::realm::{Realm, Snapshot};
+use super::realm::Realm;
+use super::snapshot::Snapshot;
 use crate::prompt::Scope;
 use crate::reason::DenyReason;
 

@@ -14,6 +14,7 @@ mod keys;
 mod login;
 mod model;
 mod model_bench;
+mod model_folder;
 mod offline;
 mod output;
 mod run;

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::exit::{Done, Failure};
 use super::model_bench::Bench;
+use super::model_folder::Folder;
 use super::{Global, output};
 use crate::catalog::{Bundle, Catalog};
 use crate::engine;
@@ -47,22 +48,6 @@ Examples:
         #[command(flatten)]
         folder: Folder,
     },
-}
-
-#[derive(Debug, clap::Args)]
-pub(super) struct Folder {
-    /// The models folder (default: the configuration's).
-    #[arg(long, value_name = "DIR")]
-    pub(super) models_dir: Option<PathBuf>,
-}
-
-impl Folder {
-    pub(super) fn resolve(&self, global: &Global) -> Result<PathBuf, Failure> {
-        match &self.models_dir {
-            Some(folder) => Ok(folder.clone()),
-            None => Ok(global.load()?.models_dir),
-        }
-    }
 }
 
 impl Model {

@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::exit::{Done, Failure};
-use super::model::Folder;
+use super::model_folder::Folder;
 use super::{Global, output};
 use crate::catalog::{Bundle, Catalog, WEIGHTS};
 use crate::engine::text::Text;
@@ -334,7 +334,7 @@ fn table(bundle: &Bundle, family: Family, cores: usize, rows: &[Figures]) -> Str
 #[cfg(test)]
 mod tests {
     use super::Bench;
-    use crate::cli::model::Folder;
+    use crate::cli::model_folder::Folder;
 
     #[test]
     fn big_machines_are_measured_by_powers_of_two() {

@@ -8,7 +8,7 @@ use tract_onnx::pb::NodeProto;
 use super::gguf::{Gguf, Value};
 use super::graph::{INPUT, OUTPUT};
 use super::graph_node::Node;
-use super::import::{ImportError, Order, Weights};
+use super::import_weights::{ImportError, Order, Weights, unsupported};
 use super::ops::{AttentionSpec, EmbedSpec, GateUpSpec, LinearSpec, NormSpec};
 
 /// Token texts that end an answer in models whose metadata names only one of them.
@@ -332,8 +332,4 @@ fn float(gguf: &Gguf, key: &str, default: Option<f64>) -> Result<f32, ImportErro
 fn shortest(x: f32) -> f64 {
     // A float's shortest text always parses.
     x.to_string().parse().unwrap_or_else(|_| f64::from(x))
-}
-
-fn unsupported(what: String) -> ImportError {
-    ImportError::Unsupported(what)
 }

@@ -19,6 +19,7 @@ mod graph;
 mod graph_node;
 mod import;
 mod import_llama;
+mod import_weights;
 mod kernels;
 mod metrics;
 mod model;

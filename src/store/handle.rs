@@ -1,12 +1,11 @@
-//! One open sled database, and its errors in our terms.
+//! One open sled database.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::StoreError;
+use super::error::{StoreError, from_sled};
 use super::table::Table;
 
 /// The cache defaults to 1 GiB.
@@ -76,42 +75,5 @@ impl Handle {
     #[cfg(test)]
     pub(super) fn size_on_disk(&self) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
-    }
-}
-
-pub(super) fn from_sled(error: sled::Error) -> StoreError {
-    match error {
-        sled::Error::Io(error) => match error.kind() {
-            // The file ends too early, or a part of it is missing.
-            ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::NotFound => {
-                StoreError::Corrupt(error.to_string())
-            }
-            _ => StoreError::from_io(&error),
-        },
-        sled::Error::Corruption { at: Some(at), .. } => {
-            StoreError::Corrupt(format!("unreadable data at {at:?}"))
-        }
-        sled::Error::Corruption { at: None, .. } => StoreError::Corrupt("unreadable data".into()),
-        // "Unsupported" is what sled says of a settings file that it can't read.
-        other => StoreError::Corrupt(other.to_string()),
-    }
-}
-
-impl StoreError {
-    /// With the path, where the store's own folder isn't meant.
-    pub fn in_file(path: &Path, error: &io::Error) -> StoreError {
-        match StoreError::from_io(error) {
-            StoreError::Io(what) => StoreError::Io(format!("{}: {what}", path.display())),
-            other => other,
-        }
-    }
-
-    pub fn from_io(error: &io::Error) -> StoreError {
-        match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                StoreError::Full
-            }
-            _ => StoreError::Io(error.to_string()),
-        }
     }
 }

@@ -6,6 +6,7 @@
 //! - pages over 128 KiB go to files that nobody syncs: values are cut into parts ([`table`]);
 //! - a crash while starting can leave a folder that doesn't open: [`open`] repairs it.
 
+mod error;
 mod group;
 mod handle;
 mod open;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+pub use self::error::StoreError;
 use self::group::Group;
 use self::handle::Handle;
 pub use self::open::Recovery;
@@ -35,25 +37,6 @@ pub const MAX_KEY: usize = 128;
 const RETRY: Duration = Duration::from_secs(1);
 /// and on a full disk only when this much is free: less, and the opening itself may fail.
 const ROOM: u64 = 1024 * 1024;
-
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The disk is full: nothing was written, and the store recovers once there is room.
-    #[error("no space left in the state folder")]
-    Full,
-    #[error("the store is in use by another process (a running daemon?)")]
-    Locked,
-    #[error("the store is damaged: {0}")]
-    Corrupt(String),
-    #[error("the store can't be read or written: {0}")]
-    Io(String),
-    #[error("a {what} of {size} bytes is larger than the store's limit of {limit}")]
-    TooLarge {
-        what: &'static str,
-        size: usize,
-        limit: usize,
-    },
-}
 
 /// Cheap to clone. The folder is this process's alone while one is held.
 #[derive(Clone)]

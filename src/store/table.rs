@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::handle::from_sled;
-use super::{MAX_KEY, MAX_VALUE, StoreError};
+use super::error::{StoreError, from_sled};
+use super::{MAX_KEY, MAX_VALUE};
 
 /// 20 items of this size (16, and what a merge adds) with their keys stay under 128 KiB.
 const PART: usize = 5 * 1024;

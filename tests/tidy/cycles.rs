@@ -17,16 +17,8 @@ const ALLOWED: &[&[&str]] = &[
         "admission::pipeline",
         "admission::record",
     ],
-    &["audit::append", "audit::trim"],
-    &["auth::claims", "auth::deny", "auth::realm"],
-    &["auth::explain", "auth::mend"],
-    &["auth::judge", "auth::peer", "auth::verdict"],
-    &["cli::model", "cli::model_bench"],
     &["config::commented", "config::table"],
     &["config::kind", "config::value"],
-    &["engine::import", "engine::import_llama"],
-    &["prompt::operation", "prompt::request"],
-    &["store::handle", "store::table"],
 ];
 
 pub fn cycles(sources: &[Source]) -> Vec<String> {

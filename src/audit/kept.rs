@@ -1,0 +1,45 @@
+//! A record as the store keeps it.
+
+use super::AuditError;
+use super::owners::Owner;
+use super::record::{Line, Record};
+
+/// What a record costs beside its JSON: key, salt, page structure.
+const OVERHEAD: u64 = 64;
+
+/// A record of the log; what it says, where this release can read it.
+pub(super) struct Kept {
+    pub(super) index: u64,
+    pub(super) record: Option<Record>,
+    pub(super) bytes: u64,
+}
+
+impl Kept {
+    pub(super) fn new(line: &Line) -> Kept {
+        Kept {
+            index: line.index,
+            record: line.record(),
+            bytes: cost(&line.json),
+        }
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        let record = self.record.as_ref();
+        record.map_or(Owner::Unknown, |record| Owner::of(&record.event))
+    }
+}
+
+pub(super) fn line((key, json): (Vec<u8>, Vec<u8>)) -> Result<Line, AuditError> {
+    let index = index_of(&key)?;
+    Ok(Line { index, json })
+}
+
+/// What a record takes of the log's space.
+pub(super) fn cost(json: &[u8]) -> u64 {
+    json.len() as u64 + OVERHEAD
+}
+
+pub(super) fn index_of(key: &[u8]) -> Result<u64, AuditError> {
+    let key = <[u8; 8]>::try_from(key).map_err(|_| AuditError::NoIndex)?;
+    Ok(u64::from_be_bytes(key))
+}
