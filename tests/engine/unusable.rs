@@ -6,14 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use slmd::catalog::{FileEntry, MANIFEST, Manifest, hash_file};
-use slmd::engine::import;
 use slmd::engine::text::Text;
 use slmd::prompt::{Message, Role};
 use slmd::secret::Secret;
 use slmd::time::Timestamp;
 
-use crate::bundle;
 use crate::edit::Gguf;
+use crate::{bundle, import};
 
 const TEMPLATE: &str = "tokenizer.chat_template";
 
