@@ -43,7 +43,7 @@ impl Scene {
         let issuer = Issuer::new("ES256", "tls-1");
         let port = free_port();
         let setup = Setup::new().issuer(&issuer).with(&format!(
-            "[http]\nhosts = [\"localhost\"]\n[http.tls]\nlisten = \"127.0.0.1:{port}\"\n\
+            "[http.tls]\nlisten = \"127.0.0.1:{port}\"\n\
              cert_file = {:?}\nkey_file = {:?}\n{toml}\n",
             own.cert, own.key
         ));

@@ -115,7 +115,13 @@ fn the_device_and_its_ports_are_named() {
     assert_eq!(named.hosts, ["edge-1"]);
     assert_eq!(
         named.public_urls,
-        ["https://e.example", "http://edge-1:8080"]
+        [
+            "https://e.example",
+            "http://edge-1:8080",
+            "http://localhost:8080",
+            "http://127.0.0.1:8080",
+            "http://[::1]:8080"
+        ]
     );
 }
 
