@@ -46,7 +46,6 @@ impl Sampling {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "constants")]
 fn number(text: &str, range: RangeInclusive<f32>) -> Result<f32, String> {
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| format!("a number from {} to {}", range.start(), range.end()))

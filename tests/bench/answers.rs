@@ -17,6 +17,8 @@ use slmd::secret::Secret;
 use slmd::time::Timestamp;
 
 const CONTEXT: usize = 2048;
+/// Seeds of the score of 21.
+const FIRST: u64 = 3;
 
 #[derive(serde::Deserialize)]
 struct Question {
@@ -46,8 +48,9 @@ fn main() {
         ends: model.info().ends.clone(),
         sequence: model.sequence(CONTEXT).expect("there is memory"),
     };
-    let questions: Vec<Question> =
-        serde_json::from_str(include_str!("../data/questions.json")).expect("sound JSON");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/questions.json");
+    let file = std::fs::read(file).expect("the questions are there");
+    let questions: Vec<Question> = serde_json::from_slice(&file).expect("sound JSON");
     let seeds = std::env::var("SEEDS")
         .ok()
         .and_then(|seeds| seeds.parse().ok());
@@ -62,38 +65,35 @@ fn main() {
         let right = question.is_right(&answer.text);
         println!("{:5.2} {right:5} {} {text}", answer.margin, question.ask);
     }
-    let card = bundle.manifest.sampling;
-    let with = |temperature, repetition_penalty| SamplingOptions {
-        temperature: Some(temperature),
-        repetition_penalty: Some(repetition_penalty),
-        ..card
-    };
-    println!(
-        "\nright of {seeds} each: {}",
-        questions
-            .iter()
-            .map(|q| &*q.ask)
-            .collect::<Vec<_>>()
-            .join(" | ")
-    );
-    for (name, options) in [
-        ("neutral", SamplingOptions::default()),
-        (
-            "temperature 0.7",
-            SamplingOptions {
-                temperature: Some(0.7),
-                ..SamplingOptions::default()
-            },
-        ),
-        ("the card's", card),
-        ("the card's, repetition penalty 1.05", with(0.2, 1.05)),
-        ("the card's, repetition penalty 1.1", with(0.2, 1.1)),
-        ("the card's, repetition penalty 1.2", with(0.2, 1.2)),
-        ("greedy", greedy),
-        ("greedy, repetition penalty 1.1", with(0.0, 1.1)),
-    ] {
+    println!();
+    for (name, options) in samplings(bundle.manifest.sampling) {
         asked.score(name, &questions, options, seeds);
     }
+}
+
+/// `advised`: what the bundle was imported with.
+fn samplings(advised: SamplingOptions) -> [(&'static str, SamplingOptions); 7] {
+    let neutral = SamplingOptions::default();
+    let at = |temperature: f32, options: SamplingOptions| SamplingOptions {
+        temperature: Some(temperature),
+        ..options
+    };
+    let with = |repetition_penalty: f32, options: SamplingOptions| SamplingOptions {
+        repetition_penalty: Some(repetition_penalty),
+        ..options
+    };
+    [
+        ("neutral: temperature 1", neutral),
+        ("temperature 0.7", at(0.7, neutral)),
+        ("the bundle's", advised),
+        ("the bundle's, repetition penalty 1.1", with(1.1, advised)),
+        ("the bundle's, repetition penalty 1.2", with(1.2, advised)),
+        ("greedy", at(0.0, neutral)),
+        (
+            "greedy, repetition penalty 1.1",
+            with(1.1, at(0.0, neutral)),
+        ),
+    ]
 }
 
 impl Question {
@@ -114,7 +114,7 @@ impl Asked {
                 let answer = self.answer(question, options, seed);
                 let right = usize::from(question.is_right(&answer.text));
                 of_question += right;
-                first += if seed < 3 { right } else { 0 };
+                first += if seed < FIRST { right } else { 0 };
                 lengths.push(answer.tokens);
             }
             all += of_question;
@@ -123,12 +123,11 @@ impl Asked {
         lengths.sort_unstable();
         let (count, bound) = (lengths.len(), bound());
         let cut = lengths.iter().filter(|tokens| **tokens >= bound).count();
+        let (median, longest) = (lengths[count / 2], lengths[count - 1]);
+        let (asked, each) = (FIRST as usize * questions.len(), each.join(" "));
         println!(
-            "{name}: {first} of {}; {all} of {count} ({}); tokens: median {}, longest {}, {cut} cut at {bound}",
-            3 * questions.len(),
-            each.join(" "),
-            lengths[count / 2],
-            lengths[count - 1],
+            "{name}: {first} of {asked}; {all} of {count} ({each}); \
+             {median} tokens in the median, {longest} at most, {cut} cut off at {bound}",
         );
     }
 
