@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::gguf::Metadata;
+use super::gguf::{Metadata, Value};
 use crate::json;
 use crate::prompt::SamplingOptions;
 
@@ -30,10 +30,14 @@ pub(super) fn sampling(
     advised: SamplingOptions,
 ) -> Result<SamplingOptions, String> {
     let known = GGUF.into_iter().filter_map(|(key, name)| {
-        let value = metadata.get(&format!("general.sampling.{key}"))?;
-        // Below 0, llama.cpp's `top_k` is off, too.
-        let number = value.as_i64().map(|whole| Json::from(whole.max(0)));
-        Some((name, number.or(value.as_f64().map(Json::from))?))
+        let number = match metadata.get(&format!("general.sampling.{key}"))? {
+            Value::U64(whole) => json!(whole),
+            // Below 0, llama.cpp's `top_k` is off, too.
+            Value::I64(whole) => json!(whole.max(&0)),
+            Value::F64(number) => json!(number),
+            _ => return None,
+        };
+        Some((name, number))
     });
     let own = options(known).map_err(|what| format!("general.sampling: {what}"))?;
     let sampling = advised.or(own);
@@ -65,7 +69,6 @@ fn options(known: impl Iterator<Item = (&'static str, Json)>) -> Result<Sampling
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::gguf::Value;
 
     fn read(entries: &[(&str, Value)], advised: SamplingOptions) -> Result<Json, String> {
         let entries = entries.iter().cloned();

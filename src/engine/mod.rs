@@ -1,12 +1,13 @@
 //! The model: loads a bundle, turns chats into tokens, runs tract on a thread of its own, and
 //! streams text back.
 //!
-//! [`Engine::prepare`] is the text side ([`mod@prepare`]: defaults and bounds; [`text`]: chat
-//! template, then tokenizer), on the caller's thread. [`Slot::submit`] puts the prompt into the [`queue`]; the engine [`thread`] runs one
-//! answer at a time ([`generate`]): the model's logits → [`sample`] → [`detokenise`] → [`stop`] →
-//! the answer's channel.
+//! [`Engine::prepare`] is the text side ([`prepare`]: defaults and bounds; [`text`]: chat template,
+//! then tokenizer), on the caller's thread. [`Slot::submit`] puts the prompt into the [`queue`]; the
+//! engine [`thread`] runs one answer at a time ([`generate`]): the model's logits → [`penalty`] →
+//! [`sample`] → [`detokenise`] → [`stop`] → the answer's channel.
 
 pub mod gguf;
+pub mod sample;
 pub mod text;
 pub mod tokenizer;
 
@@ -28,7 +29,6 @@ mod pace;
 mod penalty;
 mod prepare;
 mod queue;
-mod sample;
 mod stop;
 mod template;
 mod thread;
@@ -50,13 +50,12 @@ use crate::telemetry::Registry;
 use crate::time::{self, Timestamp};
 
 pub use self::check::check;
-pub use self::import::{ImportError, import};
+pub use self::import::import;
 pub use self::import_sampling::of_generation_config;
 pub use self::kernels::Family;
 pub use self::metrics::Metrics;
-pub use self::model::{EngineError, Info, LoadOptions, Model, PREFILL, Sequence};
+pub use self::model::{EngineError, LoadOptions, Model, Sequence};
 pub use self::prepare::Allowance;
-pub use self::sample::Sampler;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -275,7 +274,7 @@ fn load(bundle: &Bundle, options: &LoadOptions, context: u32) -> Result<Loaded, 
     let text = text.map_err(|what| LoadError(format!("can't load model {name:?}: {what}")))?;
     let model = model.unwrap_or_else(|_| Err(panicked()))?;
     let info = model.info();
-    let tokens = text.tokenizer().len();
+    let tokens = text.tokenizer().ids();
     if tokens > info.vocabulary {
         let rows = info.vocabulary;
         let what = format!("can't load model {name:?}: {tokens} tokens, but {rows} rows for them");

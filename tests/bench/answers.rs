@@ -8,13 +8,13 @@
 
 use std::path::Path;
 
-use slmd::auth::Endpoint;
-use slmd::catalog::Bundle;
-use slmd::engine::text::Text;
-use slmd::engine::{LoadOptions, Model, Sampler, Sequence};
-use slmd::prompt::{Input, Message, Role, SamplingOptions};
-use slmd::secret::Secret;
-use slmd::time::Timestamp;
+use slmd::for_tests::auth::Endpoint;
+use slmd::for_tests::catalog::Bundle;
+use slmd::for_tests::engine::text::Text;
+use slmd::for_tests::engine::{LoadOptions, Model, Sampler, Sequence};
+use slmd::for_tests::prompt::{Input, Message, Role, SamplingOptions};
+use slmd::for_tests::secret::Secret;
+use slmd::for_tests::time::Timestamp;
 
 const CONTEXT: usize = 2048;
 /// Seeds of the score of 21.

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 
-use slmd::engine::gguf::Header;
+use slmd::for_tests::engine::gguf::Header;
 
 use crate::{gguf, import};
 

@@ -14,9 +14,9 @@ mod unusable;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use slmd::catalog::{Bundle, GRAPH, WEIGHTS};
-use slmd::engine::{self, EngineError, Family, ImportError, LoadOptions, Model};
-use slmd::prompt::SamplingOptions;
+use slmd::for_tests::catalog::{Bundle, GRAPH, WEIGHTS};
+use slmd::for_tests::engine::{self, EngineError, Family, LoadOptions, Model};
+use slmd::for_tests::prompt::SamplingOptions;
 
 /// "The capital of France is" in SmolLM2's tokens.
 const PROMPT: [u32; 5] = [504, 3575, 282, 4649, 314];
@@ -152,7 +152,7 @@ fn argmax(logits: &[f32]) -> u32 {
 }
 
 /// With no more advice than the file's own.
-fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportError> {
+fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, impl std::error::Error + use<>> {
     engine::import(source, out, name, SamplingOptions::default())
 }
 
