@@ -17,6 +17,7 @@ use super::check::check;
 use super::gguf::{Gguf, Metadata, TensorType, Value};
 use super::graph;
 use super::import_llama::{Llama, nodes};
+use super::import_sampling::sampling;
 use super::import_weights::{ImportError, Weights, unsupported};
 use super::text::Text;
 use super::tokenizer;
@@ -25,9 +26,16 @@ use crate::catalog::{
     hash_file, is_name,
 };
 use crate::identity::hex;
+use crate::prompt::SamplingOptions;
 
-/// Imports a GGUF file as the bundle folder `out`, which is replaced if it exists.
-pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportError> {
+/// Imports a GGUF file as the bundle folder `out`, which is replaced if it exists. `advised` comes
+/// before what the file itself says of sampling.
+pub fn import(
+    source: &Path,
+    out: &Path,
+    name: &str,
+    advised: SamplingOptions,
+) -> Result<Bundle, ImportError> {
     if !is_name(name) {
         return Err(unsupported(format!("{name:?} can't be a model's name")));
     }
@@ -35,6 +43,7 @@ pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportErr
     check_kind(gguf.metadata()).map_err(unsupported)?;
     let llama = Llama::read(&gguf)?;
     check_types(&gguf).map_err(unsupported)?;
+    let sampling = sampling(gguf.metadata(), advised).map_err(unsupported)?;
     let tokens = text_files(&gguf, &llama)?;
     let temporary = temporary(out)?;
     let _ = fs::remove_dir_all(&temporary);
@@ -43,7 +52,7 @@ pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportErr
     }
     // Ours alone: one that somebody else has made meanwhile is an error.
     fs::create_dir(&temporary)?;
-    let result = write(&gguf, source, &llama, &tokens, &temporary, name);
+    let result = write(&gguf, source, &llama, &tokens, &temporary, (name, sampling));
     let result = result.and_then(|()| {
         check(&Bundle::open(&temporary)?)?;
         Ok(replace(&temporary, out)?)
@@ -114,7 +123,7 @@ fn write(
     llama: &Llama,
     tokens: &[(String, Vec<u8>)],
     folder: &Path,
-    name: &str,
+    (name, sampling): (&str, SamplingOptions),
 ) -> Result<(), ImportError> {
     fs::create_dir_all(folder.join("onnx"))?;
     let mut weights = Weights::create(gguf, &folder.join(WEIGHTS))?;
@@ -144,6 +153,7 @@ fn write(
             sha256: hash_file(source)?,
         },
         architecture: architecture(llama),
+        sampling,
         layout: LAYOUT.to_owned(),
         digest: Manifest::canonical(&files, &blocks),
         files,

@@ -10,13 +10,15 @@ mod operation;
 mod origin;
 mod request;
 mod scope;
+mod sampling;
 
 pub use answer::{AnswerReceiver, AnswerSender, Fragment, Outcome, Usage, channel};
 pub use interrupt::Interrupt;
 pub use operation::{Dialect, Entry, Look, Method, Operation};
 pub use origin::{Origin, Transport, network};
-pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role, Sampling};
+pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role};
 pub use scope::Scope;
+pub use sampling::{Sampling, SamplingOptions};
 
 use serde::{Deserialize, Serialize};
 
