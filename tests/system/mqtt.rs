@@ -107,6 +107,31 @@ fn cancel_ends_a_running_answer_of_the_same_principal_only() {
 }
 
 #[test]
+fn a_text_completion_is_cancelled_on_its_own_topic() {
+    let scene = Scene::start("");
+    let texts = "slm/edge-1/v1/completions";
+    let body = serde_json::json!({"prompt": LONG, "max_tokens": 1500, "stream": true});
+    let publish = |topic: &str, payload: &str| {
+        scene.broker.publish(&Publish {
+            topic,
+            payload,
+            response_topic: Some(&format!("{REPLIES}/text")),
+            correlation: Some("text"),
+            token: Some(&scene.token()),
+            ..Publish::default()
+        });
+    };
+    publish(texts, &body.to_string());
+    let begun = scene.message("text").json();
+    assert_eq!(begun["object"], "text_completion", "{begun}");
+    publish(&format!("{texts}/cancel"), "{}");
+    let answer = scene.answer("text");
+    assert_eq!((answer.status, answer.code()), (499, Some("cancelled")));
+    assert_eq!(scene.finish(&answer.request_id), "cancelled");
+    assert_eq!(scene.accesses("cancel").len(), 1);
+}
+
+#[test]
 fn cancel_ends_a_prompt_that_waits_for_a_place() {
     let scene = Scene::start("[engine]\nqueue = 1\n");
     scene.ask("running", &chat(LONG, 1500, true));

@@ -2,8 +2,8 @@
 //!
 //! A message's way: [`session`] receives it, [`topics`] routes it, [`request`] reads it,
 //! [`serve`] brings it to admission in a task of its own, [`answer`] frames what comes back,
-//! [`outbox`] sees that the broker gets it, and [`ledger`](crate::delivery::ledger) says when the message may be
-//! acknowledged. What whoever has shown no token may be told, and where, is for [`refusals`] and
+//! [`outbox`] sees that the broker gets it, and the [`Machine`](crate::delivery::Machine) says when
+//! the message may be acknowledged. What whoever has shown no token may be told, and where, is for [`refusals`] and
 //! [`inboxes`] to say. Delivery is at least once: a PUBACK follows the broker's PUBACK for the last
 //! message of the answer, and the record that the request is answered.
 

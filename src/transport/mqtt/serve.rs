@@ -18,7 +18,7 @@ use crate::admission::{
     Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
 };
 use crate::auth::{Credential, Grant};
-use crate::delivery::Exact;
+use crate::delivery::{End, Exact, Id};
 use crate::identity::Nonces;
 use crate::prompt::{self, Cancel, Finish, Look, Operation, Origin, Outcome, Request, RequestId};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
@@ -42,19 +42,6 @@ pub(super) struct Context {
 /// A place among the requests whose token isn't decided yet; dropped once it is.
 pub(super) type Deciding = OwnedSemaphorePermit;
 
-/// What a request has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Served {
-    /// Answered, or refused: to be acknowledged.
-    Done,
-    /// The same request runs already: to be acknowledged when that one is.
-    Follows,
-    /// The daemon's end came first: to stay unacknowledged, so that it comes again.
-    Interrupted,
-    /// Answered, but that could not be recorded: the broker is to send it again.
-    Unrecorded,
-}
-
 /// How a message came: QoS 0, or better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Came {
@@ -66,11 +53,11 @@ pub(super) enum Came {
 /// Serves a message on a request topic.
 pub(super) async fn request(
     context: Arc<Context>,
-    exact: Exact,
+    message: (Id, Exact),
     parsed: Result<Box<Asked>, Box<Unread>>,
     came: Came,
     deciding: Deciding,
-) -> Served {
+) -> End {
     let asked = match parsed {
         Ok(asked) => asked,
         Err(unread) => return context.unread(unread, came, deciding).await,
@@ -79,7 +66,7 @@ pub(super) async fn request(
     let (id, reply) = (asked.request.id.clone(), asked.reply.clone());
     // Until the answer is acknowledged, or the refusal.
     let stay = Arc::default();
-    let delivery = delivery(&context, exact, &asked, deciding, &stay);
+    let delivery = delivery(&context, message, &asked, deciding, &stay);
     let delivered = context
         .admission
         .deliver(asked.credential, asked.request, delivery);
@@ -87,9 +74,9 @@ pub(super) async fn request(
         Ok(Delivered::Run(admitted, ticket)) => {
             context.run(admitted, *ticket, &reply, framing).await
         }
-        Ok(Delivered::Running) => {
+        Ok(Delivered::Joined) => {
             context.metrics.duplicate();
-            Served::Follows
+            End::Done
         }
         Ok(Delivered::Again(stored)) => {
             context.metrics.duplicate();
@@ -122,7 +109,7 @@ pub(super) async fn cancel(
 
 fn delivery(
     context: &Context,
-    exact: Exact,
+    (id, message): (Id, Exact),
     asked: &Asked,
     deciding: Deciding,
     stay: &Arc<OnceLock<Stay>>,
@@ -130,7 +117,8 @@ fn delivery(
     let (topics, reply) = (Arc::clone(&context.topics), asked.reply.clone());
     let (inboxes, stay) = (context.inboxes.clone(), Arc::clone(stay));
     Delivery {
-        message: exact,
+        id,
+        message,
         question: asked.question,
         correlation: asked.reply.correlation.as_ref().map(|c| c.to_vec()),
         redelivered: asked.redelivered,
@@ -154,13 +142,25 @@ fn may_answer(topics: &Topics, reply: &Reply, grant: &Grant) -> Result<(), Refus
 }
 
 impl Context {
+    /// What a DPoP proof may say.
+    pub(super) fn accepted_nonces(&self) -> Vec<String> {
+        self.nonces.accepted(self.admission.moment())
+    }
+
+    /// A message beyond what may be under way: even a refusal would be one too many.
+    pub(super) fn excess(&self) {
+        self.metrics.request(503);
+        let problem = "requests were dropped unanswered: too many were under way";
+        self.status.answer_refused(problem.to_owned());
+    }
+
     async fn run(
         &self,
         admitted: Admitted,
         ticket: Ticket,
         reply: &Reply,
         framing: Framing,
-    ) -> Served {
+    ) -> End {
         let answer = Answer {
             framer: framing.framer(&admitted.id, &admitted.model, admitted.created),
             fragments: admitted.answer,
@@ -188,22 +188,17 @@ impl Context {
                 if let Err(error) = ticket.released().await {
                     tracing::error!(%error, "an interrupted request counts as an attempt");
                 }
-                return Served::Interrupted;
+                return End::Interrupted;
             }
         };
         if let Err(error) = ticket.answered(text, outcome).await {
             tracing::error!(%error, "an answered request is not on record");
-            return Served::Unrecorded;
+            return End::Unrecorded;
         }
-        Served::Done
+        End::Done
     }
 
-    async fn again(
-        &self,
-        stored: Recorded<StoredAnswer>,
-        reply: &Reply,
-        framing: Framing,
-    ) -> Served {
+    async fn again(&self, stored: Recorded<StoredAnswer>, reply: &Reply, framing: Framing) -> End {
         let (mut text, fragments) = prompt::channel(1);
         text.send(&stored.text);
         text.finish(stored.outcome());
@@ -216,13 +211,13 @@ impl Context {
         match answer.send(&mut messages, self.fragment_interval).await {
             Ended::Sent { status, .. } => self.metrics.request(status),
             Ended::Unsendable { why, .. } => self.unsendable(&stored.request_id, reply, &why),
-            Ended::Interrupted => return Served::Interrupted,
+            Ended::Interrupted => return End::Interrupted,
         }
-        Served::Done
+        End::Done
     }
 
     /// A message that is no request; its token, where it has one, says whom that may be told.
-    async fn unread(&self, unread: Box<Unread>, came: Came, deciding: Deciding) -> Served {
+    async fn unread(&self, unread: Box<Unread>, came: Came, deciding: Deciding) -> End {
         let Unread {
             id,
             origin,
@@ -243,19 +238,13 @@ impl Context {
         self.metrics.request(refusal.status());
         match reply {
             Some(reply) => self.tell(refusal, &asker, came, &id, &reply).await,
-            None => Served::Done,
+            None => End::Done,
         }
     }
 
-    async fn reject(
-        &self,
-        rejected: Rejected,
-        came: Came,
-        id: &RequestId,
-        reply: &Reply,
-    ) -> Served {
+    async fn reject(&self, rejected: Rejected, came: Came, id: &RequestId, reply: &Reply) -> End {
         if is_shutdown(&rejected.refusal) {
-            return Served::Interrupted;
+            return End::Interrupted;
         }
         self.metrics.request(rejected.refusal.status());
         self.tell(rejected.refusal, &rejected.asker, came, id, reply)
@@ -272,7 +261,7 @@ impl Context {
         came: Came,
         id: &RequestId,
         reply: &Reply,
-    ) -> Served {
+    ) -> End {
         let verified = match asker {
             Asker::Granted(grant) => may_answer(&self.topics, reply, grant).is_ok(),
             Asker::Signed(_) | Asker::Unknown => false,
@@ -283,7 +272,7 @@ impl Context {
             (false, _) => self.may_tell(asker, reply),
         };
         if !told {
-            return Served::Done;
+            return End::Done;
         }
         let refusal = refusal.map(|refusal| hints::advise(reply, refusal));
         let mut messages = Messages::new(&self.outbox, reply, id);
@@ -295,11 +284,11 @@ impl Context {
             messages.tell_nonce(nonce.value);
         }
         match messages.refuse(&refusal).await {
-            Ok(()) => Served::Done,
-            Err(Unsent::Closed) => Served::Interrupted,
+            Ok(()) => End::Done,
+            Err(Unsent::Closed) => End::Interrupted,
             Err(unsent) => {
                 self.unsendable(id, reply, &unsent.to_string());
-                Served::Done
+                End::Done
             }
         }
     }
