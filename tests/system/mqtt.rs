@@ -1,7 +1,7 @@
 //! MQTT end to end: a real broker, the real model, and clients that people use.
 //!
 //! Here are the scene that the other files share, and the answers; [`refusals`] is what isn't
-//! answered, [`bursts`] is many at once, [`hivemq`] a second kind of broker, [`broker`] one that comes
+//! answered, [`silence`] what can't be, [`bursts`] is many at once, [`hivemq`] a second kind of broker, [`broker`] one that comes
 //! and goes, [`stops`] a daemon that does, [`repeats`] what is asked again.
 
 mod broker;
@@ -9,6 +9,7 @@ mod bursts;
 mod hivemq;
 mod refusals;
 mod repeats;
+mod silence;
 mod stops;
 
 use std::collections::BTreeMap;

@@ -14,6 +14,7 @@ use super::refusals::{Refusals, Whose};
 use super::request::{Asked, Form, Reply, Unread};
 use super::status::Cell;
 use super::topics::Topics;
+use super::untold::Why;
 use crate::admission::{
     Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
 };
@@ -63,7 +64,13 @@ pub(super) async fn request(
         Err(unread) => return context.unread(unread, came, deciding).await,
     };
     let framing = asked.framing;
-    let (id, reply) = (asked.request.id.clone(), asked.reply.clone());
+    let reply = asked.reply.clone();
+    let sender = Sender {
+        id: asked.request.id.clone(),
+        origin: asked.request.origin.clone(),
+        reply: Some(reply.clone()),
+        came,
+    };
     // Until the answer is acknowledged, or the refusal.
     let stay = Arc::default();
     let delivery = delivery(&context, message, &asked, deciding, &stay);
@@ -82,8 +89,16 @@ pub(super) async fn request(
             context.metrics.duplicate();
             context.again(stored, &reply, framing).await
         }
-        Err(rejected) => context.reject(rejected, came, &id, &reply).await,
+        Err(rejected) => context.reject(rejected, &sender).await,
     }
+}
+
+/// Whoever sent a message, and where a refusal may go.
+struct Sender {
+    id: RequestId,
+    origin: Origin,
+    reply: Option<Reply>,
+    came: Came,
 }
 
 /// Serves a message on the cancel topic. The cancelled request's own answer tells the client.
@@ -97,13 +112,13 @@ pub(super) async fn cancel(
     let (credential, request) = match parsed {
         Ok(cancel) => cancel,
         Err(refusal) => {
-            let id = RequestId::random();
-            return drop(admission.refuse_unread(origin, &id, refusal));
+            let refusal = admission.refuse_unread(origin.clone(), &RequestId::random(), refusal);
+            return context.untold(refusal.reason, &origin, Why::Cancel);
         }
     };
     match admission.cancel(credential, request).await {
         Ok(found) => tracing::debug!(found, "cancel"),
-        Err(refusal) => tracing::debug!(reason = %refusal.reason, "cancel refused"),
+        Err(refusal) => context.untold(refusal.reason, &origin, Why::Cancel),
     }
 }
 
@@ -148,10 +163,26 @@ impl Context {
     }
 
     /// A message beyond what may be under way: even a refusal would be one too many.
-    pub(super) fn excess(&self) {
-        self.metrics.request(503);
-        let problem = "requests were dropped unanswered: too many were under way";
-        self.status.answer_refused(problem.to_owned());
+    pub(super) fn excess(&self, origin: &Origin) {
+        let reason = Reason::Refused(RefuseReason::Overloaded);
+        self.metrics.request(reason.status());
+        self.untold(reason, origin, Why::Excess);
+    }
+
+    /// A topic that our subscriptions cover but that can't be answered from.
+    pub(super) fn set_aside(&self, origin: &Origin) {
+        let refusal = RefuseReason::NotFound.into();
+        let id = RequestId::random();
+        let refusal = self.admission.refuse_unread(origin.clone(), &id, refusal);
+        self.metrics.request(refusal.status());
+        self.untold(refusal.reason, origin, Why::Topic);
+    }
+
+    fn untold(&self, reason: Reason, origin: &Origin, why: Why) {
+        if let Origin::Mqtt { topic } = origin {
+            let now = crate::time::instant();
+            self.status.untold(reason, topic, why, now);
+        }
     }
 
     async fn run(
@@ -228,7 +259,7 @@ impl Context {
         let refusal = self.admission.refuse_unread(origin.clone(), &id, refusal);
         let request = Request {
             id: id.clone(),
-            origin,
+            origin: origin.clone(),
             model: None,
             deadline: None,
             asks: Operation::Look(Look::Models),
@@ -236,42 +267,45 @@ impl Context {
         let asker = self.admission.asker(&credential, request);
         drop(deciding);
         self.metrics.request(refusal.status());
-        match reply {
-            Some(reply) => self.tell(refusal, &asker, came, &id, &reply).await,
-            None => End::Done,
-        }
+        let sender = Sender {
+            id,
+            origin,
+            reply,
+            came,
+        };
+        self.tell(refusal, &asker, &sender).await
     }
 
-    async fn reject(&self, rejected: Rejected, came: Came, id: &RequestId, reply: &Reply) -> End {
+    async fn reject(&self, rejected: Rejected, sender: &Sender) -> End {
         if is_shutdown(&rejected.refusal) {
             return End::Interrupted;
         }
         self.metrics.request(rejected.refusal.status());
-        self.tell(rejected.refusal, &rejected.asker, came, id, reply)
-            .await
+        self.tell(rejected.refusal, &rejected.asker, sender).await
     }
 
     /// Whoever may be answered there is refused there, of what came at QoS 0 so many a minute;
     /// anybody else only beneath our own `reply`, at a bounded rate, and not where an answer is
     /// awaited.
-    async fn tell(
-        &self,
-        refusal: Recorded<Refusal>,
-        asker: &Asker,
-        came: Came,
-        id: &RequestId,
-        reply: &Reply,
-    ) -> End {
+    async fn tell(&self, refusal: Recorded<Refusal>, asker: &Asker, sender: &Sender) -> End {
+        let Sender {
+            id, origin, came, ..
+        } = sender;
+        let Some(reply) = &sender.reply else {
+            self.untold(refusal.reason, origin, Why::NoResponseTopic);
+            return End::Done;
+        };
         let verified = match asker {
             Asker::Granted(grant) => may_answer(&self.topics, reply, grant).is_ok(),
             Asker::Signed(_) | Asker::Unknown => false,
         };
-        let told = match (verified, came) {
-            (true, Came::AtLeastOnce) => true,
-            (true, Came::AtMostOnce) => self.has_share(asker, reply),
-            (false, _) => self.may_tell(asker, reply),
+        let untold = match (verified, came) {
+            (true, Came::AtLeastOnce) => None,
+            (true, Came::AtMostOnce) => self.has_no_share(asker, reply),
+            (false, _) => self.may_not_tell(asker, reply),
         };
-        if !told {
+        if let Some(why) = untold {
+            self.untold(refusal.reason, origin, why);
             return End::Done;
         }
         let refusal = refusal.map(|refusal| hints::advise(reply, refusal));
@@ -293,20 +327,25 @@ impl Context {
         }
     }
 
-    fn may_tell(&self, asker: &Asker, reply: &Reply) -> bool {
-        self.topics.is_reply(&reply.topic)
-            && !self.inboxes.await_one_like(reply, &self.topics)
-            && self.has_share(asker, reply)
+    fn may_not_tell(&self, asker: &Asker, reply: &Reply) -> Option<Why> {
+        if !self.topics.is_reply(&reply.topic) {
+            return Some(Why::ResponseTopic);
+        }
+        if self.inboxes.await_one_like(reply, &self.topics) {
+            return Some(Why::Awaited);
+        }
+        self.has_no_share(asker, reply)
     }
 
-    fn has_share(&self, asker: &Asker, reply: &Reply) -> bool {
+    fn has_no_share(&self, asker: &Asker, reply: &Reply) -> Option<Why> {
         let whose = match asker {
             Asker::Granted(grant) => Whose::Signed(&grant.principal),
             Asker::Signed(principal) => Whose::Signed(principal),
             Asker::Unknown => Whose::Alleged(self.topics.alleged_client(&reply.topic)),
         };
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.take(whose, crate::time::instant())
+        let told = refusals.take(whose, crate::time::instant());
+        (!told).then_some(Why::Rate)
     }
 
     fn unsendable(&self, id: &RequestId, reply: &Reply, why: &str) {

@@ -313,11 +313,11 @@ impl Session {
             // A topic that our subscriptions cover but that can't be answered on.
             (Arrival::New(id), _) => {
                 let _ = deliveries.ended(id, End::Done);
-                tracing::debug!(size = message.payload.len(), "no request topic");
-                return context.metrics.request(404);
+                drop(deliveries);
+                return context.set_aside(&request::origin(message));
             }
             (Arrival::Known, _) => return context.metrics.duplicate(),
-            (Arrival::Excess, _) => context.excess(),
+            (Arrival::Excess, _) => context.excess(&request::origin(message)),
             (Arrival::NotNow, _) => return,
         }
         if message.ack.is_some() && before >= usize::from(self.options.receive_maximum) {
