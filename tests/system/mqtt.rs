@@ -111,7 +111,10 @@ fn cancel_ends_a_running_answer_of_the_same_principal_only() {
 fn a_text_completion_is_cancelled_on_its_own_topic() {
     let scene = Scene::start("");
     let texts = "slm/edge-1/v1/completions";
-    let body = serde_json::json!({"prompt": LONG, "max_tokens": 1500, "stream": true});
+    let counting = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,";
+    let body = serde_json::json!({
+        "prompt": counting, "max_tokens": 1500, "temperature": 0, "stream": true,
+    });
     let publish = |topic: &str, payload: &str| {
         scene.broker.publish(&Publish {
             topic,
@@ -202,7 +205,7 @@ impl Scene {
     }
 
     fn expired(&self) -> String {
-        let now = slmd::time::now().as_secs();
+        let now = slmd::for_tests::time::now().as_secs();
         let mut claims = claims();
         (claims["iat"], claims["exp"]) = ((now - 600).into(), (now - 300).into());
         self.issuer.token(claims)

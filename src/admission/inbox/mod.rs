@@ -20,7 +20,7 @@ mod shelf;
 mod waiting;
 
 pub(super) use attempt::Attempt;
-pub use delivery::{Asker, Delivered, Delivery, Rejected, ReplyCheck, Ticket};
+pub use delivery::{Asker, Delivered, Delivery, Rejected, Ticket};
 pub use entry::StoredAnswer;
 pub(super) use shelf::Inbox;
 pub(super) use waiting::Waiting;
