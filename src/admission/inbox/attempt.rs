@@ -1,12 +1,19 @@
-//! An attempt at a delivery: what is written when it begins and when it ends.
+//! What becomes of a message that its token allows; an attempt at it, what is written when that
+//! begins and when it ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::entry::{Entry, Stage};
+use super::entry::{Entry, FirstClock, Stage, StoredAnswer};
 use super::shelf::Inbox;
-use crate::delivery::Key;
+use crate::auth::{Clock, Principal};
+use crate::delivery::{Exact, Id, Key, Verdict};
 use crate::store::StoreError;
+use crate::time;
+
+/// How long a repeat waits for a run whose last message is on its way.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// Pauses before what could not be written is tried again: a full disk may have been trimmed.
 const WRITE_AGAIN: [Duration; 3] = [
@@ -18,11 +25,90 @@ const WRITE_AGAIN: [Duration; 3] = [
 /// While this is held, its delivery runs in this process.
 #[derive(Debug)]
 pub(in crate::admission) struct Attempt {
-    pub(super) inbox: Inbox,
-    pub(super) key: Key,
-    pub(super) entry: Entry,
+    inbox: Inbox,
+    key: Key,
+    entry: Entry,
     /// This exact message, with its proof, has been admitted before.
+    recognised: bool,
+}
+
+/// What becomes of a message that its token allows.
+#[derive(Debug)]
+pub(super) enum Next {
+    Run(Arc<Attempt>),
+    Tell(StoredAnswer),
+    GiveUp,
+    Join,
+}
+
+/// A message that its token allows.
+pub(super) struct Asked<'a> {
+    pub(super) id: Id,
+    pub(super) key: Key,
+    pub(super) message: Exact,
     pub(super) recognised: bool,
+    pub(super) principal: &'a Principal,
+    /// What it was decided by.
+    pub(super) clock: &'a Clock,
+}
+
+impl Inbox {
+    /// Waits where the answer of a run is about to end.
+    pub(super) async fn permitted(&self, asked: &Asked<'_>) -> Result<Next, StoreError> {
+        let (until, mut waited) = (time::instant() + ENDING, false);
+        loop {
+            let mut released = pin!(self.released());
+            // Before the question, so that none is missed in between.
+            released.as_mut().enable();
+            if let Some(next) = self.next(asked, waited)? {
+                return Ok(next);
+            }
+            waited = tokio::time::timeout_at(until.into(), released)
+                .await
+                .is_err();
+        }
+    }
+
+    /// `None`: it has to wait.
+    fn next(&self, asked: &Asked<'_>, waited: bool) -> Result<Option<Next>, StoreError> {
+        let key = asked.key;
+        let mut machine = self.machine();
+        let next = match machine.permitted(asked.id, key, waited) {
+            Verdict::Run(attempt) => {
+                drop(machine);
+                let begun = self.attempt(asked, attempt);
+                Next::Run(begun.inspect_err(|_| self.release(key))?)
+            }
+            // Under the lock, so that nothing forgets it in between.
+            Verdict::Tell => match self.get(&key)?.map(|entry| entry.stage) {
+                Some(Stage::Answered(answer)) => Next::Tell(answer),
+                _ => return Err(StoreError::Corrupt("an answer is missing".to_owned())),
+            },
+            Verdict::GiveUp => Next::GiveUp,
+            Verdict::Join => Next::Join,
+            Verdict::Wait => return Ok(None),
+        };
+        Ok(Some(next))
+    }
+
+    fn attempt(&self, asked: &Asked<'_>, attempt: u32) -> Result<Arc<Attempt>, StoreError> {
+        let before = self.get(&asked.key)?;
+        let now = || FirstClock::new(asked.clock, asked.principal);
+        let entry = Entry {
+            stage: Stage::Begun,
+            attempts: attempt,
+            clock: before.map_or_else(now, |before| before.clock),
+            touched: self.now(),
+            message: asked.message,
+            owner: Some(asked.principal.key()),
+        };
+        Ok(Arc::new(Attempt {
+            inbox: self.clone(),
+            key: asked.key,
+            entry,
+            recognised: asked.recognised,
+        }))
+    }
 }
 
 impl Attempt {
@@ -77,6 +163,6 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.inbox.released(self.key);
+        self.inbox.release(self.key);
     }
 }

@@ -3,9 +3,8 @@
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::attempt::Attempt;
+use super::attempt::{Asked, Attempt, Next};
 use super::entry::{Stage, StoredAnswer};
-use super::shelf::{Asked, Next};
 use super::waiting::Waits;
 use crate::admission::pipeline::Place;
 use crate::admission::{Admission, Admitted, Recorded};

@@ -1,25 +1,20 @@
 //! The store's part of deliveries, and the one [`Machine`] that says what is to be done with them.
 
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-use super::attempt::Attempt;
-use super::entry::{Entry, FirstClock, Stage, StoredAnswer};
+use super::entry::Entry;
 use crate::admission::Settings;
-use crate::auth::{Clock, Principal};
-use crate::delivery::{Exact, Id, Key, Machine, Question, Verdict};
+use crate::auth::Clock;
+use crate::delivery::{Exact, Key, Machine, Question};
 use crate::link::Ack;
 use crate::store::{Batch, Store, StoreError, Tree};
-use crate::time::{self, Timestamp};
+use crate::time::Timestamp;
 
 /// Deliveries that are read at once on opening: each may hold an answer.
 const PAGE: usize = 64;
-/// How long a repeat waits for a run whose last message is on its way.
-const ENDING: Duration = Duration::from_secs(10);
-
 /// The store's keys are `d` and the delivery's. What is known of all is in memory: the store is
 /// read when the daemon starts, and for a message that has come before.
 #[derive(Debug, Clone)]
@@ -42,26 +37,6 @@ impl std::fmt::Debug for Shelf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shelf").finish_non_exhaustive()
     }
-}
-
-/// What becomes of a message that its token allows.
-#[derive(Debug)]
-pub(super) enum Next {
-    Run(Arc<Attempt>),
-    Tell(StoredAnswer),
-    GiveUp,
-    Join,
-}
-
-/// A message that its token allows.
-pub(super) struct Asked<'a> {
-    pub(super) id: Id,
-    pub(super) key: Key,
-    pub(super) message: Exact,
-    pub(super) recognised: bool,
-    pub(super) principal: &'a Principal,
-    /// What it was decided by.
-    pub(super) clock: &'a Clock,
 }
 
 impl Inbox {
@@ -102,66 +77,19 @@ impl Inbox {
         Ok(entry.map(|entry| (key, entry.clock.into())))
     }
 
-    /// Waits where the answer of a run is about to end.
-    pub(super) async fn permitted(&self, asked: &Asked<'_>) -> Result<Next, StoreError> {
-        let (until, mut waited) = (time::instant() + ENDING, false);
-        loop {
-            let mut released = pin!(self.0.released.notified());
-            // Before the question, so that none is missed in between.
-            released.as_mut().enable();
-            if let Some(next) = self.next(asked, waited)? {
-                return Ok(next);
-            }
-            waited = tokio::time::timeout_at(until.into(), released)
-                .await
-                .is_err();
-        }
-    }
-
-    /// `None`: it has to wait.
-    fn next(&self, asked: &Asked<'_>, waited: bool) -> Result<Option<Next>, StoreError> {
-        let key = asked.key;
-        let mut machine = self.machine();
-        let next = match machine.permitted(asked.id, key, waited) {
-            Verdict::Run(attempt) => {
-                drop(machine);
-                let begun = self.attempt(asked, attempt);
-                Next::Run(begun.inspect_err(|_| self.released(key))?)
-            }
-            // Under the lock, so that nothing forgets it in between.
-            Verdict::Tell => match self.0.read(&key)?.map(|entry| entry.stage) {
-                Some(Stage::Answered(answer)) => Next::Tell(answer),
-                _ => return Err(StoreError::Corrupt("an answer is missing".to_owned())),
-            },
-            Verdict::GiveUp => Next::GiveUp,
-            Verdict::Join => Next::Join,
-            Verdict::Wait => return Ok(None),
-        };
-        Ok(Some(next))
-    }
-
-    fn attempt(&self, asked: &Asked<'_>, attempt: u32) -> Result<Arc<Attempt>, StoreError> {
-        let before = self.0.read(&asked.key)?;
-        let now = || FirstClock::new(asked.clock, asked.principal);
-        let entry = Entry {
-            stage: Stage::Begun,
-            attempts: attempt,
-            clock: before.map_or_else(now, |before| before.clock),
-            touched: self.now(),
-            message: asked.message,
-            owner: Some(asked.principal.key()),
-        };
-        Ok(Arc::new(Attempt {
-            inbox: self.clone(),
-            key: asked.key,
-            entry,
-            recognised: asked.recognised,
-        }))
-    }
-
-    pub(super) fn released(&self, key: Key) {
+    /// It runs no more.
+    pub(super) fn release(&self, key: Key) {
         self.machine().released(key);
         self.0.released.notify_waiters();
+    }
+
+    /// Resolves when any delivery runs no more.
+    pub(super) fn released(&self) -> Notified<'_> {
+        self.0.released.notified()
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.0.read(key)
     }
 
     /// For a delivery that runs, so that nothing forgets it meanwhile. Rides on the next sync.
@@ -248,7 +176,12 @@ fn named(key: &Key) -> [u8; 33] {
 mod tests {
     use tempfile::TempDir;
 
+    use std::time::Duration;
+
+    use super::super::attempt::{Asked, Attempt, Next};
+    use super::super::entry::{FirstClock, Stage, StoredAnswer};
     use super::*;
+    use crate::auth::Principal;
     use crate::delivery::{Arrival, Arrived};
     use crate::prompt::{Finish, RequestId, Usage};
 
@@ -404,8 +337,9 @@ mod tests {
         let second = runs(asks(&inbox, 1, 2).await);
         assert_eq!(second.number(), 2);
         let by = |clock: &FirstClock| Clock::from(clock.clone()).now;
-        assert_eq!(by(&second.entry.clock), after(1));
         second.write().unwrap();
+        let again = inbox.get(&Key([1; 32])).unwrap().unwrap();
+        assert_eq!(by(&again.clock), after(1));
         drop(second);
         assert!(matches!(asks(&inbox, 1, 3).await, Next::GiveUp));
         // An orderly stop in mid-answer takes its attempt back.
