@@ -9,16 +9,16 @@ mod interrupt;
 mod operation;
 mod origin;
 mod request;
-mod scope;
 mod sampling;
+mod scope;
 
 pub use answer::{AnswerReceiver, AnswerSender, Fragment, Outcome, Usage, channel};
 pub use interrupt::Interrupt;
 pub use operation::{Dialect, Entry, Look, Method, Operation};
 pub use origin::{Origin, Transport, network};
 pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role};
-pub use scope::Scope;
 pub use sampling::{Sampling, SamplingOptions};
+pub use scope::Scope;
 
 use serde::{Deserialize, Serialize};
 
