@@ -2,7 +2,8 @@
 
 use std::marker::PhantomData;
 
-use super::{Explanation, Fetched, Listed, Pinned, Refreshed, Reloaded, Status, TimeReset};
+use super::{Fetched, Listed, Pinned, Refreshed, Reloaded, Status, TimeReset};
+use crate::auth::Explanation;
 
 /// How an operation is asked for.
 #[derive(Debug)]

@@ -5,9 +5,7 @@ use serde_json::{Map, Value};
 
 use super::access;
 use super::access::Asked;
-use super::explain::ExplainContext;
 use super::realm::{Realm, Snapshot};
-use crate::prompt::Scope;
 use crate::reason::DenyReason;
 
 /// What is known of the case. Claims may be only alleged.
@@ -15,7 +13,7 @@ pub(super) struct Facts<'f> {
     pub(super) snapshot: &'f Snapshot,
     pub(super) realm: Option<&'f Realm>,
     pub(super) claims: Option<&'f Map<String, Value>>,
-    pub(super) context: &'f ExplainContext,
+    pub(super) asked: Asked<'f>,
 }
 
 /// The attribute of a client that Keycloak's switch "Use lightweight access token" sets.
@@ -147,7 +145,7 @@ fn roles(facts: &Facts<'_>) -> String {
 }
 
 fn scope(facts: &Facts<'_>) -> String {
-    let scope = facts.context.scope;
+    let scope = facts.asked.scope;
     let policy = facts.realm.map(|realm| &realm.policy);
     let roles = policy.map(|policy| &policy.roles).into_iter().flatten();
     let granting = roles.filter(|(_, scopes)| scopes.contains(&scope));
@@ -198,15 +196,9 @@ fn refresh(facts: &Facts<'_>) -> bool {
 
 /// The client id of the endpoint that the request is for.
 fn endpoint<'f>(facts: &Facts<'f>) -> &'f str {
-    let asked = Asked {
-        scope: facts.context.scope,
-        model: facts.context.model.as_deref(),
-        of_one_model: facts.context.scope != Scope::Audit,
-        transport: facts.context.transport,
-    };
     let meant = facts
         .realm
-        .and_then(|realm| access::meant(&asked, realm).ok());
+        .and_then(|realm| access::meant(&facts.asked, realm).ok());
     let first = meant.and_then(|list| list.first().copied());
     first.map_or("ENDPOINT", |endpoint| &endpoint.client_id)
 }

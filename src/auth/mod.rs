@@ -36,7 +36,7 @@ pub use credential::{Binding, Credential, NonceRule, ProofUse, Until};
 pub use decide::{alleged_issuer, decide, recheck};
 pub use deny::{DenyList, Revocations, Revoked};
 pub use dpop::{NONCE_MAX_AGE, PROOF_MAX_AGE};
-pub use explain::{Check, ExplainContext, Explanation, Outcome, explain};
+pub use explain::{Check, Explanation, Outcome, ToExplain, explain};
 pub use jws::verify_jws;
 pub use key::KeyInfo;
 pub use keyset::{KeySet, KeySetError, Skipped};

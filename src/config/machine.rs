@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::RealmConfig;
+use crate::authority::RealmConfig;
 use crate::engine::Family;
 use crate::files::{self, Care};
 use crate::sys;

@@ -16,7 +16,7 @@ mod table;
 mod tests;
 mod value;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,10 +25,10 @@ use toml::de::DeTable;
 
 use self::read::{Problems, Section, place};
 use self::table::Table;
+use crate::authority::RealmConfig;
 use crate::files::{self, Care};
 use crate::identity::host_name;
-use crate::prompt::Scope;
-use crate::{admission, audit, auth, engine, identity, keysync, transport};
+use crate::{admission, audit, engine, identity, transport};
 
 /// Where the configuration lies unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/slmd/slmd.toml";
@@ -54,21 +54,6 @@ pub struct Config {
     pub login: Login,
     /// What is usable, but not well.
     pub warnings: Vec<Problem>,
-}
-
-/// A realm without its keys, which are pinned in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RealmConfig {
-    pub name: String,
-    pub issuer: String,
-    pub policy: auth::Policy,
-    pub endpoints: Vec<auth::Endpoint>,
-    /// Where its keys are fetched from, where they are.
-    pub jwks: Option<keysync::Source>,
-    /// What is revoked before it expires.
-    pub deny_file: Option<PathBuf>,
-    /// Groups of this machine by name; the policy has their ids.
-    pub local_groups: BTreeMap<String, Vec<Scope>>,
 }
 
 /// Defaults of `slmd login`; the daemon itself doesn't use them.

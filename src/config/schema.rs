@@ -19,8 +19,9 @@ use super::value::{
     kernels, log_filter, loopback, origins, path_to, plain_name, realm_name, required, scopes,
     socket_path, text, time, topic_level, transports,
 };
-use super::{Config, Login, RealmConfig};
+use super::{Config, Login};
 use crate::auth::{Endpoint, LimitClaims, Policy};
+use crate::authority::RealmConfig;
 use crate::files::Care::{Secret, Trusted};
 use crate::keysync::Source;
 use crate::tls::KeyPair;

@@ -19,7 +19,6 @@ const ALLOWED: &[&[&str]] = &[
     ],
     &["audit::append", "audit::trim"],
     &["auth::claims", "auth::deny", "auth::realm"],
-    &["auth::explain", "auth::mend"],
     &["auth::judge", "auth::peer", "auth::verdict"],
     &["cli::model", "cli::model_bench"],
     &["config::commented", "config::table"],

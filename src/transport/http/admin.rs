@@ -17,8 +17,10 @@ use super::public::OPENMETRICS;
 use super::reply::{self, Body, JSON, Refused};
 use super::route::wrong_method;
 use super::{Control, Settings, host, request};
-use crate::admin::{Call, Failed, Operation, PinHeld, ResetTime, ToExplain, route};
+use crate::admin::{Call, Operation, PinHeld, ResetTime, route};
 use crate::audit::{AuditError, Line, Log};
+use crate::auth::ToExplain;
+use crate::authority;
 use crate::json;
 use crate::prompt::Origin;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
@@ -131,10 +133,8 @@ impl Admin {
             }
             Operation::Explain => {
                 let asked: ToExplain = self.parsed(request).await?;
-                let explain = move |c: &dyn Control| {
-                    Ok(c.explain_token(asked.token.expose(), &asked.context()))
-                };
-                self.answer(route::EXPLAIN, explain).await
+                self.answer(route::EXPLAIN, move |c| Ok(c.explain_token(&asked)))
+                    .await
             }
             Operation::ResetTime => {
                 let ResetTime { to } = self.parsed(request).await?;
@@ -211,13 +211,13 @@ impl Admin {
     async fn answer<A: Serialize + Send + 'static>(
         &self,
         _: Call<A>,
-        ask: impl FnOnce(&dyn Control) -> Result<A, Failed> + Send + 'static,
+        ask: impl FnOnce(&dyn Control) -> Result<A, authority::Refused> + Send + 'static,
     ) -> Result<Response<Body>, Refused> {
         match self.blocking(ask).await? {
             Ok(answer) => Ok(reply::json(StatusCode::OK, &answer)),
-            Err(failed) => {
+            Err(refused) => {
                 let refusal = Refusal::new(RefuseReason::BadRequest);
-                Err(refusal.detail(failed.to_string()).into())
+                Err(refusal.detail(refused.to_string()).into())
             }
         }
     }
