@@ -8,13 +8,15 @@ mod answer;
 mod interrupt;
 mod operation;
 mod origin;
+mod place;
 mod request;
 
 pub use answer::{AnswerReceiver, AnswerSender, Fragment, Outcome, Usage, channel};
 pub use interrupt::Interrupt;
-pub use operation::{Dialect, Entry, Look, Method, Operation};
+pub use operation::{Dialect, Entry, Look, Operation, Scope};
 pub use origin::{Origin, Transport, network};
-pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role, Sampling, Scope};
+pub use place::Place;
+pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role, Sampling};
 
 use serde::{Deserialize, Serialize};
 

@@ -3,12 +3,15 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Issuer, Response, Setup, chat, claims, http, python, send, within};
+use crate::support::{
+    Daemon, Holder, Issuer, Response, Setup, bound, chat, claims, http, python, run, send, within,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -165,6 +168,53 @@ fn bad_requests_are_refused_by_name() {
     assert_refused(&long, 400, "context_length_exceeded");
     let message = long.json()["error"]["message"].to_string();
     assert!(message.contains("2048"), "no numbers in {message}");
+}
+
+/// curl's own view of an answer's head.
+fn curl(daemon: &Daemon, path: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new("curl");
+    let url = format!("http://edge-1{path}");
+    command.args(["--silent", "--show-error", "--max-time", "60"]);
+    command.arg("--unix-socket").arg(daemon.socket());
+    command.args(arguments).arg(url);
+    let output = run(&mut command, b"", PATIENCE);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "curl: {said}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn head_is_answered_as_get_is_without_the_body() {
+    let (daemon, issuer) = start();
+    let holder = Holder::new();
+    let bearer = format!("Authorization: Bearer {}", issuer.token(claims()));
+    let bound = issuer.token(bound(claims(), &holder.thumbprint()));
+    let proof = holder.claims("HEAD", "http://edge-1/v1/models", &bound);
+    let proof = format!("DPoP: {}", holder.sign(&proof));
+    let bound = format!("Authorization: DPoP {bound}");
+    for (path, headers) in [
+        ("/livez", vec![]),
+        ("/readyz", vec![]),
+        ("/v1/models", vec!["-H", &bearer]),
+        ("/v1/models/slm", vec!["-H", &bearer]),
+        ("/v1/models", vec!["-H", &bound, "-H", &proof]),
+    ] {
+        let head = curl(&daemon, path, &[&["--head"], headers.as_slice()].concat());
+        assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}");
+        let plain = if headers.is_empty() {
+            vec![]
+        } else {
+            vec!["-H", &bearer]
+        };
+        let body = curl(&daemon, path, &plain);
+        let length = format!("content-length: {}\r\n", body.len());
+        assert!(!body.is_empty() && head.contains(&length), "{path}: {head}");
+    }
+    let refused = curl(&daemon, CHAT, &["--head"]);
+    assert!(refused.starts_with("HTTP/1.1 405 "), "{refused}");
+    assert!(refused.contains("allow: POST\r\n"), "{refused}");
+    let refused = curl(&daemon, "/v1/models", &["--include", "--request", "DELETE"]);
+    assert!(refused.contains("allow: GET, HEAD\r\n"), "{refused}");
 }
 
 #[test]

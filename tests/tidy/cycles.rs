@@ -24,7 +24,6 @@ const ALLOWED: &[&[&str]] = &[
     &["config::commented", "config::table"],
     &["config::kind", "config::value"],
     &["engine::import", "engine::import_llama"],
-    &["prompt::operation", "prompt::request"],
     &["store::handle", "store::table"],
 ];
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,7 +22,7 @@ use crate::audit::{AuditError, Line, Log};
 use crate::auth::ToExplain;
 use crate::authority;
 use crate::json;
-use crate::prompt::Origin;
+use crate::prompt::{Origin, Place};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::{Wiped, wipe_json};
 use crate::shutdown::Shutdown;
@@ -42,24 +42,18 @@ pub(super) struct Admin {
 
 impl Service for Admin {
     async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
-        let asked = Asked::at(request.uri().path());
-        let name = asked
-            .as_ref()
-            .map_or("other", |asked| asked.operation.route().path);
-        let answer = match asked {
-            _ if !may_administer(&peer) => {
-                let what = asked
-                    .as_ref()
-                    .map_or_else(|| "unknown".to_owned(), Asked::what);
-                Err(self
-                    .refuse(&peer, what, DenyReason::PeerNotAllowed.into())
-                    .into())
-            }
-            Some(asked) => match host::single(&request) {
-                Ok(()) => self.handle(asked, peer, request).await,
-                Err(refusal) => Err(refusal.into()),
-            },
+        let place = Operation::at(request.uri().path());
+        let name = place.as_ref().map_or("other", |place| place.path);
+        let asked = match place {
+            Some(place) => Asked::of(place, request.method()),
             None => Err(Refusal::new(RefuseReason::NotFound).into()),
+        };
+        let answer = if may_administer(&peer) {
+            self.handle(asked, peer, request).await
+        } else {
+            let what = asked.map_or_else(|_| "unknown".to_owned(), |asked| asked.what());
+            let refusal = self.refuse(&peer, what, DenyReason::PeerNotAllowed.into());
+            Err(refusal.into())
         };
         let response = answer.unwrap_or_else(Refused::into_response);
         self.metrics.answered(name, response.status().as_u16());
@@ -90,16 +84,15 @@ fn origin(peer: &Peer) -> Origin {
 impl Admin {
     async fn handle(
         &self,
-        asked: Asked,
+        asked: Result<Asked, Refused>,
         peer: Peer,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
-        let route = asked.operation.route();
-        if request.method().as_str() != route.method {
-            return Err(wrong_method(route.method));
-        }
+        host::single(&request)?;
+        let asked = asked?;
         let (origin, what) = (origin(&peer), asked.what());
-        self.blocking(move |control| control.record(origin, &what, route.is_look))
+        let is_look = asked.operation.route().is_look;
+        self.blocking(move |control| control.record(origin, &what, is_look))
             .await??;
         let realm = asked.realm;
         match asked.operation {
@@ -330,17 +323,17 @@ impl Reader {
     }
 }
 
-/// What a path asks for.
+/// What a request asks for.
 struct Asked {
     operation: Operation,
     realm: String,
 }
 
 impl Asked {
-    fn at(path: &str) -> Option<Asked> {
-        let (operation, realm) = Operation::at(path)?;
-        let realm = request::decoded(realm)?;
-        Some(Asked { operation, realm })
+    fn of(place: Place<Operation>, method: &Method) -> Result<Asked, Refused> {
+        let realm = place.named.clone();
+        let operation = place.take(method.as_str()).map_err(wrong_method)?;
+        Ok(Asked { operation, realm })
     }
 
     /// What the audit says was done.

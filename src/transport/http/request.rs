@@ -1,13 +1,11 @@
 //! What is read from a request: id, credential, media type, and a body within its bounds.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use hyper::Request;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
-use hyper::{Method, Request};
-use percent_encoding::percent_decode_str;
 
 use super::seats::Turn;
 use crate::auth::{Binding, Credential, NonceRule};
@@ -34,21 +32,13 @@ pub(super) fn credential<B>(
             .map_err(|what| Refusal::new(DenyReason::ProofInvalid).detail(what))?
             .ok_or(DenyReason::ProofMissing)?;
         let binding = Binding {
-            method: method(request.method()),
+            method: request.method().to_string(),
             targets: targets(request.uri().path(), origins),
             message: None,
             nonce: NonceRule::None,
         };
         Ok((proof, binding))
     })
-}
-
-/// Routes take no others.
-fn method(method: &Method) -> &'static str {
-    match *method {
-        Method::POST => "POST",
-        _ => "GET",
-    }
 }
 
 /// Without query and fragment (RFC 9449 section 4.2).
@@ -97,17 +87,6 @@ pub(super) async fn body(
         turn.is_whole();
     }
     whole
-}
-
-/// A path segment with its percent-encoding undone (RFC 3986 section 2.1).
-pub(super) fn decoded(segment: &str) -> Option<String> {
-    let is_code = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
-    let mut codes = segment.as_bytes().split(|byte| *byte == b'%').skip(1);
-    if !codes.all(|code| code.get(..2).is_some_and(is_code)) {
-        return None;
-    }
-    let text = percent_decode_str(segment).decode_utf8();
-    text.ok().map(Cow::into_owned)
 }
 
 /// The value of a parameter in a query string; an empty one where it has no value.
@@ -244,13 +223,5 @@ mod tests {
             assert!(refusal.message().contains("Content-Encoding"), "{refusal}");
         }
         assert!(require_json(&headers(&[json, ("content-encoding", "Identity")])).is_ok());
-    }
-
-    #[test]
-    fn percent_encoding() {
-        assert_eq!(decoded("dev%2F1%2b%C3%A9").as_deref(), Some("dev/1+é"));
-        for bad in ["%", "%2", "%zz", "%+1", "%ff"] {
-            assert_eq!(decoded(bad), None, "{bad}");
-        }
     }
 }

@@ -295,7 +295,7 @@ fn credential(
     };
     Credential::from_authorization(Some(value), || {
         let binding = Binding {
-            method: "PUBLISH",
+            method: "PUBLISH".to_owned(),
             targets: vec![topics.target(&message.topic)],
             message: Some(message_hash(message)),
             nonce: NonceRule::OneOf(nonces()),
