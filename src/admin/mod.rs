@@ -17,7 +17,7 @@ pub use self::keys::{
     EndpointStatus, Fetched, Keys, KeysChanged, Listed, PinHeld, Pinned, RealmStatus,
     RefreshStatus, Refreshed,
 };
-pub use self::route::{Call, Operation, Route};
+pub use self::route::{Call, Operation};
 pub use self::status::{AuditStatus, ClientFloor, ClockStatus, EngineStatus, MqttStatus, Status};
 
 /// The configuration was read anew.

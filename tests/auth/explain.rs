@@ -2,11 +2,11 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use slmd::auth::{Check, Decision, Explanation, Outcome, ToExplain, explain};
-use slmd::prompt::{Look, Operation, Scope, Transport};
-use slmd::reason::DenyReason::{self, *};
-use slmd::secret::Secret;
-use slmd::time::Timestamp;
+use slmd::for_tests::auth::{Check, Decision, Explanation, Outcome, ToExplain, explain};
+use slmd::for_tests::prompt::{Look, Operation, Scope, Transport};
+use slmd::for_tests::reason::DenyReason::{self, *};
+use slmd::for_tests::secret::Secret;
+use slmd::for_tests::time::Timestamp;
 
 use crate::case::Case;
 use crate::dpop;
