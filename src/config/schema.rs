@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::commented::Row;
 use super::kind::{Kind, optional};
 use super::machine::Thing;
 use super::read::Section;
 use super::table::{
-    Always, Each, Entry, Flat, Given, Perhaps, Table, defaults, key, live, restart, rows_of,
+    Always, Each, Entry, Flat, Given, Perhaps, Row, Table, defaults, key, live, restart, rows_of,
     settings,
 };
 use super::value::{

@@ -8,8 +8,7 @@ use proptest::sample::select;
 use toml::{Table, Value};
 
 use super::Config;
-use super::commented::{Line, Row};
-use super::table::Table as _;
+use super::table::{Line, Row, Table as _};
 
 /// Every setting with values that aren't its default and go with all others'.
 const VALUES: &[(&str, &[&str])] = &[

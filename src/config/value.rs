@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use toml::de::DeValue;
 
-use super::kind::{Kind, Wrong};
+use super::kind::{Kind, Wrong, name_of};
 use super::machine::Thing;
 use crate::engine::Family;
 use crate::files::Care;
@@ -458,17 +458,6 @@ fn broker(value: &DeValue<'_>) -> Result<Broker, String> {
         }),
         _ => Err(format!("is {url:?}; {form}")),
     }
-}
-
-/// A value's type, with its article.
-pub(super) fn name_of(value: &DeValue<'_>) -> String {
-    let name = value.type_str();
-    let article = if name.starts_with(['a', 'i']) {
-        "an"
-    } else {
-        "a"
-    };
-    format!("{article} {name}")
 }
 
 #[cfg(test)]

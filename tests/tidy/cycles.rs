@@ -21,8 +21,6 @@ const ALLOWED: &[&[&str]] = &[
     &["auth::claims", "auth::deny", "auth::realm"],
     &["auth::judge", "auth::peer", "auth::verdict"],
     &["cli::model", "cli::model_bench"],
-    &["config::commented", "config::table"],
-    &["config::kind", "config::value"],
     &["engine::import", "engine::import_llama"],
     &["store::handle", "store::table"],
 ];

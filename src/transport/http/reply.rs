@@ -29,7 +29,7 @@ pub(super) struct Refused {
     /// What the route needs, for the challenge of a 403.
     pub(super) scope: Option<Scope>,
     /// The methods of a resource that was asked with another.
-    pub(super) allow: Option<String>,
+    pub(super) allow: Option<Box<str>>,
 }
 
 #[derive(Debug)]

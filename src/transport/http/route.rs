@@ -37,7 +37,7 @@ fn operations() -> impl Iterator<Item = (&'static Entry, Route)> {
 pub(super) fn wrong_method(allow: String) -> Refused {
     let refusal = Refusal::new(RefuseReason::MethodNotAllowed).detail(format!("use {allow}"));
     Refused {
-        allow: Some(allow),
+        allow: Some(allow.into()),
         ..Refused::from(refusal)
     }
 }
