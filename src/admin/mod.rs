@@ -18,7 +18,9 @@ pub use self::keys::{
     RefreshStatus, Refreshed,
 };
 pub use self::route::{Call, Operation};
-pub use self::status::{AuditStatus, ClientFloor, ClockStatus, EngineStatus, MqttStatus, Status};
+pub use self::status::{
+    AuditStatus, ClientFloor, ClockStatus, EngineStatus, MqttStatus, Status, Untold,
+};
 
 /// The configuration was read anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

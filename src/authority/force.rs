@@ -14,7 +14,7 @@ use crate::prompt::Scope;
 use crate::time::{Booted, Mark, Moment, Timestamp};
 
 /// A realm as it is configured: without its keys, which are pinned in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RealmConfig {
     pub name: String,
     pub issuer: String,

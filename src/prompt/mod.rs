@@ -10,13 +10,15 @@ mod operation;
 mod origin;
 mod place;
 mod request;
+mod sampling;
 
 pub use answer::{AnswerReceiver, AnswerSender, Fragment, Outcome, Usage, channel};
 pub use interrupt::Interrupt;
 pub use operation::{Dialect, Entry, Look, Operation, Scope};
 pub use origin::{Origin, Transport, network};
 pub use place::Place;
-pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role, Sampling};
+pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role};
+pub use sampling::{Sampling, SamplingOptions};
 
 use serde::{Deserialize, Serialize};
 
