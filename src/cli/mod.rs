@@ -31,7 +31,8 @@ use client::Client;
 use exit::{Done, Exit, Failure};
 
 #[cfg(feature = "demo")]
-const DEMO: &str = "  slmd demo                                   everything once, in a throw-away folder\n";
+const DEMO: &str =
+    "  slmd demo                                   everything once, in a throw-away folder\n";
 #[cfg(not(feature = "demo"))]
 const DEMO: &str = "";
 
@@ -96,7 +97,8 @@ enum Command {
 /// Parses the arguments, does what they say, and reports a failure.
 pub fn main() -> ExitCode {
     process::keep_memory_private();
-    let command = Cli::command().after_help(format!("Examples:\n{DEMO}{EXAMPLES}{}", Exit::table()));
+    let command =
+        Cli::command().after_help(format!("Examples:\n{DEMO}{EXAMPLES}{}", Exit::table()));
     let parsed = Cli::from_arg_matches(&command.get_matches());
     let cli = parsed.unwrap_or_else(|error| error.exit());
     let as_json = cli.global.json;
