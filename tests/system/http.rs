@@ -405,6 +405,9 @@ fn plain_curl_is_enough_on_the_socket_with_a_token() {
         (tcp.as_str(), with_token.to_vec(), "415"),
     ] {
         let answered = curl(url, &more);
-        assert!(answered.ends_with(&format!("\n{status}")), "{more:?}: {answered}");
+        assert!(
+            answered.ends_with(&format!("\n{status}")),
+            "{more:?}: {answered}"
+        );
     }
 }

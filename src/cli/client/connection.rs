@@ -162,7 +162,14 @@ impl<S: Write + Unpin> Write for Listening<S> {
         Pin::new(&mut self.0)
             .poll_write(context, bytes)
             .map(|written| match written {
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound) => Ok(bytes.len()),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+                    ) =>
+                {
+                    Ok(bytes.len())
+                }
                 other => other,
             })
     }
