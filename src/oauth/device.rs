@@ -29,7 +29,11 @@ pub struct Code {
 }
 
 impl Code {
-    pub(super) fn read(answer: &Value) -> Option<Code> {
+    pub fn request(provider: &Provider, scope: Option<&str>) -> Result<Code, OauthError> {
+        provider.device_code(scope, Code::read)
+    }
+
+    fn read(answer: &Value) -> Option<Code> {
         let text = |name: &str| answer[name].as_str().map(str::to_owned);
         let interval = answer["interval"].as_u64().unwrap_or(DEFAULT_INTERVAL);
         Some(Code {

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
 
-use super::{Client, Login, OauthError, ProofKey, Provider, Tokens};
+use super::{Client, Code, Login, OauthError, ProofKey, Provider, Tokens};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -88,7 +88,7 @@ impl Fake {
     /// Polls without sleeping; what came of it, and the waits that were asked for.
     pub(crate) fn poll(&self) -> (Result<Tokens, OauthError>, Vec<u64>) {
         let mut provider = self.provider();
-        let code = provider.device_code(None).unwrap();
+        let code = Code::request(&provider, None).unwrap();
         let key = ProofKey::generate().unwrap();
         let mut waits = Vec::new();
         let tokens = code.poll(&mut provider, &key, |wait| waits.push(wait.as_secs()));

@@ -7,7 +7,6 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::Value;
 
-use super::device::Code;
 use super::dpop::ProofKey;
 use super::error::OauthError;
 use crate::https::{Answer, Https, HttpsError};
@@ -94,12 +93,16 @@ impl Provider {
     }
 
     /// Asks for a device code (RFC 8628 section 3.1); no proof is wanted here.
-    pub fn device_code(&self, scope: Option<&str>) -> Result<Code, OauthError> {
+    pub(super) fn device_code<T>(
+        &self,
+        scope: Option<&str>,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, OauthError> {
         let url = self.device.as_deref().ok_or(OauthError::NoDeviceGrant)?;
         let mut fields = vec![("client_id", self.client.client_id.as_str())];
         fields.extend(scope.map(|scope| ("scope", scope)));
         let answer = self.post(url, &fields, &[])?;
-        Code::read(&parsed(url, &answer)?).ok_or_else(|| OauthError::Malformed {
+        read(&parsed(url, &answer)?).ok_or_else(|| OauthError::Malformed {
             url: url.to_owned(),
             what: "the answer lacks a code or an address",
         })

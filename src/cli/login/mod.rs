@@ -153,7 +153,7 @@ fn log_in(global: &Global, place: &Place, client: &Client, scope: Option<&str>) 
         None => ProofKey::generate()?,
     };
     let mut provider = Provider::discover(client, PATIENCE).map_err(fail)?;
-    let code = provider.device_code(scope).map_err(fail)?;
+    let code = Code::request(&provider, scope).map_err(fail)?;
     show_code(global, &code)?;
     let tokens = code
         .poll(&mut provider, &key, std::thread::sleep)
