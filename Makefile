@@ -3,6 +3,8 @@
 BUILD := $(or $(CARGO_TARGET_DIR),target)
 SLMD := $(BUILD)/debug/slmd
 DIST := $(BUILD)/dist/slmd
+# What packages leave out: the demo and the door for tests.
+PACKAGE := --no-default-features --features systemd
 # What `make install` lays down; another one is taken as it is.
 BIN := $(DIST)
 MODEL := smollm2-135m-instruct
@@ -36,7 +38,7 @@ help:
 	@echo 'make keycloak      fetches the pinned Keycloak (170 MB) and builds it for the tests'
 	@echo 'make cross         builds for arm64 Linux'
 	@echo 'make test-cross    builds for arm64 and runs the tests of the kernels and the daemon on emulated CPUs'
-	@echo 'make dist          builds the binary that packages hold'
+	@echo 'make dist          builds the binary that packages hold, which has no demo'
 	@echo 'make install       installs it and its systemd units beneath DESTDIR; configuration is never overwritten'
 	@echo 'make setup         installs the Debian packages that build and demo need; setup-tests those of the tests too'
 	@echo 'make clean         removes everything that was built'
@@ -136,7 +138,7 @@ cross:
 	cross/build
 
 dist $(DIST):
-	cargo build --locked --profile dist
+	cargo build --locked --profile dist $(PACKAGE)
 
 install: $(BIN)
 	install -D -m 755 $(BIN) $(DESTDIR)/usr/bin/slmd

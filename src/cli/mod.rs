@@ -7,6 +7,7 @@ mod ask;
 mod audit;
 mod client;
 mod config;
+#[cfg(feature = "demo")]
 mod demo;
 mod exit;
 mod input;
@@ -30,9 +31,13 @@ use crate::process;
 use client::Client;
 use exit::{Done, Exit, Failure};
 
+#[cfg(feature = "demo")]
+const DEMO: &str =
+    "  slmd demo                                   everything once, in a throw-away folder\n";
+#[cfg(not(feature = "demo"))]
+const DEMO: &str = "";
+
 const EXAMPLES: &str = "\
-Examples:
-  slmd demo                                   everything once, in a throw-away folder
   slmd config check                           all mistakes of the configuration at once
   slmd keys pin dev jwks.json                 trust a Keycloak realm's keys
   slmd login && slmd ask 'Why is the sky blue?'
@@ -86,13 +91,15 @@ enum Command {
     #[command(subcommand)]
     Config(config::ConfigCommand),
     Reload(status::Reload),
+    #[cfg(feature = "demo")]
     Demo(demo::Demo),
 }
 
 /// Parses the arguments, does what they say, and reports a failure.
 pub fn main() -> ExitCode {
     process::keep_memory_private();
-    let command = Cli::command().after_help(format!("{EXAMPLES}{}", Exit::table()));
+    let command =
+        Cli::command().after_help(format!("Examples:\n{DEMO}{EXAMPLES}{}", Exit::table()));
     let parsed = Cli::from_arg_matches(&command.get_matches());
     let cli = parsed.unwrap_or_else(|error| error.exit());
     let as_json = cli.global.json;
@@ -115,6 +122,7 @@ impl Command {
             Command::Audit(command) => command.execute(global),
             Command::Config(command) => command.execute(global),
             Command::Reload(command) => command.execute(global),
+            #[cfg(feature = "demo")]
             Command::Demo(command) => command.execute(global),
         }
     }

@@ -1,6 +1,7 @@
 //! HTTP over the Unix socket: bad input refused by name, answers whole and streamed, clients that
 //! are slow or leave, bursts, and the official OpenAI client.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Holder, Issuer, Response, Setup, bound, chat, claims, http, python, run, send, within,
+    Daemon, Holder, Issuer, Response, Setup, bound, chat, claims, free_port, http, python, run, send,
+    within,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -419,4 +421,41 @@ fn the_official_openai_client_works_unchanged() {
     );
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
+}
+
+/// `curl -d` says that it sends a form. No browser comes to the Unix socket with a token.
+#[test]
+fn plain_curl_is_enough_on_the_socket_with_a_token() {
+    let port = free_port();
+    let (daemon, issuer) = start_with(&format!("[http]\nlisten = \"127.0.0.1:{port}\""));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let header = folder.path().join("header");
+    let token = issuer.token(claims());
+    fs::write(&header, format!("Authorization: Bearer {token}\n")).expect("a file can be written");
+    let socket = daemon.socket().display().to_string();
+    let on_socket = ["--unix-socket", &socket];
+    let tcp = format!("http://127.0.0.1:{port}{CHAT}");
+    let curl = |url: &str, more: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--write-out", "\n%{http_code}"]);
+        curl.args(["-d", &chat("Hello", 1, false)]).args(more);
+        curl.arg(url);
+        let output = run(&mut curl, b"", PATIENCE);
+        String::from_utf8(output.stdout).expect("an answer is text")
+    };
+    let with_token = ["-H", &format!("@{}", header.display())];
+    let text = ["-H", "content-type: text/plain"];
+    let local = "http://localhost/v1/chat/completions";
+    for (url, more, status) in [
+        (local, [on_socket, with_token].concat(), "200"),
+        (local, on_socket.to_vec(), "415"),
+        (local, [on_socket, with_token, text].concat(), "415"),
+        (tcp.as_str(), with_token.to_vec(), "415"),
+    ] {
+        let answered = curl(url, &more);
+        assert!(
+            answered.ends_with(&format!("\n{status}")),
+            "{more:?}: {answered}"
+        );
+    }
 }

@@ -143,6 +143,12 @@ fn every_command_works() {
     assert_eq!(programs, ["make", "slmd", "systemctl"]);
 }
 
+/// The example's one line of installation is enough: `openai` itself requires what it imports.
+const BROUGHT: &str = "\
+import importlib.metadata, os
+assert any(name.startswith('httpx2') for name in importlib.metadata.requires('openai'))
+";
+
 #[test]
 fn the_python_example_works() {
     let issuer = Issuer::new("ES256", "key-1");
@@ -154,7 +160,8 @@ fn the_python_example_works() {
         assert!(block.contains(path) && block.contains(model), "{block}");
         let short = format!("{model}, max_completion_tokens=16");
         let block = block.replace(path, socket).replace(model, &short);
-        let program = format!("import os\ntoken = os.environ['TOKEN']\n{block}");
+        assert!(block.contains("# pip install openai "), "{block}");
+        let program = format!("{BROUGHT}token = os.environ['TOKEN']\n{block}");
         let mut command = Command::new(target().join("venv/bin/python"));
         command.args(["-c", &program]);
         command.env("TOKEN", issuer.token(claims()));

@@ -15,6 +15,7 @@ use super::connections::{Peer, Service};
 use super::metrics::Metrics;
 use super::public::OPENMETRICS;
 use super::reply::{self, Body, JSON, Refused};
+use super::request::Sender;
 use super::route::wrong_method;
 use super::{Control, Settings, host, request};
 use crate::admin::{Call, Operation, PinHeld, ResetTime, route};
@@ -147,7 +148,7 @@ impl Admin {
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Wiped, Refused> {
-        request::require_json(request.headers())?;
+        request::require_json(request.headers(), Sender::Unknown)?;
         let (max, timeout) = (self.settings.max_body, self.settings.body_timeout);
         Ok(request::body(request, max, timeout).await?)
     }

@@ -10,6 +10,7 @@ use super::connections::{Peer, Service};
 use super::door::TcpPeer;
 use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
+use super::request::Sender;
 use super::route::{Probe, Route, not_found, wrong_method};
 use super::{Control, Settings, answer, host, request, route};
 use crate::admission::{Admission, Recorded};
@@ -164,7 +165,13 @@ impl Public {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
         let credential = credential(&caller, &request, &self.settings.public_urls)?;
-        request::require_json(request.headers())?;
+        let sender = match credential {
+            Credential::Bearer(_) | Credential::Dpop { .. } if caller.local.is_some() => {
+                Sender::LocalWithToken
+            }
+            _ => Sender::Unknown,
+        };
+        request::require_json(request.headers(), sender)?;
         let Settings {
             max_body,
             body_timeout,

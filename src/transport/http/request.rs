@@ -47,8 +47,17 @@ fn targets(path: &str, origins: &[String]) -> Vec<String> {
     whole.collect()
 }
 
+/// Who sends a body whose type isn't JSON's: a browser may send the types of forms to any host
+/// without asking it first, so JSON is demanded where its user is all that a request shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    Unknown,
+    /// On the Unix socket, where no browser comes, and with a token: plain `curl -d`.
+    LocalWithToken,
+}
+
 /// Refuses a body that doesn't say that it is JSON, or says that it is encoded.
-pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn require_json(headers: &HeaderMap, sender: Sender) -> Result<(), Refusal> {
     let mut codings = headers.get_all(CONTENT_ENCODING).iter();
     if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::new(RefuseReason::UnsupportedMediaType)
@@ -62,6 +71,7 @@ pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
     // A key set's own type (RFC 7517 section 8.5.2) is JSON too.
     match essence.as_str() {
         "application/json" | "application/jwk-set+json" => Ok(()),
+        "application/x-www-form-urlencoded" if sender == Sender::LocalWithToken => Ok(()),
         _ => Err(Refusal::new(RefuseReason::UnsupportedMediaType)),
     }
 }
@@ -195,7 +205,7 @@ mod tests {
     fn media_types() {
         for good in ["application/json", "Application/JSON; charset=utf-8"] {
             assert!(
-                require_json(&headers(&[("content-type", good)])).is_ok(),
+                require_json(&headers(&[("content-type", good)]), Sender::Unknown).is_ok(),
                 "{good}"
             );
         }
@@ -206,22 +216,35 @@ mod tests {
             "application/jsonx",
         ] {
             assert!(
-                require_json(&headers(&[("content-type", bad)])).is_err(),
+                require_json(&headers(&[("content-type", bad)]), Sender::Unknown).is_err(),
                 "{bad}"
             );
         }
-        assert!(require_json(&HeaderMap::new()).is_err());
+        let form = headers(&[("content-type", "application/x-www-form-urlencoded")]);
+        assert!(require_json(&form, Sender::LocalWithToken).is_ok());
+        let text = headers(&[("content-type", "text/plain")]);
+        assert!(require_json(&text, Sender::LocalWithToken).is_err());
+        assert!(require_json(&HeaderMap::new(), Sender::LocalWithToken).is_err());
     }
 
     #[test]
     fn encoded_bodies_are_refused() {
         let json = ("content-type", "application/json");
         for coding in ["gzip", "identity, gzip", "br", ""] {
-            let refusal =
-                require_json(&headers(&[json, ("content-encoding", coding)])).unwrap_err();
+            let refusal = require_json(
+                &headers(&[json, ("content-encoding", coding)]),
+                Sender::LocalWithToken,
+            )
+            .unwrap_err();
             assert_eq!(refusal.status(), 415, "{coding}");
             assert!(refusal.message().contains("Content-Encoding"), "{refusal}");
         }
-        assert!(require_json(&headers(&[json, ("content-encoding", "Identity")])).is_ok());
+        assert!(
+            require_json(
+                &headers(&[json, ("content-encoding", "Identity")]),
+                Sender::Unknown
+            )
+            .is_ok()
+        );
     }
 }
