@@ -98,7 +98,10 @@ fn expected() -> &'static [String] {
     EXPECTED.get_or_init(|| {
         let (texts, log) = answers(Setup::new().with("[engine]\nkernels = \"avx2\"\n"));
         assert!(log.contains("kernels=\"avx2\""), "{log}");
-        assert_eq!(texts[0], "The capital of Japan is Tokyo.");
+        assert!(
+            texts[0].starts_with("The capital of Japan is Tokyo"),
+            "{texts:?}"
+        );
         texts
     })
 }

@@ -9,7 +9,7 @@ use slmd::for_tests::time::Timestamp;
 use crate::{argmax, bundle};
 
 const QUESTION: &str = "What is the capital of Japan?";
-const ANSWER: &str = "The capital of Japan is Tokyo.";
+const ANSWER: &str = "The capital of Japan is Tokyo";
 /// How far the likeliest token must lead, in nats, so that rounding doesn't decide: the difference
 /// of two logits is that of their log-probabilities.
 const LEAD: f32 = 1.0;
