@@ -3,6 +3,7 @@
 //! One binary, because each links the model runtime anew. [`support`] starts and stops things;
 //! the other modules are one subject each. Run one with `cargo test --test system crash`.
 
+mod answers;
 mod badinput;
 mod cli;
 mod clocks;

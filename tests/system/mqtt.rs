@@ -58,21 +58,21 @@ fn paho_asks_with_mqtt_3_1_1() {
     succeeded(&python("mqtt_v311.py", &[&port], &env));
 }
 
+/// With no parameters but a seed: the defaults are those of HTTP.
 #[test]
-fn the_capital_of_france() {
+fn the_capital_of_japan() {
     let scene = Scene::start("");
-    let body = serde_json::json!({
-        "messages": [
-            {"role": "system",
-             "content": "You answer questions about geography in one short sentence."},
-            {"role": "user", "content": "What is the capital city of France?"},
-        ],
-        "temperature": 0,
-        "max_completion_tokens": 16,
-    });
-    scene.ask("france", &body.to_string());
-    let answer = scene.answer("france");
-    assert_eq!(answer.text, "The capital city of France is Paris.");
+    let body = r#"{"messages": [{"role": "user", "content": "What is the capital of Japan?"}],
+        "seed": 0}"#;
+    scene.ask("japan", body);
+    let answer = scene.answer("japan");
+    assert_eq!(answer.text, "The capital of Japan is Tokyo.");
+    let permits = scene.audit().into_iter();
+    let permits = permits.filter(|record| record["decision"] == "permit");
+    let temperatures: Vec<Value> = permits
+        .map(|record| record["sampling"]["temperature"].clone())
+        .collect();
+    assert_eq!(temperatures, [0.2]);
 }
 
 #[test]
