@@ -141,6 +141,8 @@ def cases():
     yield case("no Correlation Data", of=message(correlation_data=None))
     yield case("Correlation Data that is no text", of=message(correlation_data=bytes([0, 255, 10, 128])))
     yield case("a payload as it is sent, white space and UTF-8", of=spaced)
+    example = message(response_topic=f"slm/{DEVICE}/reply/dev/1", correlation_data=b"c", payload="{}")
+    yield case("the example of README.md", of=example)
     yield case("a text completion", of=message(topic=f"slm/{DEVICE}/v1/completions", payload='{"prompt":"One, two,"}'))
     cancel = message(topic=f"{CHAT}/cancel", response_topic=None, payload="")
     yield case("a cancel, without Response Topic and payload", of=cancel)

@@ -6,6 +6,8 @@
 
 mod broker;
 mod bursts;
+mod contract;
+mod devices;
 mod hivemq;
 mod refusals;
 mod repeats;
