@@ -144,7 +144,7 @@ pub fn check_url(url: &str) -> Result<(), HttpsError> {
 pub fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let address: Option<std::net::IpAddr> = bare.parse().ok();
-    bare == "localhost" || address.is_some_and(|address| address.is_loopback())
+    bare.eq_ignore_ascii_case("localhost") || address.is_some_and(|address| address.is_loopback())
 }
 
 fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, HttpsError> {

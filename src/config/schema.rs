@@ -62,10 +62,11 @@ settings! {
     http::Settings, check_http_sockets {
         /// HTTP over TCP for this machine only; none unless set. Beyond it: [http.tls].
         listen: restart(optional(loopback)), Example "127.0.0.1:8080";
-        /// What `Host` and `Origin` may name over TCP, besides the device and the address itself;
-        /// `localhost`, for example.
+        /// What `Host` and `Origin` may name over TCP, besides the device, the address itself and, on
+        /// loopback, `localhost`, `127.0.0.1` and `[::1]`.
         hosts: restart(hosts), Default [];
-        /// What `htu` of a DPoP proof may name, besides the listen ports under the device's name.
+        /// What `htu` of a DPoP proof may name, besides the listen ports under the device's name and,
+        /// on loopback, under loopback's.
         public_urls: restart(origins), Default ["http://<device>", "https://<device>"];
         /// Under systemd, slmd.socket opens it.
         socket: restart(socket_path), Default "/run/slmd/slmd.sock";

@@ -304,22 +304,61 @@ fn the_shipped_file_is_the_tables() {
     );
 }
 
-/// Each line can be used as it stands.
-#[test]
-fn every_line_of_the_shipped_file_reads() {
+/// The headers and settings of the shipped file, none of them commented out.
+fn shipped_lines() -> Vec<String> {
     let is_setting = |line: &str| {
         let key = line.split_once(" = ").map(|(key, _)| key);
         line.starts_with('[') || key.is_some_and(|key| !key.contains(' '))
     };
     let plain = |line: &str| line.strip_prefix('#').unwrap_or(line).to_owned();
     let lines = SHIPPED.lines().map(plain);
-    let whole: Vec<String> = lines.filter(|line| is_setting(line)).collect();
-    let secure = whole.join("\n").replace("mqtt://", "mqtts://");
-    assert!(
-        Config::parse(&secure).is_ok(),
-        "{:#?}",
-        Config::parse(&secure)
-    );
+    let lines = lines.filter(|line| is_setting(line));
+    lines
+        .map(|line| line.replace("mqtt://", "mqtts://"))
+        .collect()
+}
+
+/// A line that can be left out without its setting going away shows what holds then.
+#[test]
+fn every_commented_default_is_the_real_one() {
+    let lines = shipped_lines();
+    let shown = |lines: &[String]| Config::parse(&lines.join("\n")).map(|config| config.show());
+    let whole = shown(&lines).unwrap();
+    let places = (0..lines.len()).filter(|at| !lines[*at].starts_with('['));
+    let mut defaults = Vec::new();
+    for (at, row) in places.zip(settings()) {
+        assert!(
+            lines[at].starts_with(&format!("{} = ", row.key)),
+            "{}",
+            lines[at]
+        );
+        let mut without = lines.clone();
+        without.remove(at);
+        // The host's own name holds here, not the example's.
+        let Ok(left) = shown(&without) else { continue };
+        if row.path == "device" || value_at(&left, &row.path).is_none() {
+            continue;
+        }
+        assert_eq!(left, whole, "{}", row.path);
+        defaults.push(row.path);
+    }
+    assert!(defaults.len() > 45, "{defaults:?}");
+    assert!(defaults.iter().any(|path| path == "http.hosts"));
+}
+
+fn value_at<'v>(shown: &'v serde_json::Value, path: &str) -> Option<&'v serde_json::Value> {
+    path.split('.').try_fold(shown, |value, key| {
+        let value = value.get(0).unwrap_or(value);
+        value.get(key)
+    })
+}
+
+/// Each line can be used as it stands.
+#[test]
+fn every_line_of_the_shipped_file_reads() {
+    let whole = shipped_lines();
+    let read = Config::parse(&whole.join("\n"));
+    assert!(read.is_ok(), "{read:#?}");
     for row in settings() {
         let given = whole
             .iter()

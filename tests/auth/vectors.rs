@@ -4,8 +4,10 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde_json::Value;
-use slmd::auth::{Binding, Credential, Decision, DenyList, KeySet, Published, Snapshot, decide};
-use slmd::secret::Secret;
+use slmd::for_tests::auth::{
+    Binding, Credential, Decision, DenyList, KeySet, Published, Snapshot, decide,
+};
+use slmd::for_tests::secret::Secret;
 
 use crate::mint::{self, Issuer, NOW, chat, encode};
 
@@ -70,7 +72,7 @@ fn decided(case: &Case, binding: Binding, vectors: &Vectors) -> (String, String)
     realm.keys = KeySet::parse(vectors.realm_keys.to_string().as_bytes()).unwrap();
     let snapshot = Snapshot::new(1, vec![realm], DenyList::default());
     let request = mint::request(None, chat());
-    match decide(&credential, &request, &snapshot, &mint::clock()) {
+    match decide(None, &credential, &request, &snapshot, &mint::clock()) {
         Decision::Permit(_) => ("accepted".to_owned(), String::new()),
         Decision::Deny(denied) => (
             denied.reason.as_str().to_owned(),

@@ -190,7 +190,7 @@ fn users_who_hoard_connections_leave_seats_for_others() {
     let port = free_port();
     let (daemon, issuer) = start(|setup| {
         setup.with(&format!(
-            "[http]\nhosts = [\"localhost\"]\nlisten = \"127.0.0.1:{port}\"\nmax_connections = 16\n\
+            "[http]\nlisten = \"127.0.0.1:{port}\"\nmax_connections = 16\n\
              max_connections_per_uid = 8\n"
         ))
     });

@@ -7,6 +7,7 @@ use hyper::header::{HOST, ORIGIN};
 use hyper::{Request, Version};
 
 use super::Settings;
+use crate::https::is_loopback;
 use crate::reason::{Refusal, RefuseReason};
 
 /// Refuses an HTTP/1.1 request without `Host`, and any with two (RFC 9112 section 3.2): two readers
@@ -22,7 +23,8 @@ pub(super) fn single<B>(request: &Request<B>) -> Result<(), Refusal> {
 }
 
 /// Refuses a request whose `Host` or `Origin` names neither this device nor `local`, the address
-/// that it came to.
+/// that it came to. On loopback every name of loopback is that address: no page can make them its
+/// own.
 pub(super) fn check<B>(
     request: &Request<B>,
     local: IpAddr,
@@ -59,6 +61,7 @@ fn is_ours(authority: &str, local: IpAddr, settings: &Settings) -> bool {
         .parse::<IpAddr>()
         .is_ok_and(|address| address.to_canonical() == local.to_canonical());
     is_local
+        || local.to_canonical().is_loopback() && is_loopback(host)
         || settings
             .hosts
             .iter()
@@ -77,25 +80,29 @@ mod tests {
     use super::*;
 
     fn checked(headers: &[(&str, &str)]) -> Result<(), Refusal> {
+        checked_at([127, 0, 0, 1].into(), headers)
+    }
+
+    fn checked_at(local: IpAddr, headers: &[(&str, &str)]) -> Result<(), Refusal> {
         let mut settings = super::super::tests::settings();
-        settings.hosts = vec!["edge-1".to_owned(), "localhost".to_owned()];
+        settings.hosts = vec!["edge-1".to_owned()];
         let mut request = Request::builder().uri("/v1/models");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let local = IpAddr::from([127, 0, 0, 1]);
         check(&request.body(()).unwrap(), local, &settings)
     }
 
     #[test]
     fn only_our_own_names_are_served() {
-        for host in ["edge-1", "EDGE-1:8443", "localhost:80", "127.0.0.1:8080"] {
+        for host in ["edge-1", "EDGE-1:8443"] {
             assert_eq!(checked(&[("host", host)]), Ok(()), "{host}");
         }
         for host in [
             "evil.example",
             "edge-1.evil.example",
-            "127.0.0.2",
+            "192.0.2.1",
+            "localhost.evil.example",
             "",
             "edge-1@evil",
         ] {
@@ -104,6 +111,21 @@ mod tests {
         }
         assert!(checked(&[]).is_err());
         assert!(checked(&[("host", "edge-1"), ("host", "evil.example")]).is_err());
+    }
+
+    #[test]
+    fn loopback_has_its_names_and_other_addresses_only_their_own() {
+        let beyond: IpAddr = [192, 0, 2, 1].into();
+        let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
+        for host in ["localhost:80", "LOCALHOST", "127.0.0.1:8080", "[::1]:80"] {
+            assert_eq!(checked(&[("host", host)]), Ok(()), "{host}");
+            assert_eq!(checked_at(mapped, &[("host", host)]), Ok(()), "{host}");
+            let refusal = checked_at(beyond, &[("host", host)]).unwrap_err();
+            assert_eq!(refusal.status(), 421, "{host}");
+        }
+        let origin = [("host", "edge-1"), ("origin", "http://localhost:80")];
+        assert_eq!(checked(&origin), Ok(()));
+        assert_eq!(checked_at(beyond, &[("host", "192.0.2.1:80")]), Ok(()));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
-pub use certificates::{Certificates, Renewed, TlsSettings};
+pub use certificates::{Certificates, TlsSettings};
 pub use metrics::Metrics;
 pub use socket::bind;
 
@@ -48,11 +48,6 @@ use crate::auth::ExplainContext;
 use crate::prompt::Origin;
 use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
-
-/// The public socket is for the daemon's group, the admin socket for its user.
-pub const SOCKET_MODE: u32 = 0o660;
-pub const ADMIN_SOCKET_MODE: u32 = 0o600;
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub socket: PathBuf,
@@ -76,14 +71,22 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// With the device's own name, and the URLs that its ports have under it.
+    /// With the device's own name, and the URLs that its ports have under it and, where only this
+    /// machine reaches them, under loopback's.
     #[must_use]
     pub fn of(mut self, device: &str) -> Settings {
         self.hosts.push(device.to_owned());
         let tls = self.tls.as_ref().map(|tls| tls.listen);
         for (scheme, address) in [("http", self.listen), ("https", tls)] {
-            let url = address.map(|at| format!("{scheme}://{device}:{}", at.port()));
-            self.public_urls.extend(url);
+            let Some(at) = address else { continue };
+            let names: &[&str] = match at.ip().is_loopback() {
+                true => &[device, "localhost", "127.0.0.1", "[::1]"],
+                false => &[device],
+            };
+            let urls = names
+                .iter()
+                .map(|name| format!("{scheme}://{name}:{}", at.port()));
+            self.public_urls.extend(urls);
         }
         self
     }

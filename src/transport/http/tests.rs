@@ -115,14 +115,20 @@ fn the_device_and_its_ports_are_named() {
     assert_eq!(named.hosts, ["edge-1"]);
     assert_eq!(
         named.public_urls,
-        ["https://e.example", "http://edge-1:8080"]
+        [
+            "https://e.example",
+            "http://edge-1:8080",
+            "http://localhost:8080",
+            "http://127.0.0.1:8080",
+            "http://[::1]:8080"
+        ]
     );
 }
 
 fn start(settings: Settings) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("slmd.sock");
-    let listener = bind(&path, SOCKET_MODE).unwrap();
+    let listener = bind(&path, 0o660).unwrap();
     let settings = Arc::new(settings);
     let echo = Arc::new(Echo {
         settings: Some(Arc::clone(&settings)),

@@ -8,8 +8,8 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use slmd::prompt::Dialect;
-use slmd::reason::{Reason, Refusal};
+use slmd::for_tests::prompt::Dialect;
+use slmd::for_tests::reason::{Reason, Refusal};
 
 use super::{ANSWER, LONG, REPLIES, REQUESTS, Scene, succeeded};
 use crate::support::{
@@ -86,7 +86,7 @@ fn the_asyncapi_document_has_the_codes_operations_and_reasons() {
         if let Some(secs) = Refusal::new(reason).retry_after_secs() {
             headers["retry-after"] = secs.to_string().into();
         }
-        let body = slmd::wire::error(&Refusal::new(reason));
+        let body = slmd::for_tests::wire::error(&Refusal::new(reason));
         let body: Value = serde_json::from_slice(&body).expect("JSON");
         json!({"topic": format!("{REPLIES}/1"), "headers": headers, "payload": body})
     });
