@@ -258,7 +258,7 @@ impl Scene {
 }
 
 /// Waits until the daemon listens, and returns what it says.
-fn until_up(broker: &Mosquitto) -> Value {
+pub fn until_up(broker: &Mosquitto) -> Value {
     let watcher = broker.subscribe(STATUS);
     loop {
         let status = watcher.next(ANSWER).expect("it is retained").json();
