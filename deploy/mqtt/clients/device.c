@@ -95,6 +95,9 @@ static void on_subscribe(struct mosquitto *broker, void *data, int id, int count
 
 static void on_message(struct mosquitto *broker, void *data, const struct mosquitto_message *message) {
   (void)broker, (void)data;
+  /* The session may have kept what an earlier question was told. */
+  if (strncmp(message->topic, replies, strlen(replies) - 1) != 0)
+    return;
   cJSON *envelope = cJSON_ParseWithLength(message->payload, (size_t)message->payloadlen);
   const cJSON *body = cJSON_GetObjectItemCaseSensitive(envelope, "body");
   int code = number(envelope, "status", 0);

@@ -113,6 +113,8 @@ function ask(wait) {
 }
 
 broker.on('message', (from, bytes, { properties }) => {
+  // The session may have kept what an earlier question was told.
+  if (from !== reply && from !== nonces) return;
   const body = JSON.parse(bytes);
   if (from === nonces) {
     nonce = body.nonce;

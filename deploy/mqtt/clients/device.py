@@ -128,16 +128,19 @@ def main():
             properties = Properties(PacketTypes.PUBLISH)
             properties.ResponseTopic, properties.CorrelationData = reply, correlation
             properties.MessageExpiryInterval = max(1, int(end - time.monotonic()))
-            properties.UserProperty = [("authorization", f"Bearer {token}")]
             if key:
                 made = proof(key, device, token, topic, reply, correlation, payload, nonce)
                 properties.UserProperty = [("authorization", f"DPoP {token}"), ("dpop", made)]
+            else:
+                properties.UserProperty = ("authorization", f"Bearer {token}")
             broker.publish(topic, payload, qos=1, properties=properties)
             tries, due = tries + 1, time.monotonic() + SILENCE
         try:
             message = inbox.get(timeout=max(0.0, min(due, end) - time.monotonic()))
         except queue.Empty:
             continue
+        if message.topic not in (reply, nonces):
+            continue  # of an earlier question, kept by the session
         body = json.loads(message.payload)
         if message.topic == nonces:
             nonce, due = body["nonce"], due if tries else 0.0

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use slmd::for_tests::prompt::Dialect;
 use slmd::for_tests::reason::{Reason, Refusal};
 
-use super::{ANSWER, LONG, REPLIES, REQUESTS, Scene, succeeded};
+use super::{ANSWER, LONG, REPLIES, REQUESTS, Scene, succeeded, text};
 use crate::support::{
     Holder, Message, Publish, Subscriber, chat, message_hash, root, run, secrets, within,
 };
@@ -146,11 +146,17 @@ struct Tap {
 }
 
 impl Tap {
+    fn next(&self) -> Message {
+        let message = self.everything.next(ANSWER);
+        let message = message.expect("an answer in time");
+        self.heard.borrow_mut().push(message.clone());
+        message
+    }
+
     /// Waits for the end of an answer on this topic.
     fn ended(&self, topic: &str) -> Message {
         loop {
-            let message = self.everything.next(ANSWER).expect("an answer in time");
-            self.heard.borrow_mut().push(message.clone());
+            let message = self.next();
             let plain = || message.json()["final"] == true;
             if message.topic.starts_with(topic)
                 && (message.user("final") == Some("true") || plain())
@@ -214,7 +220,8 @@ impl Tap {
             token: Some(&token),
             ..Publish::default()
         });
-        self.scene.until_text("long");
+        let begins = |message: &Message| message.topic.ends_with("/long") && text(message) != "";
+        while !begins(&self.next()) {}
         self.scene.cancel(&token, "long");
         let cancelled = self.ended(&format!("{REPLIES}/long"));
         assert_eq!(cancelled.user("status"), Some("499"));
@@ -255,10 +262,10 @@ fn ask_all(tap: &Tap) {
     let (whole, stream) = (chat(LONG, 8, false), chat(LONG, 8, true));
     let mut counted: Value = serde_json::from_str(&stream).expect("JSON");
     counted["stream_options"] = json!({"include_usage": true});
-    let text = json!({"prompt": "One, two, three,", "max_tokens": 4, "stream": true});
+    let texts = json!({"prompt": "One, two, three,", "max_tokens": 4, "stream": true});
     tap.ask(200, on(REQUESTS, &whole));
     tap.ask(200, on(REQUESTS, &counted.to_string()));
-    tap.ask(200, on("slm/edge-1/v1/completions", &text.to_string()));
+    tap.ask(200, on("slm/edge-1/v1/completions", &texts.to_string()));
     tap.ask_plainly("1", 200, &stream);
     tap.ask_without_a_nonce(&whole);
     let malformed = Publish {
@@ -350,7 +357,7 @@ fn the_readmes_quick_start_works() {
     assert!(script.lines().count() <= 5, "{script}");
     let here = format!("-h localhost -p {}", scene.broker.port());
     let script = script.replace("-h localhost", &here);
-    secrets::prompt("What is the capital of France?");
+    secrets::prompt("What is the capital city of France?");
     let mut shell = Command::new("bash");
     shell
         .args(["-euc", &script])

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 
 use super::{ANSWER, CONNECT, LONG, succeeded};
 use crate::support::{
-    Ca, Daemon, Holder, Issuer, Mosquitto, Setup, chat, claims, root, run, secrets, target, within,
+    Ca, Daemon, Holder, Issuer, Mosquitto, Setup, chat, claims, exit, root, run, secrets, target,
+    within,
 };
 
 const QUESTION: &str = "Name three colours of the rainbow, please.";
@@ -77,8 +78,12 @@ impl Site {
         self.folder.path().join(name)
     }
 
-    /// Asks with one of the clients, of which a device has made what it needs.
     fn ask(&self, client: &str, token: &str, bound: bool) -> Output {
+        run(&mut self.command(client, token, bound), b"", ANSWER)
+    }
+
+    /// One of the clients, of which a device has made what it needs.
+    fn command(&self, client: &str, token: &str, bound: bool) -> Command {
         secrets::prompt(QUESTION);
         let source = root().join("deploy/mqtt/clients").join(client);
         let port = self.broker.port().to_string();
@@ -120,7 +125,7 @@ impl Site {
             fs::write(&key, self.holder.pem()).expect("a temporary file");
             command.env("SLMD_DPOP_KEY", key);
         }
-        run(&mut command, b"", ANSWER)
+        command
     }
 
     fn refusals(&self, reason: &str) -> usize {
@@ -134,7 +139,7 @@ impl Site {
 
 #[track_caller]
 fn said(output: &Output) -> String {
-    succeeded(output);
+    assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
@@ -171,6 +176,26 @@ fn each_client_prints_the_answer_and_comes_again_when_it_is_told_to() {
         assert_eq!(said(&site.ask(client, &token, false)), answer, "{client}");
         let again = site.refusals("rate_limit_exceeded");
         assert!(again > refused, "{client} wasn't told to come again");
+    }
+}
+
+#[test]
+fn each_client_outlives_a_restart_of_the_broker() {
+    let mut site = Site::start("");
+    let token = site.issuer.token(claims());
+    let answer = said(&site.ask("device.py", &token, false));
+    for client in CLIENTS {
+        let mut command = site.command(client, &token, false);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it is there");
+        let mut stdout = child.stdout.take().expect("piped above");
+        let mut said = vec![0];
+        stdout.read_exact(&mut said).expect("the answer begins");
+        site.broker.restart();
+        stdout.read_to_end(&mut said).expect("text");
+        let status = exit(&mut child, ANSWER).expect("it ends");
+        let said = String::from_utf8(said).expect("text");
+        assert!(status.success(), "{client}: {said}");
+        assert_eq!(said, answer, "{client}");
     }
 }
 
