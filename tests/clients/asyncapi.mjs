@@ -43,11 +43,11 @@ const schemas = ajv().addSchema({ $id: 'document', components: document.componen
 
 /** The channel with the most levels that are written out. */
 function channelOf(topic) {
-  const plain = (address) => address.split('{').length
+  const written = ({ address }) => address.split('/').filter((level) => !level.startsWith('{')).length
   const matches = ({ address }) =>
     new RegExp(`^${address.replace(/\{name\}/g, '.+').replace(/\{\w+\}/g, '[^/]+')}$`).test(topic)
   const found = Object.values(document.channels).filter(matches)
-  return found.sort((a, b) => plain(a.address) - plain(b.address))[0]
+  return found.sort((a, b) => written(b) - written(a))[0]
 }
 
 function judged({ topic, headers, payload }) {
