@@ -220,7 +220,8 @@ impl Tap {
             token: Some(&token),
             ..Publish::default()
         });
-        let begins = |message: &Message| message.topic.ends_with("/long") && text(message) != "";
+        let begins =
+            |message: &Message| message.topic.ends_with("/long") && !text(message).is_empty();
         while !begins(&self.next()) {}
         self.scene.cancel(&token, "long");
         let cancelled = self.ended(&format!("{REPLIES}/long"));
