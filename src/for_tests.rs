@@ -12,7 +12,7 @@ pub mod audit {
 pub mod auth {
     pub use crate::auth::{
         Binding, Cache, Clock, Credential, Decision, Denied, DenyList, Endpoint, Explanation,
-        Grant, KeySet, LimitClaims, NonceRule, PROOF_MAX_AGE, Permitted, Policy, ProofUse, Realm,
+        Grant, KeySet, LimitClaims, NonceRule, PROOF_MAX_AGE, Permitted, Policy, ProofUse, Published, Realm,
         RealmFloor, Revocations, Snapshot, ToExplain, Until,
         decide::decide,
         explain::{Check, Outcome, explain},
@@ -47,7 +47,7 @@ pub mod prompt {
 }
 
 pub mod reason {
-    pub use crate::reason::{DenyReason, Reason};
+    pub use crate::reason::{DenyReason, Reason, Refusal};
 }
 
 pub mod secret {
@@ -64,4 +64,8 @@ pub mod time {
 
 pub mod tls {
     pub use crate::tls::{KeyPair, client, fingerprint};
+}
+
+pub mod wire {
+    pub use crate::wire::error;
 }

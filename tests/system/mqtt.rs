@@ -6,6 +6,8 @@
 
 mod broker;
 mod bursts;
+mod contract;
+mod devices;
 mod hivemq;
 mod refusals;
 mod repeats;
@@ -285,7 +287,7 @@ impl Scene {
 }
 
 /// Waits until the daemon listens, and returns what it says.
-fn until_up(broker: &Mosquitto) -> Value {
+pub fn until_up(broker: &Mosquitto) -> Value {
     let watcher = broker.subscribe(STATUS);
     loop {
         let status = watcher.next(ANSWER).expect("it is retained").json();

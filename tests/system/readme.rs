@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use crate::support::{Daemon, Issuer, Setup, claims, root, run, target};
+use serde_json::Value;
+
+use crate::mqtt::until_up;
+use crate::support::{Daemon, Issuer, Mosquitto, Setup, claims, root, run, target};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -104,6 +107,17 @@ fn slmd(daemon: &Daemon, folder: &Path, token: &str, words: &[String]) {
     }
 }
 
+/// Asks over MQTT, as a shell would with the token.
+fn mosquitto_rr(broker: &Mosquitto, token: &str, words: &[String]) {
+    let mut command = Command::new("mosquitto_rr");
+    command.args(words.iter().map(|word| word.replace("$SLMD_TOKEN", token)));
+    command.args(["-p", &broker.port().to_string()]);
+    let output = run(&mut command, b"", PATIENCE);
+    assert_success(&command, &output);
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("an answer");
+    assert_eq!(answer["object"], "chat.completion", "{answer}");
+}
+
 /// Prints what make would do, which needs every target and file that it names.
 fn make(words: &[String]) {
     let mut command = Command::new("make");
@@ -118,7 +132,9 @@ fn make(words: &[String]) {
 #[test]
 fn every_command_works() {
     let issuer = Issuer::new("ES256", "key-1");
-    let daemon = Daemon::start(Setup::new().issuer(&issuer));
+    let broker = Mosquitto::start();
+    let daemon = Daemon::start(Setup::new().issuer(&issuer).broker(&broker));
+    until_up(&broker);
     let folder = tempfile::tempdir().expect("a temporary folder");
     symlink(model_file(), folder.path().join(GGUF)).expect("a link can be made");
     fs::write(folder.path().join("jwks.json"), issuer.jwks()).expect("a file can be written");
@@ -130,6 +146,7 @@ fn every_command_works() {
         match words[0].as_str() {
             "make" => make(&words[1..]),
             "slmd" => slmd(&daemon, folder.path(), &token, &words[1..]),
+            "mosquitto_rr" => mosquitto_rr(&broker, &token, &words[1..]),
             "systemctl" => {
                 for unit in words.iter().filter(|word| word.starts_with("slmd.")) {
                     let file = root().join("systemd").join(unit);
@@ -141,7 +158,7 @@ fn every_command_works() {
     }
     programs.sort_unstable();
     programs.dedup();
-    assert_eq!(programs, ["make", "slmd", "systemctl"]);
+    assert_eq!(programs, ["make", "mosquitto_rr", "slmd", "systemctl"]);
 }
 
 /// The example's one line of installation is enough: `openai` itself requires what it imports.
