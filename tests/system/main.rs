@@ -7,6 +7,7 @@
 #![allow(unreachable_pub)]
 
 mod badinput;
+mod checks;
 mod cli;
 mod clocks;
 mod crash;
