@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::exit::{Done, Failure};
 use super::model_bench::Bench;
-use super::{Global, output};
+use super::{Global, offline, output};
 use crate::catalog::{Bundle, Catalog};
-use crate::engine;
+use crate::engine::{self, gguf::Gguf};
 
 /// Import, list, verify and measure models.
 #[derive(Debug, Subcommand)]
@@ -18,7 +18,7 @@ pub(super) enum Model {
     /// Turn a GGUF file into a bundle in the models folder.
     ///
     /// The new bundle is loaded and answers once, as the daemon would have it, before it takes the
-    /// place of one with the same name.
+    /// place of one with the same name. By root it is made as the user who owns the models folder.
     #[command(after_help = "\
 Examples:
   slmd model import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m-instruct
@@ -70,9 +70,16 @@ impl Model {
         match self {
             Model::Import { file, name, folder } => {
                 let models = folder.resolve(global)?;
-                let bundle =
-                    engine::import(file, &models.join(name), name).map_err(Failure::failed)?;
-                output::show(global, &bundle)
+                // Before root becomes who the models belong to, who may not read it.
+                let gguf = Gguf::open(file).map_err(Failure::failed)?;
+                if models.exists() {
+                    offline::become_owner(&models)?;
+                }
+                let before = Catalog::new(&models).open(name).ok();
+                let bundle = engine::import_opened(&gguf, &models.join(name), name);
+                let bundle = bundle.map_err(Failure::failed)?;
+                let unchanged = before.map(|before| before.digest == bundle.digest);
+                output::show(global, &Imported { bundle, unchanged })
             }
             Model::Bench(bench) => bench.execute(global),
             Model::List { folder } => list(global, &Catalog::new(&folder.resolve(global)?)),
@@ -102,6 +109,15 @@ fn list(global: &Global, catalog: &Catalog) -> Done {
         0 => Ok(()),
         count => Err(Failure::failed(format!("{count} bundle(s) can't be used"))),
     }
+}
+
+#[derive(Serialize)]
+struct Imported {
+    #[serde(flatten)]
+    bundle: Bundle,
+    /// Whether the bundle that it takes the place of was the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unchanged: Option<bool>,
 }
 
 #[derive(Serialize)]

@@ -24,7 +24,7 @@ use super::text::Text;
 use super::{LoadError, tokenizer};
 use crate::catalog::{
     Architecture, Bundle, BundleError, FORMAT, FileEntry, GRAPH, LAYOUT, MANIFEST, Manifest,
-    Source, WEIGHTS, hash_file, is_name,
+    Source, WEIGHTS, is_name,
 };
 use crate::identity::hex;
 
@@ -46,14 +46,18 @@ pub enum ImportError {
 
 /// Imports a GGUF file as the bundle folder `out`, which is replaced if it exists.
 pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportError> {
+    import_opened(&Gguf::open(source)?, out, name)
+}
+
+/// As [`import`], of a file that may have been opened as another user.
+pub fn import_opened(gguf: &Gguf, out: &Path, name: &str) -> Result<Bundle, ImportError> {
     if !is_name(name) {
         return Err(unsupported(format!("{name:?} can't be a model's name")));
     }
-    let gguf = Gguf::open(source)?;
     check_kind(gguf.metadata()).map_err(unsupported)?;
-    let llama = Llama::read(&gguf)?;
-    check_types(&gguf).map_err(unsupported)?;
-    let tokens = text_files(&gguf, &llama)?;
+    let llama = Llama::read(gguf)?;
+    check_types(gguf).map_err(unsupported)?;
+    let tokens = text_files(gguf, &llama)?;
     let temporary = temporary(out)?;
     let _ = fs::remove_dir_all(&temporary);
     if let Some(models) = temporary.parent() {
@@ -61,7 +65,7 @@ pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportErr
     }
     // Ours alone: one that somebody else has made meanwhile is an error.
     fs::create_dir(&temporary)?;
-    let result = write(&gguf, source, &llama, &tokens, &temporary, name);
+    let result = write(gguf, &llama, &tokens, &temporary, name);
     let result = result.and_then(|()| {
         check(&Bundle::open(&temporary)?)?;
         Ok(replace(&temporary, out)?)
@@ -271,7 +275,6 @@ fn blocks_of(
 
 fn write(
     gguf: &Gguf,
-    source: &Path,
     llama: &Llama,
     tokens: &[(String, Vec<u8>)],
     folder: &Path,
@@ -314,8 +317,8 @@ fn write(
         name: name.to_owned(),
         source: Source {
             kind: "gguf".to_owned(),
-            size: fs::metadata(source)?.len(),
-            sha256: hash_file(source)?,
+            size: gguf.size()?,
+            sha256: gguf.sha256()?,
         },
         architecture: architecture(llama),
         layout: LAYOUT.to_owned(),

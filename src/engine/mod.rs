@@ -48,7 +48,7 @@ use crate::telemetry::Registry;
 use crate::time::{self, Timestamp};
 
 pub use self::check::check;
-pub use self::import::{ImportError, import};
+pub use self::import::{ImportError, import, import_opened};
 pub use self::kernels::Family;
 pub use self::metrics::Metrics;
 pub use self::model::{EngineError, Info, LoadOptions, Model, PREFILL, Sequence};

@@ -20,6 +20,7 @@ mod install;
 mod keys;
 mod login;
 mod mqtt;
+mod newcomer;
 mod peers;
 mod readme;
 mod reload;
