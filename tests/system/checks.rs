@@ -24,7 +24,7 @@ fn check(config: &Path, arguments: &[&str]) -> (Option<i32>, Vec<(u64, String, S
     assert!(checked.stderr.is_empty(), "{checked:?}");
     let list = said.as_array().expect("a list").iter().map(|problem| {
         let members: Vec<&String> = problem.as_object().expect("an object").keys().collect();
-        assert_eq!(members, ["column", "key", "line", "message"]);
+        assert_eq!(members, ["line", "column", "key", "message"]);
         let text = |name: &str| problem[name].as_str().expect("a text").to_owned();
         let line = problem["line"].as_u64().expect("a number");
         (line, text("key"), text("message"))
@@ -260,7 +260,8 @@ fn root_looks_with_the_daemons_eyes() {
     let state = bench.at("state");
     fs::create_dir(&state).expect("a temporary folder");
     chown(&state, Some(USER), Some(USER)).expect("the tests run as root");
-    let own = Ca::new("checks").issue("own");
+    let ca = Ca::new("checks");
+    let own = ca.issue("own");
     let key = bench.at("tls.key");
     let cert = bench.at("tls.pem");
     fs::copy(&own.cert, &cert).expect("a temporary file");
