@@ -16,41 +16,45 @@
 //! 6. [`config`] reads the one file, 7. [`daemon`] puts all together, 8. [`cli`] is for people.
 //!
 //! To follow one prompt by file names, see `ARCHITECTURE.md`. The line that refuses a token is
-//! in [`auth::decide`].
+//! in [`auth::judge`].
 
 // Allowed in the engine's kernels and in `sys`, which say so.
 #![deny(unsafe_code)]
 
-pub mod admin;
-pub mod admission;
-pub mod algorithm;
-pub mod audit;
-pub mod auth;
-pub mod authority;
-pub mod catalog;
-pub mod cli;
-pub mod config;
-pub mod daemon;
-pub mod delivery;
-pub mod engine;
-pub mod files;
-pub mod https;
-pub mod identity;
-pub mod json;
-pub mod keysync;
-pub mod link;
-pub mod process;
-pub mod prompt;
-pub mod quota;
-pub mod reason;
-pub mod secret;
-pub mod share;
-pub mod shutdown;
-pub mod store;
-pub mod sys;
-pub mod systemd;
-pub mod telemetry;
-pub mod time;
-pub mod tls;
-pub mod transport;
-pub mod wire;
+mod admin;
+mod admission;
+mod algorithm;
+mod audit;
+mod auth;
+mod authority;
+mod catalog;
+mod cli;
+mod config;
+mod daemon;
+mod delivery;
+mod engine;
+mod files;
+#[cfg(feature = "for-tests")]
+pub mod for_tests;
+mod https;
+mod identity;
+mod json;
+mod keysync;
+mod link;
+mod process;
+mod prompt;
+mod quota;
+mod reason;
+mod secret;
+mod share;
+mod shutdown;
+mod store;
+mod sys;
+mod systemd;
+mod telemetry;
+mod time;
+mod tls;
+mod transport;
+mod wire;
+
+pub use cli::main;

@@ -1,9 +1,9 @@
-//! `slmd`: see [`slmd::cli`].
+//! `slmd`: a person's way into the library.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    slmd::cli::main()
+    slmd::main()
 }

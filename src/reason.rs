@@ -36,7 +36,7 @@ macro_rules! names {
             }
 
             pub fn parse(name: &str) -> Option<$type> {
-                match name { $($name => Some($type::$variant),)+ _ => None }
+                $type::ALL.iter().copied().find(|reason| reason.as_str() == name)
             }
         }
 
@@ -156,7 +156,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason there is, for metrics that must show zeros.
     pub fn all() -> impl Iterator<Item = Reason> {
         let denied = DenyReason::ALL.iter().map(|r| Reason::Denied(*r));
         denied.chain(RefuseReason::ALL.iter().map(|r| Reason::Refused(*r)))
@@ -177,9 +176,7 @@ impl Reason {
     }
 
     pub fn parse(name: &str) -> Option<Reason> {
-        DenyReason::parse(name)
-            .map(Reason::Denied)
-            .or_else(|| RefuseReason::parse(name).map(Reason::Refused))
+        Reason::all().find(|reason| reason.as_str() == name)
     }
 
     /// The HTTP status, also the `status` of an MQTT answer.

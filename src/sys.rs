@@ -5,9 +5,7 @@
 
 use std::ffi::CString;
 use std::io::{Error, Result};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
-use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// What the kernel takes for the error of a clock that nobody keeps (`NTP_PHASE_LIMIT`), in
 /// microseconds.
@@ -121,22 +119,33 @@ pub fn become_user(uid: u32, gid: u32) -> Result<()> {
     }
 }
 
-/// The listening sockets that this process was started with, to be owned. `find` names their
-/// descriptors, which nothing else owns; only the first call asks it.
-pub fn inherited<K>(
-    find: impl FnOnce() -> Result<Vec<(K, RawFd)>>,
-) -> Result<Vec<(K, UnixListener)>> {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    if TAKEN.swap(true, Ordering::AcqRel) {
-        return Ok(Vec::new());
+#[cfg(feature = "systemd")]
+pub use passed::inherited;
+
+#[cfg(feature = "systemd")]
+mod passed {
+    use std::io::Result;
+    use std::os::fd::{FromRawFd, RawFd};
+    use std::os::unix::net::UnixListener;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// The listening sockets that this process was started with, to be owned. `find` names their
+    /// descriptors, which nothing else owns; only the first call asks it.
+    pub fn inherited<K>(
+        find: impl FnOnce() -> Result<Vec<(K, RawFd)>>,
+    ) -> Result<Vec<(K, UnixListener)>> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        if TAKEN.swap(true, Ordering::AcqRel) {
+            return Ok(Vec::new());
+        }
+        let own = |(name, descriptor)| {
+            // SAFETY: who started us passed this open descriptor for us to own, and TAKEN lets nobody
+            // else in this process take it a second time.
+            let socket = unsafe { UnixListener::from_raw_fd(descriptor) };
+            (name, socket)
+        };
+        Ok(find()?.into_iter().map(own).collect())
     }
-    let own = |(name, descriptor)| {
-        // SAFETY: who started us passed this open descriptor for us to own, and TAKEN lets nobody
-        // else in this process take it a second time.
-        let socket = unsafe { UnixListener::from_raw_fd(descriptor) };
-        (name, socket)
-    };
-    Ok(find()?.into_iter().map(own).collect())
 }
 
 #[cfg(test)]

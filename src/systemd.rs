@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
-use std::time::Duration;
 
 /// Everything is in service, for the first time or again after [`reloading`].
 pub fn ready() {
@@ -21,19 +20,6 @@ pub fn stopping() {
 /// Says that every loop answered its heartbeat.
 pub fn feed_watchdog() {
     notify("WATCHDOG", "1");
-}
-
-/// One line for `systemctl status`.
-pub fn status(text: &str) {
-    // A line end would begin another assignment.
-    notify("STATUS", &text.replace(char::is_control, " "));
-}
-
-/// How often [`feed_watchdog`] is due: half of what systemd allows, as sd_watchdog_enabled(3)
-/// advises. `None`: no watchdog.
-pub fn watchdog_interval() -> Option<Duration> {
-    let micros = real::watchdog_micros();
-    (micros > 0).then(|| Duration::from_micros(micros / 2))
 }
 
 /// The Unix sockets that systemd opened for this process, non-blocking, by their
@@ -64,10 +50,6 @@ mod real {
 
     pub(super) fn notify(name: &str, value: &str) -> Result<bool> {
         Ok(daemon::notify([(name, value)].iter())?)
-    }
-
-    pub(super) fn watchdog_micros() -> u64 {
-        daemon::watchdog_enabled().unwrap_or(0)
     }
 
     pub(super) fn listeners() -> Result<BTreeMap<String, UnixListener>> {
@@ -105,10 +87,6 @@ mod real {
         Ok(false)
     }
 
-    pub(super) fn watchdog_micros() -> u64 {
-        0
-    }
-
     pub(super) fn listeners() -> Result<BTreeMap<String, UnixListener>> {
         Ok(BTreeMap::new())
     }
@@ -123,6 +101,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::process::{Command, Stdio};
+
+    use std::time::Duration;
 
     use super::*;
 
@@ -146,17 +126,9 @@ mod tests {
             .set_read_timeout(Some(Duration::from_secs(30)))
             .unwrap();
         let mut child = other_half("systemd::tests::speaks");
-        child
-            .env("NOTIFY_SOCKET", &path)
-            .env("WATCHDOG_USEC", "3000000");
+        child.env("NOTIFY_SOCKET", &path);
         assert!(child.status().unwrap().success());
-        for expected in [
-            "READY=1",
-            "STATUS=one line  READY=0",
-            "RELOADING=1",
-            "WATCHDOG=1",
-            "STOPPING=1",
-        ] {
+        for expected in ["READY=1", "RELOADING=1", "WATCHDOG=1", "STOPPING=1"] {
             let mut buffer = [0; 256];
             let length = socket.recv(&mut buffer).unwrap();
             assert_eq!(String::from_utf8_lossy(&buffer[..length]), expected);
@@ -166,9 +138,7 @@ mod tests {
     #[test]
     #[ignore = "the other half of a_real_notify_socket_hears_every_state"]
     fn speaks() {
-        assert_eq!(watchdog_interval(), Some(Duration::from_millis(1500)));
         ready();
-        status("one line\n\0READY=0");
         reloading();
         feed_watchdog();
         stopping();

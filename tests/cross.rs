@@ -4,9 +4,6 @@
 //! `make test-cross` builds the binary and runs this; plain `cargo test` doesn't, because not every
 //! machine may take arm64 packages.
 
-// A test binary exports nothing: `pub` is between its own modules.
-#![allow(unreachable_pub)]
-
 #[path = "system/support/mod.rs"]
 mod support;
 

@@ -13,10 +13,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use slmd::audit::{Access, Event, Log, Settings, Verdict};
-use slmd::identity::{Identity, random};
-use slmd::prompt::{Origin, RequestId};
-use slmd::store::Store;
+use slmd::for_tests::audit::{Access, Event, Log, Settings, Verdict};
+use slmd::for_tests::identity::{Identity, random};
+use slmd::for_tests::prompt::{Origin, RequestId};
+use slmd::for_tests::store::Store;
 
 /// Set in the child: the folder that it writes to.
 const FOLDER: &str = "SLMD_CRASH_FOLDER";
@@ -40,11 +40,11 @@ fn child() {
             scope.spawn(|| {
                 loop {
                     let id = RequestId::random();
-                    let now = slmd::time::now();
+                    let now = slmd::for_tests::time::now();
                     let index = store.commit(|| {
                         let index = log.append_permit(permit(&id), random(), now)?;
                         inbox.insert(id.as_str().as_bytes(), &vec![index as u8; 9000])?;
-                        Ok::<_, slmd::audit::AuditError>(index)
+                        Ok::<_, slmd::for_tests::audit::AuditError>(index)
                     });
                     println!("ack {} {id}", index.unwrap());
                 }
@@ -108,7 +108,10 @@ fn check(folder: &Path, acknowledged: &[(u64, String)], round: usize) {
         store.recovery()
     );
     let log = open_log(&store);
-    let inbox = store.tree("inbox").unwrap();
+    let (inbox, salts) = (
+        store.tree("inbox").unwrap(),
+        store.tree("audit_salts").unwrap(),
+    );
     let mut ids = Vec::new();
     while let Some(last) = log.read(ids.len() as u64, 256).unwrap().last() {
         for record in log.read(ids.len() as u64, 256).unwrap() {
@@ -125,7 +128,8 @@ fn check(folder: &Path, acknowledged: &[(u64, String)], round: usize) {
         assert_eq!(ids[*index as usize].as_str(), id, "round {round}");
         let entry = inbox.get(id.as_bytes()).unwrap();
         assert_eq!(entry, Some(vec![*index as u8; 9000]), "round {round}");
-        assert!(log.salt(*index).unwrap().is_some(), "round {round}");
+        let salt = salts.get(&index.to_be_bytes()).unwrap();
+        assert!(salt.is_some(), "round {round}");
     }
 }
 
@@ -203,7 +207,7 @@ fn what_a_full_disk_swallowed_is_written_again() {
 fn what_a_full_disk_swallowed_outlives_the_housekeeping() {
     swallowed_and_written_again(|store, log| {
         store.check().unwrap();
-        log.tick(slmd::time::now(), true).unwrap();
+        log.tick(slmd::for_tests::time::now(), true).unwrap();
     });
 }
 
@@ -212,7 +216,7 @@ fn a_read_is_not_counted_while_the_disk_is_full() {
     let disk = SmallDisk::new(8);
     let store = Store::open(&disk.0.path().join("store")).unwrap();
     let log = open_log(&store);
-    let (read, now) = (permit(&RequestId::random()), slmd::time::now());
+    let (read, now) = (permit(&RequestId::random()), slmd::for_tests::time::now());
     store.commit(|| log.append_read(read.clone(), now)).unwrap();
     log.begin_counting(&read, now);
     assert!(log.count_read(&read, now));
@@ -246,10 +250,10 @@ fn swallowed_and_written_again(first: impl Fn(&Store, &Log)) {
     let mut ids = Vec::new();
     let append = |ids: &mut Vec<RequestId>| {
         let id = RequestId::random();
-        let index = log.append_permit(permit(&id), random(), slmd::time::now())?;
+        let index = log.append_permit(permit(&id), random(), slmd::for_tests::time::now())?;
         assert_eq!(index, ids.len() as u64);
         ids.push(id);
-        Ok::<_, slmd::audit::AuditError>(())
+        Ok::<_, slmd::for_tests::audit::AuditError>(())
     };
     while append(&mut ids).is_ok() {
         assert!(ids.len() < 100_000, "the disk never fills");
@@ -267,6 +271,7 @@ fn swallowed_and_written_again(first: impl Fn(&Store, &Log)) {
     assert!(store.recovery().is_none());
     let log = open_log(&store);
     assert_eq!(log.next_index(), swallowed as u64 + 1);
+    let salts = store.tree("audit_salts").unwrap();
     let mut index = 0;
     while index < log.next_index() {
         for record in log.read(index, 256).unwrap() {
@@ -274,7 +279,10 @@ fn swallowed_and_written_again(first: impl Fn(&Store, &Log)) {
                 panic!("another record at {index}");
             };
             assert_eq!(access.request_id, ids[index as usize], "record {index}");
-            assert!(log.salt(index).unwrap().is_some(), "salt {index}");
+            assert!(
+                salts.get(&index.to_be_bytes()).unwrap().is_some(),
+                "salt {index}"
+            );
             index += 1;
         }
     }

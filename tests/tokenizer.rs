@@ -4,12 +4,12 @@
 
 use std::path::PathBuf;
 
-use slmd::engine::gguf::Gguf;
-use slmd::engine::text::Text;
-use slmd::engine::tokenizer::files_from_gguf;
-use slmd::prompt::{Message, Role};
-use slmd::secret::Secret;
-use slmd::time::Timestamp;
+use slmd::for_tests::engine::gguf::Gguf;
+use slmd::for_tests::engine::text::Text;
+use slmd::for_tests::engine::tokenizer::files_from_gguf;
+use slmd::for_tests::prompt::{Message, Role};
+use slmd::for_tests::secret::Secret;
+use slmd::for_tests::time::Timestamp;
 
 const IM_START: u32 = 1;
 const IM_END: u32 = 2;
@@ -83,7 +83,7 @@ fn ids_are_those_of_llama_cpp() {
     assert_eq!(lines.len(), expected.len());
     let mut wrong = Vec::new();
     for (line, expected) in lines.iter().zip(expected) {
-        let ids = model.text.tokenizer().encode_plain(line).unwrap();
+        let ids = model.text.tokenizer().encode_text(line).unwrap();
         if ids != expected {
             wrong.push(format!("{line:?}\n  ours  {ids:?}\n  llama {expected:?}"));
         }
@@ -104,7 +104,7 @@ fn decoding_gives_the_text_back() {
     let model = model();
     let tokenizer = model.text.tokenizer();
     for line in awkward_lines() {
-        let ids = tokenizer.encode_plain(&line).unwrap();
+        let ids = tokenizer.encode_text(&line).unwrap();
         let bytes: Vec<u8> = ids
             .iter()
             .flat_map(|id| tokenizer.bytes(*id))
@@ -199,8 +199,8 @@ fn long_runs_take_linear_time() {
     let model = model();
     for unit in ["a", " ", "\n", "1", "é", "👍", "<|im_end|>", "a ", "' "] {
         let text = unit.repeat((256 << 10) / unit.len());
-        let started = slmd::time::instant();
-        let ids = model.text.tokenizer().encode_plain(&text).unwrap();
+        let started = slmd::for_tests::time::instant();
+        let ids = model.text.tokenizer().encode_text(&text).unwrap();
         let took = started.elapsed();
         let tokenizer = model.text.tokenizer();
         let length: usize = ids.iter().map(|id| tokenizer.bytes(*id).len()).sum();

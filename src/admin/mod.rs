@@ -14,12 +14,12 @@ pub(crate) mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::explanation::{Check, Explanation, ToExplain};
+pub use self::explanation::{Explanation, ToExplain};
 pub use self::keys::{
     EndpointStatus, Fetched, Keys, KeysChanged, Listed, PinHeld, Pinned, RealmStatus,
     RefreshStatus, Refreshed,
 };
-pub use self::route::{Call, Operation, Route};
+pub use self::route::{Call, Operation};
 pub use self::status::{AuditStatus, ClientFloor, ClockStatus, EngineStatus, MqttStatus, Status};
 use crate::time::Timestamp;
 

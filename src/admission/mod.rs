@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-pub use inbox::{Asker, Delivered, Delivery, Rejected, ReplyCheck, StoredAnswer, Ticket};
+pub use inbox::{Asker, Delivered, Delivery, Rejected, StoredAnswer, Ticket};
 pub use pipeline::Admitted;
 pub use record::Recorded;
 

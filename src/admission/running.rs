@@ -108,7 +108,7 @@ impl Drop for Run {
 pub(super) mod tests {
     use super::*;
     use crate::auth::{Clock, Credential, Decision, DenyList, Endpoint, KeySet, Policy, Realm};
-    use crate::auth::{Snapshot, decide};
+    use crate::auth::{Snapshot, decide::decide};
     use crate::prompt::{Look, Operation, Origin, Request, RequestId, Scope};
     use crate::time::Timestamp;
 
@@ -151,7 +151,7 @@ pub(super) mod tests {
             realm_floors: Arc::default(),
         };
         let credential = Credential::LocalPeer { uid, gid, groups };
-        match decide(&credential, &request, &snapshot, &clock) {
+        match decide(None, &credential, &request, &snapshot, &clock) {
             Decision::Permit(permitted) => permitted,
             Decision::Deny(denied) => panic!("{denied:?}"),
         }

@@ -10,7 +10,7 @@
 //! dense when they are given and have gaps where records were removed.
 
 mod append;
-mod counts;
+pub mod counts;
 mod metrics;
 mod owners;
 mod record;
@@ -31,14 +31,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::append::State;
-pub use self::counts::COUNTED_FOR;
 pub use self::metrics::Metrics;
-pub use self::record::{
-    Access, Event, Finished, Line, Loss, MAX_LOSSES, MAX_TOKEN_IDS, Record, Summary, VERSION,
-    Verdict, Whose,
-};
+pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
 pub use self::tag::Tag;
-pub use self::text::MAX_TEXT;
 use crate::identity::{Identity, digest, hex};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError, Tree};
@@ -46,9 +41,6 @@ use crate::time::Timestamp;
 
 /// The largest record.
 pub const MAX_RECORD: usize = 32 * 1024;
-
-/// The largest record of an access, its summary or its finish, whatever its client sends.
-pub const MAX_ENTRY: usize = 5 * 1024;
 
 /// The most records that one [`Log::read`] returns.
 const MAX_READ: usize = 256;
@@ -113,21 +105,8 @@ impl Log {
         Ok(Log(Arc::new(shared)))
     }
 
-    /// Records a permitted access with the salt of its prompt hash; durable when this returns.
-    /// After an error the record may be there or not; the access must not happen. Blocks.
-    pub fn permit(
-        &self,
-        access: Access,
-        salt: [u8; 16],
-        now: Timestamp,
-    ) -> Result<u64, AuditError> {
-        let append = || self.append_permit(access, salt, now);
-        let index = self.0.store.commit(append)?;
-        self.state().settle(index + 1);
-        Ok(index)
-    }
-
-    /// As [`Log::permit`], for callers that write more before they sync ([`Store::commit`]).
+    /// Records a permitted access with the salt of its prompt hash, in the caller's
+    /// [`Store::commit`]. After an error the record may be there or not; the access must not happen.
     pub fn append_permit(
         &self,
         access: Access,
@@ -299,19 +278,6 @@ impl Log {
         // INVARIANT: the sender lives as long as `self`; an error can't happen, and would only
         // make the caller look again.
         let _ = next.wait_for(|next| *next > from).await;
-    }
-
-    /// The salt of a record's prompt commitment, unless it was erased.
-    pub fn salt(&self, index: u64) -> Result<Option<[u8; 16]>, AuditError> {
-        let salt = self.0.salts.get(&index.to_be_bytes())?;
-        Ok(salt.and_then(|salt| salt.try_into().ok()))
-    }
-
-    /// Erases a salt, after which the commitment tells nothing about its prompt. Blocks.
-    pub fn erase_salt(&self, index: u64, origin: Origin, now: Timestamp) -> Result<(), AuditError> {
-        self.0.salts.remove(&index.to_be_bytes())?;
-        let detail = serde_json::json!({ "index": index });
-        self.change(origin, "salt_erased", detail, now).map(drop)
     }
 
     pub fn set_settings(&self, settings: Settings) {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::owners::{Owner, STEP};
+use super::record::Whose;
 use super::*;
 use crate::prompt::{Finish, RequestId, Usage};
 use crate::reason::{DenyReason, Reason};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Clock;
 use super::credential::Credential;
-use super::decide::decide_known;
+use super::decide::decide;
 use super::realm::Snapshot;
 use super::token::MAX_LEN;
 use super::verdict::Decision;
@@ -66,7 +66,7 @@ impl Cache {
         let hash = hash(credential);
         let known = hash.and_then(|hash| self.tokens().get(&hash, snapshot.epoch));
         let fresh = known.is_none();
-        let decision = decide_known(known, credential, request, snapshot, clock);
+        let decision = decide(known, credential, request, snapshot, clock);
         if let (Decision::Permit(permitted), Some(hash), true) = (&decision, hash, fresh)
             && let Some(token) = permitted.token()
         {

@@ -20,7 +20,6 @@ use super::token::{Decoded, Jws, Proven};
 use super::verdict::{Decision, Denied, Ground, Permitted, Verified};
 use crate::prompt::Request;
 use crate::reason::DenyReason;
-use crate::time::{MAX_SECS, Timestamp};
 
 /// The steps of [`verify`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,18 +75,9 @@ impl Step {
     }
 }
 
-/// Whether `credential` allows `request`.
+/// Whether `credential` allows `request`. `known` is its token where this epoch has verified it
+/// before.
 pub fn decide(
-    credential: &Credential,
-    request: &Arc<Request>,
-    snapshot: &Snapshot,
-    clock: &Clock,
-) -> Decision {
-    decide_known(None, credential, request, snapshot, clock)
-}
-
-/// [`decide`], with the credential's token where this epoch has verified it before.
-pub(super) fn decide_known(
     known: Option<Arc<Verified>>,
     credential: &Credential,
     request: &Arc<Request>,
@@ -223,7 +213,6 @@ fn permit(
         principal: claims.principal.clone(),
         token_id: claims.token_id.clone(),
         scope: asked.scope,
-        expires_at: claims.expires_at,
         tokens_per_minute: limits.tokens_per_minute.into_iter().chain(own).min(),
         max_context: limits.max_context,
         priority: limits.priority.unwrap_or(DEFAULT_PRIORITY),
@@ -265,7 +254,6 @@ fn admit(
         principal: who,
         token_id: None,
         scope: asked.scope,
-        expires_at: Timestamp::from_secs(MAX_SECS),
         tokens_per_minute: realm.policy.tokens_per_minute,
         max_context: None,
         priority: DEFAULT_PRIORITY,

@@ -45,12 +45,8 @@ pub struct Revocations {
 pub struct Revoked(BTreeMap<String, Option<Timestamp>>);
 
 impl Revoked {
-    pub fn insert(&mut self, name: String) {
-        self.insert_until(name, None);
-    }
-
     /// Where a name comes twice, the longer revocation counts.
-    pub fn insert_until(&mut self, name: String, until: Option<Timestamp>) {
+    pub fn insert(&mut self, name: String, until: Option<Timestamp>) {
         let slot = self.0.entry(name).or_insert(until);
         *slot = slot.zip(until).map(|(one, other)| one.max(other));
     }
@@ -131,8 +127,8 @@ impl Revocations {
         self.thumbprints.has(thumbprint, now)
     }
 
-    /// Entries, expired or not.
-    pub fn len(&self) -> usize {
+    /// How many, expired or not.
+    pub fn entries(&self) -> usize {
         let names = [
             &self.thumbprints,
             &self.subjects,
@@ -142,10 +138,6 @@ impl Revocations {
         ];
         let names: usize = names.iter().map(|revoked| revoked.0.len()).sum();
         names + self.not_before_by_client.len() + usize::from(self.not_before > Timestamp(0))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn add(&mut self, entry: Entry) -> Result<(), String> {
@@ -164,7 +156,7 @@ impl Revocations {
         let mut named = kinds.into_iter().filter_map(named);
         match (named.next(), named.next()) {
             (Some((name, list)), None) if !String::is_empty(&name) => {
-                Revoked::insert_until(list, name, until);
+                Revoked::insert(list, name, until);
                 Ok(())
             }
             _ => Err("name exactly one of jti, sub, sid, azp and jkt".into()),

@@ -2,7 +2,6 @@
 
 use crate::identity::digest;
 use crate::prompt::Scope;
-use crate::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Principal {
@@ -31,7 +30,6 @@ pub struct Grant {
     pub principal: Principal,
     pub token_id: Option<String>,
     pub scope: Scope,
-    pub expires_at: Timestamp,
     /// The lower of the token's and the realm's.
     pub tokens_per_minute: Option<u32>,
     /// Tokens of prompt and answer together, as the token limits them.

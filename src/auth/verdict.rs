@@ -56,7 +56,7 @@ pub(super) enum Ground {
 /// revoked, or open nothing.
 #[must_use]
 #[derive(Debug)]
-pub(super) struct Verified {
+pub struct Verified {
     pub(super) claims: Claims,
     /// Of the key that signed it.
     pub(super) thumbprint: String,

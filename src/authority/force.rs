@@ -109,7 +109,7 @@ pub(super) fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, 
         Change::DenyFile(lists) => {
             for (realm, list) in lists.iter().filter(|(realm, _)| force.realm(realm).is_ok()) {
                 next.force.denied.insert(realm.clone(), list.clone());
-                let detail = json!({"realm": realm, "entries": list.len()});
+                let detail = json!({"realm": realm, "entries": list.entries()});
                 next.note("deny_list_replaced", Some(detail));
             }
         }

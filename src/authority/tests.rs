@@ -406,7 +406,7 @@ fn a_configuration_takes_no_revocation_back() {
         .deny
         .realms
         .values()
-        .map(crate::auth::Revocations::len)
+        .map(crate::auth::Revocations::entries)
         .collect();
     assert_eq!(lists, [1]);
     assert_eq!(bench.records("configuration_reloaded").len(), 1);

@@ -12,9 +12,7 @@ use serde::Serialize;
 
 use crate::identity::hex;
 
-pub use manifest::{
-    Architecture, FILES, FORMAT, FileEntry, GRAPH, LAYOUT, Manifest, Source, WEIGHTS,
-};
+pub use manifest::{Architecture, FORMAT, FileEntry, GRAPH, LAYOUT, Manifest, Source, WEIGHTS};
 
 /// The manifest's name inside of a bundle.
 pub const MANIFEST: &str = "slmd.json";

@@ -201,7 +201,7 @@ impl Run {
                 break;
             }
         }
-        Ok(self.sequence.len())
+        Ok(self.sequence.fed())
     }
 }
 

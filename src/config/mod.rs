@@ -122,7 +122,7 @@ impl Config {
 
     /// Reads and checks a file that may be for another machine.
     pub fn load_text(path: &Path) -> Result<Config, Vec<Problem>> {
-        parse(&read_bounded(path, None)?, Look::Text)
+        Config::parse(&read_bounded(path, None)?)
     }
 
     /// The effective configuration with every default filled in, as it would be read again.

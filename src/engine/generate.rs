@@ -33,7 +33,7 @@ impl Forward for Sequence {
     }
 
     fn len(&self) -> usize {
-        Sequence::len(self)
+        self.fed()
     }
 
     fn reset(&mut self) {

@@ -246,26 +246,9 @@ impl Value {
     }
 
     #[must_use]
-    pub fn as_i64(&self) -> Option<i64> {
-        match self {
-            Value::U64(n) => i64::try_from(*n).ok(),
-            Value::I64(n) => Some(*n),
-            _ => None,
-        }
-    }
-
-    #[must_use]
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Value::F64(x) => Some(*x),
-            _ => None,
-        }
-    }
-
-    #[must_use]
-    pub fn as_bool(&self) -> Option<bool> {
-        match self {
-            Value::Bool(b) => Some(*b),
             _ => None,
         }
     }

@@ -48,10 +48,10 @@ use crate::telemetry::Registry;
 use crate::time::{self, Timestamp};
 
 pub use self::check::check;
-pub use self::import::{ImportError, import, import_opened};
+pub use self::import::{import, import_opened};
 pub use self::kernels::Family;
 pub use self::metrics::Metrics;
-pub use self::model::{EngineError, Info, LoadOptions, Model, PREFILL, Sequence};
+pub use self::model::{EngineError, LoadOptions, Model, Sequence};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -318,7 +318,7 @@ fn load(bundle: &Bundle, options: &LoadOptions, context: u32) -> Result<Loaded, 
     let text = text.map_err(|what| LoadError(format!("can't load model {name:?}: {what}")))?;
     let model = model.unwrap_or_else(|_| Err(panicked()))?;
     let info = model.info();
-    let tokens = text.tokenizer().len();
+    let tokens = text.tokenizer().ids();
     if tokens > info.vocabulary {
         let rows = info.vocabulary;
         let what = format!("can't load model {name:?}: {tokens} tokens, but {rows} rows for them");

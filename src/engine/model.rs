@@ -182,13 +182,8 @@ impl Sequence {
 
     /// Tokens fed.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn fed(&self) -> usize {
         self.len
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Forgets everything.

@@ -123,9 +123,9 @@ fn failed(error: EncodeError) -> Refusal {
 /// The name of the token with this id, as the template may write it.
 fn named(tokenizer: &Tokenizer, id: &serde_json::Value) -> Result<Option<String>, String> {
     let known = id.as_u64().and_then(|id| u32::try_from(id).ok());
-    let known = known.filter(|id| (*id as usize) < tokenizer.len());
+    let known = known.filter(|id| (*id as usize) < tokenizer.ids());
     let known = known.ok_or_else(|| {
-        let tokens = tokenizer.len();
+        let tokens = tokenizer.ids();
         format!("is {id}, which is none of the {tokens} tokens")
     })?;
     let bytes = || String::from_utf8(tokenizer.bytes(known).to_vec()).ok();

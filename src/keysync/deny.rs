@@ -100,7 +100,7 @@ impl DenyFiles {
 
     pub fn status(&self, realm: &str) -> Option<DenyStatus> {
         self.watched().get(realm).map(|file| DenyStatus {
-            entries: file.list.len(),
+            entries: file.list.entries(),
             problem: file.problem.clone(),
         })
     }
@@ -234,7 +234,7 @@ mod tests {
         /// Entries, whether there is a problem, and what the look reported.
         fn look(&self) -> (usize, bool, Vec<Result<usize, String>>) {
             let looked = self.files.look().into_iter();
-            let reports = looked.map(|changed| changed.result.map(|list| list.len()));
+            let reports = looked.map(|changed| changed.result.map(|list| list.entries()));
             let reports = reports.collect();
             let status = self.files.status("dev").unwrap();
             (status.entries, status.problem.is_some(), reports)
@@ -302,7 +302,7 @@ mod tests {
         fs::write(&other, ONE).unwrap();
         let path = |path: &Path| BTreeMap::from([("dev".to_owned(), path.to_owned())]);
         let new = bench.files.prepare(&path(&other)).unwrap();
-        assert_eq!(new.lists()["dev"].len(), 1);
+        assert_eq!(new.lists()["dev"].entries(), 1);
         assert_eq!(bench.look().0, 2);
         bench.files.prepare(&BTreeMap::new()).unwrap();
         assert_eq!(bench.look(), (2, false, vec![]));

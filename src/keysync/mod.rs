@@ -20,9 +20,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::backup::{Backup, NewCopy};
-pub use self::deny::{Changed, DenyFiles, DenyStatus, NewDenyFiles, check_deny_file};
+pub use self::deny::{DenyFiles, DenyStatus, NewDenyFiles, check_deny_file};
 pub use self::floor::Floor;
-pub use self::refresh::{Flight, Line, Lines, Outcome, Refresher, Report, Source, Why};
+pub use self::refresh::{Flight, Lines, Outcome, Refresher, Report, Source, Why};
 use self::stored::Stored;
 pub use self::vouch::{Circumstances, History, Thumbprints, Verdict};
 use crate::auth::{KeySet, KeySetError};

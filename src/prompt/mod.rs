@@ -60,11 +60,6 @@ impl Finish {
             _ => None,
         }
     }
-
-    /// Whether the answer is whole in the sense of the OpenAI API (`finish_reason` is set).
-    pub fn is_complete(self) -> bool {
-        matches!(self, Finish::Stop | Finish::Length)
-    }
 }
 
 /// A [`Finish`] as records hold it, flattened into their members.

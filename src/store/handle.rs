@@ -73,6 +73,7 @@ impl Handle {
         Arc::clone(&self.file)
     }
 
+    #[cfg(test)]
     pub(super) fn size_on_disk(&self) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
     }

@@ -213,17 +213,20 @@ impl Store {
     }
 
     /// What the database takes on the disk, garbage included.
+    #[cfg(test)]
     pub fn size_on_disk(&self) -> u64 {
         let slot = self.0.read();
         slot.handle.as_ref().map_or(0, Handle::size_on_disk)
     }
 
     /// How many times the disk was really synced.
+    #[cfg(any(test, feature = "for-tests"))]
     pub fn syncs(&self) -> u64 {
         self.0.syncs.load(Ordering::Relaxed)
     }
 
     /// How many times a tree was read.
+    #[cfg(test)]
     pub fn reads(&self) -> u64 {
         self.0.reads.load(Ordering::Relaxed)
     }
@@ -259,17 +262,10 @@ impl Tree {
         self.read(|table| table.range(from, limit))
     }
 
-    pub fn last(&self) -> Result<Option<Pair>, StoreError> {
-        self.read(Table::last)
-    }
-
     /// Counts by walking the whole tree.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.read(|table| Ok(table.len())).unwrap_or(0)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn read<T>(&self, from: impl FnOnce(&Table) -> Result<T, StoreError>) -> Result<T, StoreError> {

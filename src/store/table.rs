@@ -92,13 +92,7 @@ impl Table {
         Ok(pairs)
     }
 
-    pub(super) fn last(&self) -> Result<Option<Pair>, StoreError> {
-        let Some((key, _)) = self.values.last().map_err(from_sled)? else {
-            return Ok(None);
-        };
-        Ok(self.get(&key)?.map(|value| (key.to_vec(), value)))
-    }
-
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.values.len()
     }

@@ -7,11 +7,6 @@ pub use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// Upper bounds of duration histograms, in seconds (OpenTelemetry's GenAI conventions).
-pub const SECONDS: [f64; 14] = [
-    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
-];
-
 /// The filter that can't be understood, and why.
 #[derive(Debug, thiserror::Error)]
 #[error(

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use slmd::auth::{
+use slmd::for_tests::auth::{
     Cache, Clock, Credential, Decision, Denied, DenyList, Realm, Revocations, Snapshot, decide,
 };
-use slmd::prompt::{Operation, Origin, Request};
+use slmd::for_tests::prompt::{Operation, Origin, Request};
 
 use crate::dpop::Bound;
 use crate::mint::{self, ISSUER, Issuer, chat};
@@ -61,7 +61,7 @@ impl Case {
             ..(*request).clone()
         });
         let snapshot = self.snapshot();
-        let decision = decide(&credential, &request, &snapshot, &self.clock);
+        let decision = decide(None, &credential, &request, &snapshot, &self.clock);
         let cache = Cache::new(4);
         for _ in 0..2 {
             let cached = cache.decide(&credential, &request, &snapshot, &self.clock);

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::json;
-use slmd::auth::{Decision, decide};
-use slmd::prompt::Request;
-use slmd::reason::DenyReason::{self, *};
+use slmd::for_tests::auth::{Decision, decide};
+use slmd::for_tests::prompt::Request;
+use slmd::for_tests::reason::DenyReason::{self, *};
 
 use crate::mint::{self, ALGORITHMS, ISSUER, NOW, chat};
 use crate::samples::{self, Sample};
@@ -194,10 +194,10 @@ fn slmd_and_jose_differ_only_where_listed() {
 fn judge(
     sample: &Sample,
     request: &Arc<Request>,
-    snapshot: &slmd::auth::Snapshot,
+    snapshot: &slmd::for_tests::auth::Snapshot,
 ) -> Option<DenyReason> {
     let credential = mint::bearer(sample.token.as_str());
-    match decide(&credential, request, snapshot, &mint::clock()) {
+    match decide(None, &credential, request, snapshot, &mint::clock()) {
         Decision::Permit(_) => None,
         Decision::Deny(denied) => Some(denied.reason),
     }

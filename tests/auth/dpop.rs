@@ -6,11 +6,13 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use slmd::auth::{Binding, Credential, Decision, NonceRule, PROOF_MAX_AGE, ProofUse, Until};
-use slmd::prompt::{Origin, Transport};
-use slmd::reason::DenyReason::{self, *};
-use slmd::secret::Secret;
-use slmd::time::Timestamp;
+use slmd::for_tests::auth::{
+    Binding, Credential, Decision, NonceRule, PROOF_MAX_AGE, ProofUse, Until,
+};
+use slmd::for_tests::prompt::{Origin, Transport};
+use slmd::for_tests::reason::DenyReason::{self, *};
+use slmd::for_tests::secret::Secret;
+use slmd::for_tests::time::Timestamp;
 
 use crate::case::{Case, segments};
 use crate::mint::{Issuer, NOW, encode};

@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use slmd::auth::{Check, Decision, ExplainContext, Explanation, Outcome, explain};
-use slmd::prompt::{Look, Operation, Scope};
-use slmd::reason::DenyReason::{self, *};
-use slmd::time::Timestamp;
+use slmd::for_tests::auth::{Check, Decision, ExplainContext, Explanation, Outcome, explain};
+use slmd::for_tests::prompt::{Look, Operation, Scope};
+use slmd::for_tests::reason::DenyReason::{self, *};
+use slmd::for_tests::time::Timestamp;
 
 use crate::case::Case;
 use crate::dpop;
@@ -176,7 +176,9 @@ fn the_signature_is_never_told() {
     };
     let explanation = explain(&token, &case.snapshot(), &case.clock, &context);
     let signature = token.rsplit('.').next().unwrap();
-    let shown = json!(slmd::admin::Explanation::from(explanation.clone()));
+    let shown = json!(slmd::for_tests::admin::Explanation::from(
+        explanation.clone()
+    ));
     for text in [format!("{explanation:?}"), shown.to_string()] {
         assert!(text.contains("device-1") && !text.contains(&signature[..16]));
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use slmd::auth::{Decision, RealmFloor};
-use slmd::reason::DenyReason::{Expired, IssuedInFuture, KeysStale};
-use slmd::time::{Mark, Moment, Timestamp, Uptime};
+use slmd::for_tests::auth::{Decision, RealmFloor};
+use slmd::for_tests::reason::DenyReason::{Expired, IssuedInFuture, KeysStale};
+use slmd::for_tests::time::{Mark, Moment, Timestamp, Uptime};
 
 use crate::case::Case;
 use crate::mint::{ISSUER, NOW};

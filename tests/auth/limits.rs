@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use slmd::auth::{Decision, Grant, LimitClaims};
-use slmd::reason::DenyReason::ClaimInvalid;
+use slmd::for_tests::auth::{Decision, Grant, LimitClaims};
+use slmd::for_tests::reason::DenyReason::ClaimInvalid;
 
 use crate::case::Case;
 

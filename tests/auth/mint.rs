@@ -14,10 +14,12 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use slmd::auth::{Clock, Credential, DenyList, Endpoint, KeySet, Policy, Realm, Snapshot};
-use slmd::prompt::{Dialect, Operation, Origin, Request, RequestId};
-use slmd::secret::Secret;
-use slmd::time::{Mark, Timestamp, Uptime};
+use slmd::for_tests::auth::{
+    Clock, Credential, DenyList, Endpoint, KeySet, Policy, Realm, Snapshot,
+};
+use slmd::for_tests::prompt::{Dialect, Operation, Origin, Request, RequestId};
+use slmd::for_tests::secret::Secret;
+use slmd::for_tests::time::{Mark, Timestamp, Uptime};
 
 pub(crate) const ISSUER: &str = "https://keycloak.test/realms/dev";
 /// 2026-11-24, in seconds: when all tests happen.

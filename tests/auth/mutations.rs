@@ -11,7 +11,7 @@ use std::process::Command;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use slmd::auth::{Decision, Snapshot, decide};
+use slmd::for_tests::auth::{Decision, Snapshot, decide};
 
 use crate::mint::{self, Issuer, NOW, chat, encode};
 use crate::properties::{ISSUERS, world};
@@ -224,7 +224,7 @@ fn storm(seed: u64, count: u64, world: &Snapshot) -> Tally {
         }
         tally.decided += 1;
         let credential = mint::bearer(mutated.as_str());
-        let decide = || decide(&credential, &request, world, &clock);
+        let decide = || decide(None, &credential, &request, world, &clock);
         match std::panic::catch_unwind(AssertUnwindSafe(decide)) {
             Ok(Decision::Deny(_)) => continue,
             Ok(Decision::Permit(_)) => tally.accepted += 1,
@@ -256,7 +256,7 @@ impl Tally {
             self.decided,
             self.accepted,
             self.panics,
-            slmd::time::now(),
+            slmd::for_tests::time::now(),
             commit.trim(),
         )
     }
@@ -268,12 +268,12 @@ fn no_mutated_token_passes() {
     for issuer in ISSUERS.iter() {
         let credential = mint::bearer(issuer.token(&mint::claims()));
         let request = mint::request(None, chat());
-        let sound = decide(&credential, &request, world, &mint::clock());
+        let sound = decide(None, &credential, &request, world, &mint::clock());
         assert!(matches!(sound, Decision::Permit(_)), "{sound:?}");
     }
     let more = std::env::var_os("SLMD_TEST_MORE").is_some();
     let tokens = if more { MORE_TOKENS } else { TOKENS };
-    let start = slmd::time::instant();
+    let start = slmd::for_tests::time::instant();
     let tally = std::thread::scope(|scope| {
         let run = |seed| scope.spawn(move || storm(seed, tokens / THREADS, world));
         let threads: Vec<_> = (1..=THREADS).map(run).collect();

@@ -1,9 +1,9 @@
 //! Break-glass: what local groups may do without a token, until the deny-list takes it back.
 
-use slmd::auth::{Credential, Decision, KeySet, Permitted, recheck};
-use slmd::prompt::{Look, Operation, Scope};
-use slmd::reason::DenyReason::*;
-use slmd::time::Timestamp;
+use slmd::for_tests::auth::{Credential, Decision, KeySet, Permitted, recheck};
+use slmd::for_tests::prompt::{Look, Operation, Scope};
+use slmd::for_tests::reason::DenyReason::*;
+use slmd::for_tests::time::Timestamp;
 
 use crate::case::Case;
 use crate::mint::{ISSUER, NOW};
@@ -76,13 +76,13 @@ fn no_other_group_and_no_other_scope() {
 fn the_deny_list_names_peers_by_subject_and_client() {
     let mut case = broken();
     let running = permitted(&case);
-    case.revoked.subjects.insert("uid:1001".to_owned());
+    case.revoked.subjects.insert("uid:1001".to_owned(), None);
     assert_eq!(recheck(&running, &case.snapshot(), &case.clock), Ok(()));
     for client in [false, true] {
         case = broken();
         match client {
-            false => case.revoked.subjects.insert("uid:1000".to_owned()),
-            true => case.revoked.clients.insert("local".to_owned()),
+            false => case.revoked.subjects.insert("uid:1000".to_owned(), None),
+            true => case.revoked.clients.insert("local".to_owned(), None),
         }
         assert_eq!(case.denied().reason, Revoked);
         let again = recheck(&running, &case.snapshot(), &case.clock);
@@ -111,7 +111,7 @@ fn a_revocation_ends() {
     let running = permitted(&case);
     let until = Some(Timestamp::from_secs(NOW));
     let subject = case.claims["sub"].as_str().unwrap().to_owned();
-    case.revoked.subjects.insert_until(subject, until);
+    case.revoked.subjects.insert(subject, until);
     let _allowed = permitted(&case);
     assert_eq!(recheck(&running, &case.snapshot(), &case.clock), Ok(()));
     case.clock.now = Timestamp::from_secs(NOW - 1);

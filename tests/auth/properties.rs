@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::json;
-use slmd::auth::{Cache, Decision, DenyList, Policy, Realm, Revocations, Snapshot, decide};
-use slmd::prompt::{Look, Operation, Scope};
-use slmd::time::Timestamp;
+use slmd::for_tests::auth::{
+    Cache, Decision, DenyList, Policy, Realm, Revocations, Snapshot, decide,
+};
+use slmd::for_tests::prompt::{Look, Operation, Scope};
+use slmd::for_tests::time::Timestamp;
 
 use crate::mint::{self, ALGORITHMS, Issuer, NOW, chat};
 use crate::mutations::Mutator;
@@ -45,7 +47,7 @@ fn permits_under(
     let snapshot = Snapshot::new(1, vec![realm], DenyList { realms });
     let mut clock = mint::clock();
     clock.synchronised = synchronised;
-    let decision = decide(&credential, &request, &snapshot, &clock);
+    let decision = decide(None, &credential, &request, &snapshot, &clock);
     matches!(decision, Decision::Permit(_))
 }
 
@@ -62,7 +64,7 @@ fn a_flipped_bit_never_permits() {
             let mut bytes = sound.clone().into_bytes();
             bytes[bit / 7] ^= 1 << (bit % 7);
             let credential = mint::bearer(String::from_utf8(bytes).unwrap());
-            let decision = decide(&credential, &request, &world, &mint::clock());
+            let decision = decide(None, &credential, &request, &world, &mint::clock());
             assert!(matches!(decision, Decision::Deny(_)), "{alg}: bit {bit}");
         }
     }
@@ -129,12 +131,12 @@ fn revocations(at: usize) -> Revocations {
     let mut revoked = Revocations::default();
     let own = |name: &str| mint::claims()[name].as_str().unwrap().to_owned();
     match at % 6 {
-        0 => revoked.subjects.insert(own("sub")),
-        1 => revoked.sessions.insert(own("sid")),
-        2 => revoked.token_ids.insert(own("jti")),
-        3 => revoked.clients.insert("another".to_owned()),
+        0 => revoked.subjects.insert(own("sub"), None),
+        1 => revoked.sessions.insert(own("sid"), None),
+        2 => revoked.token_ids.insert(own("jti"), None),
+        3 => revoked.clients.insert("another".to_owned(), None),
         4 => revoked.not_before = Timestamp::from_secs(NOW - at as u64),
-        _ => revoked.thumbprints.insert(world_thumbprint(at)),
+        _ => revoked.thumbprints.insert(world_thumbprint(at), None),
     }
     revoked
 }
@@ -209,7 +211,7 @@ proptest! {
         realm.policy = policy;
         let mut clock = mint::clock();
         clock.now = Timestamp::from_secs(NOW + later);
-        let answer = |world: &Snapshot| format!("{:?}", decide(&credential, &request, world, &clock));
+        let answer = |world: &Snapshot| format!("{:?}", decide(None, &credential, &request, world, &clock));
         let worlds = same_worlds(&realm);
         let first = answer(&worlds[0]);
         for world in &worlds {
@@ -245,7 +247,7 @@ proptest! {
             clock.now = Timestamp::from_secs(NOW + later);
             let (request, credential) = (mint::request(None, operation), mint::bearer(tokens[token].as_str()));
             let world = &worlds[epoch as usize - 1];
-            let plain = format!("{:?}", decide(&credential, &request, world, &clock));
+            let plain = format!("{:?}", decide(None, &credential, &request, world, &clock));
             for _ in 0..2 {
                 let cached = cache.decide(&credential, &request, world, &clock);
                 prop_assert_eq!(format!("{cached:?}"), plain.as_str());

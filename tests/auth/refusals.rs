@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use slmd::auth::{Credential, Decision, Denied, KeySet, NonceRule, decide, recheck};
-use slmd::prompt::{Look, Operation, Origin, Scope, Transport};
-use slmd::reason::DenyReason::{self, *};
-use slmd::time::Timestamp;
+use slmd::for_tests::auth::{Credential, Decision, Denied, KeySet, NonceRule, decide, recheck};
+use slmd::for_tests::prompt::{Look, Operation, Origin, Scope, Transport};
+use slmd::for_tests::reason::DenyReason::{self, *};
+use slmd::for_tests::time::Timestamp;
 
 use crate::case::{Case, segments};
 use crate::dpop::{self, Bound};
@@ -233,20 +233,20 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     }),
     (Revoked, |c| {
         let thumbprint = c.realm.keys.keys()[0].thumbprint.clone();
-        c.revoked.thumbprints.insert(thumbprint);
+        c.revoked.thumbprints.insert(thumbprint, None);
     }),
     (Revoked, |c| {
         let subject = c.claims["sub"].as_str().unwrap().to_owned();
-        c.revoked.subjects.insert(subject);
+        c.revoked.subjects.insert(subject, None);
     }),
     (Revoked, |c| {
-        c.revoked.sessions.insert("s-1".to_owned());
+        c.revoked.sessions.insert("s-1".to_owned(), None);
     }),
     (Revoked, |c| {
-        c.revoked.token_ids.insert("onrtac:1f0c".to_owned());
+        c.revoked.token_ids.insert("onrtac:1f0c".to_owned(), None);
     }),
     (Revoked, |c| {
-        c.revoked.clients.insert("device-1".to_owned());
+        c.revoked.clients.insert("device-1".to_owned(), None);
     }),
     (Revoked, |c| {
         c.revoked.not_before = Timestamp::from_secs(NOW - 299)
@@ -432,7 +432,13 @@ fn a_fraction_is_rounded_by_its_text() {
         let claims = claims.replace(&format!("\"exp\":{}", NOW - 30), &format!("\"exp\":{exp}"));
         let token = issuer.token_of(&issuer.header().to_string(), &claims);
         let request = mint::request(None, chat());
-        decide(&mint::bearer(token), &request, &snapshot, &mint::clock())
+        decide(
+            None,
+            &mint::bearer(token),
+            &request,
+            &snapshot,
+            &mint::clock(),
+        )
     };
     let almost = decided(&format!("{}.99999999999999999999", NOW - 30));
     assert!(
@@ -453,13 +459,12 @@ fn every_algorithm_verifies() {
         header["alg"] = json!(name);
         let credential = mint::bearer(issuer.token_with(&header, &mint::claims()));
         let (request, snapshot) = (mint::request(None, chat()), mint::snapshot(&[&issuer]));
-        let decision = decide(&credential, &request, &snapshot, &mint::clock());
+        let decision = decide(None, &credential, &request, &snapshot, &mint::clock());
         let Decision::Permit(permitted) = decision else {
             panic!("{alg}: {decision:?}");
         };
         let grant = permitted.grant();
         assert_eq!(grant.principal.client, "device-1");
-        assert_eq!(grant.expires_at, Timestamp::from_secs(NOW + 3300));
         assert_eq!(permitted.endpoint().client_id, "slm");
     }
 }

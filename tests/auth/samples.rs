@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use slmd::auth::Snapshot;
+use slmd::for_tests::auth::Snapshot;
 
 use crate::mint::{self, ALGORITHMS, ISSUER, Issuer, NOW, encode};
 use crate::mutations::Mutator;

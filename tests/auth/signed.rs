@@ -2,9 +2,9 @@
 //! of documents that are no tokens.
 
 use serde_json::{Value, json};
-use slmd::auth::{KeySet, Revocations, verify_jws};
-use slmd::reason::DenyReason::{self, *};
-use slmd::time::Timestamp;
+use slmd::for_tests::auth::{KeySet, Revocations, verify_jws};
+use slmd::for_tests::reason::DenyReason::{self, *};
+use slmd::for_tests::time::Timestamp;
 
 use crate::case::segments;
 use crate::mint::{Issuer, NOW, encode, jwks};
@@ -23,20 +23,20 @@ fn a_deny_file_is_read_whole() {
         ]
     }));
     let mut expected = Revocations::default();
-    expected.token_ids.insert("t".to_owned());
-    expected.subjects.insert("s".to_owned());
-    expected.sessions.insert("i".to_owned());
-    expected.clients.insert("c".to_owned());
+    expected.token_ids.insert("t".to_owned(), None);
+    expected.subjects.insert("s".to_owned(), None);
+    expected.sessions.insert("i".to_owned(), None);
+    expected.clients.insert("c".to_owned(), None);
     let until = Some(Timestamp::from_secs(NOW));
-    expected.thumbprints.insert_until("k".to_owned(), until);
+    expected.thumbprints.insert("k".to_owned(), until);
     expected.not_before = Timestamp::from_secs(NOW);
     let later = Timestamp::from_secs(NOW + 1);
     expected
         .not_before_by_client
         .insert("device-1".to_owned(), later);
-    assert_eq!(expected.len(), 7);
+    assert_eq!(expected.entries(), 7);
     assert_eq!(list, Ok(expected));
-    assert!(deny(&json!({"version": 1})).unwrap().is_empty());
+    assert_eq!(deny(&json!({"version": 1})).unwrap().entries(), 0);
 }
 
 #[test]

@@ -15,10 +15,10 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use slmd::catalog::{Bundle, WEIGHTS};
-use slmd::engine::text::Text;
-use slmd::engine::{Family, LoadOptions, Model, Sequence};
-use slmd::time::instant;
+use slmd::for_tests::catalog::{Bundle, WEIGHTS};
+use slmd::for_tests::engine::text::Text;
+use slmd::for_tests::engine::{Family, LoadOptions, Model, Sequence};
+use slmd::for_tests::time::instant;
 
 /// As many as `llama-bench` is asked for; one more before them is thrown away, as there.
 const SAMPLES: usize = 3;
@@ -108,7 +108,7 @@ fn deep(threads: usize) -> Value {
             sequence.feed(&[*id]).expect("decode");
         }
     });
-    json!({"decode_at_1500": figures, "tokens": text.tokenizer().len()})
+    json!({"decode_at_1500": figures, "tokens": text.tokenizer().ids()})
 }
 
 /// Tokens a second, after one run to warm up.

@@ -10,15 +10,14 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
-use slmd::time::instant;
+use slmd::for_tests::time::instant;
 
 use support::{Daemon, Issuer, Setup, chat, claims};
 
 #[path = "../system/support/mod.rs"]
 #[allow(
     clippy::unwrap_used,
-    unreachable_pub,
-    reason = "the system tests' toolbox: it may panic, and exports nothing"
+    reason = "the system tests' toolbox: it may panic"
 )]
 mod support;
 

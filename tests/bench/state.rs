@@ -6,11 +6,11 @@
 use std::thread;
 use std::time::Duration;
 
-use slmd::audit::{Access, Log, Settings, Verdict};
-use slmd::identity::{Identity, random};
-use slmd::prompt::{Origin, RequestId};
-use slmd::store::Store;
-use slmd::time::{instant, now};
+use slmd::for_tests::audit::{Access, Log, Settings, Verdict};
+use slmd::for_tests::identity::{Identity, random};
+use slmd::for_tests::prompt::{Origin, RequestId};
+use slmd::for_tests::store::Store;
+use slmd::for_tests::time::{instant, now};
 
 const ROUND: Duration = Duration::from_secs(3);
 const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
@@ -23,10 +23,11 @@ fn main() {
         let (before, start) = (written(), instant());
         let workers: Vec<_> = (0..threads)
             .map(|_| {
-                let log = log.clone();
+                let (log, store) = (log.clone(), store.clone());
                 thread::spawn(move || {
                     while start.elapsed() < ROUND {
-                        log.permit(permit(), random(), now()).expect("a permit");
+                        let append = || log.append_permit(permit(), random(), now());
+                        store.commit(append).expect("a permit");
                     }
                 })
             })

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Value, json};
-use slmd::auth::{Binding, Cache, Credential, Decision, KeySet, NonceRule, decide};
-use slmd::secret::Secret;
-use slmd::time::instant;
+use slmd::for_tests::auth::{Binding, Cache, Credential, Decision, KeySet, NonceRule, decide};
+use slmd::for_tests::secret::Secret;
+use slmd::for_tests::time::instant;
 
 use mint::{ALGORITHMS, Issuer, chat, encode};
 
@@ -130,7 +130,7 @@ impl Subject {
         };
         let (credential, snapshot) = (self.credential(), mint::snapshot(&[&self.issuer]));
         let (request, clock) = (mint::request(None, chat()), mint::clock());
-        let cold = || permitted(&decide(&credential, &request, &snapshot, &clock));
+        let cold = || permitted(&decide(None, &credential, &request, &snapshot, &clock));
         let rates = compare(&cold, &bare);
         self.figure("cold, against the bare signature check", rates)
     }
@@ -188,7 +188,7 @@ impl Subject {
         };
         let snapshot = mint::snapshot(&[&self.issuer]);
         let (request, clock) = (mint::request(None, chat()), mint::clock());
-        let cold = || permitted(&decide(&credential, &request, &snapshot, &clock));
+        let cold = || permitted(&decide(None, &credential, &request, &snapshot, &clock));
         let rates = compare(&cold, &bare);
         self.figure("cold with an ES256 proof, against both bare checks", rates)
     }
@@ -201,7 +201,7 @@ impl Subject {
         let (credential, cache, stop) = (self.credential(), Cache::new(64), AtomicBool::new(false));
         let bad = mint::bearer(format!("{}AAAA", &self.token[..self.token.len() - 4]));
         let cached = || permitted(&cache.decide(&credential, &request, &snapshot, &clock));
-        let cold = || permitted(&decide(&credential, &request, &snapshot, &clock));
+        let cold = || permitted(&decide(None, &credential, &request, &snapshot, &clock));
         let quiet = (percentile(&cached), percentile(&cold));
         let flooded = std::thread::scope(|scope| {
             scope.spawn(|| {

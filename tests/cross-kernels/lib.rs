@@ -2,7 +2,7 @@
 //! emulator, their loops are read by `tests/bench/mca`.
 
 // Most of what they offer has its users in the daemon.
-#![allow(dead_code, unreachable_pub, unused_imports)]
+#![allow(dead_code, unused_imports)]
 
 #[path = "../../src/engine/kernels/mod.rs"]
 pub mod kernels;

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use slmd::engine::Family;
+use slmd::for_tests::engine::Family;
 
 use crate::bundle;
 

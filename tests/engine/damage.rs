@@ -2,8 +2,8 @@
 
 use std::fs::OpenOptions;
 
-use slmd::engine::gguf::Header;
-use slmd::engine::import;
+use slmd::for_tests::engine::gguf::Header;
+use slmd::for_tests::engine::import;
 
 use crate::gguf;
 

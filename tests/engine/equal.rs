@@ -3,8 +3,8 @@
 //! The measure of each prompt is one thread that takes it token by token. `SLMD_TEST_MORE=1` puts
 //! every size of [`SIZES`] to every prompt.
 
-use slmd::engine::text::Text;
-use slmd::engine::{Family, LoadOptions, Model};
+use slmd::for_tests::engine::text::Text;
+use slmd::for_tests::engine::{Family, LoadOptions, Model};
 
 use crate::{argmax, bundle};
 
@@ -89,7 +89,7 @@ fn answer(model: &Model, prompt: &[u32], size: usize) -> Answer {
 fn prompts() -> Vec<Vec<u32>> {
     let text = Text::load(&bundle().folder).unwrap();
     let prose = include_str!("../data/divergence.txt");
-    let tokens = text.tokenizer().encode_plain(prose).unwrap();
+    let tokens = text.tokenizer().encode_text(prose).unwrap();
     let length = |number: usize| match number {
         20 => 310,
         _ => 1 + number * 7 % 31,

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use slmd::engine::{LoadOptions, Model};
+use slmd::for_tests::engine::{LoadOptions, Model};
 
 use crate::bundle;
 

@@ -14,8 +14,8 @@ mod unusable;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use slmd::catalog::{Bundle, GRAPH, WEIGHTS};
-use slmd::engine::{self, EngineError, Family, LoadOptions, Model};
+use slmd::for_tests::catalog::{Bundle, GRAPH, WEIGHTS};
+use slmd::for_tests::engine::{self, EngineError, Family, LoadOptions, Model};
 
 /// "The capital of France is" in SmolLM2's tokens.
 const PROMPT: [u32; 5] = [504, 3575, 282, 4649, 314];

@@ -1,7 +1,7 @@
 //! How far int8 activations take the answers from the exact ones, and from llama.cpp's.
 
-use slmd::engine::text::Text;
-use slmd::engine::{Family, LoadOptions, Model};
+use slmd::for_tests::engine::text::Text;
+use slmd::for_tests::engine::{Family, LoadOptions, Model};
 
 use crate::reference::Reference;
 use crate::{argmax, bundle, gguf};
@@ -57,7 +57,7 @@ fn greedy_answers_are_those_of_llama_cpp_up_to_near_ties() {
 fn divergence_from_float_is_small() {
     let text = Text::load(&bundle().folder).unwrap();
     let prose = include_str!("../data/text.txt");
-    let tokens = text.tokenizer().encode_plain(prose).unwrap();
+    let tokens = text.tokenizer().encode_text(prose).unwrap();
     let windows: Vec<&[u32]> = tokens.chunks_exact(WINDOW).take(WINDOWS).collect();
     assert_eq!(windows.len(), WINDOWS, "the text is too short");
     let reference = Reference::open(&gguf());

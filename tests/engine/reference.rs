@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use half::f16;
-use slmd::engine::gguf::{Gguf, TensorType};
+use slmd::for_tests::engine::gguf::{Gguf, TensorType};
 
 pub(crate) struct Reference {
     gguf: Gguf,

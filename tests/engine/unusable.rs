@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use slmd::catalog::{FileEntry, MANIFEST, Manifest, hash_file};
-use slmd::engine::import;
-use slmd::engine::text::Text;
-use slmd::prompt::{Message, Role};
-use slmd::secret::Secret;
-use slmd::time::Timestamp;
+use slmd::for_tests::catalog::{FileEntry, MANIFEST, Manifest, hash_file};
+use slmd::for_tests::engine::import;
+use slmd::for_tests::engine::text::Text;
+use slmd::for_tests::prompt::{Message, Role};
+use slmd::for_tests::secret::Secret;
+use slmd::for_tests::time::Timestamp;
 
 use crate::bundle;
 use crate::edit::Gguf;

@@ -2,7 +2,7 @@
 //! the fuzz targets decide in.
 
 // The daemon has a caller for each of these; a target needs few of them.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unexpected_cfgs)]
 
 #[path = "../../src/algorithm.rs"]
 pub mod algorithm;

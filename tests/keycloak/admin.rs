@@ -142,7 +142,7 @@ impl Admin {
         let mut config = config.clone();
         config["access.token.claim"] = "true".into();
         let body = json!({
-            "name": format!("mapper-{}", slmd::identity::random_hex::<4>()),
+            "name": format!("mapper-{}", slmd::for_tests::identity::random_hex::<4>()),
             "protocol": "openid-connect", "protocolMapper": mapper, "config": config,
         });
         let client = self.client(client_id);
@@ -181,7 +181,7 @@ impl Admin {
 
     #[track_caller]
     fn add_key(&self, provider: &str, config: &Value) -> String {
-        let name = format!("key-{}", slmd::identity::random_hex::<4>());
+        let name = format!("key-{}", slmd::for_tests::identity::random_hex::<4>());
         let realm = self.of_realm("GET", "", None).json();
         let component = json!({
             "name": name, "providerId": provider, "providerType": KEYS,

@@ -41,7 +41,7 @@ fn keys(daemon: &Daemon, realm: &str) -> Value {
 /// Pins what Keycloak serves by the fingerprint that a second source has told.
 #[track_caller]
 fn pin(daemon: &Daemon, realm: &Realm) {
-    let set = slmd::auth::KeySet::parse(realm.jwks().as_bytes()).expect("usable keys");
+    let set = slmd::for_tests::auth::KeySet::parse(realm.jwks().as_bytes()).expect("usable keys");
     let mut command = daemon.binary();
     command.args(["keys", "pin", &realm.name, "--fetch", "--fingerprint"]);
     command.arg(set.fingerprint());
@@ -144,7 +144,7 @@ fn a_foreign_key_set_at_the_realms_address_is_held() {
     assert!(text.contains("held"), "{text}");
     let state = keys(&daemon, "held");
     let words = "Name a key that waits for a person.";
-    let set = slmd::auth::KeySet::parse(other.jwks().as_bytes()).expect("usable keys");
+    let set = slmd::for_tests::auth::KeySet::parse(other.jwks().as_bytes()).expect("usable keys");
     assert_eq!(state["held"]["fingerprint"], set.fingerprint(), "{state:#}");
     answered(&ask(&daemon, &own.service("device-1", None).access, words));
     let foreign = other.service("device-1", None).access;

@@ -92,10 +92,10 @@ impl Realm {
     /// Client credentials with a signed assertion (RFC 7523): the client `gateway`.
     #[track_caller]
     pub fn gateway(&self) -> Tokens {
-        let now = slmd::time::now().as_secs();
+        let now = slmd::for_tests::time::now().as_secs();
         let claims = json!({
             "iss": "gateway", "sub": "gateway", "aud": self.issuer(),
-            "jti": slmd::identity::random_hex::<16>(), "iat": now, "exp": now + 60,
+            "jti": slmd::for_tests::identity::random_hex::<16>(), "iat": now, "exp": now + 60,
         });
         let assertion = self.server.gateway.sign(&json!({}), &claims);
         let fields = [

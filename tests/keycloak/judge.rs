@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use slmd::auth::{
+use slmd::for_tests::auth::{
     Clock, Credential, Decision, Denied, DenyList, Endpoint, Grant, KeySet, Policy, Realm,
     Snapshot, decide,
 };
-use slmd::prompt::{Dialect, Operation, Origin, Request, RequestId, Scope};
-use slmd::reason::DenyReason;
-use slmd::secret::Secret;
-use slmd::time::{Mark, Timestamp, Uptime};
+use slmd::for_tests::prompt::{Dialect, Operation, Origin, Request, RequestId, Scope};
+use slmd::for_tests::reason::DenyReason;
+use slmd::for_tests::secret::Secret;
+use slmd::for_tests::time::{Mark, Timestamp, Uptime};
 
 use crate::grants;
 
@@ -50,7 +50,11 @@ pub fn trusted_with(realm: &grants::Realm, jwks: &str) -> Realm {
         },
         endpoints: vec![endpoint(ENDPOINT), endpoint("slm-other")],
         keys: KeySet::parse(jwks.as_bytes()).expect("Keycloak publishes usable keys"),
-        confirmed: Some(Mark::before(slmd::time::now(), Duration::ZERO, Uptime(0))),
+        confirmed: Some(Mark::before(
+            slmd::for_tests::time::now(),
+            Duration::ZERO,
+            Uptime(0),
+        )),
     }
 }
 
@@ -62,7 +66,7 @@ impl Judge {
     pub fn new(realms: Vec<Realm>) -> Judge {
         Judge {
             realms,
-            clock: clock(slmd::time::now()),
+            clock: clock(slmd::for_tests::time::now()),
         }
     }
 
@@ -86,7 +90,7 @@ impl Judge {
             deadline: None,
         });
         let snapshot = Snapshot::new(1, self.realms.clone(), DenyList::default());
-        decide(&credential, &request, &snapshot, &self.clock)
+        decide(None, &credential, &request, &snapshot, &self.clock)
     }
 
     /// The grant for a prompt to the realm's default endpoint.

@@ -1,6 +1,6 @@
 //! People who live only in the directory, and their groups.
 
-use slmd::reason::DenyReason;
+use slmd::for_tests::reason::DenyReason;
 
 use crate::grants::{Realm, realm};
 use crate::judge::Judge;

@@ -66,7 +66,7 @@ impl Account {
 
     /// As if ten hours had passed for the file, not for Keycloak.
     fn age(&self, mut saved: Value) {
-        saved["expires_at"] = slmd::time::now().as_secs().into();
+        saved["expires_at"] = slmd::for_tests::time::now().as_secs().into();
         fs::write(self.file(), saved.to_string()).expect("the account's folder is writable");
         let mode = fs::Permissions::from_mode(0o600);
         fs::set_permissions(self.file(), mode).expect("the file is ours");
@@ -105,7 +105,8 @@ fn a_technician_of_the_directory_works_offline_until_the_group_is_gone() {
     assert!(text.contains("works offline until"), "{text}");
     let saved = account.saved();
     secrets::token(saved["access_token"].as_str().expect("a token"));
-    let left = saved["expires_at"].as_u64().expect("a time") - slmd::time::now().as_secs();
+    let left =
+        saved["expires_at"].as_u64().expect("a time") - slmd::for_tests::time::now().as_secs();
     assert!((35_000..=36_000).contains(&left), "{left} s are left");
     assert_eq!(saved["dpop_bound"], true);
     let mode = |path: &Path| {

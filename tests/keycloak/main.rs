@@ -5,9 +5,6 @@
 //! test that stops Keycloak; what a test changes, it changes in a realm or for a user of its own. Run one subject with
 //! `cargo test --test keycloak ldap`.
 
-// A test binary exports nothing: `pub` is between its own modules.
-#![allow(unreachable_pub)]
-
 #[path = "../system/support/mod.rs"]
 mod support;
 

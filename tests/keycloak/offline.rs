@@ -60,14 +60,14 @@ impl Issuing {
         let mut claims = claims(token);
         claims["iat"] = iat.into();
         claims["exp"] = (iat + seconds).into();
-        claims["jti"] = slmd::identity::random_hex::<16>().into();
+        claims["jti"] = slmd::for_tests::identity::random_hex::<16>().into();
         change(&mut claims);
         self.pair.sign(&header(token), &claims)
     }
 }
 
 pub fn now() -> u64 {
-    slmd::time::now().as_secs()
+    slmd::for_tests::time::now().as_secs()
 }
 
 fn floor(daemon: &Daemon) -> String {
@@ -78,7 +78,7 @@ fn floor(daemon: &Daemon) -> String {
 
 /// Until the floor has followed the clock past a moment.
 fn until_floor(daemon: &Daemon, seconds: u64) {
-    let past = slmd::time::Timestamp::from_secs(seconds).to_string();
+    let past = slmd::for_tests::time::Timestamp::from_secs(seconds).to_string();
     within(TICK, "the floor", || (floor(daemon) >= past).then_some(()));
 }
 

@@ -20,10 +20,10 @@ impl ProofKey {
     pub fn proof(&self, method: &str, target: &str, more: &Value) -> String {
         let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": self.jwk()});
         let mut claims = json!({
-            "jti": slmd::identity::random_hex::<16>(),
+            "jti": slmd::for_tests::identity::random_hex::<16>(),
             "htm": method,
             "htu": target,
-            "iat": slmd::time::now().as_secs(),
+            "iat": slmd::for_tests::time::now().as_secs(),
         });
         let members = claims.as_object_mut().expect("an object, just above");
         members.extend(more.as_object().cloned().unwrap_or_default());

@@ -1,9 +1,9 @@
 //! Two realms, many clients: what belongs to one opens nothing of another.
 
 use serde_json::{Value, json};
-use slmd::auth::Decision;
-use slmd::prompt::{Look, Operation};
-use slmd::reason::DenyReason;
+use slmd::for_tests::auth::Decision;
+use slmd::for_tests::prompt::{Look, Operation};
+use slmd::for_tests::reason::DenyReason;
 
 use crate::admin::fresh_realm;
 use crate::certificates::rsa;

@@ -2,7 +2,7 @@
 //! the old one gone. No good token is refused and no bad one accepted.
 
 use serde_json::json;
-use slmd::reason::DenyReason;
+use slmd::for_tests::reason::DenyReason;
 
 use crate::admin::{State, fresh_realm};
 use crate::certificates::rsa;

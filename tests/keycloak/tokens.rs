@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use slmd::reason::DenyReason;
+use slmd::for_tests::reason::DenyReason;
 
 use crate::admin::fresh_realm;
 use crate::grants::{Tokens, claims, header, realm};
@@ -153,7 +153,7 @@ fn a_token_ends_when_keycloak_says() {
     let token = realm.service("device-1", None).access;
     let expiry = claims(&token)["exp"].as_u64().expect("a time");
     let at = |seconds| {
-        let now = slmd::time::Timestamp::from_secs(seconds);
+        let now = slmd::for_tests::time::Timestamp::from_secs(seconds);
         Judge::of(&[&realm]).at(now)
     };
     at(expiry + 29).permitted(&token);

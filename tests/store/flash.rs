@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use slmd::audit::{Access, COUNTED_FOR, Event, Finished, Log, Tag, Verdict};
-use slmd::config::Config;
-use slmd::identity::{Identity, random};
-use slmd::prompt::{Finish, Origin, RequestId, Sampling, Usage};
-use slmd::reason::Reason;
-use slmd::store::Store;
-use slmd::time::Timestamp;
+use slmd::for_tests::audit::{Access, COUNTED_FOR, Event, Finished, Log, Tag, Verdict};
+use slmd::for_tests::config::Config;
+use slmd::for_tests::identity::{Identity, random};
+use slmd::for_tests::prompt::{Finish, Origin, RequestId, Sampling, Usage};
+use slmd::for_tests::reason::Reason;
+use slmd::for_tests::store::Store;
+use slmd::for_tests::time::Timestamp;
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -19,7 +19,7 @@ const DAY: u64 = 24 * HOUR;
 const RELEASED: u64 = 1_795_478_400;
 
 fn now() -> u64 {
-    slmd::time::now().as_secs()
+    slmd::for_tests::time::now().as_secs()
 }
 
 /// A token of `client`, issued at `iat` for so many seconds.
@@ -88,7 +88,7 @@ impl Scene {
     }
 
     fn until_floor(&self, seconds: u64) {
-        let past = slmd::time::Timestamp::from_secs(seconds).to_string();
+        let past = slmd::for_tests::time::Timestamp::from_secs(seconds).to_string();
         within(PATIENCE, "the floor", || {
             let floor = self.clock_status()["floor"].as_str()?.to_owned();
             (floor >= past).then_some(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use slmd::time::instant;
+use slmd::for_tests::time::instant;
 
 use crate::support::{
     Daemon, Exchange, Issuer, Message, Mosquitto, Publish, Setup, Subscriber, chat, claims, send,

@@ -54,7 +54,7 @@ fn with_a_clock(kept: Kept) -> (Clock, Issuer, Setup) {
 /// A token that lives through all that happens to the clock.
 fn long_lived(holder: &Holder, issuer: &Issuer) -> String {
     let mut says = claims();
-    says["exp"] = (slmd::time::now().as_secs() + 80_000).into();
+    says["exp"] = (slmd::for_tests::time::now().as_secs() + 80_000).into();
     issuer.token(bound(says, &holder.thumbprint()))
 }
 
@@ -145,7 +145,7 @@ fn a_proof_for_anything_else_is_refused() {
         claims[name] = value;
         holder.sign(&claims)
     };
-    let now = slmd::time::now().as_secs();
+    let now = slmd::for_tests::time::now().as_secs();
     let other_token = holder.token(&issuer);
     let cases = [
         ("htm", with("htm", json!("GET"))),
@@ -233,7 +233,7 @@ impl Scene {
         let watcher = self.broker.subscribe("slm/edge-1/nonce");
         let message = watcher.next(PATIENCE).expect("a nonce is retained");
         let nonce = message.json();
-        let now = slmd::time::now().as_secs();
+        let now = slmd::for_tests::time::now().as_secs();
         assert!(nonce["expires"].as_u64() > Some(now), "{nonce}");
         nonce["nonce"].as_str().expect("a nonce").to_owned()
     }

@@ -71,7 +71,7 @@ fn tokens_that_do_not_allow_are_refused_by_name() {
         Some(r#"Bearer realm="slmd""#)
     );
 
-    let now = slmd::time::now().as_secs();
+    let now = slmd::for_tests::time::now().as_secs();
     let mut expired = claims_with("iat", json!(now - 700));
     expired["exp"] = json!(now - 400);
     let foreign = claims_with("iss", json!("https://keycloak.test/realms/other"));
@@ -351,7 +351,7 @@ fn a_burst_beyond_the_queue_is_told_when_to_return() {
 #[test]
 fn the_official_openai_client_works_unchanged() {
     let (daemon, issuer) = start();
-    let now = slmd::time::now().as_secs();
+    let now = slmd::for_tests::time::now().as_secs();
     let mut expired = claims_with("iat", json!(now - 700));
     expired["exp"] = json!(now - 400);
     let socket = daemon.socket().display().to_string();

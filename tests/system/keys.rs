@@ -178,7 +178,8 @@ fn a_realm_isnt_handed_over_in_three_fetches() {
     assert_eq!(ask(&daemon, &own).status, 200);
     assert_ne!(ask(&daemon, &added).status, 200);
     let thumbprint = |issuer: &Issuer| {
-        let set = slmd::auth::KeySet::parse(set(&[issuer]).as_bytes()).expect("a sound key");
+        let set =
+            slmd::for_tests::auth::KeySet::parse(set(&[issuer]).as_bytes()).expect("a sound key");
         json!([set.keys()[0].thumbprint])
     };
     let (k, a) = (thumbprint(&own), thumbprint(&added));
@@ -346,7 +347,7 @@ fn what_is_left_out_of_a_set_is_named_everywhere() {
     let asked = daemon.slmd(&["keys", "pin", "dev", file]);
     let shown = String::from_utf8_lossy(&asked.stderr);
     assert_eq!(asked.status.code(), Some(2), "{shown}");
-    let keys = slmd::auth::KeySet::parse(set.as_bytes()).expect("a sound key");
+    let keys = slmd::for_tests::auth::KeySet::parse(set.as_bytes()).expect("a sound key");
     for word in [
         &keys.keys()[0].thumbprint,
         &keys.fingerprint(),
@@ -398,12 +399,12 @@ fn a_deny_file_stops_what_runs_within_a_second() {
     stream.chunk().expect("a piece").expect("a piece");
     let list = json!({"version": 1, "revoked": [{"jti": claims["jti"]}]});
     replace(folder.path(), &list.to_string());
-    let start = slmd::time::instant();
+    let start = slmd::for_tests::time::instant();
     let mut rest = String::new();
     while let Some(piece) = stream.chunk().expect("the stream ends in order") {
         rest.push_str(&String::from_utf8_lossy(&piece));
     }
-    let took = slmd::time::instant().saturating_duration_since(start);
+    let took = slmd::for_tests::time::instant().saturating_duration_since(start);
     // Half a second between looks, and the token under way.
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert!(rest.contains("revoked"), "{rest}");
@@ -494,7 +495,7 @@ fn a_deny_list_is_told_without_a_daemon_as_with_one() {
 fn the_time_is_reset_and_a_token_explained_over_the_admin_socket() {
     let issuer = Issuer::new("ES256", "a");
     let daemon = Daemon::start(Setup::new().issuer(&issuer));
-    let now = slmd::time::now().as_secs();
+    let now = slmd::for_tests::time::now().as_secs();
     // Beyond every token's end.
     let later = now + 7200;
     post(&daemon, "/time/reset", &json!({ "to": later }));

@@ -3,9 +3,6 @@
 //! One binary, because each links the model runtime anew. [`support`] starts and stops things;
 //! the other modules are one subject each. Run one with `cargo test --test system crash`.
 
-// A test binary exports nothing: `pub` is between its own modules.
-#![allow(unreachable_pub)]
-
 mod badinput;
 mod checks;
 mod cli;

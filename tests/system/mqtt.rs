@@ -176,7 +176,7 @@ impl Scene {
     }
 
     fn expired(&self) -> String {
-        let now = slmd::time::now().as_secs();
+        let now = slmd::for_tests::time::now().as_secs();
         let mut claims = claims();
         (claims["iat"], claims["exp"]) = ((now - 600).into(), (now - 300).into());
         self.issuer.token(claims)

@@ -132,7 +132,7 @@ fn a_local_group_is_let_in_only_where_it_is_listed_and_loudly() {
     recorded(&accesses(&daemon));
 
     // A token that is shown is what counts.
-    let (mut old, now) = (claims(), slmd::time::now().as_secs());
+    let (mut old, now) = (claims(), slmd::for_tests::time::now().as_secs());
     old["iat"] = (now - 900).into();
     old["exp"] = (now - 600).into();
     let old = issuer.token(&old);

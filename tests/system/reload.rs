@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::json;
-use slmd::tls::{client, fingerprint};
+use slmd::for_tests::tls::{client, fingerprint};
 use tempfile::TempDir;
 use toml::{Table, Value};
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::{Value, json};
-use slmd::tls::{KeyPair, client, fingerprint};
+use slmd::for_tests::tls::{KeyPair, client, fingerprint};
 
 use crate::support::{
     Ca, Certificate, Daemon, Exchange, Issuer, Mosquitto, Publish, Response, Setup, chat, claims,
@@ -368,14 +368,14 @@ fn until_connected(daemon: &Daemon) {
 /// Waits until the daemon is without its broker and says why.
 #[track_caller]
 fn until_problem(daemon: &Daemon, what: &str) {
-    let end = slmd::time::instant() + Duration::from_secs(30);
+    let end = slmd::for_tests::time::instant() + Duration::from_secs(30);
     loop {
         let mqtt = daemon.status()["mqtt"].clone();
         let problem = mqtt["problem"].as_str().unwrap_or_default().to_lowercase();
         if mqtt["connected"] == false && problem.contains(what) {
             return;
         }
-        assert!(slmd::time::instant() < end, "{mqtt}");
+        assert!(slmd::for_tests::time::instant() < end, "{mqtt}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -18,7 +18,7 @@ mod shelf;
 mod waiting;
 
 pub(super) use delivery::Begin;
-pub use delivery::{Asker, Delivered, Delivery, Rejected, ReplyCheck, Ticket};
+pub use delivery::{Asker, Delivered, Delivery, Rejected, Ticket};
 pub use entry::StoredAnswer;
 pub(super) use shelf::Inbox;
 pub(super) use waiting::Waiting;

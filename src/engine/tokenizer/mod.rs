@@ -61,13 +61,8 @@ impl Tokenizer {
 
     /// How many ids there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn ids(&self) -> usize {
         self.starts.len() - 1
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The bytes that a token stands for: none for control tokens and unknown ids.
@@ -78,13 +73,6 @@ impl Tokenizer {
             (Some(&start), Some(&end)) => &self.bytes[start as usize..end as usize],
             _ => &[],
         }
-    }
-
-    /// The id of a control token by its name.
-    #[must_use]
-    pub fn control_id(&self, name: &str) -> Option<u32> {
-        let found = self.control.iter().find(|(control, _)| control == name);
-        found.map(|(_, id)| *id)
     }
 
     /// The name of a control token by its id.
@@ -100,13 +88,6 @@ impl Tokenizer {
         self.control
             .iter()
             .any(|(name, _)| text.contains(name.as_str()))
-    }
-
-    /// Encodes `text` as plain text: a control token's name in it stays a string of characters.
-    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
-        let mut ids = Vec::new();
-        self.append_plain(text, &mut ids)?;
-        Ok(ids)
     }
 
     /// Encodes a text that is no chat, as the model has learnt texts: behind the token that begins
@@ -172,7 +153,7 @@ impl Tokenizer {
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer")
-            .field("len", &self.len())
+            .field("ids", &self.ids())
             .finish_non_exhaustive()
     }
 }

@@ -76,7 +76,7 @@ impl Control for Notes {
 async fn administer(notes: &Arc<Notes>, requests: &[&str]) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
-    let listener = bind(&path, ADMIN_SOCKET_MODE).unwrap();
+    let listener = bind(&path, 0o600).unwrap();
     let control = Arc::clone(notes) as Arc<dyn Control>;
     let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
     let run = serve_admin(

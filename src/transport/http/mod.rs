@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
-pub use certificates::{Certificates, Renewed, TlsSettings};
+pub use certificates::{Certificates, TlsSettings};
 pub use metrics::Metrics;
 pub use socket::bind;
 
@@ -48,11 +48,6 @@ use crate::auth::ExplainContext;
 use crate::prompt::Origin;
 use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
-
-/// The public socket is for the daemon's group, the admin socket for its user.
-pub const SOCKET_MODE: u32 = 0o660;
-pub const ADMIN_SOCKET_MODE: u32 = 0o600;
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub socket: PathBuf,

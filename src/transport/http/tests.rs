@@ -128,7 +128,7 @@ fn the_device_and_its_ports_are_named() {
 fn start(settings: Settings) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("slmd.sock");
-    let listener = bind(&path, SOCKET_MODE).unwrap();
+    let listener = bind(&path, 0o660).unwrap();
     let settings = Arc::new(settings);
     let echo = Arc::new(Echo {
         settings: Some(Arc::clone(&settings)),

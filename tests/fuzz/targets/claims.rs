@@ -7,7 +7,7 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use serde_json::Value;
-use slmd_fuzz::auth::{Cache, Decision, decide};
+use slmd_fuzz::auth::{Cache, Decision, decide::decide};
 use slmd_fuzz::json;
 use slmd_fuzz::world::{
     CLIENT, ISSUER, LEEWAY, MAX_LIFETIME, NOW, REQUEST, SNAPSHOT, bearer, clock, sign,
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     };
     let which = usize::from(*first) % HEADERS.len();
     let credential = bearer(&sign(HEADERS[which], payload));
-    let decision = decide(&credential, &REQUEST, &SNAPSHOT, &clock());
+    let decision = decide(None, &credential, &REQUEST, &SNAPSHOT, &clock());
     if matches!(decision, Decision::Permit(_)) {
         let claims: Value = serde_json::from_slice(payload).expect("permitted claims are JSON");
         assert_eq!(json::parse(payload).expect("no member twice"), claims);

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use serde_json::Value;
-use slmd_fuzz::auth::{Decision, DenyList, Revocations, Snapshot, decide};
+use slmd_fuzz::auth::{Decision, DenyList, Revocations, Snapshot, decide::decide};
 use slmd_fuzz::json;
 use slmd_fuzz::world::{ISSUER, NOW, REQUEST, SNAPSHOT, bearer, clock, sign};
 
@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let realms = [(ISSUER.to_owned(), list)].into();
     let snapshot = Snapshot::new(1, vec![realm.clone()], DenyList { realms });
     let token = sign(include_bytes!("../sound/header"), include_bytes!("../sound/claims"));
-    let decision = decide(&bearer(&token), &REQUEST, &snapshot, &clock());
+    let decision = decide(None, &bearer(&token), &REQUEST, &snapshot, &clock());
     assert_eq!(matches!(decision, Decision::Permit(_)), !revoked);
     Corpus::Keep
 });

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use serde_json::Value;
-use slmd_fuzz::auth::{Decision, KeySet, decide};
+use slmd_fuzz::auth::{Decision, KeySet, decide::decide};
 use slmd_fuzz::world::{KEY, REQUEST, bearer, clock, encode, sign, snapshot};
 
 use aws_lc_rs::signature::KeyPair;
@@ -47,7 +47,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     assert_eq!(part.thumbprints(), first);
 
     let token = sign(include_bytes!("../sound/header"), include_bytes!("../sound/claims"));
-    let decision = decide(&bearer(&token), &REQUEST, &snapshot(data), &clock());
+    let decision = decide(None, &bearer(&token), &REQUEST, &snapshot(data), &clock());
     if matches!(decision, Decision::Permit(_)) {
         let x = encode(KEY.public_key());
         assert!(entries.iter().any(|entry| entry["x"] == x.as_str()));

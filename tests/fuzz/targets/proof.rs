@@ -11,7 +11,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::KeyPair;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use serde_json::{Value, json};
-use slmd_fuzz::auth::{Binding, Credential, Decision, NonceRule, decide};
+use slmd_fuzz::auth::{Binding, Credential, Decision, NonceRule, decide::decide};
 use slmd_fuzz::json;
 use slmd_fuzz::secret::Secret;
 use slmd_fuzz::world::{ISSUER, KEY, LEEWAY, NOW, REQUEST, SNAPSHOT, clock, encode, sign};
@@ -58,7 +58,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
             nonce: NonceRule::None,
         },
     };
-    if let Decision::Permit(permitted) = decide(&credential, &REQUEST, &SNAPSHOT, &clock()) {
+    if let Decision::Permit(permitted) = decide(None, &credential, &REQUEST, &SNAPSHOT, &clock()) {
         assert!(signed, "nobody else holds the key");
         assert!(permitted.proof().is_some(), "its use must be recorded");
         check(&json::parse(text.as_bytes()).expect("strict JSON"), &hash);

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use slmd_fuzz::auth::{Cache, Decision, decide};
+use slmd_fuzz::auth::{Cache, Decision, decide::decide};
 use slmd_fuzz::world::{REQUEST, SNAPSHOT, bearer, clock, sign};
 
 /// The one token that is good: the corpus begins with it, so it is known.
@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         return Corpus::Reject;
     };
     let credential = bearer(token);
-    let decision = decide(&credential, &REQUEST, &SNAPSHOT, &clock());
+    let decision = decide(None, &credential, &REQUEST, &SNAPSHOT, &clock());
     if matches!(decision, Decision::Permit(_)) {
         assert!(is_the_sound_one(token), "permitted");
     }

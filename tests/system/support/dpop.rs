@@ -32,8 +32,8 @@ impl Holder {
     /// What a proof for a request says, without what its transport adds to it.
     pub fn claims(&self, method: &str, target: &str, token: &str) -> Value {
         json!({
-            "jti": slmd::identity::random_hex::<16>(),
-            "iat": slmd::time::now().as_secs(),
+            "jti": slmd::for_tests::identity::random_hex::<16>(),
+            "iat": slmd::for_tests::time::now().as_secs(),
             "htm": method,
             "htu": target,
             "ath": hash(token.as_bytes()),

@@ -122,14 +122,14 @@ impl Issuer {
 /// A token's payload that the realm `dev` of [`super::Setup`] accepts for reading, good for five
 /// minutes. Change what the test is about.
 pub fn claims() -> Value {
-    let now = slmd::time::now().as_secs();
+    let now = slmd::for_tests::time::now().as_secs();
     json!({
         "iss": "https://keycloak.test/realms/dev",
         "sub": "f5a1c9a6-5d0e-4a52-9d3c-0b7d3f0a6c11",
         "aud": ["slm"],
         "azp": "device-1",
         "typ": "Bearer",
-        "jti": slmd::identity::random_hex::<16>(),
+        "jti": slmd::for_tests::identity::random_hex::<16>(),
         "iat": now,
         "exp": now + 300,
         "scope": "profile",

@@ -242,7 +242,10 @@ impl Subscriber {
     }
 
     fn until_in_force(&self, port: u16) {
-        let topic = format!("subscribed/{}", slmd::identity::random_hex::<8>());
+        let topic = format!(
+            "subscribed/{}",
+            slmd::for_tests::identity::random_hex::<8>()
+        );
         within(START, "a subscription", || {
             let mut probe = Command::new("mosquitto_pub");
             probe.args(["-p", &port.to_string(), "-t", &topic, "-m", "x"]);
@@ -259,14 +262,14 @@ impl Subscriber {
 
     /// The next message, or `None` when `limit` passes first.
     pub fn next(&self, limit: Duration) -> Option<Message> {
-        let end = slmd::time::instant() + limit;
+        let end = slmd::for_tests::time::instant() + limit;
         let early = |m: &Message| !m.topic.starts_with("subscribed/");
         self.early.borrow_mut().retain(early);
         if let Some(message) = self.early.borrow_mut().pop_front() {
             return Some(message);
         }
         loop {
-            let left = end.saturating_duration_since(slmd::time::instant());
+            let left = end.saturating_duration_since(slmd::for_tests::time::instant());
             match self.messages.recv_timeout(left) {
                 // A probe that came late.
                 Ok(message) if message.topic.starts_with("subscribed/") => {}

@@ -5,7 +5,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use slmd::time::instant;
+use slmd::for_tests::time::instant;
 
 const STEP: Duration = Duration::from_millis(10);
 

@@ -1,0 +1,70 @@
+//! The one door into the library for what is beside it: `tests/`, its benches and nothing else.
+//!
+//! Everything else is private to the crate, so that the compiler says what nobody uses. It can't
+//! say it of what is passed on here: the feature's absence closes the door, and shows the rest.
+
+pub mod admin {
+    pub use crate::admin::Explanation;
+}
+
+pub mod audit {
+    pub use crate::audit::{
+        Access, AuditError, Event, Finished, Log, Settings, Tag, Verdict, counts::COUNTED_FOR,
+    };
+}
+
+pub mod auth {
+    pub use crate::auth::{
+        Binding, Cache, Clock, Credential, Decision, Denied, DenyList, Endpoint, ExplainContext,
+        Explanation, Grant, KeySet, LimitClaims, NonceRule, PROOF_MAX_AGE, Permitted, Policy,
+        ProofUse, Realm, RealmFloor, Revocations, Snapshot, Until,
+        decide::decide,
+        explain::{Check, Outcome, explain},
+        recheck, verify_jws,
+    };
+}
+
+pub mod catalog {
+    pub use crate::catalog::{Bundle, FileEntry, GRAPH, MANIFEST, Manifest, WEIGHTS, hash_file};
+}
+
+pub mod config {
+    pub use crate::config::Config;
+}
+
+pub mod engine {
+    pub use crate::engine::{
+        EngineError, Family, LoadOptions, Model, Sequence, gguf, import, text, tokenizer,
+    };
+}
+
+pub mod identity {
+    pub use crate::identity::{Identity, random, random_hex};
+}
+
+pub mod prompt {
+    pub use crate::prompt::{
+        Dialect, Finish, Look, Message, Operation, Origin, Request, RequestId, Role, Sampling,
+        Scope, Transport, Usage,
+    };
+}
+
+pub mod reason {
+    pub use crate::reason::{DenyReason, Reason};
+}
+
+pub mod secret {
+    pub use crate::secret::Secret;
+}
+
+pub mod store {
+    pub use crate::store::Store;
+}
+
+pub mod time {
+    pub use crate::time::{Mark, Moment, Timestamp, Uptime, instant, now};
+}
+
+pub mod tls {
+    pub use crate::tls::{KeyPair, client, fingerprint};
+}
