@@ -231,6 +231,7 @@ fn what_the_machine_hasnt_is_told() {
 
     bench.write("", "", "");
     let socket = bench.at("slmd.sock");
+    fs::remove_file(&socket).expect("a refused start has left it");
     fs::write(&socket, "precious").expect("a temporary file");
     bench.told_here("http.socket", "is no socket", Some(FAILED));
     fs::remove_file(&socket).expect("it was written");
