@@ -17,7 +17,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-tests build model keycloak venv node hivemq fuzz demo bench cross dist install clean
+.PHONY: help setup setup-tests build model keycloak venv node hivemq fuzz loom demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -30,6 +30,7 @@ help:
 	@echo 'make test-more     the same with full counts; takes longer'
 	@echo 'make fuzz          fuzzes token, key set, claims, deny file and DPoP proof for 30 s each (FUZZ_SECONDS),'
 	@echo '                   after a first build of two minutes'
+	@echo 'make loom          tries the thread pool of the engine under loom: each order of what its threads do'
 	@echo 'make bench         side by side with peers; needs a quiet machine'
 	@echo 'make model         fetches the pinned model (98 MB) and imports it into target/models'
 	@echo 'make keycloak      fetches the pinned Keycloak (170 MB) and builds it for the tests'
@@ -55,7 +56,8 @@ model: $(BUNDLE)
 # The importer decides what a bundle holds, so a new importer makes a new bundle.
 $(BUNDLE): $(PIN) $(wildcard src/catalog/*.rs src/engine/import*.rs src/engine/tokenizer/*.rs) | build
 	@set -e; gguf=$$(models/fetch $(MODEL)); rm -rf $(@D); \
-	$(SLMD) model import "$$gguf" --name $(MODEL) --models-dir $(dir $(@D))
+	$(SLMD) model import "$$gguf" --name $(MODEL) --models-dir $(dir $(@D)) \
+	  $$(sed -n 's/^import //p' $(PIN))
 	@touch $@
 
 # Cheap where it is there already; the tests ask for it in the same way.
@@ -93,16 +95,21 @@ $(HIVEMQ): tests/hivemq/pom.xml | setup-tests
 fuzz: setup-tests
 	tests/fuzz/run
 
+# The pool's models under loom.
+loom:
+	cargo test --quiet --locked --manifest-path tests/loom/Cargo.toml --target-dir $(BUILD)/loom
+
 demo: $(BUNDLE)
 	$(SLMD) demo
 
 # Asks first and tests then: nobody wants to be asked in the middle.
-test: $(BUNDLE) $(VENV) $(NODE) keycloak fuzz
+test: $(BUNDLE) $(VENV) $(NODE) keycloak fuzz loom
 	@rm -rf target/test-logs
 	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
 	$(AGAIN) --no-print-directory test-host $$arm test-logs
 
 test-host:
+	python3 -B -m unittest discover --quiet --start-directory tests/bench
 	cargo test
 
 test-cross: $(BUNDLE)

@@ -152,6 +152,7 @@ fn permit(id: &RequestId) -> Access {
         action: "chat".into(),
         decision: Verdict::Permit,
         reason: None,
+        detail: None,
         realm: text("dev"),
         endpoint: text("slm"),
         issuer: text("https://keycloak.test/realms/dev"),

@@ -20,7 +20,9 @@ pub use self::keys::{
     RefreshStatus, Refreshed,
 };
 pub use self::route::{Call, Operation};
-pub use self::status::{AuditStatus, ClientFloor, ClockStatus, EngineStatus, MqttStatus, Status};
+pub use self::status::{
+    AuditStatus, ClientFloor, ClockStatus, EngineStatus, MqttStatus, Status, Untold,
+};
 use crate::time::Timestamp;
 
 /// The configuration was read anew.

@@ -53,6 +53,17 @@ pub struct MqttStatus {
     /// Why not, or a denied subscription, or a takeover by another client with our id.
     pub problem: Option<String>,
     pub reconnects: u64,
+    /// Refusals since the start that couldn't be told to whoever asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<Untold>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untold {
+    pub count: u64,
+    /// Reason, topic, and why it couldn't be told.
+    pub last: String,
+    pub last_seconds_ago: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inbox::Begin;
+use super::inbox::Attempt;
 use super::limits::Charge;
 use super::record::{Recorded, Recorder};
 use super::replay::FirstUse;
@@ -39,7 +39,7 @@ pub(super) struct Place {
     pub(super) slot: Slot,
     pub(super) run: Run,
     /// What a delivery writes with its permit.
-    pub(super) begin: Option<Begin>,
+    pub(super) attempt: Option<Arc<Attempt>>,
 }
 
 #[must_use]
@@ -124,7 +124,7 @@ impl Admission {
             None => Place {
                 slot: self.0.engine.reserve(&permitted.grant().principal)?,
                 run: self.0.running.enter(permitted.clone(), None),
-                begin: None,
+                attempt: None,
             },
         };
         // Before the text is read: what is refused for its length has cost as much.
@@ -149,8 +149,7 @@ impl Admission {
         let allowed = self.0.limits.allowance(&permitted);
         let now = self.0.decider.clock().effective();
         let prepared = tokio::task::spawn_blocking(move || {
-            let limit = endpoint.max_completion_tokens;
-            engine.prepare(&endpoint.model, &completion, limit, Some(allowed), now)
+            engine.prepare(&endpoint, completion, Some(allowed), now)
         });
         let prompt = prepared
             .await
@@ -173,7 +172,8 @@ impl Admission {
             permitted, place, ..
         } = &charged.prepared;
         // A second attempt brings the proof that its first has used.
-        let recognised = place.begin.as_ref().is_some_and(Begin::is_recognised);
+        let attempt = place.attempt.as_deref();
+        let recognised = attempt.is_some_and(Attempt::is_recognised);
         let proof = match recognised {
             true => None,
             false => self.claim_proof(permitted)?,
@@ -184,16 +184,16 @@ impl Admission {
     /// Durable when this returns.
     async fn record(&self, claimed: Claimed) -> Result<OnRecord, Refusal> {
         let Claimed { mut charged, proof } = claimed;
-        let begin = charged.prepared.place.begin.take();
+        let attempt = charged.prepared.place.attempt.take();
         let Prepared {
             permitted, prompt, ..
         } = &charged.prepared;
         let salt = random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
-        let attempt = begin.as_ref().map(Begin::attempt);
-        let access = records::prompt(permitted, prompt, commitment, attempt);
+        let number = attempt.as_deref().map(Attempt::number);
+        let access = records::prompt(permitted, prompt, commitment, number);
         let recorder = &self.0.recorder;
-        let permit = recorder.permit(permitted, (access, salt), begin, proof);
+        let permit = recorder.permit(permitted, (access, salt), attempt, proof);
         let permit = permit.await?;
         Ok(OnRecord { charged, permit })
     }

@@ -1,9 +1,10 @@
 //! What is decided is on record before it is told or done.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::inbox::{Begin, StoredAnswer};
+use super::inbox::{Attempt, StoredAnswer};
 use super::metrics::Metrics;
 use super::records;
 use super::replay::FirstUse;
@@ -97,13 +98,13 @@ impl Recorder {
         &self,
         permitted: &Permitted,
         (access, salt): (Access, [u8; 16]),
-        begin: Option<Begin>,
+        attempt: Option<Arc<Attempt>>,
         proof: Option<FirstUse>,
     ) -> Result<Recorded<()>, Refusal> {
         let log = self.log.clone();
         self.commit(move || {
-            if let Some(begin) = &begin {
-                begin.write()?;
+            if let Some(attempt) = &attempt {
+                attempt.write()?;
             }
             if let Some(proof) = &proof {
                 proof.write()?;

@@ -10,6 +10,7 @@ use crate::reason::Refusal;
 pub(super) fn unread(origin: Origin, id: &RequestId, refusal: &Refusal) -> Access {
     let mut access = blank(id.clone(), origin, "unread");
     access.reason = Some(refusal.reason);
+    access.detail.clone_from(&refusal.detail);
     access
 }
 
@@ -73,6 +74,7 @@ pub(super) fn refused(allowed: &Permitted, refusal: &Refusal) -> Access {
     let mut access = permitted(allowed);
     access.decision = Verdict::Deny;
     access.reason = Some(refusal.reason);
+    access.detail.clone_from(&refusal.detail);
     access
 }
 
@@ -96,6 +98,7 @@ fn blank(request_id: RequestId, origin: Origin, action: &str) -> Access {
         action: action.to_owned(),
         decision: Verdict::Deny,
         reason: None,
+        detail: None,
         realm: None,
         endpoint: None,
         issuer: None,

@@ -87,6 +87,9 @@ pub struct Access {
     pub decision: Verdict,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// What was particular to a refusal that isn't the token's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realm: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,6 +157,7 @@ impl Access {
             bound(topic);
         }
         let texts = [
+            &mut self.detail,
             &mut self.realm,
             &mut self.endpoint,
             &mut self.issuer,

@@ -71,6 +71,7 @@ fn event(step: Step) -> Event {
             action: "chat".into(),
             decision,
             reason: (decision == Verdict::Deny).then_some(Reason::Denied(DenyReason::Expired)),
+            detail: None,
             realm: None,
             endpoint: None,
             issuer: text("https://keycloak.test/realms/dev"),

@@ -56,6 +56,7 @@ pub(super) fn access(decision: Verdict) -> Access {
         action: "chat".into(),
         decision,
         reason: (decision == Verdict::Deny).then_some(Reason::Denied(DenyReason::Expired)),
+        detail: None,
         realm: text("dev"),
         endpoint: text("slm"),
         issuer: text("https://keycloak.test/realms/dev"),

@@ -162,7 +162,10 @@ fn access_line(access: &Access) -> String {
         true => String::new(),
         false => format!(" {:?}", id.echoed()),
     };
-    format!("{text} from {} [{id}{own}]", origin_text(&access.origin))
+    let detail = access.detail.as_ref();
+    let detail = detail.map_or_else(String::new, |detail| format!(": {detail}"));
+    let origin = origin_text(&access.origin);
+    format!("{text} from {origin} [{id}{own}]{detail}")
 }
 
 fn summary_line(summary: &Summary) -> String {
@@ -260,6 +263,10 @@ mod tests {
             (
                 r#""event":"access","request_id":"req_1","client_request_id":"mine","origin":{"transport":"mqtt","topic":"t"},"action":"chat","decision":"permit""#,
                 "PERMIT chat from mqtt (t) [req_1 \"mine\"]",
+            ),
+            (
+                r#""event":"access","request_id":"req_1","origin":{"transport":"mqtt","topic":"t"},"action":"unread","decision":"deny","reason":"reply_topic_rejected","detail":"the request has no Response Topic""#,
+                "DENY reply_topic_rejected unread from mqtt (t) [req_1]: the request has no Response Topic",
             ),
         ] {
             let line = format!(r#"{{"index":30,{head},{record}}}"#);

@@ -64,6 +64,15 @@ fn human(status: &admin::Status) -> Vec<String> {
     let EngineStatus { running, waiting } = status.engine;
     lines.push(format!("engine: {running} running, {waiting} waiting"));
     lines.push(format!("mqtt: {}", mqtt(status.mqtt.as_ref())));
+    let untold = status.mqtt.as_ref().and_then(|mqtt| mqtt.untold.as_ref());
+    lines.extend(untold.map(|untold| {
+        format!(
+            "  {} refusal(s) that couldn't be told, the last {} ago: {}",
+            untold.count,
+            span(untold.last_seconds_ago),
+            printable(&untold.last)
+        )
+    }));
     lines.push(format!("audit: next record {}", status.audit.next_index));
     // Decisions never go back before the floor.
     let now = clock.now.as_str().max(&clock.floor);

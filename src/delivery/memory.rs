@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::ledger::Id;
 use super::{Exact, Key, Owner};
 use crate::time::Timestamp;
 
@@ -12,7 +13,7 @@ use crate::time::Timestamp;
 /// likely to keep the session that would bring it again.
 const BEGUN_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A request that is begun twice and not finished isn't tried again.
+/// A request that is begun twice and not finished isn't tried again: it may be what ends the daemon.
 const MOST_ATTEMPTS: u32 = 2;
 
 /// What is known of one delivery.
@@ -22,41 +23,37 @@ pub struct Known {
     pub message: Exact,
     pub owner: Option<Owner>,
     pub touched: Timestamp,
+    /// So far.
+    pub attempts: u32,
     pub answered: bool,
 }
 
 /// What is to come of a delivery that isn't running.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next<A> {
-    /// It is run, for the first time or the second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
     Attempt(u32),
-    /// Its answer is given again.
-    Again(A),
-    /// It was begun twice and never answered: a request that ends the daemon would do it again.
+    Again,
     Exhausted,
 }
 
-impl<A> Next<A> {
-    /// `attempts`: so far.
-    pub fn of(attempts: u32, answer: Option<A>) -> Next<A> {
-        match answer {
-            Some(answer) => Next::Again(answer),
-            None if attempts < MOST_ATTEMPTS => Next::Attempt(attempts + 1),
-            None => Next::Exhausted,
-        }
-    }
+/// What is known of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    /// Whose message it is.
+    pub(super) id: Id,
+    /// The last message of its answer is on its way.
+    pub(super) ends: bool,
 }
 
 /// Oldest first.
 type ByTime = BTreeSet<(Timestamp, Key)>;
 
-/// `R`: what is known of a run.
-#[derive(Debug)]
-pub struct Memory<R> {
+#[derive(Debug, Default)]
+pub(super) struct Memory {
     known: BTreeMap<Key, Known>,
     messages: BTreeMap<Exact, Key>,
     /// Deliveries between their claim and their answer, in this process.
-    running: BTreeMap<Key, R>,
+    running: BTreeMap<Key, Run>,
     /// Those that don't run: begun, and answered.
     begun: ByTime,
     answered: ByTime,
@@ -73,32 +70,27 @@ struct Share {
     idle: ByTime,
 }
 
-impl<R> Default for Memory<R> {
-    fn default() -> Memory<R> {
-        Memory {
-            known: BTreeMap::new(),
-            messages: BTreeMap::new(),
-            running: BTreeMap::new(),
-            begun: ByTime::new(),
-            answered: ByTime::new(),
-            shares: BTreeMap::new(),
-            gone: BTreeSet::new(),
-        }
-    }
-}
-
-impl<R: Clone> Memory<R> {
-    pub fn knows(&self, key: &Key) -> bool {
-        self.known.contains_key(key)
-    }
-
+impl Memory {
     /// The delivery that this message began.
-    pub fn begun_by(&self, message: &Exact) -> Option<Key> {
+    pub(super) fn begun_by(&self, message: &Exact) -> Option<Key> {
         self.messages.get(message).copied()
     }
 
+    pub(super) fn next(&self, key: &Key) -> Next {
+        match self.known.get(key) {
+            None => Next::Attempt(1),
+            Some(known) if known.answered => Next::Again,
+            Some(known) if known.attempts < MOST_ATTEMPTS => Next::Attempt(known.attempts + 1),
+            Some(_) => Next::Exhausted,
+        }
+    }
+
+    pub(super) fn run(&mut self, key: &Key) -> Option<&mut Run> {
+        self.running.get_mut(key)
+    }
+
     /// Replaces what was known of it, its message too.
-    pub fn note(&mut self, key: Key, known: Known) {
+    pub(super) fn note(&mut self, key: Key, known: Known) {
         self.forget(&key);
         self.known.insert(key, known);
         self.messages.insert(known.message, key);
@@ -108,21 +100,17 @@ impl<R: Clone> Memory<R> {
         }
     }
 
-    /// An error says that it runs already.
-    pub fn claim(&mut self, key: Key, run: R) -> Result<(), R> {
-        if let Some(running) = self.running.get(&key) {
-            return Err(running.clone());
-        }
-        self.running.insert(key, run);
+    /// It runs from now on, for this message. To be asked of what doesn't run.
+    pub(super) fn claim(&mut self, key: Key, id: Id) {
+        self.running.insert(key, Run { id, ends: false });
         self.gone.remove(&key);
         if let Some(known) = self.known.get(&key).copied() {
             self.unset_idle(key, known);
         }
-        Ok(())
     }
 
     /// It runs no more.
-    pub fn release(&mut self, key: Key) {
+    pub(super) fn release(&mut self, key: Key) {
         self.running.remove(&key);
         if let Some(known) = self.known.get(&key).copied() {
             self.set_idle(key, known);
@@ -131,7 +119,7 @@ impl<R: Clone> Memory<R> {
 
     /// Dates back what a clock dated later than `now`, and says which: it would be kept until then,
     /// and push newer ones out meanwhile. What runs stays.
-    pub fn redate(&mut self, now: Timestamp) -> Vec<Key> {
+    pub(super) fn redate(&mut self, now: Timestamp) -> Vec<Key> {
         let of = |dated: &ByTime| -> Vec<Key> {
             let ahead = dated.iter().rev().take_while(|(touched, _)| *touched > now);
             ahead.map(|(_, key)| *key).collect()
@@ -148,19 +136,19 @@ impl<R: Clone> Memory<R> {
 
     /// Forgets what is out of its window, and what is beyond the bound: of whoever has the most,
     /// the oldest. What runs stays.
-    pub fn prune(&mut self, now: Timestamp, window: Duration, most: usize) {
+    pub(super) fn prune(&mut self, now: Timestamp, window: Duration, most: usize) {
         while let Some(key) = self.outdated(now, window).or_else(|| self.beyond(most)) {
             self.forget(&key);
             self.gone.insert(key);
         }
     }
 
-    pub fn gone(&self) -> &BTreeSet<Key> {
+    pub(super) fn gone(&self) -> &BTreeSet<Key> {
         &self.gone
     }
 
     /// They have been taken out of the store.
-    pub fn gone_for_good(&mut self) {
+    pub(super) fn gone_for_good(&mut self) {
         self.gone.clear();
     }
 
@@ -245,6 +233,7 @@ mod tests {
                 message: Exact([message; 32]),
                 owner: Some([owner; 32]),
                 touched: Timestamp::from_secs(secs),
+                attempts: 1,
                 answered,
             },
         )
@@ -274,7 +263,7 @@ mod tests {
                 match step {
                     Step::Note(n, known) => memory.note(Key([n; 32]), known),
                     Step::Claim(n) => {
-                        let _ = memory.claim(Key([n; 32]), ());
+                        memory.claim(Key([n; 32]), Id::default());
                     }
                     Step::Release(n) => memory.release(Key([n; 32])),
                     Step::Prune(secs, most) => {
@@ -285,7 +274,7 @@ mod tests {
                         let idle = |key: &Key| !memory.running.contains_key(key);
                         for (key, known) in &before {
                             let over = is_over(known, now);
-                            if memory.knows(key) {
+                            if memory.known.contains_key(key) {
                                 prop_assert!(!idle(key) || (!over && known.touched <= now));
                             } else {
                                 prop_assert!(idle(key) && memory.gone().contains(key));

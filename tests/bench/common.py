@@ -23,8 +23,12 @@ def binary():
 def built(name, arguments):
     command = ["cargo"] + arguments + ["--message-format=json-render-diagnostics"]
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    return executable(name, lines)
+
+
+def executable(name, lines):
+    """What cargo says of a target by that name: it names slmd itself beside a bench, in any order."""
     messages = [json.loads(line) for line in lines.splitlines() if line.startswith(b"{")]
-    # A bench may have slmd itself built as well.
     return [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == name][-1]
 
 

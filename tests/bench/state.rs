@@ -82,6 +82,7 @@ fn permit() -> Access {
         action: "chat".into(),
         decision: Verdict::Permit,
         reason: None,
+        detail: None,
         realm: text("dev"),
         endpoint: text("slm"),
         issuer: text("https://keycloak.test/realms/dev"),

@@ -36,9 +36,9 @@ def main():
     inbox = queue.Queue()
     client = connect(int(sys.argv[1]), inbox)
 
-    def ask(name, body, sender="device-1", indent=None):
+    def ask(name, body, sender="device-1", indent=None, kind="chat/completions"):
         """Returns the answer's branch and its messages."""
-        topic = f"slm/edge-1/v1/chat/completions/{sender}/{name}"
+        topic = f"slm/edge-1/v1/{kind}/{sender}/{name}"
         client.publish(topic, json.dumps(body, indent=indent), qos=1)
         messages = []
         while True:
@@ -85,6 +85,20 @@ def main():
     assert again == whole, "a repeat is answered from the first run"
     _, (other,) = ask("1", {**signed, "max_completion_tokens": 4})
     assert other["request_id"] != whole["request_id"], "another question isn't a repeat"
+
+    text = {
+        "prompt": noted.prompt("The three colours of the flag are"),
+        "max_tokens": 8,
+        "temperature": 0,
+        "authorization": f"Bearer {TOKEN}",
+    }
+    branch, (whole,) = ask("8", text, kind="completions")
+    assert branch == "accepted" and whole["body"]["object"] == "text_completion", whole
+    continued = whole["body"]["choices"][0]["text"]
+    branch, chunks = ask("9", {**text, "stream": True}, kind="completions")
+    assert branch == "accepted" and len(chunks) > 2, chunks
+    parts = [choice["text"] for chunk in chunks for choice in chunk["body"]["choices"]]
+    assert "".join(parts) == continued != "", (parts, continued)
 
     client.disconnect()
     client.loop_stop()

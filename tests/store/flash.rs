@@ -79,6 +79,7 @@ fn access(decision: Verdict, action: &str) -> Access {
         action: action.to_owned(),
         decision,
         reason: None,
+        detail: (decision == Verdict::Deny).then(|| "\"".repeat(256)),
         realm: text("production"),
         endpoint: text("smollm2-135m"),
         issuer: text("https://keycloak.example/realms/production"),

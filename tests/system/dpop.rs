@@ -284,6 +284,10 @@ impl Scene {
 
     /// Each call is another MQTT client's.
     fn send(&self, sent: &Sent) {
+        self.send_with(sent, None);
+    }
+
+    fn send_with(&self, sent: &Sent, user: Option<(&str, &str)>) {
         self.broker.publish(&Publish {
             topic: sent.topic,
             payload: &sent.body,
@@ -291,6 +295,7 @@ impl Scene {
             correlation: sent.correlation.as_deref(),
             token: Some(&sent.token),
             proof: Some(&sent.proof),
+            user,
             ..Publish::default()
         });
     }
@@ -489,6 +494,40 @@ fn a_redelivery_after_a_crash_is_no_replay() {
     assert_eq!(first.user("status"), Some("200"), "{first:?}");
     scene.daemon.kill9();
     scene.daemon.restart();
+    let last = scene.last();
+    assert_eq!(last.user("status"), Some("200"), "{last:?}");
+    let of_it = scene.accesses(|r| r["decision"] == "permit");
+    let attempts: Vec<&Value> = of_it.iter().map(|r| &r["attempt"]).collect();
+    assert_eq!(attempts, [1, 2]);
+}
+
+/// A broker passes user properties on as they are, so one that differs makes another message of the
+/// same question: it joins a run, but a run of its own wants a proof of its own.
+#[test]
+fn a_repeat_with_another_property_needs_a_proof_of_its_own_to_run() {
+    let mut scene = Scene::start("");
+    let body = chat(LONG, 240, true);
+    let sent = scene.request("again", &body, |_| {});
+    scene.send(&sent);
+    scene.answers.next(PATIENCE).expect("it begins");
+    let again = Some(("traceparent", "00-1-2-00"));
+    scene.send_with(&sent, again);
+    within(PATIENCE, "the repeat", || {
+        let metrics = scene.daemon.admin_http("GET", "/metrics", "").body;
+        metrics
+            .contains("slmd_mqtt_duplicates_total 1")
+            .then_some(())
+    });
+    // Without the session, nothing but its publisher brings it again.
+    scene.daemon.kill9();
+    scene.broker.restart_empty();
+    scene.daemon.restart();
+    scene.until_connected();
+    scene.answers = scene.broker.subscribe("slm/edge-1/reply/#");
+    scene.send_with(&sent, again);
+    assert_eq!(scene.last().json()["error"]["code"], "proof_replayed");
+    let fresh = scene.request("again", &body, |_| {});
+    scene.send_with(&fresh, again);
     let last = scene.last();
     assert_eq!(last.user("status"), Some("200"), "{last:?}");
     let of_it = scene.accesses(|r| r["decision"] == "permit");

@@ -1,7 +1,7 @@
 //! MQTT end to end: a real broker, the real model, and clients that people use.
 //!
 //! Here are the scene that the other files share, and the answers; [`refusals`] is what isn't
-//! answered, [`bursts`] is many at once, [`hivemq`] a second kind of broker, [`broker`] one that comes
+//! answered, [`silence`] what can't be, [`bursts`] is many at once, [`hivemq`] a second kind of broker, [`broker`] one that comes
 //! and goes, [`stops`] a daemon that does, [`repeats`] what is asked again.
 
 mod broker;
@@ -9,6 +9,7 @@ mod bursts;
 mod hivemq;
 mod refusals;
 mod repeats;
+mod silence;
 mod stops;
 
 use std::collections::BTreeMap;
@@ -104,6 +105,34 @@ fn cancel_ends_a_running_answer_of_the_same_principal_only() {
     assert_eq!(scene.finish(&answer.request_id), "cancelled");
     let cancels = scene.accesses("cancel");
     assert_eq!(cancels.len(), 3, "every cancel is on record");
+}
+
+#[test]
+fn a_text_completion_is_cancelled_on_its_own_topic() {
+    let scene = Scene::start("");
+    let texts = "slm/edge-1/v1/completions";
+    let counting = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,";
+    let body = serde_json::json!({
+        "prompt": counting, "max_tokens": 1500, "temperature": 0, "stream": true,
+    });
+    let publish = |topic: &str, payload: &str| {
+        scene.broker.publish(&Publish {
+            topic,
+            payload,
+            response_topic: Some(&format!("{REPLIES}/text")),
+            correlation: Some("text"),
+            token: Some(&scene.token()),
+            ..Publish::default()
+        });
+    };
+    publish(texts, &body.to_string());
+    let begun = scene.message("text").json();
+    assert_eq!(begun["object"], "text_completion", "{begun}");
+    publish(&format!("{texts}/cancel"), "{}");
+    let answer = scene.answer("text");
+    assert_eq!((answer.status, answer.code()), (499, Some("cancelled")));
+    assert_eq!(scene.finish(&answer.request_id), "cancelled");
+    assert_eq!(scene.accesses("cancel").len(), 1);
 }
 
 #[test]

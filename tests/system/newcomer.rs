@@ -85,7 +85,9 @@ ready
 # A mistake is told before anything is touched.
 sed -i 's|^#log = .*|log = "loud"|' /etc/slmd/slmd.toml
 if systemctl restart slmd; then exit 1; fi
-journalctl --no-pager --unit slmd | grep 'slmd.toml:.*"loud" is no level'
+journalctl --sync
+journalctl --no-pager --output cat >/trial/journal
+grep 'slmd.toml:.*"loud" is no level' /trial/journal || { tail -n 50 /trial/journal; exit 1; }
 systemctl stop slmd
 cp -p /trial/before /etc/slmd/slmd.toml
 systemctl start slmd

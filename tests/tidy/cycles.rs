@@ -12,11 +12,6 @@ type Name = Vec<String>;
 
 /// Rings that were there when the rule came. One that is gone must go from here too.
 const ALLOWED: &[&[&str]] = &[
-    &[
-        "admission::inbox::delivery",
-        "admission::pipeline",
-        "admission::record",
-    ],
     &["audit::append", "audit::trim"],
     &["auth::claims", "auth::deny", "auth::realm"],
     &["auth::explain", "auth::mend"],

@@ -1,36 +1,28 @@
 //! The way of one delivery: who asks, was it asked before, and what came of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use super::entry::{Entry, FirstClock, Stage, StoredAnswer};
-use super::shelf::{Claim, Inbox};
+use super::attempt::{Asked, Attempt, Next};
+use super::entry::{Stage, StoredAnswer};
 use super::waiting::Waits;
 use crate::admission::pipeline::Place;
 use crate::admission::{Admission, Admitted, Recorded};
 use crate::auth::{Clock, Credential, Decision, Grant, NonceRule, Permitted, Principal};
-use crate::delivery::memory::Next;
-use crate::delivery::{Exact, Key, Question};
+use crate::delivery::{Exact, Id, Key, Machine, Question};
+use crate::link::Ack;
 use crate::prompt::{Completion, Outcome, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::StoreError;
 use crate::time::Timestamp;
-
-/// How long a duplicate waits for a first run whose last message is on its way.
-const ENDING: Duration = Duration::from_secs(10);
-
-/// Pauses before what could not be written is tried again: a full disk may have been trimmed.
-const WRITE_AGAIN: [Duration; 3] = [
-    Duration::from_millis(100),
-    Duration::from_millis(500),
-    Duration::from_secs(2),
-];
 
 /// Whether answers for this grant may go where the message wants them, and topic and token agree.
 pub type ReplyCheck = Box<dyn FnOnce(&Grant) -> Result<(), Refusal> + Send>;
 
 /// What an MQTT request brings beside its body.
 pub struct Delivery {
+    /// What its arrival is known by.
+    pub id: Id,
     pub message: Exact,
     /// Without it only what the broker marks as redelivered is recognised.
     pub question: Option<Question>,
@@ -49,8 +41,9 @@ pub enum Delivered {
     /// Runs now. Call [`Ticket::ends`] before the final answer is sent and, when the broker has
     /// acknowledged that, [`Ticket::answered`] before acknowledging the request.
     Run(Admitted, Box<Ticket>),
-    /// The same request is running already; its answer goes to the same topic.
-    Running,
+    /// The same request is running already; its answer goes to the same topic, and whoever asks
+    /// is acknowledged with it.
+    Joined,
     /// Answered before: publish this again, then acknowledge.
     Again(Recorded<StoredAnswer>),
 }
@@ -77,24 +70,18 @@ pub enum Asker {
 /// redelivery counts as the second attempt.
 #[derive(Debug)]
 pub struct Ticket {
-    begin: Begin,
+    attempt: Arc<Attempt>,
     request_id: RequestId,
     model: String,
     created: Timestamp,
-    claim: Claim,
-}
-
-/// What is written when a delivery begins.
-#[derive(Debug, Clone)]
-pub(in crate::admission) struct Begin {
-    inbox: Inbox,
-    key: Key,
-    entry: Entry,
-    /// This exact message, with its proof, has been admitted before.
-    recognised: bool,
 }
 
 impl Admission {
+    /// What is under way by an at-least-once transport. Not to be held over a wait.
+    pub fn deliveries(&self) -> MutexGuard<'_, Machine<Ack>> {
+        self.0.inbox.machine()
+    }
+
     /// Admits a prompt that came by an at-least-once transport.
     pub async fn deliver(
         &self,
@@ -104,53 +91,44 @@ impl Admission {
     ) -> Result<Delivered, Rejected> {
         let (request, completion) = request.split();
         let request = self.with_deadline(request);
-        let prior = self.prior(&delivery).map_err(|error| {
+        let (message, question) = (delivery.message, delivery.question.as_ref());
+        let inbox = &self.0.inbox;
+        let recognised = inbox.recognise(&message, question, delivery.redelivered);
+        let recognised = recognised.map_err(|error| {
             let (origin, id) = (request.origin.clone(), &request.id);
             let refusal = self.refuse_unread(origin, id, unavailable(&error));
             Rejected::of(Asker::Unknown, refusal)
         })?;
-        let first_clock = prior.entry.as_ref().map(|entry| entry.clock.clone().into());
-        let clock = first_clock.unwrap_or_else(|| self.0.decider.clock());
-        let permitted = self.decide_as_at_first(credential, &request, &prior, &clock);
+        let (began, clock) = match recognised {
+            Some((key, first)) => (Some(key), first),
+            None => (None, self.0.decider.clock()),
+        };
+        let recognised = began.is_some();
+        let permitted = self.decide_as_at_first(credential, &request, recognised, &clock);
         let permitted = permitted.await?;
         let grant = Arc::clone(permitted.grant());
         let reject = |refusal| self.reject(&permitted, refusal);
-        let key = match &delivery.question {
-            Some(question) => question.of(&grant.principal.key()),
-            None => prior.key.unwrap_or_else(Key::unique),
-        };
         (delivery.check)(&grant).map_err(reject)?;
-        let Some(claim) = self.claim_delivery(key).await else {
-            return Ok(Delivered::Running);
+        let principal = &grant.principal;
+        let asked = Asked {
+            id: delivery.id,
+            key: Key::of(question, began, &principal.key()),
+            message,
+            recognised,
+            principal,
+            clock: &clock,
         };
-        let known = self.0.inbox.get(&key);
-        let known = known.map_err(|error| reject(unavailable(&error)))?;
-        let (attempts, answer, clock) = match known {
-            Some(entry) => (entry.attempts, entry.stage.into_answer(), entry.clock),
-            None => (0, None, FirstClock::new(&clock, &grant.principal)),
-        };
-        let attempt = match Next::of(attempts, answer) {
-            Next::Attempt(attempt) => attempt,
-            Next::Again(answer) => {
+        let next = inbox.permitted(&asked).await;
+        let attempt = match next.map_err(|error| reject(unavailable(&error)))? {
+            Next::Run(attempt) => attempt,
+            Next::Tell(answer) => {
                 return Ok(Delivered::Again(self.0.recorder.remembered(answer)));
             }
-            Next::Exhausted => return Err(reject(RefuseReason::AttemptsExhausted.into())),
-        };
-        let begin = Begin {
-            inbox: self.0.inbox.clone(),
-            key,
-            entry: Entry {
-                stage: Stage::Begun,
-                attempts: attempt,
-                clock,
-                touched: self.0.inbox.now(),
-                message: delivery.message,
-                owner: Some(grant.principal.key()),
-            },
-            recognised: prior.entry.is_some(),
+            Next::GiveUp => return Err(reject(RefuseReason::AttemptsExhausted.into())),
+            Next::Join => return Ok(Delivered::Joined),
         };
         let came = (delivery.correlation, delivery.size);
-        self.run((permitted, completion), begin, came, claim).await
+        self.run((permitted, completion), attempt, came).await
     }
 
     /// A redelivery is decided as at its first admission, when its nonce was checked.
@@ -158,11 +136,11 @@ impl Admission {
         &self,
         mut credential: Credential,
         request: &Arc<Request>,
-        prior: &Prior,
+        recognised: bool,
         clock: &Clock,
     ) -> Result<Permitted, Rejected> {
         if let Credential::Dpop { binding, .. } = &mut credential
-            && prior.entry.is_some()
+            && recognised
         {
             binding.nonce = NonceRule::Checked;
         }
@@ -186,23 +164,12 @@ impl Admission {
         }
     }
 
-    /// `None`: it is running already, and the last message of its answer is still to come. Where
-    /// that is on its way, whoever asks again may have missed it: the record of it is waited for.
-    async fn claim_delivery(&self, key: Key) -> Option<Claim> {
-        match self.0.inbox.claim(key) {
-            Ok(claim) => Some(claim),
-            Err(claimed) if claimed.ended(ENDING).await => self.0.inbox.claim(key).ok(),
-            Err(_) => None,
-        }
-    }
-
     /// Waits for a place, and admits.
     async fn run(
         &self,
         (permitted, completion): (Permitted, Completion),
-        begin: Begin,
+        attempt: Arc<Attempt>,
         (correlation, size): (Option<Vec<u8>>, usize),
-        claim: Claim,
     ) -> Result<Delivered, Rejected> {
         let run = self.0.running.enter(permitted.clone(), correlation);
         let grant = Arc::clone(permitted.grant());
@@ -223,16 +190,15 @@ impl Admission {
         let place = Place {
             slot,
             run,
-            begin: Some(begin.clone()),
+            attempt: Some(Arc::clone(&attempt)),
         };
         match self.admit(permitted, completion, Some(place)).await {
             Ok(admitted) => {
                 let ticket = Ticket {
-                    begin,
+                    attempt,
                     request_id: admitted.id.clone(),
                     model: admitted.model.clone(),
                     created: admitted.created,
-                    claim,
                 };
                 Ok(Delivered::Run(admitted, Box::new(ticket)))
             }
@@ -244,96 +210,35 @@ impl Admission {
         let asker = Asker::Granted(Arc::clone(permitted.grant()));
         Rejected::of(asker, self.0.recorder.refused(permitted, refusal))
     }
-
-    /// What is known of this exact message, before anybody has been verified.
-    fn prior(&self, delivery: &Delivery) -> Result<Prior, StoreError> {
-        let recognisable = delivery.redelivered || delivery.question.is_some();
-        let begun = || self.0.inbox.begun_by(&delivery.message);
-        let key = recognisable.then(begun).flatten();
-        let entry = key.map(|key| self.0.inbox.get(&key)).transpose()?;
-        Ok(Prior {
-            key,
-            entry: entry.flatten(),
-        })
-    }
-}
-
-/// What is known of this very message.
-struct Prior {
-    key: Option<Key>,
-    entry: Option<Entry>,
-}
-
-impl Begin {
-    pub(in crate::admission) fn attempt(&self) -> u32 {
-        self.entry.attempts
-    }
-
-    pub(in crate::admission) fn is_recognised(&self) -> bool {
-        self.recognised
-    }
-
-    /// Rides on the sync of the permit's record.
-    pub(in crate::admission) fn write(&self) -> Result<(), StoreError> {
-        self.inbox.put(&self.key, &self.entry)
-    }
 }
 
 impl Ticket {
     /// The last message of the answer is about to be sent.
     pub fn ends(&self) {
-        self.claim.ends();
+        self.attempt.ends();
     }
 
     /// Persists that the request is finished and answered. Durable when this returns; where it
     /// fails, in spite of being tried again, the request must stay unacknowledged.
     pub async fn answered(self, text: String, outcome: Outcome) -> Result<(), StoreError> {
-        self.claim.ends();
+        self.ends();
         let stage = Stage::Answered(StoredAnswer {
-            request_id: self.request_id.clone(),
-            model: self.model.clone(),
+            request_id: self.request_id,
+            model: self.model,
             created: self.created,
             text,
             finish: outcome.finish,
             usage: outcome.usage,
         });
-        let attempts = self.begin.entry.attempts;
-        self.close(stage, attempts).await
+        let attempts = self.attempt.number();
+        self.attempt.close(stage, attempts).await
     }
 
     /// Takes the attempt back: an orderly stop in mid-answer is no failed attempt. Durable when
     /// this returns.
     pub async fn released(self) -> Result<(), StoreError> {
-        let attempts = self.begin.entry.attempts.saturating_sub(1);
-        self.close(Stage::Begun, attempts).await
-    }
-
-    async fn close(self, stage: Stage, attempts: u32) -> Result<(), StoreError> {
-        let entry = Entry {
-            stage,
-            attempts,
-            touched: self.begin.inbox.now(),
-            ..self.begin.entry.clone()
-        };
-        // The claim ends only when the entry is on record, or given up.
-        let ticket = Arc::new(self);
-        for pause in WRITE_AGAIN {
-            match ticket.write(&entry).await {
-                Ok(()) => return Ok(()),
-                Err(error) => tracing::warn!(%error, "a delivery is to be recorded again"),
-            }
-            tokio::time::sleep(pause).await;
-        }
-        ticket.write(&entry).await
-    }
-
-    async fn write(self: &Arc<Ticket>, entry: &Entry) -> Result<(), StoreError> {
-        let (ticket, entry) = (Arc::clone(self), entry.clone());
-        let written = tokio::task::spawn_blocking(move || {
-            ticket.begin.inbox.put_durably(&ticket.begin.key, &entry)
-        });
-        let lost = |_| Err(StoreError::Io("the writing task ended early".to_owned()));
-        written.await.unwrap_or_else(lost)
+        let attempts = self.attempt.number().saturating_sub(1);
+        self.attempt.close(Stage::Begun, attempts).await
     }
 }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::{Clock, Principal, RealmFloor};
-use crate::delivery::memory::Known;
-use crate::delivery::{Exact, Owner};
+use crate::delivery::{Exact, Known, Owner};
 use crate::prompt::{Finish, Outcome, RequestId, Usage};
 use crate::time::{Timestamp, Uptime};
 
@@ -33,21 +32,13 @@ pub(super) enum Stage {
     Answered(StoredAnswer),
 }
 
-impl Stage {
-    pub(super) fn into_answer(self) -> Option<StoredAnswer> {
-        match self {
-            Stage::Begun => None,
-            Stage::Answered(answer) => Some(answer),
-        }
-    }
-}
-
 impl Entry {
     pub(super) fn known(&self) -> Known {
         Known {
             message: self.message,
             owner: self.owner,
             touched: self.touched,
+            attempts: self.attempts,
             answered: matches!(self.stage, Stage::Answered(_)),
         }
     }

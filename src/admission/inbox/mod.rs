@@ -1,7 +1,8 @@
-//! At-least-once delivery: duplicates, redeliveries and second attempts.
+//! At-least-once delivery: what I/O there is around [`Machine`](crate::delivery::Machine), which
+//! says what is to be done with a message.
 //!
 //! A message leads to a delivery by either of its names ([`crate::delivery`]), and that to one entry,
-//! kept in the store:
+//! kept in the store ([`shelf`]):
 //!
 //! - running in this process: nothing new is begun;
 //! - answered within the window: the first run's answer is given again;
@@ -12,12 +13,13 @@
 //! Where the engine's queue is full, a delivery waits for a place ([`waiting`]); what is remembered
 //! and what waits has a share for each principal.
 
+mod attempt;
 mod delivery;
 mod entry;
 mod shelf;
 mod waiting;
 
-pub(super) use delivery::Begin;
+pub(super) use attempt::Attempt;
 pub use delivery::{Asker, Delivered, Delivery, Rejected, Ticket};
 pub use entry::StoredAnswer;
 pub(super) use shelf::Inbox;

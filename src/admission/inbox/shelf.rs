@@ -1,20 +1,20 @@
-//! The store's part of deliveries, and which of them run in this process.
+//! The store's part of deliveries, and the one [`Machine`] that says what is to be done with them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::entry::Entry;
 use crate::admission::Settings;
-use crate::delivery::memory::Memory;
-use crate::delivery::{Exact, Key};
+use crate::auth::Clock;
+use crate::delivery::{Exact, Key, Machine, Question};
+use crate::link::Ack;
 use crate::store::{Batch, Store, StoreError, Tree};
 use crate::time::Timestamp;
 
 /// Deliveries that are read at once on opening: each may hold an answer.
 const PAGE: usize = 64;
-
 /// The store's keys are `d` and the delivery's. What is known of all is in memory: the store is
 /// read when the daemon starts, and for a message that has come before.
 #[derive(Debug, Clone)]
@@ -28,7 +28,9 @@ struct Shelf {
     store: Store,
     now: Now,
     /// Held while what is forgotten is removed, or what begins meanwhile would go with it.
-    memory: Mutex<Memory<watch::Receiver<bool>>>,
+    machine: Mutex<Machine<Ack>>,
+    /// Told whenever a delivery runs no more.
+    released: Notify,
 }
 
 impl std::fmt::Debug for Shelf {
@@ -37,91 +39,64 @@ impl std::fmt::Debug for Shelf {
     }
 }
 
-/// A delivery claimed by this process; dropped, it may be claimed again.
-#[derive(Debug)]
-pub(super) struct Claim {
-    shelf: Arc<Shelf>,
-    key: Key,
-    ending: watch::Sender<bool>,
-}
-
-/// A claim that is in another's way.
-#[derive(Debug)]
-pub(super) struct Taken(watch::Receiver<bool>);
-
-impl Claim {
-    /// The last message is about to be sent: who comes from now on may have missed it.
-    pub(super) fn ends(&self) {
-        self.ending.send_replace(true);
-    }
-}
-
-impl Taken {
-    /// Waits until a claim that is ending has ended, for so long at most; `false` at once where it
-    /// isn't ending.
-    pub(super) async fn ended(&self, limit: Duration) -> bool {
-        if !*self.0.borrow() {
-            return false;
-        }
-        // Its end is the end of its channel.
-        let mut ending = self.0.clone();
-        let ended = ending.wait_for(|ending| !ending);
-        tokio::time::timeout(limit, ended).await.is_ok()
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.shelf.memory().release(self.key);
-    }
-}
-
 impl Inbox {
     pub(in crate::admission) fn open(store: &Store, now: Now) -> Result<Inbox, StoreError> {
         let tree = store.tree("inbox")?;
-        let memory = Mutex::new(remember(&tree)?);
+        let machine = Mutex::new(remember(&tree)?);
         Ok(Inbox(Arc::new(Shelf {
             tree,
             store: store.clone(),
             now,
-            memory,
+            machine,
+            released: Notify::new(),
         })))
     }
 
+    pub(in crate::admission) fn machine(&self) -> MutexGuard<'_, Machine<Ack>> {
+        self.0
+            .machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The time by which deliveries are remembered.
-    pub(in crate::admission) fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         (self.0.now)()
     }
 
-    /// An error says that it runs already.
-    pub(super) fn claim(&self, key: Key) -> Result<Claim, Taken> {
-        let (ending, is_ending) = watch::channel(false);
-        self.0.memory().claim(key, is_ending).map_err(Taken)?;
-        Ok(Claim {
-            shelf: Arc::clone(&self.0),
-            key,
-            ending,
-        })
+    /// The delivery that this very message began, and the clock of its first admission.
+    pub(super) fn recognise(
+        &self,
+        message: &Exact,
+        question: Option<&Question>,
+        redelivered: bool,
+    ) -> Result<Option<(Key, Clock)>, StoreError> {
+        let key = self.machine().recognise(message, question, redelivered);
+        let Some(key) = key else { return Ok(None) };
+        let entry = self.0.read(&key)?;
+        Ok(entry.map(|entry| (key, entry.clock.into())))
+    }
+
+    /// It runs no more.
+    pub(super) fn release(&self, key: Key) {
+        self.machine().released(key);
+        self.0.released.notify_waiters();
+    }
+
+    /// Resolves when any delivery runs no more.
+    pub(super) fn released(&self) -> Notified<'_> {
+        self.0.released.notified()
     }
 
     pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        let known = self.0.memory().knows(key);
-        match known {
-            true => self.0.read(key),
-            false => Ok(None),
-        }
+        self.0.read(key)
     }
 
-    /// The delivery that this message began.
-    pub(super) fn begun_by(&self, message: &Exact) -> Option<Key> {
-        self.0.memory().begun_by(message)
-    }
-
-    /// For a delivery that is claimed, so that nothing forgets it meanwhile. Rides on the next sync.
+    /// For a delivery that runs, so that nothing forgets it meanwhile. Rides on the next sync.
     pub(super) fn put(&self, key: &Key, entry: &Entry) -> Result<(), StoreError> {
         let value = to_bytes(entry)?;
         self.0.tree.insert(&named(key), &value)?;
-        self.0.memory().note(*key, entry.known());
+        self.machine().noted(*key, entry.known());
         Ok(())
     }
 
@@ -136,23 +111,22 @@ impl Inbox {
         now: Timestamp,
         settings: &Settings,
     ) -> Result<(), StoreError> {
-        let mut memory = self.0.memory();
+        let mut machine = self.machine();
         let mut batch = Batch::default();
-        for key in memory.redate(now) {
+        for key in machine.redate(now) {
             if let Some(mut entry) = self.0.read(&key)? {
                 entry.touched = now;
                 batch.insert(&named(&key), &to_bytes(&entry)?);
             }
         }
-        memory.prune(now, settings.duplicate_window, settings.duplicates);
-        for key in memory.gone() {
+        for key in machine.prune(now, settings.duplicate_window, settings.duplicates) {
             batch.remove(&named(key));
         }
         if batch.is_empty() {
             return Ok(());
         }
         self.0.tree.apply(batch)?;
-        memory.gone_for_good();
+        machine.gone_for_good();
         Ok(())
     }
 }
@@ -164,20 +138,16 @@ impl Shelf {
         let damaged = |e: serde_json::Error| StoreError::Corrupt(e.to_string());
         entry.transpose().map_err(damaged)
     }
-
-    fn memory(&self) -> MutexGuard<'_, Memory<watch::Receiver<bool>>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Reads all deliveries once. What can't be read names none, nor does what earlier releases kept
 /// beside them.
-fn remember(tree: &Tree) -> Result<Memory<watch::Receiver<bool>>, StoreError> {
-    let (mut memory, mut from) = (Memory::default(), Vec::new());
+fn remember(tree: &Tree) -> Result<Machine<Ack>, StoreError> {
+    let (mut machine, mut from) = (Machine::default(), Vec::new());
     loop {
         let page = tree.range(&from, PAGE)?;
         let Some((last, _)) = page.last() else {
-            return Ok(memory);
+            return Ok(machine);
         };
         from = [last.as_slice(), &[0]].concat();
         for (name, value) in page {
@@ -185,7 +155,7 @@ fn remember(tree: &Tree) -> Result<Memory<watch::Receiver<bool>>, StoreError> {
                 .strip_prefix(b"d")
                 .and_then(|key| key.try_into().ok().map(Key));
             match (key, serde_json::from_slice::<Entry>(&value)) {
-                (Some(key), Ok(entry)) => memory.note(key, entry.known()),
+                (Some(key), Ok(entry)) => machine.noted(key, entry.known()),
                 _ => tree.remove(&name)?,
             }
         }
@@ -206,9 +176,13 @@ fn named(key: &Key) -> [u8; 33] {
 mod tests {
     use tempfile::TempDir;
 
-    use super::super::entry::{Stage, StoredAnswer};
+    use std::time::Duration;
+
+    use super::super::attempt::{Asked, Attempt, Next};
+    use super::super::entry::{FirstClock, Stage, StoredAnswer};
     use super::*;
-    use crate::auth::{Clock, Principal};
+    use crate::auth::Principal;
+    use crate::delivery::{Arrival, Arrived};
     use crate::prompt::{Finish, RequestId, Usage};
 
     const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -249,7 +223,7 @@ mod tests {
         Entry {
             stage: Stage::Begun,
             attempts: 1,
-            clock: super::super::entry::FirstClock::new(&clock, &who),
+            clock: FirstClock::new(&clock, &who),
             touched,
             message: Exact([n | 0x80; 32]),
             owner: None,
@@ -275,45 +249,104 @@ mod tests {
         START.saturating_add(Duration::from_secs(secs))
     }
 
+    fn began(inbox: &Inbox, message: &Exact) -> Option<Key> {
+        inbox.machine().recognise(message, None, true)
+    }
+
     /// The deliveries that are left: in the store, and each known by its attempt.
     fn left(inbox: &Inbox) -> Vec<u8> {
         let entries = inbox.0.tree.range(&[], usize::MAX).unwrap();
         let key = |(name, value): (Vec<u8>, Vec<u8>)| {
             let key = Key(name[1..].try_into().unwrap());
             let entry: Entry = serde_json::from_slice(&value).unwrap();
-            assert_eq!(inbox.begun_by(&entry.message), Some(key));
+            assert_eq!(began(inbox, &entry.message), Some(key));
             key.0[0]
         };
         entries.into_iter().map(key).collect()
     }
 
-    #[test]
-    fn one_claim_at_a_time() {
-        let (_folder, inbox) = open();
-        let claim = inbox.claim(Key([1; 32])).unwrap();
-        assert!(inbox.claim(Key([1; 32])).is_err());
-        assert!(inbox.clone().claim(Key([1; 32])).is_err());
-        assert!(inbox.claim(Key([2; 32])).is_ok());
-        drop(claim);
-        assert!(inbox.claim(Key([1; 32])).is_ok());
+    /// What becomes of a message that asks this.
+    async fn asks(inbox: &Inbox, key: u8, message: u8) -> Next {
+        let arrival = inbox.machine().arrived(Arrived {
+            message: Exact([message; 32]),
+            ack: None,
+            redelivered: false,
+            draining: false,
+        });
+        let Arrival::New(id) = arrival else {
+            panic!("{arrival:?}");
+        };
+        let clock = Clock::clone(&begun(0, 99).clock.into());
+        let who = Principal {
+            issuer: "a".to_owned(),
+            subject: "s".to_owned(),
+            client: "c".to_owned(),
+        };
+        let asked = Asked {
+            id,
+            key: Key([key; 32]),
+            message: Exact([message; 32]),
+            recognised: false,
+            principal: &who,
+            clock: &clock,
+        };
+        inbox.permitted(&asked).await.unwrap()
+    }
+
+    fn runs(next: Next) -> Arc<Attempt> {
+        match next {
+            Next::Run(attempt) => attempt,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test]
-    async fn a_claim_that_is_ending_is_waited_for_and_no_other() {
+    async fn who_asks_while_the_last_message_is_on_its_way_waits_and_is_told_again() {
         let (_folder, inbox) = open();
-        let claim = inbox.claim(Key([1; 32])).unwrap();
-        let taken = || inbox.claim(Key([1; 32])).unwrap_err();
-        assert!(!taken().ended(Duration::MAX).await, "it runs");
-        claim.ends();
-        let short = Duration::from_millis(1);
-        assert!(!taken().ended(short).await, "it doesn't end for long");
-        let other = taken();
-        let waits = tokio::spawn(async move { other.ended(Duration::MAX).await });
+        let attempt = runs(asks(&inbox, 1, 1).await);
+        attempt.write().unwrap();
+        assert!(matches!(asks(&inbox, 1, 2).await, Next::Join));
+        attempt.ends();
+        let waits = tokio::spawn({
+            let inbox = inbox.clone();
+            async move { asks(&inbox, 1, 3).await }
+        });
         tokio::task::yield_now().await;
         assert!(!waits.is_finished());
-        drop(claim);
-        assert!(waits.await.unwrap());
-        assert!(inbox.claim(Key([1; 32])).is_ok());
+        assert!(matches!(asks(&inbox, 2, 4).await, Next::Run(_)), "another");
+        let Stage::Answered(answer) = answered(1, 0).stage else {
+            unreachable!()
+        };
+        attempt.close(Stage::Answered(answer), 1).await.unwrap();
+        assert!(matches!(waits.await.unwrap(), Next::Tell(told) if told.text == "answer 1"));
+    }
+
+    #[tokio::test]
+    async fn a_second_attempt_goes_by_the_first_ones_clock_and_a_third_is_none() {
+        let (folder, inbox) = open();
+        runs(asks(&inbox, 1, 1).await).write().unwrap();
+        let first = inbox.0.read(&Key([1; 32])).unwrap().unwrap();
+        inbox.0.store.sync().unwrap();
+        drop(inbox);
+        let inbox = reopen(&folder);
+        let earlier = Entry {
+            clock: begun(0, 1).clock,
+            ..first
+        };
+        inbox.put(&Key([1; 32]), &earlier).unwrap();
+        let second = runs(asks(&inbox, 1, 2).await);
+        assert_eq!(second.number(), 2);
+        let by = |clock: &FirstClock| Clock::from(clock.clone()).now;
+        second.write().unwrap();
+        let again = inbox.get(&Key([1; 32])).unwrap().unwrap();
+        assert_eq!(by(&again.clock), after(1));
+        drop(second);
+        assert!(matches!(asks(&inbox, 1, 3).await, Next::GiveUp));
+        // An orderly stop in mid-answer takes its attempt back.
+        let stopped = runs(asks(&inbox, 2, 4).await);
+        stopped.write().unwrap();
+        stopped.close(Stage::Begun, 0).await.unwrap();
+        assert_eq!(runs(asks(&inbox, 2, 4).await).number(), 1);
     }
 
     #[test]
@@ -322,12 +355,12 @@ mod tests {
         inbox.put_durably(&Key([1; 32]), &answered(1, 0)).unwrap();
         drop(inbox);
         let inbox = reopen(&folder);
-        let entry = inbox.get(&Key([1; 32])).unwrap().unwrap();
+        let entry = inbox.0.read(&Key([1; 32])).unwrap().unwrap();
         assert!(matches!(entry.stage, Stage::Answered(answer) if answer.text == "answer 1"));
         assert_eq!(entry.attempts, 1);
-        assert_eq!(inbox.begun_by(&Exact([0x81; 32])), Some(Key([1; 32])));
-        assert!(inbox.get(&Key([2; 32])).unwrap().is_none());
-        assert_eq!(inbox.begun_by(&Exact([1; 32])), None);
+        assert_eq!(began(&inbox, &Exact([0x81; 32])), Some(Key([1; 32])));
+        assert!(inbox.0.read(&Key([2; 32])).unwrap().is_none());
+        assert_eq!(began(&inbox, &Exact([1; 32])), None);
     }
 
     #[test]
@@ -400,8 +433,8 @@ mod tests {
         assert!(left(&inbox).contains(&5), "{:?}", left(&inbox));
     }
 
-    #[test]
-    fn beyond_the_bound_the_oldest_go_but_never_what_runs() {
+    #[tokio::test]
+    async fn beyond_the_bound_the_oldest_go_but_never_what_runs() {
         let (_folder, inbox) = open();
         for n in 1..=5 {
             let entry = if n % 2 == 0 { answered } else { begun };
@@ -409,7 +442,7 @@ mod tests {
             let touched = u64::from(n * 3 % 5);
             inbox.put(&Key([n; 32]), &entry(n, touched)).unwrap();
         }
-        let oldest = inbox.claim(Key([5; 32])).unwrap();
+        let oldest = runs(asks(&inbox, 5, 1).await);
         inbox.prune(after(10), &settings(3)).unwrap();
         assert_eq!(left(&inbox), [1, 3, 5]);
         inbox.prune(after(10), &settings(0)).unwrap();
@@ -453,7 +486,7 @@ mod tests {
         inbox.put(&Key([1; 32]), &again).unwrap();
         inbox.prune(after(2), &settings(8)).unwrap();
         assert_eq!(left(&inbox), [1]);
-        assert_eq!(inbox.get(&Key([1; 32])).unwrap().unwrap().attempts, 2);
-        assert_eq!(inbox.begun_by(&Exact([0x81; 32])), None);
+        assert_eq!(inbox.0.read(&Key([1; 32])).unwrap().unwrap().attempts, 2);
+        assert_eq!(began(&inbox, &Exact([0x81; 32])), None);
     }
 }

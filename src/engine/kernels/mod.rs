@@ -29,7 +29,10 @@ mod neon_dot;
 #[cfg(target_arch = "aarch64")]
 mod neon_i8mm;
 pub(crate) mod pool;
+#[cfg(test)]
+mod pool_tests;
 mod scalar;
+mod sync;
 #[cfg(test)]
 mod tests;
 

@@ -8,20 +8,16 @@
 //! moment after a job, because the next operator brings one, then sleep: idle costs nothing.
 
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::PoisonError;
 
-/// Looks for work before a worker sleeps: some hundred microseconds, longer than it takes to
-/// choose a token.
-const LOOKS: u32 = 200_000;
-/// Looks for the last chunks' end before a caller sleeps: a worker that has lost its core can
-/// have this one then.
-const CALLER_LOOKS: u32 = 40_000;
+use super::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use super::sync::{Arc, Condvar, Mutex, MutexGuard, UnsafeCell};
+use super::sync::{CALLER_LOOKS, LOOKS};
+use super::sync::{hint, thread};
+
 /// Looks between two pauses. Hypervisors take a core from whoever pauses often.
 const PAUSE: u32 = 64;
 /// More than the cores of any machine this runs on.
@@ -31,7 +27,7 @@ const MAX_THREADS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Pool {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<thread::JoinHandle<()>>,
     /// Callers keep their jobs to themselves.
     alone: AtomicBool,
 }
@@ -63,7 +59,7 @@ struct Shared {
 }
 
 /// Chunks that a thread takes first. Two cache lines, because CPUs fetch them in pairs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct Part {
     /// Generation of the job (32 bits), next chunk (16), end of the chunks (16).
@@ -93,7 +89,7 @@ impl Pool {
     pub(crate) fn new(threads: usize) -> std::io::Result<Pool> {
         let threads = threads.clamp(1, MAX_THREADS);
         let shared = Arc::new(Shared {
-            parts: (0..threads).map(|_| Part::default()).collect(),
+            parts: (0..threads).map(|_| Part::new()).collect(),
             finished: (0..threads).map(|_| Finished::default()).collect(),
             busy: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -192,7 +188,8 @@ impl Pool {
         for (index, part) in shared.parts.iter().enumerate().rev() {
             let [next, end] = [index, index + 1].map(|i| (chunks * i / threads) as u64);
             // SAFETY: this caller holds `busy`, and the last job's chunks are all finished.
-            unsafe { *part.job.get() = Some(Job(forgotten)) };
+            part.job
+                .with_mut(|job| unsafe { *job = Some(Job(forgotten)) });
             let ticket = generation << 32 | next << 16 | end;
             part.ticket.store(ticket, Ordering::Release);
         }
@@ -321,7 +318,7 @@ impl Shared {
     /// Runs a chunk that this thread has taken.
     fn call(&self, part: &Part, chunk: usize) {
         // SAFETY: the chunk is taken and not finished, so the job is this one and stays in place.
-        if let Some(Job(job)) = unsafe { *part.job.get() } {
+        if let Some(Job(job)) = part.job.with(|job| unsafe { *job }) {
             // SAFETY: `share` keeps the closure alive until this chunk is finished.
             let job = unsafe { &*job };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(chunk))) {
@@ -359,6 +356,13 @@ impl Shared {
 }
 
 impl Part {
+    fn new() -> Part {
+        Part {
+            ticket: AtomicU64::new(0),
+            job: UnsafeCell::new(None),
+        }
+    }
+
     /// Takes the next chunk; gives the job's generation and the chunk's number.
     fn take(&self) -> Option<(u64, usize)> {
         let mut ticket = self.ticket.load(Ordering::Acquire);
@@ -384,7 +388,7 @@ impl Part {
 fn look(times: u32, has_come: impl Fn() -> bool) -> bool {
     (0..times).any(|time| {
         if time % PAUSE == PAUSE - 1 {
-            std::hint::spin_loop();
+            hint::spin_loop();
         }
         has_come()
     })
@@ -405,60 +409,4 @@ fn has_chunk(ticket: u64) -> bool {
 /// The locks guard nothing that a panic could leave half done.
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicUsize;
-
-    #[test]
-    fn every_chunk_is_done_once_whoever_does_it() {
-        let pool = Pool::new(3).unwrap();
-        for chunks in [1, 2, 7, 100] {
-            let done: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
-            for job in 1..=200 {
-                pool.run(chunks, &|chunk| {
-                    done[chunk].fetch_add(1, Ordering::Relaxed);
-                });
-                assert!(done.iter().all(|n| n.load(Ordering::Relaxed) == job));
-            }
-        }
-    }
-
-    #[test]
-    fn a_panic_comes_to_the_caller_and_the_pool_goes_on() {
-        let pool = Pool::new(2).unwrap();
-        let job = |chunk: usize| assert!(chunk != 3, "the fourth");
-        assert!(catch_unwind(AssertUnwindSafe(|| pool.run(8, &job))).is_err());
-        pool.run(3, &job);
-    }
-
-    #[test]
-    fn whoever_is_late_keeps_only_the_chunk_at_hand() {
-        let pool = Pool::new(2).unwrap();
-        let caller = thread::current().id();
-        for _ in 0..20 {
-            let done = AtomicUsize::new(0);
-            pool.run(16, &|_| {
-                // Whichever chunk a worker takes first: it ends after all others.
-                let mut looks = 0;
-                while thread::current().id() != caller && done.load(Ordering::SeqCst) < 15 {
-                    looks += 1;
-                    assert!(looks < 100_000_000, "nobody took the rest");
-                    thread::yield_now();
-                }
-                done.fetch_add(1, Ordering::SeqCst);
-            });
-            assert_eq!(done.into_inner(), 16);
-        }
-    }
-
-    #[test]
-    fn a_caller_can_be_asked_to_work_alone() {
-        let pool = Pool::new(2).unwrap();
-        pool.share_jobs(false);
-        let caller = thread::current().id();
-        pool.run(100, &|_| assert_eq!(thread::current().id(), caller));
-    }
 }

@@ -2,10 +2,11 @@
 //!
 //! A message's way: [`session`] receives it, [`topics`] routes it, [`request`] reads it,
 //! [`serve`] brings it to admission in a task of its own, [`answer`] frames what comes back,
-//! [`outbox`] sees that the broker gets it, and [`ledger`](crate::delivery::ledger) says when the message may be
-//! acknowledged. What whoever has shown no token may be told, and where, is for [`refusals`] and
-//! [`inboxes`] to say. Delivery is at least once: a PUBACK follows the broker's PUBACK for the last
-//! message of the answer, and the record that the request is answered.
+//! [`outbox`] sees that the broker gets it, and the [`Machine`](crate::delivery::Machine) says when
+//! the message may be acknowledged. What whoever has shown no token may be told, and where, is for
+//! [`refusals`] and [`inboxes`] to say; what can't be told shows in [`untold`]. Delivery is at least
+//! once: a PUBACK follows the broker's PUBACK for the last message of the answer, and the record that
+//! the request is answered.
 
 mod answer;
 mod hints;
@@ -18,6 +19,7 @@ mod serve;
 mod session;
 mod status;
 mod topics;
+mod untold;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -137,7 +137,10 @@ fn readable<'a>(
     max_body: usize,
 ) -> Result<&'a Reply, Refusal> {
     let reply = reply.ok_or_else(|| {
-        Refusal::new(RefuseReason::ReplyTopicRejected).detail("the request has no Response Topic")
+        Refusal::new(RefuseReason::ReplyTopicRejected).detail(
+            "the request has no Response Topic; a client of MQTT 3.1.1 publishes on \
+             `…/{client}/{id}` beneath this topic",
+        )
     })?;
     bounded(&message.properties)?;
     if message.retain {

@@ -14,11 +14,12 @@ use super::refusals::{Refusals, Whose};
 use super::request::{Asked, Form, Reply, Unread};
 use super::status::Cell;
 use super::topics::Topics;
+use super::untold::Why;
 use crate::admission::{
     Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
 };
 use crate::auth::{Credential, Grant};
-use crate::delivery::Exact;
+use crate::delivery::{End, Exact, Id};
 use crate::identity::Nonces;
 use crate::prompt::{self, Cancel, Finish, Look, Operation, Origin, Outcome, Request, RequestId};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
@@ -42,19 +43,6 @@ pub(super) struct Context {
 /// A place among the requests whose token isn't decided yet; dropped once it is.
 pub(super) type Deciding = OwnedSemaphorePermit;
 
-/// What a request has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Served {
-    /// Answered, or refused: to be acknowledged.
-    Done,
-    /// The same request runs already: to be acknowledged when that one is.
-    Follows,
-    /// The daemon's end came first: to stay unacknowledged, so that it comes again.
-    Interrupted,
-    /// Answered, but that could not be recorded: the broker is to send it again.
-    Unrecorded,
-}
-
 /// How a message came: QoS 0, or better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Came {
@@ -66,20 +54,26 @@ pub(super) enum Came {
 /// Serves a message on a request topic.
 pub(super) async fn request(
     context: Arc<Context>,
-    exact: Exact,
+    message: (Id, Exact),
     parsed: Result<Box<Asked>, Box<Unread>>,
     came: Came,
     deciding: Deciding,
-) -> Served {
+) -> End {
     let asked = match parsed {
         Ok(asked) => asked,
         Err(unread) => return context.unread(unread, came, deciding).await,
     };
     let framing = asked.framing;
-    let (id, reply) = (asked.request.id.clone(), asked.reply.clone());
+    let reply = asked.reply.clone();
+    let sender = Sender {
+        id: asked.request.id.clone(),
+        origin: asked.request.origin.clone(),
+        reply: Some(reply.clone()),
+        came,
+    };
     // Until the answer is acknowledged, or the refusal.
     let stay = Arc::default();
-    let delivery = delivery(&context, exact, &asked, deciding, &stay);
+    let delivery = delivery(&context, message, &asked, deciding, &stay);
     let delivered = context
         .admission
         .deliver(asked.credential, asked.request, delivery);
@@ -87,16 +81,24 @@ pub(super) async fn request(
         Ok(Delivered::Run(admitted, ticket)) => {
             context.run(admitted, *ticket, &reply, framing).await
         }
-        Ok(Delivered::Running) => {
+        Ok(Delivered::Joined) => {
             context.metrics.duplicate();
-            Served::Follows
+            End::Done
         }
         Ok(Delivered::Again(stored)) => {
             context.metrics.duplicate();
             context.again(stored, &reply, framing).await
         }
-        Err(rejected) => context.reject(rejected, came, &id, &reply).await,
+        Err(rejected) => context.reject(rejected, &sender).await,
     }
+}
+
+/// Whoever sent a message, and where a refusal may go.
+struct Sender {
+    id: RequestId,
+    origin: Origin,
+    reply: Option<Reply>,
+    came: Came,
 }
 
 /// Serves a message on the cancel topic. The cancelled request's own answer tells the client.
@@ -110,19 +112,19 @@ pub(super) async fn cancel(
     let (credential, request) = match parsed {
         Ok(cancel) => cancel,
         Err(refusal) => {
-            let id = RequestId::random();
-            return drop(admission.refuse_unread(origin, &id, refusal));
+            let refusal = admission.refuse_unread(origin.clone(), &RequestId::random(), refusal);
+            return context.untold(refusal.reason, &origin, Why::Cancel);
         }
     };
     match admission.cancel(credential, request).await {
         Ok(found) => tracing::debug!(found, "cancel"),
-        Err(refusal) => tracing::debug!(reason = %refusal.reason, "cancel refused"),
+        Err(refusal) => context.untold(refusal.reason, &origin, Why::Cancel),
     }
 }
 
 fn delivery(
     context: &Context,
-    exact: Exact,
+    (id, message): (Id, Exact),
     asked: &Asked,
     deciding: Deciding,
     stay: &Arc<OnceLock<Stay>>,
@@ -130,7 +132,8 @@ fn delivery(
     let (topics, reply) = (Arc::clone(&context.topics), asked.reply.clone());
     let (inboxes, stay) = (context.inboxes.clone(), Arc::clone(stay));
     Delivery {
-        message: exact,
+        id,
+        message,
         question: asked.question,
         correlation: asked.reply.correlation.as_ref().map(|c| c.to_vec()),
         redelivered: asked.redelivered,
@@ -154,13 +157,41 @@ fn may_answer(topics: &Topics, reply: &Reply, grant: &Grant) -> Result<(), Refus
 }
 
 impl Context {
+    /// What a DPoP proof may say.
+    pub(super) fn accepted_nonces(&self) -> Vec<String> {
+        self.nonces.accepted(self.admission.moment())
+    }
+
+    /// A message beyond what may be under way: even a refusal would be one too many.
+    pub(super) fn excess(&self, origin: &Origin) {
+        let reason = Reason::Refused(RefuseReason::Overloaded);
+        self.metrics.request(reason.status());
+        self.untold(reason, origin, Why::Excess);
+    }
+
+    /// A topic that our subscriptions cover but that can't be answered from.
+    pub(super) fn set_aside(&self, origin: &Origin) {
+        let refusal = RefuseReason::NotFound.into();
+        let id = RequestId::random();
+        let refusal = self.admission.refuse_unread(origin.clone(), &id, refusal);
+        self.metrics.request(refusal.status());
+        self.untold(refusal.reason, origin, Why::Topic);
+    }
+
+    fn untold(&self, reason: Reason, origin: &Origin, why: Why) {
+        if let Origin::Mqtt { topic } = origin {
+            let now = crate::time::instant();
+            self.status.untold(reason, topic, why, now);
+        }
+    }
+
     async fn run(
         &self,
         admitted: Admitted,
         ticket: Ticket,
         reply: &Reply,
         framing: Framing,
-    ) -> Served {
+    ) -> End {
         let answer = Answer {
             framer: framing.framer(&admitted.id, &admitted.model, admitted.created),
             fragments: admitted.answer,
@@ -188,22 +219,17 @@ impl Context {
                 if let Err(error) = ticket.released().await {
                     tracing::error!(%error, "an interrupted request counts as an attempt");
                 }
-                return Served::Interrupted;
+                return End::Interrupted;
             }
         };
         if let Err(error) = ticket.answered(text, outcome).await {
             tracing::error!(%error, "an answered request is not on record");
-            return Served::Unrecorded;
+            return End::Unrecorded;
         }
-        Served::Done
+        End::Done
     }
 
-    async fn again(
-        &self,
-        stored: Recorded<StoredAnswer>,
-        reply: &Reply,
-        framing: Framing,
-    ) -> Served {
+    async fn again(&self, stored: Recorded<StoredAnswer>, reply: &Reply, framing: Framing) -> End {
         let (mut text, fragments) = prompt::channel(1);
         text.send(&stored.text);
         text.finish(stored.outcome());
@@ -216,13 +242,13 @@ impl Context {
         match answer.send(&mut messages, self.fragment_interval).await {
             Ended::Sent { status, .. } => self.metrics.request(status),
             Ended::Unsendable { why, .. } => self.unsendable(&stored.request_id, reply, &why),
-            Ended::Interrupted => return Served::Interrupted,
+            Ended::Interrupted => return End::Interrupted,
         }
-        Served::Done
+        End::Done
     }
 
     /// A message that is no request; its token, where it has one, says whom that may be told.
-    async fn unread(&self, unread: Box<Unread>, came: Came, deciding: Deciding) -> Served {
+    async fn unread(&self, unread: Box<Unread>, came: Came, deciding: Deciding) -> End {
         let Unread {
             id,
             origin,
@@ -233,7 +259,7 @@ impl Context {
         let refusal = self.admission.refuse_unread(origin.clone(), &id, refusal);
         let request = Request {
             id: id.clone(),
-            origin,
+            origin: origin.clone(),
             model: None,
             deadline: None,
             asks: Operation::Look(Look::Models),
@@ -241,49 +267,46 @@ impl Context {
         let asker = self.admission.asker(&credential, request);
         drop(deciding);
         self.metrics.request(refusal.status());
-        match reply {
-            Some(reply) => self.tell(refusal, &asker, came, &id, &reply).await,
-            None => Served::Done,
-        }
+        let sender = Sender {
+            id,
+            origin,
+            reply,
+            came,
+        };
+        self.tell(refusal, &asker, &sender).await
     }
 
-    async fn reject(
-        &self,
-        rejected: Rejected,
-        came: Came,
-        id: &RequestId,
-        reply: &Reply,
-    ) -> Served {
+    async fn reject(&self, rejected: Rejected, sender: &Sender) -> End {
         if is_shutdown(&rejected.refusal) {
-            return Served::Interrupted;
+            return End::Interrupted;
         }
         self.metrics.request(rejected.refusal.status());
-        self.tell(rejected.refusal, &rejected.asker, came, id, reply)
-            .await
+        self.tell(rejected.refusal, &rejected.asker, sender).await
     }
 
     /// Whoever may be answered there is refused there, of what came at QoS 0 so many a minute;
     /// anybody else only beneath our own `reply`, at a bounded rate, and not where an answer is
     /// awaited.
-    async fn tell(
-        &self,
-        refusal: Recorded<Refusal>,
-        asker: &Asker,
-        came: Came,
-        id: &RequestId,
-        reply: &Reply,
-    ) -> Served {
+    async fn tell(&self, refusal: Recorded<Refusal>, asker: &Asker, sender: &Sender) -> End {
+        let Sender {
+            id, origin, came, ..
+        } = sender;
+        let Some(reply) = &sender.reply else {
+            self.untold(refusal.reason, origin, Why::NoResponseTopic);
+            return End::Done;
+        };
         let verified = match asker {
             Asker::Granted(grant) => may_answer(&self.topics, reply, grant).is_ok(),
             Asker::Signed(_) | Asker::Unknown => false,
         };
-        let told = match (verified, came) {
-            (true, Came::AtLeastOnce) => true,
-            (true, Came::AtMostOnce) => self.has_share(asker, reply),
-            (false, _) => self.may_tell(asker, reply),
+        let untold = match (verified, came) {
+            (true, Came::AtLeastOnce) => None,
+            (true, Came::AtMostOnce) => self.has_no_share(asker, reply),
+            (false, _) => self.may_not_tell(asker, reply),
         };
-        if !told {
-            return Served::Done;
+        if let Some(why) = untold {
+            self.untold(refusal.reason, origin, why);
+            return End::Done;
         }
         let refusal = refusal.map(|refusal| hints::advise(reply, refusal));
         let mut messages = Messages::new(&self.outbox, reply, id);
@@ -295,29 +318,34 @@ impl Context {
             messages.tell_nonce(nonce.value);
         }
         match messages.refuse(&refusal).await {
-            Ok(()) => Served::Done,
-            Err(Unsent::Closed) => Served::Interrupted,
+            Ok(()) => End::Done,
+            Err(Unsent::Closed) => End::Interrupted,
             Err(unsent) => {
                 self.unsendable(id, reply, &unsent.to_string());
-                Served::Done
+                End::Done
             }
         }
     }
 
-    fn may_tell(&self, asker: &Asker, reply: &Reply) -> bool {
-        self.topics.is_reply(&reply.topic)
-            && !self.inboxes.await_one_like(reply, &self.topics)
-            && self.has_share(asker, reply)
+    fn may_not_tell(&self, asker: &Asker, reply: &Reply) -> Option<Why> {
+        if !self.topics.is_reply(&reply.topic) {
+            return Some(Why::ResponseTopic);
+        }
+        if self.inboxes.await_one_like(reply, &self.topics) {
+            return Some(Why::Awaited);
+        }
+        self.has_no_share(asker, reply)
     }
 
-    fn has_share(&self, asker: &Asker, reply: &Reply) -> bool {
+    fn has_no_share(&self, asker: &Asker, reply: &Reply) -> Option<Why> {
         let whose = match asker {
             Asker::Granted(grant) => Whose::Signed(&grant.principal),
             Asker::Signed(principal) => Whose::Signed(principal),
             Asker::Unknown => Whose::Alleged(self.topics.alleged_client(&reply.topic)),
         };
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.take(whose, crate::time::instant())
+        let told = refusals.take(whose, crate::time::instant());
+        (!told).then_some(Why::Rate)
     }
 
     fn unsendable(&self, id: &RequestId, reply: &Reply, why: &str) {

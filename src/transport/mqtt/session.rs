@@ -1,8 +1,9 @@
 //! The loop that owns the broker connection: events in, tasks and acknowledgements out.
 //!
 //! One task, which never waits for anything but its next event: requests are served by tasks of
-//! their own, their publications come back through the outbox, and the [`Ledger`] says what may
-//! be acknowledged. Connections come and go; ledger, outbox and running requests stay.
+//! their own, their publications come back through the outbox, and the
+//! [`Machine`](crate::delivery::Machine) says what is to be done with a message and what may be
+//! acknowledged. Connections come and go; machine, outbox and running requests stay.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +16,11 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use super::outbox::{Pending, Submission};
 use super::request;
-use super::serve::{self, Came, Context, Deciding, Served};
+use super::serve::{self, Came, Context, Deciding};
 use super::status::{self, Notices};
 use super::topics::{Form, Route};
-use crate::delivery::Exact;
-use crate::delivery::ledger::{EntryId, Ledger};
-use crate::link::{self, Ack, Backoff, Event, Events, Failure, Link, Lost, Message, Publication};
+use crate::delivery::{self, Arrival, Arrived, End, Exact};
+use crate::link::{self, Backoff, Event, Events, Failure, Link, Lost, Message, Publication};
 use crate::prompt::Dialect;
 use crate::shutdown::Shutdown;
 use crate::time;
@@ -37,11 +37,6 @@ const LEAVE: Duration = Duration::from_secs(2);
 /// takes milliseconds, and waits for nothing that the broker has to send. More than may wait for
 /// an issuer's keys at once (`admission`), so that unknown keys can't hold up the others.
 const UNDECIDED: usize = 48;
-/// Requests that may be under way, most of them refusals that the broker hasn't acknowledged.
-/// What comes beyond is acknowledged and not answered.
-const UNDER_WAY: usize = 2048;
-/// The same for what comes at QoS 0, which no Receive Maximum bounds: room for the rest stays.
-const UNDER_WAY_QOS_0: usize = UNDER_WAY / 2;
 /// For the broker to acknowledge what was published. A broker that is fed faster than it can
 /// deliver may drop an acknowledgement (mosquitto's `max_queued_messages`), and only a new
 /// connection brings it.
@@ -71,11 +66,10 @@ pub(super) struct State {
     live: Option<Live>,
     retry_at: Instant,
     connections: u64,
-    ledger: Ledger<Ack>,
     pending: Pending,
-    tasks: JoinSet<Served>,
-    /// Of each task, its entry.
-    entries: HashMap<Id, EntryId>,
+    tasks: JoinSet<End>,
+    /// Of each task, its message.
+    messages: HashMap<Id, delivery::Id>,
     cancels: JoinSet<()>,
     undecided: Arc<Semaphore>,
     held: Held,
@@ -102,10 +96,9 @@ impl State {
             live: None,
             retry_at: now,
             connections: 0,
-            ledger: Ledger::default(),
             pending: Pending::default(),
             tasks: JoinSet::new(),
-            entries: HashMap::new(),
+            messages: HashMap::new(),
             cancels: JoinSet::new(),
             undecided: Arc::new(Semaphore::new(UNDECIDED)),
             held: Held::default(),
@@ -197,7 +190,10 @@ impl Session {
         if reconnect {
             self.context.metrics.reconnect();
         }
-        self.state.ledger.connected(session_present);
+        self.context
+            .admission
+            .deliveries()
+            .connected(session_present);
         if let Some(live) = &mut self.state.live {
             live.up = Some(time::instant());
         }
@@ -291,26 +287,41 @@ impl Session {
     }
 
     fn message(&mut self, message: &Message, deciding: Deciding) {
-        let exact = request::exact(message);
-        if let Some(ack) = message.ack {
-            if message.dup && self.state.ledger.adopt(&exact, ack) {
-                return self.context.metrics.duplicate();
+        let draining = self.shutdown.is_draining();
+        let context = Arc::clone(&self.context);
+        let route = context.topics.route(&message.topic);
+        if route == Some(Route::Cancel) {
+            if !draining {
+                self.cancel(message, deciding);
             }
-            if !message.dup {
-                self.state.ledger.redeliveries_over();
-            }
-        }
-        // What isn't acknowledged comes again after the restart.
-        if self.shutdown.is_draining() {
             return;
         }
-        let context = Arc::clone(&self.context);
-        match context.topics.route(&message.topic) {
-            Some(Route::Cancel) => self.cancel(message, deciding),
-            Some(Route::Request(dialect, form)) => {
-                self.request(message, (dialect, form), exact, deciding);
+        let exact = request::exact(message);
+        let arrived = Arrived {
+            message: exact,
+            ack: message.ack,
+            redelivered: message.dup,
+            draining,
+        };
+        let mut deliveries = context.admission.deliveries();
+        let before = deliveries.unacknowledged();
+        match (deliveries.arrived(arrived), route) {
+            (Arrival::New(id), Some(Route::Request(dialect, form))) => {
+                drop(deliveries);
+                self.request(message, (dialect, form), (id, exact), deciding);
             }
-            None => self.set_aside(message, exact),
+            // A topic that our subscriptions cover but that can't be answered on.
+            (Arrival::New(id), _) => {
+                let _ = deliveries.ended(id, End::Done);
+                drop(deliveries);
+                return context.set_aside(&request::origin(message));
+            }
+            (Arrival::Known, _) => return context.metrics.duplicate(),
+            (Arrival::Excess, _) => context.excess(&request::origin(message)),
+            (Arrival::NotNow, _) => return,
+        }
+        if message.ack.is_some() && before >= usize::from(self.options.receive_maximum) {
+            context.metrics.excess();
         }
     }
 
@@ -321,100 +332,65 @@ impl Session {
         &mut self,
         message: &Message,
         form: (Dialect, Form<'_>),
-        exact: Exact,
+        (id, exact): (delivery::Id, Exact),
         deciding: Deciding,
     ) {
-        let window = usize::from(self.options.receive_maximum);
-        if message.ack.is_some() && self.state.ledger.unacknowledged() >= window {
-            self.context.metrics.excess();
-        }
-        let (came, most) = match message.ack {
-            Some(_) => (Came::AtLeastOnce, UNDER_WAY),
-            None => (Came::AtMostOnce, UNDER_WAY_QOS_0),
+        let came = match message.ack {
+            Some(_) => Came::AtLeastOnce,
+            None => Came::AtMostOnce,
         };
-        if self.state.tasks.len() >= most {
-            return self.unanswered(message, exact);
-        }
-        let topics = &self.context.topics;
-        let moment = || self.context.admission.moment();
-        let accepted = || self.context.nonces.accepted(moment());
         let parsed = request::parse(
-            topics,
+            &self.context.topics,
             message,
             form,
             self.max_body,
-            &accepted,
+            &|| self.context.accepted_nonces(),
             time::instant(),
         );
-        let question = parsed.as_ref().ok().and_then(|asked| asked.question);
-        let entry = self.state.ledger.open(exact, question, message.ack);
-        let task = serve::request(Arc::clone(&self.context), exact, parsed, came, deciding);
+        let task = serve::request(
+            Arc::clone(&self.context),
+            (id, exact),
+            parsed,
+            came,
+            deciding,
+        );
         let handle = self.state.tasks.spawn(task);
-        self.state.entries.insert(handle.id(), entry);
-    }
-
-    /// Even a refusal would be one too many.
-    fn unanswered(&mut self, message: &Message, exact: Exact) {
-        self.context.metrics.request(503);
-        let under_way = self.state.tasks.len();
-        let problem = format!("requests were dropped unanswered: {under_way} were under way");
-        self.context.status.answer_refused(problem);
-        let entry = self.state.ledger.open(exact, None, message.ack);
-        self.state.ledger.done(entry);
+        self.state.messages.insert(handle.id(), id);
     }
 
     fn cancel(&mut self, message: &Message, deciding: Deciding) {
         let context = Arc::clone(&self.context);
-        let cancel = request::parse_cancel(&context.topics, message, &|| {
-            context.nonces.accepted(context.admission.moment())
-        });
+        let nonces = || context.accepted_nonces();
+        let cancel = request::parse_cancel(&context.topics, message, &nonces);
         let origin = request::origin(message);
-        let task = serve::cancel(context, origin, cancel, deciding);
+        let task = serve::cancel(Arc::clone(&self.context), origin, cancel, deciding);
         self.state.cancels.spawn(task);
     }
 
-    /// A topic that our subscriptions cover but that can't be answered on.
-    fn set_aside(&mut self, message: &Message, exact: Exact) {
-        tracing::debug!(size = message.payload.len(), "no request topic");
-        self.context.metrics.request(404);
-        let entry = self.state.ledger.open(exact, None, message.ack);
-        self.state.ledger.done(entry);
-    }
-
-    fn served(&mut self, joined: Result<(Id, Served), JoinError>) {
-        let (task, served) = match joined {
-            Ok((task, served)) => (task, served),
+    fn served(&mut self, joined: Result<(Id, End), JoinError>) {
+        let (task, end) = match joined {
+            Ok((task, end)) => (task, end),
             // A request that panics the server would do it again; its like isn't asked for twice.
             Err(error) => {
                 if error.is_panic() {
                     tracing::error!("a request's task panicked");
                 }
-                (error.id(), Served::Done)
+                (error.id(), End::Done)
             }
         };
-        let Some(entry) = self.state.entries.remove(&task) else {
+        let Some(id) = self.state.messages.remove(&task) else {
             return;
         };
-        match served {
-            Served::Done => self.state.ledger.done(entry),
-            Served::Follows => self.state.ledger.follow(entry),
-            Served::Interrupted => {}
-            Served::Unrecorded => self.unrecorded(entry),
-        }
-    }
-
-    /// The broker sends it again on the next connection only.
-    fn unrecorded(&mut self, entry: EntryId) {
-        if self.state.live.is_some() {
+        let anew = self.context.admission.deliveries().ended(id, end);
+        if anew && self.state.live.is_some() {
             let why = "an answer could not be recorded, so its request is to come again";
             self.lost(&Lost::Network(why.to_owned()));
         }
-        self.state.ledger.forget(entry);
     }
 
     fn lost(&mut self, lost: &Lost) {
         let up = self.state.live.take().and_then(|live| live.up);
-        self.state.ledger.lost();
+        self.context.admission.deliveries().lost();
         self.state.pending.lost();
         let now = time::instant();
         let failure = match (lost, up) {
@@ -493,18 +469,21 @@ impl Session {
         if !live.subscribed {
             return;
         }
-        while let Some(ack) = self.state.ledger.next_ack() {
+        let mut deliveries = self.context.admission.deliveries();
+        while let Some(ack) = deliveries.next_ack() {
             if live.link.try_ack(ack).is_err() {
                 break;
             }
-            self.state.ledger.acknowledged();
+            deliveries.acknowledged();
         }
+        drop(deliveries);
         self.state.pending.send(&live.link, time::instant());
     }
 
     /// Whether nothing is left to finish.
     fn is_idle(&self) -> bool {
-        let acknowledged = self.state.live.is_none() || self.state.ledger.next_ack().is_none();
+        let next_ack = self.context.admission.deliveries().next_ack();
+        let acknowledged = self.state.live.is_none() || next_ack.is_none();
         self.state.tasks.is_empty() && self.state.pending.is_empty() && acknowledged
     }
 

@@ -1,14 +1,15 @@
 //! What is said of the broker connection: to `slmd status`, to the broker, to the audit log.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::untold::{self, Kinds, Why};
 use crate::admin::MqttStatus;
 use crate::audit::Log;
 use crate::prompt::Origin;
+use crate::reason::Reason;
 use crate::time::Timestamp;
 
 /// How long a takeover is shown after the last one, though the connection stands again.
@@ -31,6 +32,7 @@ struct State {
     taken_over: Option<(Instant, String)>,
     /// Why the broker didn't take an answer.
     refused: Option<String>,
+    untold: untold::Tally,
 }
 
 impl Cell {
@@ -60,6 +62,10 @@ impl Cell {
         self.lock().refused = Some(why);
     }
 
+    pub(super) fn untold(&self, reason: Reason, topic: &str, why: Why, now: Instant) {
+        self.lock().untold.note(reason, topic, why, now);
+    }
+
     pub(super) fn get(&self, now: Instant) -> MqttStatus {
         let state = self.lock();
         let recent = |at: &Instant| now.saturating_duration_since(*at) < TAKEOVER_SHOWN;
@@ -75,6 +81,7 @@ impl Cell {
             connected: state.connected,
             problem: (!problems.is_empty()).then(|| problems.join("; ")),
             reconnects: state.reconnects,
+            untold: state.untold.get(now),
         }
     }
 
@@ -104,25 +111,20 @@ pub(super) fn will() -> Vec<u8> {
 /// Tells the audit log what an operator should know, at a bounded rate for each kind.
 pub(super) struct Notices {
     audit: Log,
-    kinds: BTreeMap<&'static str, Kind>,
-}
-
-struct Kind {
-    last: Instant,
-    since: u64,
+    kinds: Kinds<&'static str>,
 }
 
 impl Notices {
     pub(super) fn new(audit: Log) -> Notices {
         Notices {
             audit,
-            kinds: BTreeMap::new(),
+            kinds: Kinds::default(),
         }
     }
 
     /// `what` is the record's name; `detail` gets a count of what was left out since the last.
     pub(super) fn tell(&mut self, what: &'static str, mut detail: Value, now: Instant) {
-        let Some(unrecorded) = self.due(what, now) else {
+        let Some(unrecorded) = self.kinds.due(what, now, NOTICE_EVERY) else {
             return;
         };
         tracing::warn!(what, %detail, "mqtt");
@@ -134,26 +136,6 @@ impl Notices {
                 tracing::error!(what, %error, "not audited");
             }
         });
-    }
-
-    /// How many were left out, if one is to be recorded now.
-    fn due(&mut self, what: &'static str, now: Instant) -> Option<u64> {
-        let Some(kind) = self.kinds.get_mut(what) else {
-            self.kinds.insert(
-                what,
-                Kind {
-                    last: now,
-                    since: 0,
-                },
-            );
-            return Some(0);
-        };
-        if now.saturating_duration_since(kind.last) < NOTICE_EVERY {
-            kind.since += 1;
-            return None;
-        }
-        kind.last = now;
-        Some(std::mem::take(&mut kind.since))
     }
 }
 

@@ -145,6 +145,9 @@ impl Mosquitto {
         if let Some(proof) = message.proof {
             property("user-property", &["dpop", proof]);
         }
+        if let Some((name, value)) = message.user {
+            property("user-property", &[name, value]);
+        }
         if let Some(seconds) = message.expiry {
             property("message-expiry-interval", &[&seconds.to_string()]);
         }
@@ -178,6 +181,8 @@ pub struct Publish<'a> {
     pub token: Option<&'a str>,
     /// A DPoP proof, for a bound token.
     pub proof: Option<&'a str>,
+    /// One more user property.
+    pub user: Option<(&'a str, &'a str)>,
     /// Message Expiry Interval, in seconds.
     pub expiry: Option<u32>,
     pub retain: bool,

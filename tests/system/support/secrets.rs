@@ -41,7 +41,7 @@ pub fn authorization(value: &str) {
     }
 }
 
-/// Notes the messages of a chat request's body, and the token of the 3.1.1 form, where it is one.
+/// Notes the messages or the prompt of a request's body, and the token of the 3.1.1 form, where it is one.
 pub fn body(body: &[u8]) {
     let Ok(body) = serde_json::from_slice::<Value>(body) else {
         return;
@@ -49,6 +49,7 @@ pub fn body(body: &[u8]) {
     if let Some(value) = body["authorization"].as_str() {
         authorization(value);
     }
+    body["prompt"].as_str().into_iter().for_each(prompt);
     for message in body["messages"].as_array().into_iter().flatten() {
         let content = &message["content"];
         let parts = content.as_array().into_iter().flatten();
