@@ -39,7 +39,8 @@ help:
 	@echo 'make cross         builds for arm64 Linux'
 	@echo 'make test-cross    builds for arm64 and runs the tests of the kernels and the daemon on emulated CPUs'
 	@echo 'make dist          builds the binary that packages hold, which has no demo'
-	@echo 'make install       installs it and its systemd units beneath DESTDIR; configuration is never overwritten'
+	@echo 'make install       as root, installs it and its systemd units on this machine; with DESTDIR=FOLDER, for'
+	@echo '                   packages, lays them down beneath it. The configuration is never overwritten'
 	@echo 'make setup         installs the Debian packages that build and demo need; setup-tests those of the tests too'
 	@echo 'make clean         removes everything that was built'
 
@@ -147,6 +148,14 @@ install: $(BIN)
 	install -D -m 644 systemd/slmd.sysusers $(DESTDIR)/usr/lib/sysusers.d/slmd.conf
 	install -D -m 644 systemd/slmd.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/slmd.conf
 	test -e $(DESTDIR)/etc/slmd/slmd.toml || install -D -m 640 systemd/slmd.toml $(DESTDIR)/etc/slmd/slmd.toml
+# On this machine, what a package's scripts do on theirs: the user and group, their folders, the
+# configuration's group.
+ifeq ($(filter-out /,$(DESTDIR)),)
+	@if command -v systemd-sysusers >/dev/null; then \
+	  systemd-sysusers slmd.conf && systemd-tmpfiles --create slmd.conf; \
+	else echo 'install: no systemd: make the user and group slmd, and what systemd/slmd.tmpfiles names' >&2; fi
+	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+endif
 
 clean:
 	cargo clean

@@ -21,7 +21,7 @@ mod run;
 mod sampling;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -131,20 +131,7 @@ impl Command {
 impl Global {
     /// The checked configuration, its warnings said on standard error.
     fn load(&self) -> Result<Config, Failure> {
-        self.told(Config::load(&self.config))
-    }
-
-    /// A configuration with its warnings said, or all that is wrong with it.
-    fn told(&self, config: Result<Config, Vec<Problem>>) -> Result<Config, Failure> {
-        let file = self.config.display();
-        let config = config.map_err(|problems| {
-            let lines: Vec<String> = problems.iter().map(|p| at(&file, p)).collect();
-            Failure::new(Exit::BadConfig, lines.join("\n      "))
-        })?;
-        for warning in &config.warnings {
-            eprintln!("slmd: warning: {}", at(&file, warning));
-        }
-        Ok(config)
+        told(&self.config, Config::load(&self.config))
     }
 
     /// A client for the admin socket.
@@ -155,6 +142,19 @@ impl Global {
         };
         Ok(Client::new(socket))
     }
+}
+
+/// A file's configuration with its warnings said, or all that is wrong with it.
+fn told(file: &Path, config: Result<Config, Vec<Problem>>) -> Result<Config, Failure> {
+    let file = file.display();
+    let config = config.map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(|p| at(&file, p)).collect();
+        Failure::new(Exit::BadConfig, lines.join("\n      "))
+    })?;
+    for warning in &config.warnings {
+        eprintln!("slmd: warning: {}", at(&file, warning));
+    }
+    Ok(config)
 }
 
 /// `file:line:column: key: what`, which editors jump to.

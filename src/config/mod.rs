@@ -21,8 +21,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
 use toml::de::DeTable;
 
+use self::machine::Look;
 use self::read::{Problems, Section, place};
 use self::table::Table;
 use crate::authority::RealmConfig;
@@ -66,7 +68,7 @@ pub struct Login {
 }
 
 /// One thing that is wrong, `line:column: key: what`. Line 0: the file as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub line: usize,
     pub column: usize,
@@ -89,12 +91,18 @@ impl fmt::Display for Problem {
 impl Config {
     /// Checks the text, and nothing of the machine.
     pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-        parse(text, false)
+        parse(text, Look::Text)
     }
 
     /// Reads and checks a file for this machine, where nobody but its owner may change it.
     pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
-        parse(&read_bounded(path, Some(Care::Trusted))?, true)
+        parse(&read_bounded(path, Some(Care::Trusted))?, Look::Kept)
+    }
+
+    /// Moreover looks for all that would keep the daemon from starting or working, as the user who
+    /// is to start it.
+    pub fn load_to_start(path: &Path) -> Result<Config, Vec<Problem>> {
+        parse(&read_bounded(path, Some(Care::Trusted))?, Look::Start)
     }
 
     /// Reads and checks a file that may be for another machine.
@@ -133,8 +141,8 @@ impl Config {
     }
 }
 
-/// All problems of the text, and on `this_machine` those that the machine has with it.
-fn parse(text: &str, this_machine: bool) -> Result<Config, Vec<Problem>> {
+/// All problems of the text, and those that the machine has with it.
+fn parse(text: &str, look: Look) -> Result<Config, Vec<Problem>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What a broken file means can't be told; only its syntax is reported.
@@ -143,14 +151,14 @@ fn parse(text: &str, this_machine: bool) -> Result<Config, Vec<Problem>> {
         return Err(problems);
     }
     let (problems, warnings) = (Problems::new(text), Problems::new(text));
-    let host = match this_machine {
-        true => host_name().unwrap_or_default(),
-        false => "localhost".to_owned(),
+    let host = match look {
+        Look::Text => "localhost".to_owned(),
+        Look::Kept | Look::Start => host_name().unwrap_or_default(),
     };
     let root = Some(table.get_ref());
     let mut config = Section::root(root, &problems, &host, |root| Config::read(root, &[]));
-    if this_machine {
-        problems.look(&warnings);
+    if look > Look::Text {
+        problems.look(look, &warnings);
         config.realms.iter_mut().for_each(machine::resolve_groups);
         config.warnings = warnings.into_sorted();
     }

@@ -34,6 +34,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("http.tls.client_ca_file", &["'/ca.pem'", "'/cb.pem'"]),
     ("http.tls.client_certificate", &["'required'"]),
     ("mqtt.url", &["'mqtts://[::1]:1884'", "'mqtts://broker'"]),
+    ("mqtt.plain_mqtt_exposes_tokens", &["true"]),
     ("mqtt.client_id", &["'x'"]),
     ("mqtt.username", &["'u'", "'v'"]),
     ("mqtt.password_file", &["'/p'"]),

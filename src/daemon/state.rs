@@ -11,12 +11,12 @@ use crate::audit;
 use crate::auth::Snapshot;
 use crate::authority::{Authority, Refused};
 use crate::config::Config;
-use crate::files;
 use crate::identity::{Key, Nonces};
 use crate::prompt::Origin;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time;
+use crate::{files, keysync};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl State {
         };
         let own = files::check_own_folder(&folder).map_err(std::io::Error::from);
         own.map_err(|e| fail(StoreError::from_io(&e)))?;
-        let store = Store::open(&folder.join("db")).map_err(fail)?;
+        let store = Store::open(&folder.join(store::FOLDER)).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;
         // What opening had to mend is an event of its own.
@@ -49,7 +49,7 @@ impl State {
             let recorded = log.change(Origin::Daemon, "store_recovered", detail, time::now());
             recorded.map_err(|e| RunError::Audit(e.to_string()))?;
         }
-        let authority = Authority::open(&store, folder.join("keys"), &log);
+        let authority = Authority::open(&store, folder.join(keysync::FOLDER), &log);
         let authority = authority.map_err(|refused| not_opened(&folder, refused))?;
         let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         Ok(State {

@@ -95,10 +95,10 @@ fn a_file_for_another_machine_is_checked_without_it() {
                 [[realm.endpoint]]\nclient_id = \"slm\"\nmodel = \"m\"\n";
     fs::write(&file, text).unwrap();
     let file = file.to_str().unwrap();
-    let here = bare(&["--config", file, "config", "check"]);
+    let here = bare(&["config", "check", "--here", file]);
     assert_eq!(code(&here), BAD_CONFIG);
     assert!(err(&here).contains("groupadd"), "{}", err(&here));
-    let elsewhere = ["--config", file, "config", "check", "--no-machine"];
+    let elsewhere = ["config", "check", file];
     assert_eq!(code(&bare(&elsewhere)), 0);
     fs::write(file, "drain_deadline = 5\n").unwrap();
     assert_eq!(code(&bare(&elsewhere)), BAD_CONFIG);

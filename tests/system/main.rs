@@ -5,6 +5,7 @@
 
 mod answers;
 mod badinput;
+mod checks;
 mod cli;
 mod clocks;
 mod crash;
@@ -17,6 +18,7 @@ mod install;
 mod keys;
 mod login;
 mod mqtt;
+mod newcomer;
 mod peers;
 mod readme;
 mod reload;
