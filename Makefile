@@ -55,7 +55,8 @@ model: $(BUNDLE)
 # The importer decides what a bundle holds, so a new importer makes a new bundle.
 $(BUNDLE): $(PIN) $(wildcard src/catalog/*.rs src/engine/import*.rs src/engine/tokenizer/*.rs) | build
 	@set -e; gguf=$$(models/fetch $(MODEL)); rm -rf $(@D); \
-	$(SLMD) model import "$$gguf" --name $(MODEL) --models-dir $(dir $(@D))
+	$(SLMD) model import "$$gguf" --name $(MODEL) --models-dir $(dir $(@D)) \
+	  $$(sed -n 's/^import //p' $(PIN))
 	@touch $@
 
 # Cheap where it is there already; the tests ask for it in the same way.

@@ -34,7 +34,8 @@ pub mod config {
 
 pub mod engine {
     pub use crate::engine::{
-        EngineError, Family, LoadOptions, Model, Sequence, gguf, import, text, tokenizer,
+        EngineError, Family, LoadOptions, Model, Sequence, gguf, import, sample::Sampler, text,
+        tokenizer,
     };
 }
 
@@ -44,8 +45,8 @@ pub mod identity {
 
 pub mod prompt {
     pub use crate::prompt::{
-        Dialect, Finish, Look, Message, Operation, Origin, Request, RequestId, Role, Sampling,
-        Scope, Transport, Usage,
+        Dialect, Finish, Input, Look, Message, Operation, Origin, Request, RequestId, Role,
+        Sampling, SamplingOptions, Scope, Transport, Usage,
     };
 }
 

@@ -4,7 +4,7 @@
 //! check (RFC 8725 section 2.4), so a duplicate is an error here, at every depth.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Display};
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -42,6 +42,13 @@ pub fn read(bytes: &[u8]) -> Result<Value<'_>, serde_json::Error> {
     let value = Strict.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(value)
+}
+
+/// A number as its text has it: a float with the digits of its own type, not those of a double.
+/// Null where it is none.
+pub fn number(value: impl Display) -> serde_json::Value {
+    let number = value.to_string().parse::<Number>();
+    number.map_or(serde_json::Value::Null, serde_json::Value::Number)
 }
 
 /// Which way a fraction goes.
@@ -127,7 +134,7 @@ pub struct HalfPair {
     at: usize,
 }
 
-impl fmt::Display for HalfPair {
+impl Display for HalfPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (half, other) = match self.high {
             true => ("high", "low one behind"),

@@ -149,8 +149,7 @@ impl Admission {
         let allowed = self.0.limits.allowance(&permitted);
         let now = self.0.decider.clock().effective();
         let prepared = tokio::task::spawn_blocking(move || {
-            let limit = endpoint.max_completion_tokens;
-            engine.prepare(&endpoint.model, &completion, limit, Some(allowed), now)
+            engine.prepare(&endpoint, completion, Some(allowed), now)
         });
         let prompt = prepared
             .await

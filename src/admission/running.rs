@@ -117,7 +117,7 @@ pub(super) mod tests {
         let endpoint = Endpoint {
             client_id: "slm".to_owned(),
             model: "m".to_owned(),
-            max_completion_tokens: None,
+            ..Endpoint::default()
         };
         let realm = Realm {
             name: "r".to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::prompt::{Scope, Transport};
+use crate::prompt::{SamplingOptions, Scope, Transport};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -34,12 +34,19 @@ pub struct LimitClaims {
     pub priority: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     pub client_id: String,
     /// The bundle's name in the catalog.
     pub model: String,
+    /// No answer is longer.
     pub max_completion_tokens: Option<u32>,
+    /// Of an answer whose request names no length.
+    pub default_completion_tokens: u32,
+    /// For chats that bring no system message.
+    pub system_prompt: Option<String>,
+    /// Where a request is silent; where this is, too, the bundle's.
+    pub sampling: SamplingOptions,
 }
 
 impl Policy {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::hex;
 use crate::json;
+use crate::prompt::SamplingOptions;
 
 /// The version of the bundle format that this build reads and writes.
 pub const FORMAT: u32 = 1;
@@ -32,6 +33,9 @@ pub struct Manifest {
     pub name: String,
     pub source: Source,
     pub architecture: Architecture,
+    /// What the model's makers advise; not part of the digest, since it changes no weight.
+    #[serde(default, skip_serializing_if = "SamplingOptions::is_empty")]
+    pub sampling: SamplingOptions,
     pub layout: String,
     pub files: BTreeMap<String, FileEntry>,
     /// SHA-256 of the weight blocks in the source's order and layout.
@@ -115,7 +119,7 @@ impl Manifest {
         if self.digest != Manifest::canonical(&self.files, &self.blocks) {
             return Err("the digest doesn't fit the files' hashes".to_owned());
         }
-        Ok(())
+        self.sampling.check()
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::client::{Answer, Client, Shown};
 use super::exit::{Done, Exit, Failure};
 use super::login::Session;
+use super::sampling::Sampling;
 use super::{Global, input, output};
 use crate::config::Config;
 use crate::secret::Secret;
@@ -48,22 +49,20 @@ pub(super) struct Ask {
     /// The endpoint's client id (default: the realm's default endpoint).
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// At most this many tokens of answer.
+    /// At most this many tokens of answer (default: the endpoint's).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
-    /// 0 always takes the likeliest word; the API's default is 1.
-    #[arg(long, value_name = "T", value_parser = temperature)]
-    temperature: Option<f32>,
     /// The same seed and parameters give the same answer.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(value) if (0.0..=2.0).contains(&value) => Ok(value),
-        _ => Err("a number from 0 to 2".to_owned()),
-    }
+    /// End the answer before this text; up to four times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    #[command(
+        flatten,
+        next_help_heading = "How tokens are picked (default: the endpoint's)"
+    )]
+    sampling: Sampling,
 }
 
 /// What a proof needs of the status.
@@ -154,15 +153,22 @@ impl Ask {
         let user = std::iter::once(json!({"role": "user", "content": prompt}));
         let mut body =
             json!({"messages": system.chain(user).collect::<Vec<_>>(), "stream": stream});
-        let mut set = |name: &str, value: Option<Value>| {
-            if let Some(value) = value {
-                body[name] = value;
-            }
-        };
-        set("model", self.model.clone().map(Value::from));
-        set("max_completion_tokens", self.max_tokens.map(Value::from));
-        set("temperature", self.temperature.map(Value::from));
-        set("seed", self.seed.map(Value::from));
+        let stop = (!self.stop.is_empty()).then(|| json!(self.stop));
+        let given = [
+            ("model", self.model.clone().map(Value::from)),
+            ("max_completion_tokens", self.max_tokens.map(Value::from)),
+            ("seed", self.seed.map(Value::from)),
+            ("stop", stop),
+        ];
+        let given = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        given.for_each(|(name, value)| body[name] = value);
+        if let (Some(body), Value::Object(sampling)) =
+            (body.as_object_mut(), json!(self.sampling.options()))
+        {
+            body.extend(sampling);
+        }
         body
     }
 }

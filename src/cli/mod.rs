@@ -17,6 +17,7 @@ mod model_bench;
 mod offline;
 mod output;
 mod run;
+mod sampling;
 mod status;
 
 use std::path::PathBuf;

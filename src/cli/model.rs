@@ -1,6 +1,8 @@
 //! `slmd model`: bundles in the models folder.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -8,9 +10,15 @@ use serde_json::json;
 
 use super::exit::{Done, Failure};
 use super::model_bench::Bench;
+use super::sampling::Sampling;
 use super::{Global, output};
-use crate::catalog::{Bundle, Catalog};
+use crate::catalog::{Architecture, Bundle, Catalog, Source};
 use crate::engine;
+use crate::files;
+use crate::prompt::SamplingOptions;
+
+/// A `generation_config.json` has a few lines.
+const MAX_GENERATION: u64 = 64 << 10;
 
 /// Import, list, verify and measure models.
 #[derive(Debug, Subcommand)]
@@ -21,17 +29,11 @@ pub(super) enum Model {
     /// place of one with the same name.
     #[command(after_help = "\
 Examples:
-  slmd model import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m-instruct
+  slmd model import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m-instruct \\
+    --temperature 0.2 --top-p 0.9
+  slmd model import model.gguf --name small --generation-config generation_config.json
   slmd model import model.gguf --name small --models-dir ./models")]
-    Import {
-        /// The GGUF file.
-        file: PathBuf,
-        /// The bundle's name, which the configuration's endpoints use.
-        #[arg(long)]
-        name: String,
-        #[command(flatten)]
-        folder: Folder,
-    },
+    Import(Import),
     Bench(Bench),
     /// List the bundles with their digests.
     #[command(after_help = "Examples:\n  slmd model list --json")]
@@ -41,12 +43,44 @@ Examples:
     },
     /// Read every byte of a bundle, compare the hashes, and load it as the daemon does.
     #[command(after_help = "Examples:\n  slmd model verify smollm2-135m-instruct")]
-    Verify {
-        /// The bundle's name.
-        name: String,
-        #[command(flatten)]
-        folder: Folder,
-    },
+    Verify(Named),
+    /// Show what a bundle was made from, its numbers, and how it is sampled unless told otherwise.
+    #[command(after_help = "Examples:\n  slmd model show smollm2-135m-instruct --json")]
+    Show(Named),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Import {
+    /// The GGUF file.
+    file: PathBuf,
+    /// The bundle's name, which the configuration's endpoints use.
+    #[arg(long)]
+    name: String,
+    #[command(flatten)]
+    folder: Folder,
+    /// The original model's generation_config.json; comes before what the GGUF file says.
+    #[arg(long, value_name = "FILE")]
+    generation_config: Option<PathBuf>,
+    #[command(
+        flatten,
+        next_help_heading = "How tokens are picked where neither request nor endpoint says; model cards give values"
+    )]
+    sampling: Sampling,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Named {
+    /// The bundle's name.
+    name: String,
+    #[command(flatten)]
+    folder: Folder,
+}
+
+impl Named {
+    fn open(&self, global: &Global) -> Result<Bundle, Failure> {
+        let catalog = Catalog::new(&self.folder.resolve(global)?);
+        catalog.open(&self.name).map_err(Failure::failed)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,24 +102,60 @@ impl Folder {
 impl Model {
     pub(super) fn execute(&self, global: &Global) -> Done {
         match self {
-            Model::Import { file, name, folder } => {
-                let models = folder.resolve(global)?;
-                let bundle =
-                    engine::import(file, &models.join(name), name).map_err(Failure::failed)?;
-                output::show(global, &bundle)
-            }
+            Model::Import(import) => import.execute(global),
             Model::Bench(bench) => bench.execute(global),
             Model::List { folder } => list(global, &Catalog::new(&folder.resolve(global)?)),
-            Model::Verify { name, folder } => {
-                let catalog = Catalog::new(&folder.resolve(global)?);
-                let bundle = catalog.open(name).map_err(Failure::failed)?;
-                catalog.verify(&bundle).map_err(Failure::failed)?;
+            Model::Verify(named) => {
+                let bundle = named.open(global)?;
+                bundle.verify().map_err(Failure::failed)?;
                 engine::check(&bundle).map_err(Failure::failed)?;
                 let verified = true;
                 output::show(global, &Verified { bundle, verified })
             }
+            Model::Show(named) => show(global, named.open(global)?),
         }
     }
+}
+
+impl Import {
+    fn execute(&self, global: &Global) -> Done {
+        let folder = self.folder.resolve(global)?.join(&self.name);
+        let configured = match &self.generation_config {
+            Some(path) => generation_config(path)?,
+            None => SamplingOptions::default(),
+        };
+        let advised = self.sampling.options().or(configured);
+        let bundle = engine::import(&self.file, &folder, &self.name, advised);
+        let bundle = bundle.map_err(Failure::failed)?;
+        if bundle.manifest.sampling.is_empty() {
+            eprintln!(
+                "slmd: nothing says how this model is sampled, so it will be at temperature 1; \
+                 small models want less: see its model card, and import it with --temperature \
+                 and --top-p, or set them at the endpoint"
+            );
+        }
+        show(global, bundle)
+    }
+}
+
+fn generation_config(path: &Path) -> Result<SamplingOptions, Failure> {
+    let failed = |what: String| Failure::failed(format!("{}: {what}", path.display()));
+    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+    let text = files::bounded(file, MAX_GENERATION).map_err(|error| failed(error.to_string()))?;
+    engine::of_generation_config(&text).map_err(failed)
+}
+
+fn show(global: &Global, bundle: Bundle) -> Done {
+    let manifest = Arc::clone(&bundle.manifest);
+    output::show(
+        global,
+        &Shown {
+            bundle,
+            source: &manifest.source,
+            architecture: &manifest.architecture,
+            sampling: &manifest.sampling,
+        },
+    )
 }
 
 /// Broken bundles are listed too, and make the command fail.
@@ -109,4 +179,13 @@ struct Verified {
     #[serde(flatten)]
     bundle: Bundle,
     verified: bool,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    bundle: Bundle,
+    source: &'a Source,
+    architecture: &'a Architecture,
+    sampling: &'a SamplingOptions,
 }

@@ -57,7 +57,7 @@ pub struct Config {
 }
 
 /// A realm without its keys, which are pinned in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RealmConfig {
     pub name: String,
     pub issuer: String,

@@ -16,13 +16,14 @@ use super::table::{
 };
 use super::value::{
     address, boolean, broker_url, bytes, count, file, grace, groups, hosts, identity, issuer,
-    kernels, log_filter, loopback, origins, path_to, plain_name, realm_name, required, scopes,
-    socket_path, text, time, topic_level, transports,
+    kernels, log_filter, loopback, number, origins, path_to, plain_name, realm_name, required,
+    scopes, socket_path, text, time, topic_level, transports,
 };
 use super::{Config, Login, RealmConfig};
 use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::files::Care::{Secret, Trusted};
 use crate::keysync::Source;
+use crate::prompt::SamplingOptions;
 use crate::tls::KeyPair;
 use crate::transport::{http, mqtt};
 use crate::{admission, audit, engine, https, link};
@@ -261,8 +262,31 @@ settings! {
         client_id: live(text), Written "slm";
         /// A bundle of `models_dir`.
         model: restart(plain_name), Written "smollm2-135m-instruct";
-        /// What the context leaves, unless set.
+        /// The longest answer: what the context leaves, unless set.
         max_completion_tokens: live(optional(count(1, 1 << 20))), Example 1024;
+        /// Of a chat whose request names no length; a text completion has OpenAI's 16 tokens.
+        default_completion_tokens: live(count(1, 1 << 20)), Default 512;
+        /// Instructions for chats that bring no system message; they count as tokens of the prompt.
+        system_prompt: live(optional(text)), Example "Answer in one short sentence.";
+        sampling: Flat;
+    }
+
+    SamplingOptions {
+        /// How a token is picked, here and in the next six, where the request doesn't say: as the
+        /// bundle has it, unless set. 0 always takes the likeliest.
+        temperature: live(optional(number(SamplingOptions::TEMPERATURE))), Example 0.2;
+        /// From the fewest tokens that have this share of the probability; 1 is off.
+        top_p: live(optional(number(SamplingOptions::TOP_P))), Example 0.9;
+        /// From so many; 0 is off.
+        top_k: live(optional(count(0, u64::from(u32::MAX)))), Example 40;
+        /// From those with this share of the likeliest one's probability; 0 is off.
+        min_p: live(optional(number(SamplingOptions::MIN_P))), Example 0.05;
+        /// Against loops: what prompt or answer hold already is less likely; 1 is off.
+        repetition_penalty: live(optional(number(SamplingOptions::REPETITION_PENALTY))), Example 1.1;
+        /// The same by OpenAI's formulas, of the answer only; 0 is off.
+        frequency_penalty: live(optional(number(SamplingOptions::FREQUENCY_PENALTY))), Example 0.5;
+        /// However often it is there.
+        presence_penalty: live(optional(number(SamplingOptions::PRESENCE_PENALTY))), Example 0.5;
     }
 
     Login {
@@ -278,6 +302,13 @@ settings! {
 /// What holds where a realm's configuration is silent.
 impl Default for Policy {
     fn default() -> Policy {
+        defaults()
+    }
+}
+
+/// What holds where an endpoint's configuration is silent; names are examples.
+impl Default for Endpoint {
+    fn default() -> Endpoint {
         defaults()
     }
 }

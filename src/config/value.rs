@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Component, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::machine::Thing;
 use crate::engine::Family;
 use crate::files::Care;
 use crate::identity::{Identity, is_topic_level};
+use crate::json;
 use crate::prompt::{Scope, Transport};
 use crate::transport::mqtt::Broker;
 
@@ -61,6 +63,21 @@ pub(super) fn count<T: TryFrom<u64>>(
         fits.and_then(|number| T::try_from(number).ok())
             .ok_or_else(|| format!("is {integer}; {range}"))
     }
+}
+
+/// A number of the range, judged in the precision that is used.
+pub(super) fn number(range: RangeInclusive<f32>) -> Kind<f32> {
+    let read = move |value: &DeValue<'_>| {
+        let (least, most) = (range.start(), range.end());
+        let (number, shown) = match value {
+            DeValue::Float(float) => (float.as_str().parse().ok(), float.to_string()),
+            DeValue::Integer(integer) => (integer.as_str().parse().ok(), integer.to_string()),
+            other => (None, name_of(other).to_owned()),
+        };
+        let number = number.filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("is {shown}; write a number from {least} to {most}"))
+    };
+    Kind::new(read, |number| json::number(number))
 }
 
 /// `"30s"`, `"5m"`, `"24h"`, `"90d"`, `"50ms"`, from `least` to `most`.

@@ -26,11 +26,11 @@ fn answers(loaded: &super::thread::Loaded) -> Result<(), String> {
     let prompt = model.text.trial().map_err(|refusal| refusal.message())?;
     let mut sequence = (loaded.open)(model.context).map_err(|error| error.to_string())?;
     let logits = sequence.feed(&prompt).map_err(|error| error.to_string())?;
-    let mut sampler = Sampler::new(Sampling {
+    let greedy = Sampling {
         temperature: 0.0,
         ..Sampling::default()
-    });
-    match sampler.pick(logits) {
+    };
+    match Sampler::new(greedy, &[]).pick(logits) {
         Some(_) => Ok(()),
         None => Err("its output holds no number".to_owned()),
     }

@@ -9,12 +9,24 @@ use super::text::Text;
 use super::thread::{Loaded, OpenSequence};
 use super::tokenizer::files_from_gguf;
 use super::{EngineError, Prompt, ServedModel};
-use crate::prompt::Sampling;
+use crate::auth::Endpoint;
+use crate::prompt::{Completion, Dialect, Input, Message, Role, Sampling, SamplingOptions};
+use crate::secret::Secret;
 
 /// Ids: 0 `<|im_start|>`, 1 `<|im_end|>`, then the bytes from 2 on.
 pub(super) const END: u32 = 1;
 pub(super) const CONTEXT: u32 = 512;
 const VOCABULARY: usize = 258;
+/// The bundle's.
+pub(super) const SAMPLING: SamplingOptions = SamplingOptions {
+    temperature: Some(0.25),
+    top_p: Some(0.75),
+    top_k: None,
+    min_p: None,
+    repetition_penalty: None,
+    frequency_penalty: None,
+    presence_penalty: None,
+};
 
 const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] \
     + '<|im_end|>' + '\n' }}{% endfor %}{{ '<|im_start|>assistant\n' }}";
@@ -103,10 +115,37 @@ where
         digest: "d1".to_owned(),
         eos: vec![END],
         context: CONTEXT,
+        sampling: SAMPLING,
     };
     Loaded {
         model: Arc::new(model),
         open,
+    }
+}
+
+/// What it is asked at; `limit` is the longest answer. A default is no bound here.
+pub(super) fn endpoint(limit: Option<u32>) -> Endpoint {
+    Endpoint {
+        model: "fake".to_owned(),
+        max_completion_tokens: limit,
+        default_completion_tokens: u32::MAX,
+        ..Endpoint::default()
+    }
+}
+
+/// One user message.
+pub(super) fn chat(text: &str) -> Completion {
+    let message = Message {
+        role: Role::User,
+        content: Secret::new(text.to_owned()),
+    };
+    Completion {
+        dialect: Dialect::Chat,
+        input: Input::Messages(vec![message]),
+        sampling: SamplingOptions::default(),
+        seed: None,
+        max_completion_tokens: None,
+        stop: Vec::new(),
     }
 }
 

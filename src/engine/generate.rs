@@ -90,8 +90,9 @@ pub(super) struct Generation<'a> {
 impl Generation<'_> {
     /// Runs the answer to its end, on a sequence that is emptied first.
     pub(super) fn run(mut self) -> Result<Finish, EngineError> {
-        let mut sampler = Sampler::new(self.run.prompt.sampling);
-        let mut text = TextOut::new(&self.run.prompt.stop);
+        let prompt = self.run.prompt;
+        let mut sampler = Sampler::new(prompt.sampling, &prompt.tokens);
+        let mut text = TextOut::new(&prompt.stop);
         self.forward.reset();
         let mut next = match self.prefill(&mut sampler)? {
             Ok(first) => first,

@@ -17,6 +17,7 @@ use super::check::check;
 use super::gguf::{Gguf, GgufError, Metadata, TensorType, Value};
 use super::graph;
 use super::import_llama::{Llama, nodes};
+use super::import_sampling::sampling;
 use super::kernels::layout::{BLOCK, Format, interleave};
 use super::kernels::map::ALIGNMENT;
 use super::ops::{Extent, MatrixSpec};
@@ -27,6 +28,7 @@ use crate::catalog::{
     Source, WEIGHTS, hash_file, is_name,
 };
 use crate::identity::hex;
+use crate::prompt::SamplingOptions;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -44,8 +46,14 @@ pub enum ImportError {
     Unusable(#[from] LoadError),
 }
 
-/// Imports a GGUF file as the bundle folder `out`, which is replaced if it exists.
-pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportError> {
+/// Imports a GGUF file as the bundle folder `out`, which is replaced if it exists. `advised` comes
+/// before what the file itself says of sampling.
+pub fn import(
+    source: &Path,
+    out: &Path,
+    name: &str,
+    advised: SamplingOptions,
+) -> Result<Bundle, ImportError> {
     if !is_name(name) {
         return Err(unsupported(format!("{name:?} can't be a model's name")));
     }
@@ -53,6 +61,7 @@ pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportErr
     check_kind(gguf.metadata()).map_err(unsupported)?;
     let llama = Llama::read(&gguf)?;
     check_types(&gguf).map_err(unsupported)?;
+    let sampling = sampling(gguf.metadata(), advised).map_err(unsupported)?;
     let tokens = text_files(&gguf, &llama)?;
     let temporary = temporary(out)?;
     let _ = fs::remove_dir_all(&temporary);
@@ -61,7 +70,7 @@ pub fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, ImportErr
     }
     // Ours alone: one that somebody else has made meanwhile is an error.
     fs::create_dir(&temporary)?;
-    let result = write(&gguf, source, &llama, &tokens, &temporary, name);
+    let result = write(&gguf, source, &llama, &tokens, &temporary, (name, sampling));
     let result = result.and_then(|()| {
         check(&Bundle::open(&temporary)?)?;
         Ok(replace(&temporary, out)?)
@@ -275,7 +284,7 @@ fn write(
     llama: &Llama,
     tokens: &[(String, Vec<u8>)],
     folder: &Path,
-    name: &str,
+    (name, sampling): (&str, SamplingOptions),
 ) -> Result<(), ImportError> {
     fs::create_dir_all(folder.join("onnx"))?;
     let weights_path = folder.join(WEIGHTS);
@@ -318,6 +327,7 @@ fn write(
             sha256: hash_file(source)?,
         },
         architecture: architecture(llama),
+        sampling,
         layout: LAYOUT.to_owned(),
         digest: Manifest::canonical(&files, &blocks),
         files,

@@ -1,12 +1,13 @@
 //! The model: loads a bundle, turns chats into tokens, runs tract on a thread of its own, and
 //! streams text back.
 //!
-//! [`Engine::prepare`] is the text side ([`text`]: chat template, then tokenizer), on the caller's
-//! thread. [`Slot::submit`] puts the prompt into the [`queue`]; the engine [`thread`] runs one
-//! answer at a time ([`generate`]): the model's logits → [`sample`] → [`detokenise`] → [`stop`] →
-//! the answer's channel.
+//! [`Engine::prepare`] is the text side ([`prepare`]: defaults and bounds; [`text`]: chat template,
+//! then tokenizer), on the caller's thread. [`Slot::submit`] puts the prompt into the [`queue`]; the
+//! engine [`thread`] runs one answer at a time ([`generate`]): the model's logits → [`penalty`] →
+//! [`sample`] → [`detokenise`] → [`stop`] → the answer's channel.
 
 pub mod gguf;
+pub mod sample;
 pub mod text;
 pub mod tokenizer;
 
@@ -19,13 +20,15 @@ mod graph;
 mod graph_node;
 mod import;
 mod import_llama;
+mod import_sampling;
 mod kernels;
 mod metrics;
 mod model;
 mod ops;
 mod pace;
+mod penalty;
+mod prepare;
 mod queue;
-mod sample;
 mod stop;
 mod template;
 mod thread;
@@ -41,17 +44,18 @@ use self::text::Text;
 use self::thread::{Loaded, OpenSequence};
 use crate::auth::{Permitted, Principal};
 use crate::catalog::Bundle;
-use crate::identity;
-use crate::prompt::{AnswerSender, Completion, Input, Interrupt, Outcome, Sampling};
-use crate::reason::{Refusal, RefuseReason};
+use crate::prompt::{AnswerSender, Interrupt, Outcome, Sampling, SamplingOptions};
+use crate::reason::Refusal;
 use crate::telemetry::Registry;
 use crate::time::{self, Timestamp};
 
 pub use self::check::check;
 pub use self::import::import;
+pub use self::import_sampling::of_generation_config;
 pub use self::kernels::Family;
 pub use self::metrics::Metrics;
 pub use self::model::{EngineError, LoadOptions, Model, Sequence};
+pub use self::prepare::Allowance;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -106,14 +110,6 @@ pub struct Prompt {
     pub time: Option<Timestamp>,
 }
 
-/// What the asking principal may use for prompt and answer together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
-    pub tokens: u32,
-    /// Whose limit it is, for the refusal: comes before the number.
-    pub by: &'static str,
-}
-
 pub struct Job {
     pub permitted: Permitted,
     pub prompt: Prompt,
@@ -156,6 +152,8 @@ struct ServedModel {
     eos: Vec<u32>,
     /// The lesser of the settings' and the model's own.
     context: u32,
+    /// The bundle's.
+    sampling: SamplingOptions,
 }
 
 /// Models that are loaded, for [`Engine::start`].
@@ -219,48 +217,6 @@ impl Engine {
     /// Resolves when a place gets free after this call, for who found none.
     pub fn room(&self) -> tokio::sync::futures::Notified<'_> {
         self.shared.queue.room()
-    }
-
-    /// Renders, tokenises and checks the context. CPU-bound (milliseconds). `limit` is the
-    /// endpoint's bound of the answer. An answer is cut to what is `allowed` besides its prompt; a
-    /// prompt that leaves nothing of that is refused. A template that asks for the time is told `now`.
-    pub fn prepare(
-        &self,
-        model: &str,
-        completion: &Completion,
-        limit: Option<u32>,
-        allowed: Option<Allowance>,
-        now: Timestamp,
-    ) -> Result<Prompt, Refusal> {
-        let Some(served) = self.shared.models.get(model) else {
-            return Err(Refusal::new(RefuseReason::ModelUnavailable).detail(model));
-        };
-        let encoded = served.text.encode(&completion.input, now)?;
-        let tokens = encoded.ids;
-        let too_long = |detail| too_long(&completion.input, detail);
-        let limit = match allowed {
-            Some(allowed) => {
-                let left = allowed_answer(tokens.len(), allowed).map_err(too_long)?;
-                Some(left.min(limit.unwrap_or(u32::MAX)))
-            }
-            None => limit,
-        };
-        let asked = completion.max_completion_tokens;
-        let bound = completion_bound(tokens.len(), served.context, asked, limit);
-        let max_completion_tokens = bound.map_err(too_long)?;
-        let mut sampling = completion.sampling;
-        // 53 bits, so that the number survives JSON readers that know doubles only.
-        let draw = || u64::from_le_bytes(identity::random()) >> 11;
-        sampling.seed.get_or_insert_with(draw);
-        Ok(Prompt {
-            model: model.to_owned(),
-            tokens: tokens.into(),
-            max_completion_tokens,
-            sampling,
-            stop: completion.stop.clone(),
-            model_digest: served.digest.clone(),
-            time: encoded.dated.then_some(now),
-        })
     }
 
     /// Waiting and running requests, for status and metrics.
@@ -330,6 +286,7 @@ fn load(bundle: &Bundle, options: &LoadOptions, context: u32) -> Result<Loaded, 
         digest: info.digest.clone(),
         eos: info.ends.clone(),
         context: context.min(u32::try_from(info.context).unwrap_or(u32::MAX)),
+        sampling: bundle.manifest.sampling,
     };
     let open: OpenSequence =
         Box::new(move |context| Ok(Box::new(model.sequence(context as usize)?)));
@@ -341,46 +298,6 @@ fn load(bundle: &Bundle, options: &LoadOptions, context: u32) -> Result<Loaded, 
 
 fn panicked() -> LoadError {
     LoadError("loading a model panicked; the log has it".to_owned())
-}
-
-fn too_long(input: &Input, detail: String) -> Refusal {
-    Refusal::new(RefuseReason::ContextLengthExceeded)
-        .detail(detail)
-        .param(input.param())
-}
-
-/// How many tokens the principal's own limit leaves for the answer, or the numbers why none.
-fn allowed_answer(prompt: usize, allowed: Allowance) -> Result<u32, String> {
-    let Allowance { tokens, by } = allowed;
-    let room = u32::try_from(prompt)
-        .ok()
-        .and_then(|prompt| tokens.checked_sub(prompt));
-    room.filter(|room| *room > 0).ok_or_else(|| {
-        format!("{by} {tokens} tokens; the prompt has {prompt}, which leaves none for the answer")
-    })
-}
-
-/// How many tokens an answer may have, or the numbers why none.
-fn completion_bound(
-    prompt: usize,
-    context: u32,
-    asked: Option<u32>,
-    limit: Option<u32>,
-) -> Result<u32, String> {
-    let exceeded =
-        |rest: &str| format!("the context holds {context} tokens; the prompt has {prompt}{rest}");
-    let room = u32::try_from(prompt)
-        .ok()
-        .and_then(|prompt| context.checked_sub(prompt));
-    let Some(room) = room.filter(|room| *room > 0) else {
-        return Err(exceeded(", which leaves none for the answer"));
-    };
-    let limit = limit.unwrap_or(u32::MAX);
-    match asked.map(|asked| asked.min(limit)) {
-        Some(bound) if bound > room => Err(exceeded(&format!(" and the answer asks for {bound}"))),
-        Some(bound) => Ok(bound),
-        None => Ok(room.min(limit)),
-    }
 }
 
 /// Neither the tokens nor the stop sequences: they are the prompt.

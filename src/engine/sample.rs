@@ -1,6 +1,6 @@
 //! Picks the next token from the logits.
 //!
-//! The order is llama.cpp's: top-k → top-p → min-p → temperature, each on what the ones before
+//! The order is llama.cpp's: penalties → top-k → top-p → min-p → temperature, each on what the ones before
 //! left, so the cuts are made on the model's own distribution and the temperature only shares out
 //! what survives. Ties go to the lowest id, and the random stream (xoshiro256++) is specified, so
 //! bundle, prompt, parameters and seed determine the answer. Values that aren't numbers are never
@@ -11,6 +11,7 @@ use std::cmp::Ordering;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
+use super::penalty::Penalties;
 use crate::prompt::Sampling;
 
 /// How many candidates are put in order at first, when top-p needs them in order; then eight
@@ -19,8 +20,9 @@ const FIRST_SORTED: usize = 64;
 
 /// Samples one answer; keeps its buffer between tokens.
 #[derive(Debug)]
-pub(super) struct Sampler {
+pub struct Sampler {
     settings: Sampling,
+    penalties: Option<Penalties>,
     random: Xoshiro256PlusPlus,
     candidates: Vec<Candidate>,
 }
@@ -34,16 +36,29 @@ struct Candidate {
 }
 
 impl Sampler {
-    pub(super) fn new(settings: Sampling) -> Sampler {
+    /// For an answer to the tokens of `prompt`.
+    #[must_use]
+    pub fn new(settings: Sampling, prompt: &[u32]) -> Sampler {
         Sampler {
             settings,
+            penalties: Penalties::new(&settings, prompt),
             random: Xoshiro256PlusPlus::seed_from_u64(settings.seed.unwrap_or(0)),
             candidates: Vec::new(),
         }
     }
 
-    /// The next token's id; `None` when no logit is a finite number.
-    pub(super) fn pick(&mut self, logits: &[f32]) -> Option<u32> {
+    /// The answer's next token; `None` when no logit is a finite number.
+    pub fn pick(&mut self, logits: &[f32]) -> Option<u32> {
+        let Some(mut penalties) = self.penalties.take() else {
+            return self.choose(logits);
+        };
+        let token = self.choose(penalties.applied(logits));
+        token.into_iter().for_each(|token| penalties.note(token));
+        self.penalties = Some(penalties);
+        token
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Option<u32> {
         if self.settings.temperature <= 0.0 {
             return greedy(logits);
         }
@@ -173,7 +188,7 @@ mod tests {
 
     /// How often each id comes up in `draws`.
     fn counts(settings: Sampling, logits: &[f32], draws: usize) -> Vec<usize> {
-        let mut sampler = Sampler::new(settings);
+        let mut sampler = Sampler::new(settings, &[]);
         let mut counts = vec![0; logits.len()];
         for _ in 0..draws {
             counts[sampler.pick(logits).unwrap() as usize] += 1;
@@ -187,12 +202,12 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_lowest_of_equals_and_no_nan() {
-        let mut sampler = Sampler::new(sampling(0.0));
+        let mut sampler = Sampler::new(sampling(0.0), &[]);
         let nan = f32::NAN;
         assert_eq!(sampler.pick(&[nan, 1.0, 3.0, 3.0, nan]), Some(2));
         assert_eq!(sampler.pick(&[f32::INFINITY, -1.0]), Some(1));
         assert_eq!(sampler.pick(&[nan, f32::NEG_INFINITY]), None);
-        assert_eq!(Sampler::new(sampling(1.0)).pick(&[nan, nan]), None);
+        assert_eq!(Sampler::new(sampling(1.0), &[]).pick(&[nan, nan]), None);
     }
 
     #[test]
@@ -258,11 +273,12 @@ mod tests {
         // Many equal logits, so that ties decide at the border.
         let logits: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 97) as f32 / 20.0).collect();
         for (top_k, top_p) in [(10, 1.0), (300, 1.0), (0, 0.5), (0, 0.99), (1000, 0.7)] {
-            let mut sampler = Sampler::new(Sampling {
+            let settings = Sampling {
                 top_k,
                 top_p,
                 ..sampling(1.0)
-            });
+            };
+            let mut sampler = Sampler::new(settings, &[]);
             sampler.fill(&logits).unwrap();
             let mut sorted = sampler.candidates.clone();
             sorted.sort_by(by_rank);
@@ -293,14 +309,124 @@ mod tests {
     fn a_seed_determines_the_draws() {
         let logits: Vec<f32> = (0..1000).map(|i| (i % 13) as f32 / 4.0).collect();
         let draws = |seed| {
-            let mut sampler = Sampler::new(Sampling {
+            let settings = Sampling {
                 seed: Some(seed),
+                presence_penalty: 0.5,
                 ..sampling(0.8)
-            });
+            };
+            let mut sampler = Sampler::new(settings, &[]);
             let draws = (0..50).map(|_| sampler.pick(&logits).unwrap());
             draws.collect::<Vec<u32>>()
         };
         assert_eq!(draws(1), draws(1));
         assert_ne!(draws(1), draws(2));
+    }
+    /// Each token's logit by the papers' formulas, from all tokens anew.
+    fn naive(settings: &Sampling, prompt: &[u32], answer: &[u32], logits: &[f32]) -> Vec<f32> {
+        let penalised = (0_u32..).zip(logits).map(|(id, &logit)| {
+            let count = answer.iter().filter(|token| **token == id).count() as f32;
+            let repeated = count > 0.0 || prompt.contains(&id);
+            let theta = if repeated {
+                settings.repetition_penalty
+            } else {
+                1.0
+            };
+            let ctrl = if logit > 0.0 {
+                logit / theta
+            } else {
+                logit * theta
+            };
+            let is_there = if count > 0.0 { 1.0 } else { 0.0 };
+            ctrl - (count * settings.frequency_penalty + is_there * settings.presence_penalty)
+        });
+        penalised.collect()
+    }
+
+    #[test]
+    fn penalties_are_those_of_the_formulas_to_the_bit() {
+        let prompt = [3, 3, 50, 99, 70_000];
+        for (repetition_penalty, frequency_penalty, presence_penalty) in [
+            (1.3, 0.0, 0.0),
+            (0.8, 0.0, 0.0),
+            (1.0, 0.7, 0.0),
+            (1.0, 0.0, 1.5),
+            (1.0, -0.4, -0.2),
+            (1.1, 0.3, 0.2),
+            (2.0, 2.0, -2.0),
+        ] {
+            for temperature in [0.0, 0.7] {
+                let settings = Sampling {
+                    repetition_penalty,
+                    frequency_penalty,
+                    presence_penalty,
+                    top_k: 40,
+                    top_p: 0.95,
+                    ..sampling(temperature)
+                };
+                let plain = Sampling {
+                    repetition_penalty: 1.0,
+                    frequency_penalty: 0.0,
+                    presence_penalty: 0.0,
+                    ..settings
+                };
+                let mut sampler = Sampler::new(settings, &prompt);
+                // Draws from what the formulas give, with the same stream of random numbers.
+                let mut oracle = Sampler::new(plain, &[]);
+                let mut answer = Vec::new();
+                for step in 0..60_u32 {
+                    let wave = |id: u32| ((id * 37 + step * 11) % 101) as f32 / 8.0 - 6.0;
+                    let logits: Vec<f32> = (0..120).map(wave).collect();
+                    let expected = naive(&settings, &prompt, &answer, &logits);
+                    let penalties = sampler.penalties.as_mut().unwrap();
+                    assert_eq!(penalties.applied(&logits), expected, "{settings:?}");
+                    let token = oracle.pick(&expected).unwrap();
+                    assert_eq!(sampler.pick(&logits), Some(token), "{settings:?}");
+                    answer.push(token);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_penalty_leads_out_of_a_loop() {
+        let logits = [0.0, 2.0, 1.9, 1.8];
+        let said = |settings, prompt: &[u32]| {
+            let mut sampler = Sampler::new(settings, prompt);
+            [(); 4].map(|()| sampler.pick(&logits).unwrap())
+        };
+        let greedy = sampling(0.0);
+        assert_eq!(said(greedy, &[1]), [1, 1, 1, 1]);
+        let repetition_penalty = 1.5;
+        let repetition = Sampling {
+            repetition_penalty,
+            ..greedy
+        };
+        assert_eq!(said(repetition, &[]), [1, 2, 3, 1]);
+        // What the prompt holds counts for repetition alone.
+        assert_eq!(said(repetition, &[1])[0], 2);
+        let presence_penalty = 0.5;
+        let presence = Sampling {
+            presence_penalty,
+            ..greedy
+        };
+        assert_eq!(said(presence, &[1]), [1, 2, 3, 1]);
+        let frequency_penalty = 0.15;
+        let frequency = Sampling {
+            frequency_penalty,
+            ..greedy
+        };
+        assert_eq!(said(frequency, &[1]), [1, 2, 1, 3]);
+    }
+
+    #[test]
+    fn penalties_make_nothing_of_what_is_no_number() {
+        let settings = Sampling {
+            repetition_penalty: 2.0,
+            ..sampling(0.0)
+        };
+        let mut sampler = Sampler::new(settings, &[0, 1, 2]);
+        let logits = [f32::NAN, f32::INFINITY, f32::MIN, -1.0];
+        assert_eq!(sampler.pick(&logits), Some(3));
+        assert_eq!(sampler.pick(&[f32::NAN, f32::MIN]), None);
     }
 }

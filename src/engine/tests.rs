@@ -4,10 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Instant;
 
-use super::fake;
+use super::fake::{self, chat};
 use super::*;
-use crate::prompt::{AnswerReceiver, Dialect, Finish, Fragment, Message, Role, Usage, channel};
-use crate::reason::{DenyReason, Reason};
+use crate::auth::Endpoint;
+use crate::prompt::{
+    AnswerReceiver, Completion, Dialect, Finish, Fragment, Input, Message, Role, Usage, channel,
+};
+use crate::reason::{DenyReason, Reason, RefuseReason};
 use crate::secret::Secret;
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
@@ -107,20 +110,6 @@ fn read(mut receiver: AnswerReceiver) -> (String, Outcome) {
             }
         }
     })
-}
-
-fn chat(text: &str) -> Completion {
-    let message = Message {
-        role: Role::User,
-        content: Secret::new(text.to_owned()),
-    };
-    Completion {
-        dialect: Dialect::Chat,
-        input: Input::Messages(vec![message]),
-        sampling: Sampling::default(),
-        max_completion_tokens: None,
-        stop: Vec::new(),
-    }
 }
 
 #[test]
@@ -304,69 +293,12 @@ fn the_heart_beats_while_idle() {
 }
 
 #[test]
-fn prepare_bounds_the_answer_by_the_context() {
-    let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));
-    let whole = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
-    // Three control tokens of 34 bytes.
-    let length = whole.len() as u32 - 34 + 3;
-    let asking = |asked, limit| {
-        let chat = Completion {
-            max_completion_tokens: asked,
-            ..chat("hi")
-        };
-        engine.prepare("fake", &chat, limit, None, NOW)
-    };
-    let prompt = asking(None, None).unwrap();
-    assert_eq!(prompt.tokens.len() as u32, length);
-    assert_eq!(prompt.max_completion_tokens, fake::CONTEXT - length);
-    assert!(prompt.sampling.seed.is_some_and(|seed| seed < 1 << 53));
-    assert_ne!(
-        prompt.sampling.seed,
-        asking(None, None).unwrap().sampling.seed
-    );
-    assert!(!format!("{prompt:?}").contains("106"), "{prompt:?}");
-    let bound = |asked, limit| asking(asked, limit).unwrap().max_completion_tokens;
-    assert_eq!(bound(Some(7), None), 7);
-    assert_eq!(bound(Some(7), Some(5)), 5);
-    assert_eq!(bound(None, Some(5)), 5);
-    assert_eq!(bound(None, Some(9999)), fake::CONTEXT - length);
-    assert_eq!(bound(Some(9999), Some(5)), 5);
-    assert_eq!(
-        bound(Some(fake::CONTEXT - length), None),
-        fake::CONTEXT - length
-    );
-    let refusal = asking(Some(fake::CONTEXT - length + 1), None).unwrap_err();
-    assert_eq!(
-        refusal.reason,
-        Reason::Refused(RefuseReason::ContextLengthExceeded)
-    );
-    let detail = refusal.detail.unwrap();
-    for number in [fake::CONTEXT, length, fake::CONTEXT - length + 1] {
-        assert!(detail.contains(&number.to_string()), "{detail}");
-    }
-    let long = engine
-        .prepare("fake", &chat(&"x".repeat(600)), None, None, NOW)
-        .unwrap_err();
-    assert_eq!(
-        long.reason,
-        Reason::Refused(RefuseReason::ContextLengthExceeded)
-    );
-    let unknown = engine
-        .prepare("other", &chat("hi"), None, None, NOW)
-        .unwrap_err();
-    assert_eq!(
-        unknown.reason,
-        Reason::Refused(RefuseReason::ModelUnavailable)
-    );
-}
-
-#[test]
 fn a_higher_priority_goes_first_and_equals_keep_their_order() {
     let (engine, _) = start(8, fake::loaded(fake::saying(b"x$")));
     let metrics = Metrics::register(&mut Registry::default());
     let queue = Arc::new(Queue::new(16, metrics));
     let prompt = engine
-        .prepare("fake", &chat("hi"), None, None, NOW)
+        .prepare(&fake::endpoint(None), chat("hi"), None, NOW)
         .unwrap();
     let mut kept = Vec::new();
     for (seed, priority) in [(0, 5), (1, 2), (2, 9), (3, 5), (4, 9), (5, 2)] {
@@ -441,63 +373,6 @@ fn beside_a_flooder_others_find_their_places_and_have_their_turns() {
     assert!(told.starts_with("4 requests of this principal"), "{told}");
 }
 
-/// Neither the template's words nor control tokens: what a text says stays text.
-#[test]
-fn a_text_is_taken_as_it_is() {
-    let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));
-    let words = "<|im_start|>hi<|im_end|>";
-    let text = |words: &str| Completion {
-        dialect: Dialect::Text,
-        input: Input::Text(Secret::new(words.to_owned())),
-        ..chat("")
-    };
-    let prompt = engine.prepare("fake", &text(words), None, None, NOW);
-    let bytes: Vec<u32> = words.bytes().map(fake::id).collect();
-    assert_eq!(prompt.unwrap().tokens[..], bytes);
-    let long = engine.prepare("fake", &text(&"x".repeat(600)), None, None, NOW);
-    assert_eq!(long.unwrap_err().param.as_deref(), Some("prompt"));
-}
-
-#[test]
-fn a_tokens_own_context_caps_the_answer_and_refuses_a_prompt_that_fills_it() {
-    let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));
-    let prompt = engine
-        .prepare("fake", &chat("hi"), None, None, NOW)
-        .unwrap();
-    let length = prompt.tokens.len() as u32;
-    let asking = |asked, limit, allowed| {
-        let chat = Completion {
-            max_completion_tokens: asked,
-            ..chat("hi")
-        };
-        let by = "the token allows";
-        let allowed = Allowance {
-            tokens: allowed,
-            by,
-        };
-        engine.prepare("fake", &chat, limit, Some(allowed), NOW)
-    };
-    let bound = |asked, limit| {
-        let prompt = asking(asked, limit, length + 9).unwrap();
-        prompt.max_completion_tokens
-    };
-    assert_eq!(bound(None, None), 9);
-    assert_eq!(bound(Some(5000), None), 9);
-    assert_eq!(bound(Some(8), None), 8);
-    assert_eq!(bound(None, Some(7)), 7);
-    for allowed in [1, length] {
-        let refusal = asking(None, None, allowed).unwrap_err();
-        assert_eq!(refusal.reason, RefuseReason::ContextLengthExceeded.into());
-        let detail = refusal.detail.unwrap();
-        for number in [allowed, length] {
-            assert!(detail.contains(&number.to_string()), "{detail}");
-        }
-    }
-    // It never adds to what the model holds.
-    let most = asking(None, None, u32::MAX).unwrap();
-    assert_eq!(most.max_completion_tokens, fake::CONTEXT - length);
-}
-
 #[test]
 fn a_fault_of_the_template_is_the_models_and_what_it_refuses_the_clients() {
     let text = fake::text_with(
@@ -553,7 +428,8 @@ fn the_real_model_knows_the_capital() {
         gguf.display()
     );
     let folder = tempfile::tempdir().unwrap();
-    let bundle = import(&gguf, &folder.path().join("smollm2"), "smollm2").unwrap();
+    let out = folder.path().join("smollm2");
+    let bundle = import(&gguf, &out, "smollm2", SamplingOptions::default()).unwrap();
     let settings = Settings {
         threads: 0,
         spare_cores: 0,
@@ -576,14 +452,19 @@ fn the_real_model_knows_the_capital() {
             ),
             message(Role::User, "What is the capital city of France?"),
         ]),
-        sampling: Sampling {
-            temperature: 0.0,
-            ..Sampling::default()
+        sampling: SamplingOptions {
+            temperature: Some(0.0),
+            ..SamplingOptions::default()
         },
+        seed: None,
         max_completion_tokens: Some(32),
         stop: Vec::new(),
     };
-    let prompt = engine.prepare("smollm2", &chat, None, None, NOW).unwrap();
+    let endpoint = Endpoint {
+        model: "smollm2".to_owned(),
+        ..Endpoint::default()
+    };
+    let prompt = engine.prepare(&endpoint, chat, None, NOW).unwrap();
     let submitted = submit(&engine, prompt, None).unwrap();
     let (text, outcome) = read(submitted.receiver);
     assert_eq!(text, "The capital city of France is Paris.");

@@ -9,12 +9,14 @@ mod interrupt;
 mod operation;
 mod origin;
 mod request;
+mod sampling;
 
 pub use answer::{AnswerReceiver, AnswerSender, Fragment, Outcome, Usage, channel};
 pub use interrupt::Interrupt;
 pub use operation::{Dialect, Entry, Look, Method, Operation};
 pub use origin::{Origin, Transport, network};
-pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role, Sampling, Scope};
+pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role, Scope};
+pub use sampling::{Sampling, SamplingOptions};
 
 use serde::{Deserialize, Serialize};
 

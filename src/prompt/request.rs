@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dialect, Look, Operation, Origin};
+use super::{Dialect, Look, Operation, Origin, SamplingOptions};
 use crate::secret::Secret;
 
 /// Names one request. Our own id is what audit, log and answer go by: nobody else can choose it,
@@ -163,8 +163,9 @@ impl From<&Cancel> for Operation {
 pub struct Completion {
     pub dialect: Dialect,
     pub input: Input,
-    pub sampling: Sampling,
-    /// Absent: as many as the context and the endpoint's limit leave.
+    pub sampling: SamplingOptions,
+    pub seed: Option<u64>,
+    /// Absent: the endpoint's default, or what context and limits leave.
     pub max_completion_tokens: Option<u32>,
     /// At most four, none empty.
     pub stop: Vec<String>,
@@ -223,33 +224,6 @@ impl Role {
             Role::System => "system",
             Role::User => "user",
             Role::Assistant => "assistant",
-        }
-    }
-}
-
-/// How the next token is picked. Together with bundle, prompt and seed it determines the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Sampling {
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// Smallest set of tokens whose probability reaches this; 1 is off.
-    pub top_p: f32,
-    /// Most likely tokens kept; 0 is off.
-    pub top_k: u32,
-    /// Least probability relative to the most likely token; 0 is off.
-    pub min_p: f32,
-    /// Absent: drawn by the engine, and recorded.
-    pub seed: Option<u64>,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Sampling {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            seed: None,
         }
     }
 }

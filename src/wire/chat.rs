@@ -30,6 +30,7 @@ impl Format for Chat {
             dialect: Dialect::Chat,
             input: Input::Messages(messages),
             sampling: params::sampling(members)?,
+            seed: params::seed(members)?,
             max_completion_tokens: params::max_tokens(members)?,
             stop: params::stop(members)?,
         };

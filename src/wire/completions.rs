@@ -28,6 +28,7 @@ impl Format for Text {
             dialect: Dialect::Text,
             input: Input::Text(prompt(members)?),
             sampling: params::sampling(members)?,
+            seed: params::seed(members)?,
             max_completion_tokens: members
                 .integer("max_tokens", 1)?
                 .or(Some(DEFAULT_MAX_TOKENS)),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::members::Members;
-use crate::prompt::Sampling;
+use crate::prompt::SamplingOptions;
 use crate::reason::Refusal;
 
 /// OpenAI's limit.
@@ -14,9 +14,6 @@ pub(super) type Neutral = (&'static str, &'static str, fn(&Value) -> bool);
 
 const NEUTRAL: &[Neutral] = &[
     ("n", "1", is_one),
-    ("presence_penalty", "0", is_zero),
-    ("frequency_penalty", "0", is_zero),
-    ("repetition_penalty", "1", is_one),
     ("logit_bias", "{}", |v| {
         v.as_object().is_some_and(serde_json::Map::is_empty)
     }),
@@ -34,19 +31,16 @@ const IGNORED: &[&str] = &[
     "safety_identifier",
 ];
 
-pub(super) fn sampling(members: &mut Members) -> Result<Sampling, Refusal> {
-    let usual = Sampling::default();
-    let temperature = members.number("temperature", 0.0..=2.0)?;
-    // The most likely token always stays, so 0 is greedy.
-    let top_p = members.number("top_p", 0.0..=1.0)?;
-    let top_k = members.integer("top_k", 0)?;
-    let min_p = members.number("min_p", 0.0..=1.0)?;
-    Ok(Sampling {
-        temperature: temperature.unwrap_or(usual.temperature),
-        top_p: top_p.unwrap_or(usual.top_p),
-        top_k: top_k.unwrap_or(usual.top_k),
-        min_p: min_p.unwrap_or(usual.min_p),
-        seed: seed(members)?,
+pub(super) fn sampling(members: &mut Members) -> Result<SamplingOptions, Refusal> {
+    type Of = SamplingOptions;
+    Ok(SamplingOptions {
+        temperature: members.number("temperature", Of::TEMPERATURE)?,
+        top_p: members.number("top_p", Of::TOP_P)?,
+        top_k: members.integer("top_k", *Of::TOP_K.start())?,
+        min_p: members.number("min_p", Of::MIN_P)?,
+        repetition_penalty: members.number("repetition_penalty", Of::REPETITION_PENALTY)?,
+        frequency_penalty: members.number("frequency_penalty", Of::FREQUENCY_PENALTY)?,
+        presence_penalty: members.number("presence_penalty", Of::PRESENCE_PENALTY)?,
     })
 }
 
@@ -111,7 +105,7 @@ pub(super) fn without_effect(
 }
 
 /// A negative seed counts as its two's complement.
-fn seed(members: &mut Members) -> Result<Option<u64>, Refusal> {
+pub(super) fn seed(members: &mut Members) -> Result<Option<u64>, Refusal> {
     let Some(value) = members.take("seed") else {
         return Ok(None);
     };

@@ -59,9 +59,9 @@ fn parameters_at_their_limits() {
         "stream": true, "stream_options": {"include_usage": true, "include_obfuscation": false},
     }));
     assert_eq!(parsed.model.as_deref(), Some("slm"));
-    assert_eq!(parsed.completion.sampling.temperature, 0.0);
-    assert_eq!(parsed.completion.sampling.min_p, 1.0);
-    assert_eq!(parsed.completion.sampling.seed, Some(u64::MAX));
+    assert_eq!(parsed.completion.sampling.temperature, Some(0.0));
+    assert_eq!(parsed.completion.sampling.min_p, Some(1.0));
+    assert_eq!(parsed.completion.seed, Some(u64::MAX));
     assert_eq!(parsed.completion.stop, ["a", "b", "c", "d"]);
     assert_eq!(parsed.completion.max_completion_tokens, Some(1));
     assert!(parsed.framing.stream && parsed.framing.include_usage);
@@ -71,10 +71,10 @@ fn parameters_at_their_limits() {
             .completion
             .sampling
             .temperature,
-        2.0
+        Some(2.0)
     );
     assert_eq!(
-        ok(&json!({"seed": u64::MAX})).completion.sampling.seed,
+        ok(&json!({"seed": u64::MAX})).completion.seed,
         Some(u64::MAX)
     );
     assert_eq!(ok(&json!({"stop": "x"})).completion.stop, ["x"]);
@@ -84,6 +84,16 @@ fn parameters_at_their_limits() {
             .max_completion_tokens,
         Some(7)
     );
+}
+
+#[test]
+fn penalties_are_taken_and_silence_is_kept() {
+    let silent = ok(&json!({"temperature": null})).completion.sampling;
+    assert!(silent.is_empty(), "{silent:?}");
+    let members =
+        json!({"repetition_penalty": 1.1, "frequency_penalty": -2, "presence_penalty": 2});
+    let given = ok(&members).completion.sampling;
+    assert_eq!(json!(given), members);
 }
 
 #[test]
@@ -101,6 +111,11 @@ fn values_out_of_range_are_invalid() {
         (json!({"top_k": 1.5}), "top_k"),
         (json!({"top_k": 4_294_967_296_u64}), "top_k"),
         (json!({"min_p": 1.1}), "min_p"),
+        (json!({"repetition_penalty": 0}), "repetition_penalty"),
+        (json!({"repetition_penalty": 2.1}), "repetition_penalty"),
+        (json!({"frequency_penalty": -2.1}), "frequency_penalty"),
+        (json!({"frequency_penalty": true}), "frequency_penalty"),
+        (json!({"presence_penalty": 2.001}), "presence_penalty"),
         (json!({"seed": 1.5}), "seed"),
         (json!({"seed": 1e30}), "seed"),
         (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop"),
@@ -137,9 +152,6 @@ fn values_out_of_range_are_invalid() {
 fn what_cannot_be_honoured_is_named_unless_neutral() {
     for (name, neutral, other) in [
         ("n", json!(1), json!(2)),
-        ("presence_penalty", json!(0), json!(0.5)),
-        ("frequency_penalty", json!(0.0), json!(-1)),
-        ("repetition_penalty", json!(1.0), json!(1.1)),
         ("logit_bias", json!({}), json!({"50256": -100})),
         ("logprobs", json!(false), json!(true)),
         ("top_logprobs", json!(0), json!(5)),
@@ -402,7 +414,7 @@ fn ordinary_oddities_are_taken_or_named() {
         .map(|m| m.content.expose().as_str())
         .collect();
     assert_eq!(texts, ["A", "", "", "B"]);
-    assert_eq!(body.completion.sampling.top_p, 0.0);
+    assert_eq!(body.completion.sampling.top_p, Some(0.0));
     for (body, words) in [
         (
             &br#"{"messages": [{"role": "user", "content": null}]}"#[..],

@@ -183,7 +183,7 @@ pub(crate) fn realm(issuers: &[&Issuer]) -> Realm {
     let endpoint = |client_id: &str| Endpoint {
         client_id: client_id.to_owned(),
         model: "smollm2-135m-instruct".to_owned(),
-        max_completion_tokens: None,
+        ..Endpoint::default()
     };
     Realm {
         name: "dev".to_owned(),

@@ -3,9 +3,8 @@
 use std::fs::OpenOptions;
 
 use slmd::for_tests::engine::gguf::Header;
-use slmd::for_tests::engine::import;
 
-use crate::gguf;
+use crate::{gguf, import};
 
 /// The part of the file that holds all counts, names and offsets.
 const HEADER: usize = 2 * 1024 * 1024;

@@ -6,14 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use slmd::for_tests::catalog::{FileEntry, MANIFEST, Manifest, hash_file};
-use slmd::for_tests::engine::import;
 use slmd::for_tests::engine::text::Text;
 use slmd::for_tests::prompt::{Message, Role};
 use slmd::for_tests::secret::Secret;
 use slmd::for_tests::time::Timestamp;
 
-use crate::bundle;
 use crate::edit::Gguf;
+use crate::{bundle, import};
 
 const TEMPLATE: &str = "tokenizer.chat_template";
 

@@ -58,7 +58,7 @@ pub fn snapshot(jwks: &[u8]) -> Snapshot {
     let endpoint = Endpoint {
         client_id: CLIENT.to_owned(),
         model: "model".to_owned(),
-        max_completion_tokens: None,
+        ..Endpoint::default()
     };
     let realm = Realm {
         name: "dev".to_owned(),

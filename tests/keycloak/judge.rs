@@ -33,7 +33,7 @@ pub fn trusted_with(realm: &grants::Realm, jwks: &str) -> Realm {
         Arc::new(Endpoint {
             client_id: client_id.to_owned(),
             model: "smollm2-135m-instruct".to_owned(),
-            max_completion_tokens: None,
+            ..Endpoint::default()
         })
     };
     Realm {
