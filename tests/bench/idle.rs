@@ -34,9 +34,9 @@ struct Spent {
 
 fn main() {
     let (broker, issuer) = (Mosquitto::start(), Issuer::new("ES256", "key-1"));
-    let quotas = "prompts_per_minute = 10000\noperations_per_minute = 10000";
-    let setup = Setup::new().issuer(&issuer).broker(&broker).realm(quotas);
-    let daemon = Daemon::start(setup.with("log = \"info\""));
+    let settings = "log = \"info\"\n[admission]\nprompts_per_minute = 10000";
+    let setup = Setup::new().issuer(&issuer).broker(&broker).with(settings);
+    let daemon = Daemon::start(setup);
     within(PATIENCE, "the broker", || {
         (daemon.status()["mqtt"]["connected"] == true).then_some(())
     });
