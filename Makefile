@@ -19,7 +19,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-tests build model keycloak venv node hivemq fuzz loom demo bench cross dist install clean
+.PHONY: help setup setup-tests build model keycloak venv node hivemq fuzz loom sanitize demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -33,6 +33,7 @@ help:
 	@echo 'make fuzz          fuzzes token, key set, claims, deny file and DPoP proof for 30 s each (FUZZ_SECONDS),'
 	@echo '                   after a first build of two minutes'
 	@echo 'make loom          tries the thread pool of the engine under loom: each order of what its threads do'
+	@echo 'make sanitize      runs the kernels under AddressSanitizer and the pool under ThreadSanitizer'
 	@echo 'make bench         side by side with peers; needs a quiet machine'
 	@echo 'make model         fetches the pinned model (98 MB) and imports it into target/models'
 	@echo 'make keycloak      fetches the pinned Keycloak (170 MB) and builds it for the tests'
@@ -101,6 +102,9 @@ fuzz: setup-tests
 loom:
 	cargo test --quiet --locked --manifest-path tests/loom/Cargo.toml --target-dir $(BUILD)/loom
 
+sanitize:
+	tests/sanitize/run
+
 demo: $(BUNDLE)
 	$(SLMD) demo
 
@@ -130,7 +134,7 @@ test-logs:
 test-more: export SLMD_TEST_MORE = 1
 test-more: export PROPTEST_CASES = 20000
 test-more: export FUZZ_SECONDS ?= 600
-test-more: $(HIVEMQ) test
+test-more: $(HIVEMQ) sanitize test
 
 bench: $(BUNDLE) $(VENV) $(NODE)
 	tests/bench/run

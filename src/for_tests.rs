@@ -12,8 +12,8 @@ pub mod audit {
 pub mod auth {
     pub use crate::auth::{
         Binding, Cache, Clock, Credential, Decision, Denied, DenyList, Endpoint, Explanation,
-        Grant, KeySet, LimitClaims, NonceRule, PROOF_MAX_AGE, Permitted, Policy, ProofUse, Published, Realm,
-        RealmFloor, Revocations, Snapshot, ToExplain, Until,
+        Grant, KeySet, LimitClaims, NonceRule, PROOF_MAX_AGE, Permitted, Policy, ProofUse,
+        Published, Realm, RealmFloor, Revocations, Snapshot, ToExplain, Until,
         decide::decide,
         explain::{Check, Outcome, explain},
         recheck, verify_jws,

@@ -21,7 +21,7 @@ impl Published<'_> {
     /// What a proof for the device must say. `nonces`: those that it takes now.
     pub fn binding(&self, device: &str, nonces: Vec<String>) -> Binding {
         Binding {
-            method: "PUBLISH",
+            method: "PUBLISH".to_owned(),
             targets: vec![format!("mqtt://{device}/{}", self.topic)],
             message: Some(self.hash()),
             nonce: NonceRule::OneOf(nonces),

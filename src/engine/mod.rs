@@ -225,8 +225,8 @@ impl Engine {
         self.shared.queue.load()
     }
 
-    /// A beat that the watchdog looks at: changes at least once a second while the engine makes
-    /// progress or is idle (a chunk of the prompt may take longer on a slow core).
+    /// A beat that the watchdog looks at: changes with each step while the engine makes progress,
+    /// and every ten seconds while it is idle (a chunk of the prompt may take longer on a slow core).
     #[must_use]
     pub fn heartbeat(&self) -> u64 {
         self.shared.queue.beats()

@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Holder, Issuer, Response, Setup, bound, chat, claims, free_port, http, python, run, send,
-    within,
+    Daemon, Holder, Issuer, Response, Setup, bound, chat, claims, free_port, http, python, run,
+    send, within,
 };
 
 const CHAT: &str = "/v1/chat/completions";

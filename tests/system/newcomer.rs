@@ -16,7 +16,6 @@ use crate::support::{Issuer, claims, root, run};
 /// It takes 20 s where nothing else runs.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What the model is told, so that its answer is certain.
-const SYSTEM: &str = "You are a helpful assistant. Answer briefly.";
 
 /// Who plays the newcomer. `follow` and `ask` are README.md's.
 const SCRIPT: &str = r#"
@@ -38,7 +37,7 @@ chmod +x /usr/bin/editor
 
 typed() { printf 'y\n' | script --quiet --return --command "$*" /dev/null; }
 as() { runuser -u "$1" -- env SLMD_TOKEN="$(cat /trial/token)" "${@:2}"; }
-right() { tee /trial/answer | grep Paris || { cat /trial/answer; return 1; }; }
+right() { tee /trial/answer | grep Tokyo || { cat /trial/answer; return 1; }; }
 ready() {
   for _ in $(seq 300); do
     curl -fs --unix-socket /run/slmd/slmd.sock http://slmd/readyz && return
@@ -68,9 +67,7 @@ curl -fsS -H "Authorization: Bearer $(cat /trial/token)" http://localhost:8080/v
 # Over MQTT.
 mosquitto_rr -V 5 -q 1 -W 60 -t slm/edge-1/v1/chat/completions -e slm/edge-1/reply/device-1/newcomer \
   -D publish user-property authorization "Bearer $(cat /trial/token)" \
-  -m "{\"model\":\"slm\",\"messages\":[{\"role\":\"system\",\"content\":\"$SYSTEM\"},
-       {\"role\":\"user\",\"content\":\"What is the capital of France?\"}],
-       \"temperature\":0,\"max_completion_tokens\":24}" |
+  -m "{\"model\":\"slm\",\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of Japan?\"}],\"seed\":1}" |
   right
 
 # Once more: nothing is lost, and each says so.
@@ -114,11 +111,12 @@ fn commands() -> String {
         line => format!("{line}\n"),
     });
     let follow: String = follow.collect();
-    let ask = with("slmd ask").trim().replace("SLMD_TOKEN=… ", "");
+    let ask = with("slmd ask").lines().next().unwrap_or_default();
+    let ask = ask.replace("SLMD_TOKEN=… ", "");
     assert!(ask.starts_with("slmd ask "), "{ask}");
     format!(
-        "#!/usr/bin/env bash\nset -eu -o pipefail\nexport SYSTEM={SYSTEM:?}\nfollow() {{\nset -x\n{follow}set +x\n}}\n\
-         cat >/usr/bin/ask <<'ASK'\n#!/bin/sh\nexec {ask} --temperature 0 --max-tokens 24 --system \"$SYSTEM\"\nASK\n\
+        "#!/usr/bin/env bash\nset -eu -o pipefail\nfollow() {{\nset -x\n{follow}set +x\n}}\n\
+         cat >/usr/bin/ask <<'ASK'\n#!/bin/sh\nexec {ask} --seed 1\nASK\n\
          chmod +x /usr/bin/ask\n"
     )
 }

@@ -166,7 +166,14 @@ fn every_command_works() {
     programs.dedup();
     assert_eq!(
         programs,
-        ["editor", "make", "mosquitto_rr", "slmd", "systemctl", "usermod"]
+        [
+            "editor",
+            "make",
+            "mosquitto_rr",
+            "slmd",
+            "systemctl",
+            "usermod"
+        ]
     );
 }
 
