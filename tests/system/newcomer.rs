@@ -15,7 +15,6 @@ use crate::support::{Issuer, claims, root, run};
 
 /// It takes 20 s where nothing else runs.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// What the model is told, so that its answer is certain.
 
 /// Who plays the newcomer. `follow` and `ask` are README.md's.
 const SCRIPT: &str = r#"
