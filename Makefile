@@ -3,6 +3,8 @@
 BUILD := $(or $(CARGO_TARGET_DIR),target)
 SLMD := $(BUILD)/debug/slmd
 DIST := $(BUILD)/dist/slmd
+# What packages leave out: the demo and the door for tests.
+PACKAGE := --no-default-features --features systemd
 # What `make install` lays down; another one is taken as it is.
 BIN := $(DIST)
 MODEL := smollm2-135m-instruct
@@ -17,7 +19,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-tests build model keycloak venv node hivemq fuzz loom demo bench cross dist install clean
+.PHONY: help setup setup-tests build model keycloak venv node hivemq fuzz loom sanitize demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -31,13 +33,15 @@ help:
 	@echo 'make fuzz          fuzzes token, key set, claims, deny file and DPoP proof for 30 s each (FUZZ_SECONDS),'
 	@echo '                   after a first build of two minutes'
 	@echo 'make loom          tries the thread pool of the engine under loom: each order of what its threads do'
+	@echo 'make sanitize      runs the kernels under AddressSanitizer and the pool under ThreadSanitizer'
 	@echo 'make bench         side by side with peers; needs a quiet machine'
 	@echo 'make model         fetches the pinned model (98 MB) and imports it into target/models'
 	@echo 'make keycloak      fetches the pinned Keycloak (170 MB) and builds it for the tests'
 	@echo 'make cross         builds for arm64 Linux'
 	@echo 'make test-cross    builds for arm64 and runs the tests of the kernels and the daemon on emulated CPUs'
-	@echo 'make dist          builds the binary that packages hold'
-	@echo 'make install       installs it and its systemd units beneath DESTDIR; configuration is never overwritten'
+	@echo 'make dist          builds the binary that packages hold, which has no demo'
+	@echo 'make install       as root, installs it and its systemd units on this machine; with DESTDIR=FOLDER, for'
+	@echo '                   packages, lays them down beneath it. The configuration is never overwritten'
 	@echo 'make setup         installs the Debian packages that build and demo need; setup-tests those of the tests too'
 	@echo 'make clean         removes everything that was built'
 
@@ -98,6 +102,9 @@ fuzz: setup-tests
 loom:
 	cargo test --quiet --locked --manifest-path tests/loom/Cargo.toml --target-dir $(BUILD)/loom
 
+sanitize:
+	tests/sanitize/run
+
 demo: $(BUNDLE)
 	$(SLMD) demo
 
@@ -127,7 +134,7 @@ test-logs:
 test-more: export SLMD_TEST_MORE = 1
 test-more: export PROPTEST_CASES = 20000
 test-more: export FUZZ_SECONDS ?= 600
-test-more: $(HIVEMQ) test
+test-more: $(HIVEMQ) sanitize test
 
 bench: $(BUNDLE) $(VENV) $(NODE)
 	tests/bench/run
@@ -136,7 +143,7 @@ cross:
 	cross/build
 
 dist $(DIST):
-	cargo build --locked --profile dist
+	cargo build --locked --profile dist $(PACKAGE)
 
 install: $(BIN)
 	install -D -m 755 $(BIN) $(DESTDIR)/usr/bin/slmd
@@ -145,6 +152,14 @@ install: $(BIN)
 	install -D -m 644 systemd/slmd.sysusers $(DESTDIR)/usr/lib/sysusers.d/slmd.conf
 	install -D -m 644 systemd/slmd.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/slmd.conf
 	test -e $(DESTDIR)/etc/slmd/slmd.toml || install -D -m 640 systemd/slmd.toml $(DESTDIR)/etc/slmd/slmd.toml
+# On this machine, what a package's scripts do on theirs: the user and group, their folders, the
+# configuration's group.
+ifeq ($(filter-out /,$(DESTDIR)),)
+	@if command -v systemd-sysusers >/dev/null; then \
+	  systemd-sysusers slmd.conf && systemd-tmpfiles --create slmd.conf; \
+	else echo 'install: no systemd: make the user and group slmd, and what systemd/slmd.tmpfiles names' >&2; fi
+	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+endif
 
 clean:
 	cargo clean

@@ -194,6 +194,27 @@ pub fn check_own_folder(folder: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Whether [`private_folder`] would find fault with `folder`.
+pub fn check_private_folder(folder: &Path) -> Result<(), FileError> {
+    match fs::symlink_metadata(folder) {
+        Ok(meta) if meta.is_symlink() => Err(FileError::Link),
+        Ok(meta) if !meta.is_dir() => Err(io::Error::from(ErrorKind::NotADirectory).into()),
+        Ok(meta) => ours(folder, &meta).and_then(|()| closed(folder, &meta, WRITE)),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Whether we may put files into `folder`, or make it where it isn't there.
+pub fn check_writable(folder: &Path) -> io::Result<()> {
+    let there = folder.ancestors().find(|folder| folder.exists());
+    let there = there.unwrap_or(folder);
+    if !fs::metadata(there)?.is_dir() {
+        return Err(ErrorKind::NotADirectory.into());
+    }
+    let allowed = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    Ok(rustix::fs::access(there, allowed)?)
+}
+
 fn closed(folder: &Path, meta: &Metadata, refused: u32) -> Result<(), FileError> {
     let mode = meta.mode() & 0o7777;
     match meta.is_dir() && mode & refused != 0 {

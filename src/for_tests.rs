@@ -3,10 +3,6 @@
 //! Everything else is private to the crate, so that the compiler says what nobody uses. It can't
 //! say it of what is passed on here: the feature's absence closes the door, and shows the rest.
 
-pub mod admin {
-    pub use crate::admin::Explanation;
-}
-
 pub mod audit {
     pub use crate::audit::{
         Access, AuditError, Event, Finished, Log, Settings, Tag, Verdict, counts::COUNTED_FOR,
@@ -15,9 +11,9 @@ pub mod audit {
 
 pub mod auth {
     pub use crate::auth::{
-        Binding, Cache, Clock, Credential, Decision, Denied, DenyList, Endpoint, ExplainContext,
-        Explanation, Grant, KeySet, LimitClaims, NonceRule, PROOF_MAX_AGE, Permitted, Policy,
-        ProofUse, Realm, RealmFloor, Revocations, Snapshot, Until,
+        Binding, Cache, Clock, Credential, Decision, Denied, DenyList, Endpoint, Explanation,
+        Grant, KeySet, LimitClaims, NonceRule, PROOF_MAX_AGE, Permitted, Policy, ProofUse,
+        Published, Realm, RealmFloor, Revocations, Snapshot, ToExplain, Until,
         decide::decide,
         explain::{Check, Outcome, explain},
         recheck, verify_jws,
@@ -51,7 +47,7 @@ pub mod prompt {
 }
 
 pub mod reason {
-    pub use crate::reason::{DenyReason, Reason};
+    pub use crate::reason::{DenyReason, Reason, Refusal};
 }
 
 pub mod secret {
@@ -68,4 +64,8 @@ pub mod time {
 
 pub mod tls {
     pub use crate::tls::{KeyPair, client, fingerprint};
+}
+
+pub mod wire {
+    pub use crate::wire::error;
 }

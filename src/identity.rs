@@ -79,10 +79,24 @@ impl Key {
             Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(&file)?,
             read => Secret::new(read.map_err(told)?),
         };
-        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.expose());
-        let pair = pair.map_err(|_| unusable("it is no PKCS #8 Ed25519 key; restore it"))?;
-        Ok(Key(Arc::new(pair)))
+        Ok(Key(Arc::new(parse_key(&pkcs8)?)))
     }
+
+    /// Whether [`Key::open`] would find fault with it; nothing is made or mended.
+    pub fn check(state_folder: &Path) -> io::Result<()> {
+        let file = state_folder.join(KEY_FILE);
+        match files::read(&file, MAX_KEY_FILE, Care::Own) {
+            Ok(pkcs8) => parse_key(&Secret::new(pkcs8)).map(drop),
+            Err(FileError::Readable { .. }) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn parse_key(pkcs8: &Secret<Vec<u8>>) -> io::Result<Ed25519KeyPair> {
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.expose());
+    pair.map_err(|_| unusable("it is no PKCS #8 Ed25519 key; restore it"))
 }
 
 fn make_key(file: &Path) -> io::Result<Secret<Vec<u8>>> {

@@ -4,7 +4,7 @@
 //! checks it):
 //!
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
-//!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`process`], [`tls`],
+//!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
 //!    [`shutdown`], [`systemd`], [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
 //!    [`store`] is the state folder's database.
@@ -41,6 +41,7 @@ mod identity;
 mod json;
 mod keysync;
 mod link;
+mod oauth;
 mod process;
 mod prompt;
 mod quota;

@@ -99,13 +99,19 @@ pub fn local_time(seconds: u64) -> Option<String> {
     Some(String::from_utf8_lossy(&text[..length]).into_owned())
 }
 
-/// Gives up root for good, in all threads: for this user and group, and no other group.
+/// Gives up root for good, in all threads: for this user with the groups that it is in, and this
+/// group.
 pub fn become_user(uid: u32, gid: u32) -> Result<()> {
-    // SAFETY: plain system calls on numbers; an empty group list needs no pointer.
+    // SAFETY: plain system calls on numbers, and on the entry's name, which nothing replaces before
+    // `initgroups` has read it: this is done before there is another thread. An empty group list
+    // needs no pointer.
     let dropped = unsafe {
-        libc::setgroups(0, std::ptr::null()) == 0
-            && libc::setgid(gid) == 0
-            && libc::setuid(uid) == 0
+        let entry = libc::getpwuid(uid);
+        let in_groups = match entry.is_null() {
+            true => libc::setgroups(0, std::ptr::null()),
+            false => libc::initgroups((*entry).pw_name, gid),
+        };
+        in_groups == 0 && libc::setgid(gid) == 0 && libc::setuid(uid) == 0
     };
     match dropped {
         true => Ok(()),

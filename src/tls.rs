@@ -9,6 +9,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::files::{self, Care};
@@ -75,6 +76,25 @@ pub fn server(
         .map_err(|e| error(&own.cert_file, &e))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Whether a file of certificates, CAs too, can be used.
+pub fn check_certificates(file: &Path) -> Result<(), TlsError> {
+    roots(file).map(drop)
+}
+
+/// Whether a private key can be read and used.
+pub fn check_key(file: &Path) -> Result<(), TlsError> {
+    key(file).map(drop)
+}
+
+/// Whether certificate and key belong together; what is wrong with either alone isn't told here.
+pub fn check_pair(own: &KeyPair) -> Result<(), TlsError> {
+    let (Ok(chain), Ok(key)) = (chain(&own.cert_file), key(&own.key_file)) else {
+        return Ok(());
+    };
+    let pair = CertifiedKey::from_der(chain, key, &default_provider());
+    pair.map(drop).map_err(|e| error(&own.key_file, &e))
 }
 
 /// `sha256:` and the hash of a certificate, as `openssl x509 -fingerprint -sha256` tells it.

@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["algorithm", "process", "secret", "sys"],
     &["files", "time"],
     &["https", "identity", "json", "reason", "share", "shutdown"],
-    &["delivery", "prompt", "systemd", "tls"],
+    &["delivery", "oauth", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],
     &["auth", "store", "wire"],

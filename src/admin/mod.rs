@@ -5,7 +5,6 @@
 //! read. A reader passes over what it doesn't know, so that a newer daemon may say more. Times are
 //! RFC 3339 in UTC with milliseconds, so their order as text is their order.
 
-mod explanation;
 mod keys;
 pub mod route;
 mod status;
@@ -14,7 +13,6 @@ pub(crate) mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::explanation::{Explanation, ToExplain};
 pub use self::keys::{
     EndpointStatus, Fetched, Keys, KeysChanged, Listed, PinHeld, Pinned, RealmStatus,
     RefreshStatus, Refreshed,
@@ -23,7 +21,6 @@ pub use self::route::{Call, Operation};
 pub use self::status::{
     AuditStatus, ClientFloor, ClockStatus, EngineStatus, MqttStatus, Status, Untold,
 };
-use crate::time::Timestamp;
 
 /// The configuration was read anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,23 +51,4 @@ pub enum ResetTo {
 pub struct TimeReset {
     pub was: String,
     pub floor: String,
-}
-
-/// Why an operation wasn't carried out, or not whole.
-#[derive(Debug, thiserror::Error)]
-pub enum Failed {
-    #[error("no realm {realm:?} is configured; there are: {known}")]
-    NoRealm { realm: String, known: String },
-    #[error("realm {0:?} isn't refreshed; configure its [realm.jwks]")]
-    NotRefreshed(String),
-    #[error("realm {0:?} holds no set with this fingerprint; fetch it again and compare")]
-    NotHeld(String),
-    /// A key set that can't be fetched, read or pinned.
-    #[error("{0}")]
-    Keys(String),
-    #[error("{to} is later than the clock ({now}); a floor that is too late refuses every token")]
-    TooLate { to: Timestamp, now: Timestamp },
-    /// State or audit log couldn't be written.
-    #[error("{0}")]
-    State(String),
 }

@@ -2,7 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::{Explanation, Fetched, Listed, Pinned, Refreshed, Reloaded, Status, TimeReset};
+use super::{Fetched, Listed, Pinned, Refreshed, Reloaded, Status, TimeReset};
+use crate::auth::Explanation;
+use crate::prompt::Place;
 
 /// How an operation is asked for.
 #[derive(Debug)]
@@ -37,7 +39,6 @@ macro_rules! operations {
     };
 }
 
-// `Explain` comes before the realms', of which none can have its name.
 operations! {
     Status: LOOK, "GET" "/status", "status";
     Metrics: LOOK, "GET" "/metrics", "metrics";
@@ -53,16 +54,13 @@ operations! {
 }
 
 impl Operation {
-    /// The operation at a path, and the realm that it names, still encoded.
-    pub fn at(path: &str) -> Option<(Operation, &str)> {
-        Operation::ALL.iter().find_map(|operation| {
-            let operation = *operation;
-            let Some((before, after)) = operation.route().path.split_once("{realm}") else {
-                return (path == operation.route().path).then_some((operation, ""));
-            };
-            let realm = path.strip_prefix(before)?.strip_suffix(after)?;
-            (!realm.is_empty() && !realm.contains('/')).then_some((operation, realm))
-        })
+    /// The operations at a path, with the realm that it names.
+    pub fn at(path: &str) -> Option<Place<Operation>> {
+        let rows = Operation::ALL.iter().map(|operation| {
+            let Route { method, path, .. } = operation.route();
+            (method, path, *operation)
+        });
+        Place::find(rows, path).filter(|place| !place.named.contains('/'))
     }
 
     /// Its path for a realm, whose name needs no encoding.
@@ -97,25 +95,20 @@ mod tests {
     #[test]
     fn a_path_leads_back_to_its_operation() {
         for operation in Operation::ALL.iter().copied() {
-            let realm = match operation.route().path.contains("{realm}") {
-                true => "dev",
-                false => "",
-            };
-            assert_eq!(
-                Operation::at(&operation.path("dev")),
-                Some((operation, realm))
-            );
+            let Route { method, path, .. } = operation.route();
+            let place = Operation::at(&operation.path("dev")).unwrap();
+            assert_eq!(place.named == "dev", path.contains("{realm}"));
+            assert_eq!(place.take(method), Ok(operation));
         }
-        let encoded = Some((Operation::PinKeys, "a%2Fb"));
-        assert_eq!(Operation::at("/keys/a%2Fb"), encoded);
         for path in [
             "/v1/models",
             "/keys/",
             "/keys/dev/",
             "/keys/dev/other",
             "/keys/a/fetch/x",
+            "/keys/a%2Fb",
         ] {
-            assert_eq!(Operation::at(path), None, "{path}");
+            assert!(Operation::at(path).is_none(), "{path}");
         }
     }
 }

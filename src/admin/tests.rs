@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::prompt::{Scope, Transport};
+use crate::auth::{Explanation, ToExplain};
 
 /// As a daemon sends it that has something to say everywhere.
 pub(crate) fn status() -> Status {
@@ -157,14 +157,9 @@ fn what_travels_is_as_it_always_was() {
 }
 
 #[test]
-fn a_token_is_explained_by_the_socket_to_read_unless_told_otherwise() {
+fn what_is_to_be_explained_names_a_token() {
     let asked: ToExplain = serde_json::from_value(json!({"token": "a.b.c"})).unwrap();
-    let context = asked.context();
     assert_eq!(asked.token.expose(), "a.b.c");
-    assert_eq!(
-        (context.transport, context.scope),
-        (Some(Transport::Socket), Scope::Read)
-    );
     for bad in [
         json!({}),
         json!({"token": 1}),

@@ -19,15 +19,6 @@ pub(super) struct Asked<'r> {
     pub(super) transport: Option<Transport>,
 }
 
-/// The request that a token is tried for.
-#[derive(Debug, Clone)]
-pub struct ExplainContext {
-    pub transport: Option<Transport>,
-    /// The endpoint; absent: the realm's default.
-    pub model: Option<String>,
-    pub scope: Scope,
-}
-
 impl<'r> Asked<'r> {
     pub(super) fn of(request: &'r Request) -> Asked<'r> {
         Asked {
@@ -35,17 +26,6 @@ impl<'r> Asked<'r> {
             model: request.model.as_deref(),
             of_one_model: matches!(request.asks, Operation::Complete(_)),
             transport: request.origin.transport_kind(),
-        }
-    }
-}
-
-impl ExplainContext {
-    pub(super) fn asked(&self) -> Asked<'_> {
-        Asked {
-            scope: self.scope,
-            model: self.model.as_deref(),
-            of_one_model: self.scope != Scope::Audit,
-            transport: self.transport,
         }
     }
 }

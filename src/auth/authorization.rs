@@ -47,7 +47,7 @@ mod tests {
 
     fn read(value: &str) -> Result<Credential, Refusal> {
         let binding = Binding {
-            method: "GET",
+            method: "GET".to_owned(),
             targets: Vec::new(),
             message: None,
             nonce: NonceRule::None,

@@ -24,7 +24,7 @@ pub enum Credential {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     /// `htm`.
-    pub method: &'static str,
+    pub method: String,
     /// `htu` is one of these. They hold the device's name, so that a proof is of no use elsewhere.
     pub targets: Vec<String>,
     /// `msh`, where the transport hides no message from a third party (MQTT).

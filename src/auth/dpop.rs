@@ -119,7 +119,7 @@ fn header<'j>(
 
 /// Checks 8, 9 and 12: the request and the token that the proof speaks of.
 fn request(claims: &Map<String, Value>, token: &str, binding: &Binding) -> Result<(), ProofError> {
-    if text(claims, "htm") != Some(binding.method) {
+    if text(claims, "htm") != Some(&*binding.method) {
         return Err(invalid("htm: another method than the request's"));
     }
     let target = text(claims, "htu").and_then(normalised);
@@ -238,7 +238,7 @@ mod tests {
 
     fn published(proof: &str, token: &str, thumbprint: &str) -> Result<ProofUse, ProofError> {
         let binding = Binding {
-            method: "GET",
+            method: "GET".to_owned(),
             targets: vec!["HTTPS://Resource.Example.org:443/protectedresource".to_owned()],
             message: None,
             nonce: NonceRule::None,

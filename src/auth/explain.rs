@@ -3,9 +3,10 @@
 //! The checks are those of `decide`, called in its order: the first that fails here is the refusal
 //! there.
 
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::access::ExplainContext;
+use super::access::Asked;
 use super::clock::Clock;
 use super::credential::Credential;
 use super::decide::{Step, Unverified, verify};
@@ -15,14 +16,31 @@ use super::mend::{Facts, mend};
 use super::snapshot::Snapshot;
 use super::token::MAX_LEN;
 use super::verdict::Verified;
+use crate::prompt::{Scope, Transport};
 use crate::reason::DenyReason;
 use crate::secret::Secret;
 
-/// What was found. It holds no signature, so it can be shown without giving the token away.
-#[derive(Debug, Clone)]
+/// A token, and the request that it is tried for: by the socket, to read, unless told otherwise.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ToExplain {
+    #[serde(serialize_with = "exposed")]
+    pub token: Secret<String>,
+    pub transport: Option<Transport>,
+    /// The endpoint; absent: the realm's default.
+    pub model: Option<String>,
+    pub scope: Option<Scope>,
+}
+
+fn exposed<S: Serializer>(token: &Secret<String>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(token.expose())
+}
+
+/// What was found. It holds no signature, so it can be shown without giving the token away. Reasons
+/// are names: who reads it may not know each of a newer daemon's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// `None`: permitted.
-    pub verdict: Option<DenyReason>,
+    /// The reason of the refusal; `None`: permitted.
+    pub verdict: Option<String>,
     /// The realm that the token names, where it is one of this appliance's.
     pub realm: Option<String>,
     /// Whether header and claims are proven, not only alleged.
@@ -32,41 +50,54 @@ pub struct Explanation {
     pub checks: Vec<Check>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    pub name: &'static str,
+    pub name: String,
     pub outcome: Outcome,
     pub detail: Option<String>,
     /// What to change, and where in Keycloak.
     pub mend: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Outcome {
     Passed,
-    Failed(DenyReason),
     /// An earlier check must pass first.
     Skipped,
+    /// For this reason.
+    #[serde(untagged)]
+    Failed(String),
 }
 
-impl Outcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Passed => "passed",
-            Outcome::Skipped => "skipped",
-            Outcome::Failed(reason) => reason.as_str(),
+impl ToExplain {
+    fn asked(&self) -> Asked<'_> {
+        let scope = self.scope.unwrap_or(Scope::Read);
+        Asked {
+            scope,
+            model: self.model.as_deref(),
+            of_one_model: scope != Scope::Audit,
+            transport: Some(self.transport.unwrap_or(Transport::Socket)),
         }
     }
 }
 
 impl Check {
-    fn passed(name: &'static str) -> Check {
+    fn passed(name: &str) -> Check {
         Check::plain(name, Outcome::Passed)
     }
 
-    fn plain(name: &'static str, outcome: Outcome) -> Check {
+    fn failed(name: &str, reason: DenyReason, detail: Option<String>, facts: &Facts<'_>) -> Check {
         Check {
-            name,
+            detail,
+            mend: mend(reason, facts),
+            ..Check::plain(name, Outcome::Failed(reason.to_string()))
+        }
+    }
+
+    fn plain(name: &str, outcome: Outcome) -> Check {
+        Check {
+            name: name.to_owned(),
             outcome,
             detail: None,
             mend: None,
@@ -74,13 +105,9 @@ impl Check {
     }
 }
 
-/// Tries `token` as a bearer token for the request of `context`.
-pub fn explain(
-    token: &str,
-    snapshot: &Snapshot,
-    clock: &Clock,
-    context: &ExplainContext,
-) -> Explanation {
+/// Tries the token as a bearer token.
+pub fn explain(to_explain: &ToExplain, snapshot: &Snapshot, clock: &Clock) -> Explanation {
+    let token = to_explain.token.expose().as_str();
     let shown = (token.len() <= MAX_LEN).then(|| Compact::parse(token));
     let shown = shown.flatten();
     let claims = shown.as_ref().and_then(Compact::payload_object);
@@ -90,7 +117,7 @@ pub fn explain(
         snapshot,
         realm,
         claims: claims.as_ref(),
-        context,
+        asked: to_explain.asked(),
     };
     let mut checks = Vec::new();
     let verified = verify(token, snapshot);
@@ -103,19 +130,16 @@ pub fn explain(
         Err(Unverified { at, denied }) => {
             let (before, after) = at.around();
             checks.extend(before.map(|step| Check::passed(step.name())));
-            checks.push(Check {
-                detail: denied.detail.clone(),
-                mend: mend(denied.reason, &facts),
-                ..Check::plain(at.name(), Outcome::Failed(denied.reason))
-            });
+            let detail = denied.detail.clone();
+            checks.push(Check::failed(at.name(), denied.reason, detail, &facts));
             let rest = after.map(Step::name);
             let rest = rest.chain(CHECKS.iter().map(|(name, _)| *name));
             checks.extend(rest.map(|name| Check::plain(name, Outcome::Skipped)));
             at.around().0.any(|step| step == Step::Signature)
         }
     };
-    let failed = |check: &Check| match check.outcome {
-        Outcome::Failed(reason) => Some(reason),
+    let failed = |check: &Check| match &check.outcome {
+        Outcome::Failed(reason) => Some(reason.clone()),
         _ => None,
     };
     Explanation {
@@ -136,15 +160,11 @@ fn judged(token: &Verified, facts: &Facts<'_>, clock: &Clock, checks: &mut Vec<C
     // No check but that of a proof, which is none of the token's, looks at its text.
     let bearer = Credential::Bearer(Secret::new(String::new()));
     let deny = &facts.snapshot.deny;
-    let mut case = Case::new(token, &bearer, facts.context.asked(), realm, deny, clock);
+    let mut case = Case::new(token, &bearer, facts.asked, realm, deny, clock);
     for (name, check) in CHECKS {
         checks.push(match check(&mut case) {
             Ok(()) => Check::passed(name),
-            Err(finding) => Check {
-                detail: finding.detail,
-                mend: mend(finding.reason, facts),
-                ..Check::plain(name, Outcome::Failed(finding.reason))
-            },
+            Err(finding) => Check::failed(name, finding.reason, finding.detail, facts),
         });
     }
 }

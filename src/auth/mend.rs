@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::access::{self, ExplainContext};
+use super::access::{self, Asked};
 use super::realm::Realm;
 use super::snapshot::Snapshot;
 use crate::reason::DenyReason;
@@ -13,7 +13,7 @@ pub(super) struct Facts<'f> {
     pub(super) snapshot: &'f Snapshot,
     pub(super) realm: Option<&'f Realm>,
     pub(super) claims: Option<&'f Map<String, Value>>,
-    pub(super) context: &'f ExplainContext,
+    pub(super) asked: Asked<'f>,
 }
 
 /// The attribute of a client that Keycloak's switch "Use lightweight access token" sets.
@@ -145,7 +145,7 @@ fn roles(facts: &Facts<'_>) -> String {
 }
 
 fn scope(facts: &Facts<'_>) -> String {
-    let scope = facts.context.scope;
+    let scope = facts.asked.scope;
     let policy = facts.realm.map(|realm| &realm.policy);
     let roles = policy.map(|policy| &policy.roles).into_iter().flatten();
     let granting = roles.filter(|(_, scopes)| scopes.contains(&scope));
@@ -198,7 +198,7 @@ fn refresh(facts: &Facts<'_>) -> bool {
 fn endpoint<'f>(facts: &Facts<'f>) -> &'f str {
     let meant = facts
         .realm
-        .and_then(|realm| access::meant(&facts.context.asked(), realm).ok());
+        .and_then(|realm| access::meant(&facts.asked, realm).ok());
     let first = meant.and_then(|list| list.first().copied());
     first.map_or("ENDPOINT", |endpoint| &endpoint.client_id)
 }

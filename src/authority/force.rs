@@ -10,23 +10,28 @@ use serde_json::{Value, json};
 use super::Refused;
 use crate::auth::{DenyList, Endpoint, Policy, Realm, Revocations, Snapshot};
 use crate::keysync::{Circumstances, Difference, History, Pinned, Set, Source, Verdict};
+use crate::prompt::Scope;
 use crate::time::{Booted, Mark, Moment, Timestamp};
 
-/// A realm as it is configured.
-#[derive(Debug, Clone)]
-pub struct Configured {
+/// A realm as it is configured: without its keys, which are pinned in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RealmConfig {
     pub name: String,
     pub issuer: String,
     pub policy: Policy,
-    pub endpoints: Vec<Arc<Endpoint>>,
-    pub source: Option<Source>,
+    pub endpoints: Vec<Endpoint>,
+    /// Where its keys are fetched from, where they are.
+    pub jwks: Option<Source>,
+    /// What is revoked before it expires.
     pub deny_file: Option<PathBuf>,
+    /// Groups of this machine by name; the policy has their ids.
+    pub local_groups: BTreeMap<String, Vec<Scope>>,
 }
 
 /// All that decides about a token, but for the time.
 #[derive(Debug, Clone, Default)]
 pub struct Force {
-    pub realms: Vec<Configured>,
+    pub realms: Vec<RealmConfig>,
     /// By realm, also of those that aren't configured now.
     pub keys: BTreeMap<String, Pinned>,
     /// By realm.
@@ -38,7 +43,7 @@ pub struct Force {
 pub enum Change {
     /// `denied`: the deny files as they are now, of which those count that weren't followed.
     Configuration {
-        realms: Vec<Configured>,
+        realms: Vec<RealmConfig>,
         denied: BTreeMap<String, Revocations>,
         /// What the record says; at the start there is none.
         told: Option<Value>,
@@ -161,7 +166,7 @@ impl Next {
     /// What becomes of a sound set. Where nothing is pinned, nobody vouches for it.
     fn fetched(
         &mut self,
-        realm: &Configured,
+        realm: &RealmConfig,
         set: &Set,
         passed: Duration,
         now: Moment,
@@ -225,7 +230,7 @@ impl Next {
 }
 
 impl Force {
-    pub fn realm(&self, name: &str) -> Result<&Configured, Refused> {
+    pub fn realm(&self, name: &str) -> Result<&RealmConfig, Refused> {
         let found = self.realms.iter().find(|realm| realm.name == name);
         found.ok_or_else(|| {
             let names: Vec<&str> = self.realms.iter().map(|r| r.name.as_str()).collect();
@@ -244,7 +249,7 @@ impl Force {
                 name: realm.name.clone(),
                 issuer: realm.issuer.clone(),
                 policy: realm.policy.clone(),
-                endpoints: realm.endpoints.clone(),
+                endpoints: realm.endpoints.iter().cloned().map(Arc::new).collect(),
                 keys: pinned.map(|pinned| pinned.keys.clone()).unwrap_or_default(),
                 confirmed: pinned.map(|pinned| pinned.confirmed),
             }
@@ -281,10 +286,10 @@ impl Force {
     /// A file that is followed already has been looked at since.
     fn denied_of(
         &self,
-        realms: &[Configured],
+        realms: &[RealmConfig],
         read: &BTreeMap<String, Revocations>,
     ) -> BTreeMap<String, Revocations> {
-        let list = |realm: &Configured| {
+        let list = |realm: &RealmConfig| {
             let path = realm.deny_file.as_ref()?;
             let followed = self.realm(&realm.name).ok();
             let followed = followed.is_some_and(|old| old.deny_file.as_ref() == Some(path));
@@ -295,9 +300,9 @@ impl Force {
     }
 }
 
-impl Configured {
+impl RealmConfig {
     fn vouch_after(&self) -> Duration {
-        let source = self.source.as_ref();
+        let source = self.jwks.as_ref();
         source.map_or(Duration::MAX, |source| source.vouch_after)
     }
 

@@ -21,7 +21,7 @@ use prometheus_client::metrics::family::Family;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-pub use self::force::{Change, Configured, Done, Force};
+pub use self::force::{Change, Done, Force, RealmConfig};
 use self::force::{Next, Note, next};
 use crate::audit::{AuditError, Log};
 use crate::auth::{Clock, Snapshot};
@@ -64,6 +64,8 @@ pub enum Refused {
     Store(#[from] StoreError),
     #[error("audit log: {0}")]
     Audit(#[from] AuditError),
+    #[error("what was delivered could not be mended: {0}")]
+    Delivered(StoreError),
 }
 
 /// Cheap to clone.
@@ -96,7 +98,7 @@ struct OfOutcome {
 /// Everything that following a configuration needs; nothing of it is in force.
 #[derive(Debug)]
 pub struct Prepared {
-    realms: Vec<Configured>,
+    realms: Vec<RealmConfig>,
     deny_files: NewDenyFiles,
     lines: Lines,
 }
@@ -297,9 +299,9 @@ impl Authority {
 impl Authority {
     /// Reads and makes all that a configuration's realms need. Whatever can fail does so here or in
     /// [`Authority::follow`], before anything of it is in force.
-    pub fn prepare(&self, realms: Vec<Configured>) -> Result<Prepared, Refused> {
+    pub fn prepare(&self, realms: Vec<RealmConfig>) -> Result<Prepared, Refused> {
         let sources = realms.iter().filter_map(|realm| {
-            let source = realm.source.clone()?;
+            let source = realm.jwks.clone()?;
             Some((realm.name.clone(), source))
         });
         let lines = self.0.refresher.prepare(&sources.collect())?;
@@ -307,11 +309,11 @@ impl Authority {
     }
 
     /// What would be in force if a daemon began now; nothing is refreshed.
-    pub fn survey(&self, realms: Vec<Configured>) -> Result<(), Refused> {
+    pub fn survey(&self, realms: Vec<RealmConfig>) -> Result<(), Refused> {
         self.follow(self.prepare_with(realms, Lines::default())?, None)
     }
 
-    fn prepare_with(&self, realms: Vec<Configured>, lines: Lines) -> Result<Prepared, Refused> {
+    fn prepare_with(&self, realms: Vec<RealmConfig>, lines: Lines) -> Result<Prepared, Refused> {
         let files = realms.iter().filter_map(|realm| {
             let path = realm.deny_file.clone()?;
             Some((realm.name.clone(), path))

@@ -41,9 +41,9 @@ fn denied(keys: u8) -> Revocations {
 }
 
 /// One whose file is at the `file`th path, if it has one.
-fn realm(name: &str, file: Option<u8>) -> Configured {
-    Configured {
-        source: Some(Source {
+fn realm(name: &str, file: Option<u8>) -> RealmConfig {
+    RealmConfig {
+        jwks: Some(Source {
             uri: "http://127.0.0.1:9/certs".to_owned(),
             ca_file: None,
             plain_http_trusts_this_host: true,

@@ -1,6 +1,7 @@
 //! Changes as they are made: by issuers that do what they shouldn't, by people meanwhile, on a disk
 //! that fails.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -50,14 +51,15 @@ pub(super) fn open(folder: &TempDir) -> (Log, Authority) {
     (log, authority)
 }
 
-pub(super) fn configured(name: &str) -> Configured {
-    Configured {
+pub(super) fn configured(name: &str) -> RealmConfig {
+    RealmConfig {
         name: name.to_owned(),
         issuer: format!("https://keycloak.test/realms/{name}"),
         policy: Policy::default(),
         endpoints: Vec::new(),
-        source: None,
+        jwks: None,
         deny_file: None,
+        local_groups: BTreeMap::new(),
     }
 }
 
@@ -142,9 +144,9 @@ impl Bench {
         bench
     }
 
-    fn configured(&self) -> Configured {
-        Configured {
-            source: Some(Source {
+    fn configured(&self) -> RealmConfig {
+        RealmConfig {
+            jwks: Some(Source {
                 uri: self.issuer.uri.clone(),
                 ca_file: None,
                 plain_http_trusts_this_host: true,
@@ -379,7 +381,7 @@ fn a_refused_configuration_leaves_all_as_it_was() {
     other.deny_file = None;
     let missing = bench.folder.path().join("missing");
     let mut without_ca = other.clone();
-    without_ca.source.as_mut().unwrap().ca_file = Some(missing.clone());
+    without_ca.jwks.as_mut().unwrap().ca_file = Some(missing.clone());
     let mut without_list = other.clone();
     without_list.deny_file = Some(missing);
     for refused in [without_ca, without_list] {

@@ -145,7 +145,11 @@ impl Bundle {
 
 /// The SHA-256 of a file's content.
 pub fn hash_file(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    hash(File::open(path)?)
+}
+
+/// The SHA-256 of what is left to read.
+pub fn hash(mut file: impl Read) -> io::Result<String> {
     let mut context = Context::new(&SHA256);
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -182,7 +182,7 @@ pub(super) fn stream(
     let mut finish = None;
     let mut ends_with_newline = true;
     for line in answer.lines() {
-        let line = line.map_err(|error| broke_off(&error.to_string()))?;
+        let line = line?;
         // Everything else is a comment or an event's name (the HTML standard's section 9.2).
         let Some(data) = line.strip_prefix("data:").map(str::trim) else {
             continue;

@@ -1,38 +1,33 @@
-//! HTTP over the daemon's Unix sockets: ureq with a transport of our own.
+//! HTTP over the daemon's Unix sockets: what is asked, and what a refusal means.
+
+mod connection;
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use ureq::http::{Request, Response, StatusCode};
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
-};
-use ureq::{Agent, Body, Timeout};
 
 use super::exit::{Exit, Failure};
 use crate::admin::{Call, Operation};
 use crate::secret::Secret;
+use connection::{Broken, Exchange, SILENCE};
 
-/// Longer than any silence of a healthy daemon, which sends a comment line every `keep_alive`.
-const SILENCE: Duration = Duration::from_secs(120);
-/// Until the daemon takes the connection: a full backlog blocks.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Until what only looks is answered: nothing of that waits for the network or the engine.
 const LOOK: Duration = Duration::from_secs(30);
-/// No answer of the admin socket that isn't a stream comes near.
+/// No answer of the admin socket that isn't a stream comes near, and no line of one that is.
 const MAX_BODY: u64 = 64 << 20;
+const AGENT: &str = concat!("slmd/", env!("CARGO_PKG_VERSION"));
 
 /// Speaks to one socket.
 #[derive(Debug)]
 pub(super) struct Client {
     socket: PathBuf,
-    agent: Agent,
 }
 
 /// What a request shows of its sender.
@@ -48,7 +43,7 @@ pub(super) enum Shown {
 }
 
 /// An answer whose status was good and whose body is still to come.
-pub(super) struct Answer(Response<Body>);
+pub(super) struct Answer(Exchange);
 
 /// Why there is no good answer.
 #[derive(Debug)]
@@ -60,15 +55,7 @@ pub(super) enum Problem {
 
 impl Client {
     pub(super) fn new(socket: PathBuf) -> Client {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .user_agent(concat!("slmd/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let connector = UnixConnector(socket.clone());
-        let agent = Agent::with_parts(config, connector, NoResolver);
-        Client { socket, agent }
+        Client { socket }
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Answer, Problem> {
@@ -99,8 +86,8 @@ impl Client {
 
     /// An answer in JSON, whatever its status: `/readyz` tells even when it says no.
     pub(super) fn tell<A: DeserializeOwned>(&self, path: &str) -> Result<A, Problem> {
-        let response = self.exchange("GET", path, &Shown::Nothing, Vec::new())?;
-        Answer(response).json().map_err(Problem::Other)
+        let answer = self.exchange("GET", path, &Shown::Nothing, Vec::new())?;
+        Answer(answer).json().map_err(Problem::Other)
     }
 
     /// Sends `body` as JSON, with what is shown of the sender.
@@ -111,11 +98,11 @@ impl Client {
         shown: &Shown,
         body: Vec<u8>,
     ) -> Result<Answer, Problem> {
-        let response = self.exchange(method, path, shown, body)?;
-        if response.status().is_success() {
-            Ok(Answer(response))
+        let answer = self.exchange(method, path, shown, body)?;
+        if answer.head.status.is_success() {
+            Ok(Answer(answer))
         } else {
-            Err(Problem::Other(refused(response)))
+            Err(Problem::Other(refused(answer)))
         }
     }
 
@@ -125,11 +112,12 @@ impl Client {
         path: &str,
         shown: &Shown,
         body: Vec<u8>,
-    ) -> Result<Response<Body>, Problem> {
-        let failed = |error: String| Problem::Other(Failure::failed(error));
+    ) -> Result<Exchange, Problem> {
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("http://localhost{path}"));
+            .uri(path)
+            .header("host", "localhost")
+            .header("user-agent", AGENT);
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
@@ -144,19 +132,18 @@ impl Client {
                     .header("dpop", proof.expose());
             }
         }
-        let request = request.body(body).map_err(|_| {
-            failed("the token can't be sent in a header; check its file".to_owned())
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|_| {
+            let what = "the token can't be sent in a header; check its file";
+            Problem::Other(Failure::failed(what))
         })?;
         let patience = match method == "GET" {
             true => LOOK,
             false => SILENCE,
         };
-        let request = self.agent.configure_request(request);
-        let request = request.timeout_recv_response(Some(patience)).build();
-        self.agent.run(request).map_err(|e| self.unreachable(e))
+        Exchange::begin(&self.socket, request, patience).map_err(|e| self.unreachable(e))
     }
 
-    fn unreachable(&self, error: ureq::Error) -> Problem {
+    fn unreachable(&self, error: Broken) -> Problem {
         let socket = self.socket.display();
         let fail = |what: String| Failure::new(Exit::Unreachable, what);
         let silent = format!(
@@ -164,9 +151,9 @@ impl Client {
              (journalctl -u slmd)"
         );
         let error = match error {
-            ureq::Error::Io(error) => error,
-            ureq::Error::Timeout(_) => return Problem::Other(fail(silent)),
-            error => return Problem::Other(fail(format!("{socket}: {error}"))),
+            Broken::Io(error) => error,
+            Broken::Silent => return Problem::Other(fail(silent)),
+            error @ Broken::Http(_) => return Problem::Other(fail(format!("{socket}: {error}"))),
         };
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Problem::Down(fail(format!(
@@ -176,7 +163,6 @@ impl Client {
                 "{socket}: permission denied; the admin socket is for root and the daemon's user \
                  (try sudo), the public one for members of its group"
             ))),
-            ErrorKind::WouldBlock => Problem::Other(fail(silent)),
             _ => Problem::Other(fail(format!("{socket}: {error}"))),
         }
     }
@@ -194,17 +180,34 @@ impl Answer {
             .map_err(|e| Failure::failed(format!("the daemon's answer can't be read: {e}")))
     }
 
-    fn text(mut self) -> Result<String, Failure> {
-        let body = self.0.body_mut().with_config().limit(MAX_BODY);
-        let text = body.read_to_string();
-        text.map_err(|e| Failure::failed(format!("the daemon's answer broke off: {e}")))
+    fn text(self) -> Result<String, Failure> {
+        let mut text = String::new();
+        let read = self.0.take(MAX_BODY + 1).read_to_string(&mut text);
+        match read.map_err(broke_off)? as u64 {
+            0..=MAX_BODY => Ok(text),
+            _ => Err(broke_off("it is too long")),
+        }
     }
 
     /// The body's lines as they come.
-    pub(super) fn lines(self) -> impl Iterator<Item = io::Result<String>> {
-        let body = self.0.into_body().into_with_config().limit(u64::MAX);
-        BufReader::new(body.reader()).lines()
+    pub(super) fn lines(self) -> impl Iterator<Item = Result<String, Failure>> {
+        let mut body = BufReader::new(self.0);
+        std::iter::from_fn(move || line(&mut body).transpose())
     }
+}
+
+fn line(body: &mut impl BufRead) -> Result<Option<String>, Failure> {
+    let mut line = String::new();
+    let read = body.take(MAX_BODY).read_line(&mut line);
+    match read.map_err(broke_off)? as u64 {
+        0 => Ok(None),
+        MAX_BODY => Err(broke_off("a line is too long")),
+        _ => Ok(Some(line.trim_end_matches(['\n', '\r']).to_owned())),
+    }
+}
+
+fn broke_off(why: impl fmt::Display) -> Failure {
+    Failure::failed(format!("the daemon's answer broke off: {why}"))
 }
 
 impl Problem {
@@ -222,13 +225,13 @@ impl From<Problem> for Failure {
 }
 
 /// The daemon's own words, and when to try again.
-fn refused(response: Response<Body>) -> Failure {
-    let status = response.status();
-    let retry = response.headers().get("retry-after");
+fn refused(answer: Exchange) -> Failure {
+    let status = answer.head.status;
+    let retry = answer.head.headers.get("retry-after");
     let retry = retry
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
-    let body = Answer(response).text().unwrap_or_default();
+    let body = Answer(answer).text().unwrap_or_default();
     let mut message = explain(status, &body);
     if let Some(seconds) = retry {
         message.push_str(&format!("; try again in {seconds} s"));
@@ -259,110 +262,11 @@ fn explain(status: StatusCode, body: &str) -> String {
     lines.join("\n      ")
 }
 
-/// Opens the one socket, whatever the URL says.
-#[derive(Debug)]
-struct UnixConnector(PathBuf);
-
-impl Connector for UnixConnector {
-    type Out = UnixTransport;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        _: Option<()>,
-    ) -> Result<Option<UnixTransport>, ureq::Error> {
-        let config = details.config;
-        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        let stream = connect(&self.0, CONNECT)?;
-        Ok(Some(UnixTransport { stream, buffers }))
-    }
-}
-
-/// A blocking connect waits for room in the backlog, for as long as it may wait to send (unix(7)).
-fn connect(socket: &Path, limit: Duration) -> io::Result<UnixStream> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-    let flags = SocketFlags::CLOEXEC;
-    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
-    let stream = rustix::net::socket_with(family, kind, flags, None)?;
-    sockopt::set_socket_timeout(&stream, sockopt::Timeout::Send, Some(limit))?;
-    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
-    Ok(stream.into())
-}
-
-struct UnixTransport {
-    stream: UnixStream,
-    buffers: LazyBuffers,
-}
-
-impl fmt::Debug for UnixTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("UnixTransport")
-    }
-}
-
-impl Transport for UnixTransport {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        &mut self.buffers
-    }
-
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.stream.set_write_timeout(limit(&timeout))?;
-        let output = &self.buffers.output()[..amount];
-        self.stream
-            .write_all(output)
-            .map_err(|error| timed_out(error, timeout.reason))
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.stream.set_read_timeout(limit(&timeout))?;
-        let input = self.buffers.input_append_buf();
-        let amount = self
-            .stream
-            .read(input)
-            .map_err(|error| timed_out(error, timeout.reason))?;
-        self.buffers.input_appended(amount);
-        Ok(amount > 0)
-    }
-
-    /// Each command asks once or twice; a connection is never worth keeping.
-    fn is_open(&mut self) -> bool {
-        false
-    }
-}
-
-/// What ureq allows, and never more than [`SILENCE`] without a byte.
-fn limit(timeout: &NextTimeout) -> Option<Duration> {
-    let asked = timeout.not_zero().map(|limit| *limit);
-    Some(asked.unwrap_or(SILENCE).min(SILENCE))
-}
-
-fn timed_out(error: io::Error, reason: Timeout) -> ureq::Error {
-    match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => ureq::Error::Timeout(reason),
-        _ => error.into(),
-    }
-}
-
-/// There is nothing to look up: the socket is a path.
-#[derive(Debug)]
-struct NoResolver;
-
-impl Resolver for NoResolver {
-    fn resolve(
-        &self,
-        _: &ureq::http::Uri,
-        _: &ureq::config::Config,
-        _: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let mut addresses = self.empty();
-        addresses.push(([127, 0, 0, 1], 80).into());
-        Ok(addresses)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::connection::connect;
     use super::*;
+    use std::io::Write;
     use std::os::unix::net::UnixListener;
     use std::sync::mpsc::channel;
 
@@ -421,6 +325,37 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_that_comes_before_the_body_is_read_is_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let served = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).unwrap();
+            let said = r#"{"error":{"message":"too long"}}"#;
+            let length = said.len();
+            write!(
+                stream,
+                "HTTP/1.1 413 X\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{said}"
+            )
+            .unwrap();
+        });
+        let body = vec![b' '; 8 << 20];
+        let client = Client::new(path);
+        let refused = client.send("PUT", "/x", &Shown::Nothing, body);
+        let failure = refused.err().unwrap().into_failure();
+        assert_eq!(failure.message, "refused (413): too long");
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn a_line_and_an_answer_have_an_end() {
+        let mut endless = BufReader::new(std::io::repeat(b'a'));
+        assert!(line(&mut endless).is_err());
+    }
+
+    #[test]
     fn a_full_backlog_is_not_waited_for_without_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
@@ -434,7 +369,7 @@ mod tests {
             }
         };
         assert_eq!(full.kind(), ErrorKind::WouldBlock, "{full}");
-        let told = Client::new(path).unreachable(ureq::Error::Io(full));
+        let told = Client::new(path).unreachable(full.into());
         let told = told.into_failure();
         assert_eq!(told.exit, Exit::Unreachable);
         assert!(

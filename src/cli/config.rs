@@ -1,23 +1,37 @@
 //! `slmd config`: check the file, show what is in force.
 
-use clap::Subcommand;
-use serde_json::json;
+use std::path::{Path, PathBuf};
 
-use super::exit::{Done, Failure};
-use super::{Global, output};
-use crate::config::Config;
+use clap::Subcommand;
+
+use super::exit::{Done, Exit, Failure};
+use super::{Global, offline, output, told};
+use crate::config::{Config, DEFAULT_PATH};
 
 /// Check and show the configuration.
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
     /// Check the whole file and tell every mistake at once, as line:column: key: what.
-    #[command(
-        after_help = "Examples:\n  slmd config check\n  slmd --config ./slmd.toml config check --no-machine"
-    )]
+    ///
+    /// A file is checked as a text, which may be for another machine. With --here this machine is
+    /// looked at too, as the daemon's user would find it: files, folders, models, ports, groups, the
+    /// CPU. The installed file is always checked so, also before each start of the service. What a
+    /// database holds and the hashes of a model aren't looked at: `slmd run` and `slmd model verify`
+    /// do that.
+    #[command(after_help = "\
+With --json: a list of {line, column, key, message}, of what is wrong where the exit code is 5, and
+of what is usable, but not well, where it is 0. Line 0 is the file as a whole.
+
+Examples:
+  slmd config check
+  slmd config check ./slmd.toml
+  slmd config check ./slmd.toml --here")]
     Check {
-        /// Check the text alone, not this machine's files, groups and CPU: for CI and other machines.
+        /// The file (default: the one of --config).
+        file: Option<PathBuf>,
+        /// Look at this machine too.
         #[arg(long)]
-        no_machine: bool,
+        here: bool,
     },
     /// Show the effective configuration with every default filled in; secrets are not shown.
     #[command(
@@ -32,10 +46,11 @@ pub(super) enum ConfigCommand {
 impl ConfigCommand {
     pub(super) fn execute(&self, global: &Global) -> Done {
         match self {
-            ConfigCommand::Check { no_machine: true } => {
-                checked(global, &global.told(Config::load_text(&global.config))?)
+            ConfigCommand::Check { file, here } => {
+                let file = file.as_deref().unwrap_or(&global.config);
+                let here = *here || file == Path::new(DEFAULT_PATH);
+                check(global, file, here)
             }
-            ConfigCommand::Check { no_machine: false } => checked(global, &global.load()?),
             ConfigCommand::Show if global.json => output::show(global, &global.load()?.show()),
             ConfigCommand::Show => {
                 let text = toml::to_string(&global.load()?.show()).map_err(Failure::failed)?;
@@ -46,12 +61,35 @@ impl ConfigCommand {
     }
 }
 
-fn checked(global: &Global, config: &Config) -> Done {
+fn check(global: &Global, file: &Path, here: bool) -> Done {
+    let config = match here {
+        true => {
+            as_the_daemon(file)?;
+            Config::load_to_start(file)
+        }
+        false => Config::load_text(file),
+    };
     if global.json {
-        let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
-        return output::show(global, &json!({"ok": true, "warnings": warnings}));
+        let told = match &config {
+            Ok(config) => &config.warnings,
+            Err(problems) => problems,
+        };
+        output::show(global, told)?;
+        return config.map(drop).map_err(|_| Failure::told(Exit::BadConfig));
     }
-    let file = global.config.display();
-    let realms = config.realms.len();
-    output::line(&format!("{file} is sound ({realms} realm(s))"))
+    let config = told(file, config)?;
+    let realms = match config.realms.len() {
+        1 => "1 realm".to_owned(),
+        count => format!("{count} realms"),
+    };
+    let of = if here { "sound here" } else { "sound" };
+    output::line(&format!("{} is {of} ({realms})", file.display()))
+}
+
+/// Root takes on the user whose the state folder is: what root can read the daemon may not.
+fn as_the_daemon(file: &Path) -> Done {
+    match Config::load(file) {
+        Ok(config) if config.state_dir.exists() => Ok(offline::become_owner(&config.state_dir)?),
+        _ => Ok(()),
+    }
 }

@@ -64,12 +64,20 @@ impl Failure {
         Failure { exit, message }
     }
 
+    /// What was wrong has been said.
+    pub(super) fn told(exit: Exit) -> Failure {
+        Failure::new(exit, "")
+    }
+
     pub(super) fn failed(message: impl fmt::Display) -> Failure {
         Failure::new(Exit::Failed, message.to_string())
     }
 
     /// Says it on standard error, and hands back the code.
     pub(super) fn report(&self, as_json: bool) -> ExitCode {
+        if self.message.is_empty() {
+            return ExitCode::from(self.exit as u8);
+        }
         if as_json {
             eprintln!("{}", self.json());
         } else {

@@ -7,6 +7,7 @@ mod ask;
 mod audit;
 mod client;
 mod config;
+#[cfg(feature = "demo")]
 mod demo;
 mod exit;
 mod input;
@@ -21,7 +22,7 @@ mod run;
 mod sampling;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -31,9 +32,13 @@ use crate::process;
 use client::Client;
 use exit::{Done, Exit, Failure};
 
+#[cfg(feature = "demo")]
+const DEMO: &str =
+    "  slmd demo                                   everything once, in a throw-away folder\n";
+#[cfg(not(feature = "demo"))]
+const DEMO: &str = "";
+
 const EXAMPLES: &str = "\
-Examples:
-  slmd demo                                   everything once, in a throw-away folder
   slmd config check                           all mistakes of the configuration at once
   slmd keys pin dev jwks.json                 trust a Keycloak realm's keys
   slmd login && slmd ask 'Why is the sky blue?'
@@ -87,13 +92,15 @@ enum Command {
     #[command(subcommand)]
     Config(config::ConfigCommand),
     Reload(status::Reload),
+    #[cfg(feature = "demo")]
     Demo(demo::Demo),
 }
 
 /// Parses the arguments, does what they say, and reports a failure.
 pub fn main() -> ExitCode {
     process::keep_memory_private();
-    let command = Cli::command().after_help(format!("{EXAMPLES}{}", Exit::table()));
+    let command =
+        Cli::command().after_help(format!("Examples:\n{DEMO}{EXAMPLES}{}", Exit::table()));
     let parsed = Cli::from_arg_matches(&command.get_matches());
     let cli = parsed.unwrap_or_else(|error| error.exit());
     let as_json = cli.global.json;
@@ -116,6 +123,7 @@ impl Command {
             Command::Audit(command) => command.execute(global),
             Command::Config(command) => command.execute(global),
             Command::Reload(command) => command.execute(global),
+            #[cfg(feature = "demo")]
             Command::Demo(command) => command.execute(global),
         }
     }
@@ -124,20 +132,7 @@ impl Command {
 impl Global {
     /// The checked configuration, its warnings said on standard error.
     fn load(&self) -> Result<Config, Failure> {
-        self.told(Config::load(&self.config))
-    }
-
-    /// A configuration with its warnings said, or all that is wrong with it.
-    fn told(&self, config: Result<Config, Vec<Problem>>) -> Result<Config, Failure> {
-        let file = self.config.display();
-        let config = config.map_err(|problems| {
-            let lines: Vec<String> = problems.iter().map(|p| at(&file, p)).collect();
-            Failure::new(Exit::BadConfig, lines.join("\n      "))
-        })?;
-        for warning in &config.warnings {
-            eprintln!("slmd: warning: {}", at(&file, warning));
-        }
-        Ok(config)
+        told(&self.config, Config::load(&self.config))
     }
 
     /// A client for the admin socket.
@@ -148,6 +143,19 @@ impl Global {
         };
         Ok(Client::new(socket))
     }
+}
+
+/// A file's configuration with its warnings said, or all that is wrong with it.
+fn told(file: &Path, config: Result<Config, Vec<Problem>>) -> Result<Config, Failure> {
+    let file = file.display();
+    let config = config.map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(|p| at(&file, p)).collect();
+        Failure::new(Exit::BadConfig, lines.join("\n      "))
+    })?;
+    for warning in &config.warnings {
+        eprintln!("slmd: warning: {}", at(&file, warning));
+    }
+    Ok(config)
 }
 
 /// `file:line:column: key: what`, which editors jump to.

@@ -12,9 +12,9 @@ use super::exit::{Done, Failure};
 use super::model_bench::Bench;
 use super::model_folder::Folder;
 use super::sampling::Sampling;
-use super::{Global, output};
+use super::{Global, offline, output};
 use crate::catalog::{Architecture, Bundle, Catalog, Source};
-use crate::engine;
+use crate::engine::{self, gguf::Gguf};
 use crate::files;
 use crate::prompt::SamplingOptions;
 
@@ -27,7 +27,7 @@ pub(super) enum Model {
     /// Turn a GGUF file into a bundle in the models folder.
     ///
     /// The new bundle is loaded and answers once, as the daemon would have it, before it takes the
-    /// place of one with the same name.
+    /// place of one with the same name. By root it is made as the user who owns the models folder.
     #[command(after_help = "\
 Examples:
   slmd model import SmolLM2-135M-Instruct.Q4_1.gguf --name smollm2-135m-instruct \\
@@ -97,21 +97,28 @@ impl Model {
                 let verified = true;
                 output::show(global, &Verified { bundle, verified })
             }
-            Model::Show(named) => show(global, named.open(global)?),
+            Model::Show(named) => show(global, named.open(global)?, None),
         }
     }
 }
 
 impl Import {
     fn execute(&self, global: &Global) -> Done {
-        let folder = self.folder.resolve(global)?.join(&self.name);
+        let models = self.folder.resolve(global)?;
         let configured = match &self.generation_config {
             Some(path) => generation_config(path)?,
             None => SamplingOptions::default(),
         };
         let advised = self.sampling.options().or(configured);
-        let bundle = engine::import(&self.file, &folder, &self.name, advised);
+        // Before root becomes who the models belong to, who may not read it.
+        let gguf = Gguf::open(&self.file).map_err(Failure::failed)?;
+        if models.exists() {
+            offline::become_owner(&models)?;
+        }
+        let before = Catalog::new(&models).open(&self.name).ok();
+        let bundle = engine::import_opened(&gguf, &models.join(&self.name), &self.name, advised);
         let bundle = bundle.map_err(Failure::failed)?;
+        let unchanged = before.map(|before| before.manifest == bundle.manifest);
         if bundle.manifest.sampling.is_empty() {
             eprintln!(
                 "slmd: nothing says how this model is sampled, so it will be at temperature 1; \
@@ -119,7 +126,7 @@ impl Import {
                  and --top-p, or set them at the endpoint"
             );
         }
-        show(global, bundle)
+        show(global, bundle, unchanged)
     }
 }
 
@@ -130,7 +137,7 @@ fn generation_config(path: &Path) -> Result<SamplingOptions, Failure> {
     engine::of_generation_config(&text).map_err(failed)
 }
 
-fn show(global: &Global, bundle: Bundle) -> Done {
+fn show(global: &Global, bundle: Bundle, unchanged: Option<bool>) -> Done {
     let manifest = Arc::clone(&bundle.manifest);
     output::show(
         global,
@@ -139,6 +146,7 @@ fn show(global: &Global, bundle: Bundle) -> Done {
             source: &manifest.source,
             architecture: &manifest.architecture,
             sampling: &manifest.sampling,
+            unchanged,
         },
     )
 }
@@ -173,4 +181,7 @@ struct Shown<'a> {
     source: &'a Source,
     architecture: &'a Architecture,
     sampling: &'a SamplingOptions,
+    /// Whether the bundle that an import takes the place of was the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unchanged: Option<bool>,
 }

@@ -49,7 +49,7 @@ pub(super) fn origin() -> Origin {
 }
 
 /// Root takes on the folder's owner, so that no file is left that the daemon's user can't write.
-fn become_owner(folder: &Path) -> std::io::Result<()> {
+pub(super) fn become_owner(folder: &Path) -> std::io::Result<()> {
     let owner = fs::metadata(folder)?;
     if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
         return Ok(());

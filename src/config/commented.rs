@@ -1,7 +1,7 @@
 //! The commented file: every setting once, with its documentation and its default or an example.
 
 use super::Config;
-use super::table::Table;
+use super::table::{Line, Table};
 
 const HEAD: &str = "slmd's configuration. `slmd config check` tells every mistake at once, \
     `slmd config show` what is in force, `slmd reload` takes changes over and says which wait for \
@@ -11,56 +11,6 @@ const HEAD: &str = "slmd's configuration. `slmd config check` tells every mistak
 /// Where documentation begins that fits beside its setting.
 const COLUMN: usize = 40;
 const WIDTH: usize = 100;
-
-/// A setting or the header of a table.
-#[derive(Debug)]
-pub(super) struct Row {
-    pub(super) key: &'static str,
-    /// With those of the tables around it.
-    pub(super) path: String,
-    pub(super) doc: &'static str,
-    pub(super) line: Line,
-    /// Commented out.
-    pub(super) off: bool,
-}
-
-#[derive(Debug)]
-pub(super) enum Line {
-    Setting { text: &'static str, restart: bool },
-    Table,
-    List,
-}
-
-impl Row {
-    pub(super) fn new(key: &'static str, doc: &'static str, line: Line, off: bool) -> Row {
-        Row {
-            key,
-            path: key.to_owned(),
-            doc,
-            line,
-            off,
-        }
-    }
-
-    /// The header of a table and all that is in it.
-    pub(super) fn table<T: Table>(
-        key: &'static str,
-        doc: &'static str,
-        line: Line,
-        off: bool,
-    ) -> Vec<Row> {
-        let mut rows = vec![Row::new(key, doc, line, off)];
-        rows.extend(T::rows(off).into_iter().map(|row| Row {
-            path: format!("{key}.{}", row.path),
-            ..row
-        }));
-        rows
-    }
-
-    pub(super) fn needs_restart(&self) -> bool {
-        matches!(self.line, Line::Setting { restart: true, .. })
-    }
-}
 
 /// As `slmd config defaults` prints it.
 pub(super) fn commented() -> String {

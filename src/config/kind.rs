@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use toml::de::DeValue;
 
 use super::machine::Thing;
-use super::value::name_of;
 
 /// What a value should have been; where, if not the whole of it is wrong.
 #[derive(Debug)]
@@ -120,4 +119,15 @@ pub(super) fn optional<T: 'static>(kind: impl Into<Kind<T>>) -> Kind<Option<T>> 
         unset: Some(|| None),
         look: Box::new(move |value| value.iter().flat_map(&look).collect()),
     }
+}
+
+/// A value's type, with its article.
+pub(super) fn name_of(value: &DeValue<'_>) -> String {
+    let name = value.type_str();
+    let article = if name.starts_with(['a', 'i']) {
+        "an"
+    } else {
+        "a"
+    };
+    format!("{article} {name}")
 }

@@ -1,22 +1,54 @@
-//! What only the machine can tell of a configuration: whether its files and folders are kept well,
-//! its groups exist and its CPU has the kernels. A file that is sound elsewhere may fail here.
+//! What only the machine can tell of a configuration: whether its files and folders are kept well
+//! and hold what they should, its models are there, its groups exist, its CPU has the kernels. A
+//! file that is sound elsewhere may fail here.
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
-use super::RealmConfig;
+use crate::authority::RealmConfig;
+use crate::catalog::Catalog;
 use crate::engine::Family;
 use crate::files::{self, Care};
-use crate::sys;
+use crate::identity::Key;
+use crate::tls::KeyPair;
+use crate::{keysync, store, sys, tls};
+
+/// How closely the machine is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Look {
+    /// The text alone.
+    Text,
+    /// Whether others could change what the file names. Whoever reads it needn't be able to read
+    /// all of that.
+    Kept,
+    /// As the daemon's own user does who is to start it: all that would keep it from starting or
+    /// from working.
+    Start,
+}
 
 /// What a setting names.
 #[derive(Debug, Clone)]
 pub(super) enum Thing {
-    File(PathBuf, Care),
+    /// What its tokens' `iss` is to be.
+    Issuer(String),
+    Certificates(PathBuf),
+    /// Of people who log in here; the daemon has no use for it.
+    LoginCertificates(PathBuf),
+    PrivateKey(PathBuf),
+    Pair(KeyPair),
+    DenyFile(PathBuf),
     /// A secret that has to be there.
     Password(PathBuf),
     /// Whoever may write to them decides who may do what, and what is answered.
     State(PathBuf),
     Models(PathBuf),
+    /// A bundle in a folder.
+    Model(PathBuf, String),
+    Listen(SocketAddr),
+    Socket(PathBuf),
     Group(String),
     Kernels(Family),
 }
@@ -28,35 +60,142 @@ pub(super) enum Found {
     Poor(String),
 }
 
+type Looked = Result<(), Found>;
+
 impl Thing {
-    pub(super) fn look(&self) -> Result<(), Found> {
-        let is = |path: &PathBuf, why: &dyn std::fmt::Display| {
-            Found::Wrong(format!("is {}: {why}", path.display()))
-        };
+    pub(super) fn look(&self, look: Look) -> Looked {
         match self {
-            Thing::File(path, care) => files::check(path, *care).map_err(|e| is(path, &e)),
-            Thing::Password(path) => {
-                let opened = files::open(path, Care::Secret);
-                opened.map(drop).map_err(|e| is(path, &e))
+            Thing::Certificates(path) => {
+                kept(path, Care::Trusted)?;
+                at(look, || tls::check_certificates(path).map_err(wrong))
             }
-            Thing::State(path) => files::check_kept_folder(path).map_err(|e| is(path, &e)),
+            Thing::LoginCertificates(path) => {
+                kept(path, Care::Trusted)?;
+                at(look, || tls::check_certificates(path).map_err(poor))
+            }
+            Thing::PrivateKey(path) => {
+                kept(path, Care::Secret)?;
+                at(look, || tls::check_key(path).map_err(wrong))
+            }
+            Thing::Pair(own) => at(look, || tls::check_pair(own).map_err(wrong)),
+            Thing::DenyFile(path) => {
+                kept(path, Care::Trusted)?;
+                let check = || keysync::check_deny_file(path).map_err(|e| is(path, &e));
+                at(look, check)
+            }
+            Thing::Password(path) => password(path, look),
+            Thing::State(path) => {
+                files::check_kept_folder(path).map_err(|e| is(path, &e))?;
+                at(look, || state(path))
+            }
             Thing::Models(path) => {
                 files::check_folder(path).map_err(|e| is(path, &e))?;
                 let kept = files::check_kept_folder(path);
                 kept.map_err(|error| Found::Poor(format!("is {}: {error}", path.display())))
             }
+            Thing::Model(folder, name) => at(look, || model(folder, name)),
+            Thing::Issuer(issuer) => at(look, || example(issuer)),
+            Thing::Listen(address) => at(look, || listen(*address)),
+            Thing::Socket(path) => at(look, || socket(path)),
             Thing::Group(name) => group(name).map(drop).map_err(Found::Wrong),
-            Thing::Kernels(family) if family.available() => Ok(()),
-            Thing::Kernels(family) => {
-                let usable = Family::usable().map(|f| format!("{:?}", f.as_str()));
-                let usable = usable.collect::<Vec<_>>().join(", ");
-                let name = family.as_str();
-                Err(Found::Wrong(format!(
-                    "is {name:?}; this CPU has \"auto\", {usable}"
-                )))
-            }
+            Thing::Kernels(family) => kernels(*family),
         }
     }
+}
+
+/// Looks where a start is to be.
+fn at(look: Look, check: impl FnOnce() -> Looked) -> Looked {
+    match look {
+        Look::Start => check(),
+        Look::Text | Look::Kept => Ok(()),
+    }
+}
+
+fn is(path: &Path, why: &dyn Display) -> Found {
+    Found::Wrong(format!("is {}: {why}", path.display()))
+}
+
+/// An error that names its file.
+fn wrong(error: impl Display) -> Found {
+    Found::Wrong(format!("is {error}"))
+}
+
+fn poor(error: impl Display) -> Found {
+    Found::Poor(format!("is {error}"))
+}
+
+fn kept(path: &Path, care: Care) -> Looked {
+    files::check(path, care).map_err(|e| is(path, &e))
+}
+
+/// The daemon reads it at each connect, so whoever else reads the configuration needn't.
+fn password(path: &Path, look: Look) -> Looked {
+    match files::open(path, Care::Secret) {
+        Err(error) if look == Look::Kept && error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        opened => opened.map(drop).map_err(|e| is(path, &e)),
+    }
+}
+
+/// What is in the database can't be told while a daemon has it open.
+fn state(folder: &Path) -> Looked {
+    files::check_own_folder(folder).map_err(|e| is(folder, &e))?;
+    files::check_writable(folder).map_err(|e| is(folder, &e))?;
+    for name in [store::FOLDER, keysync::FOLDER] {
+        let inner = folder.join(name);
+        files::check_private_folder(&inner).map_err(|e| is(&inner, &e))?;
+    }
+    Key::check(folder).map_err(|e| Found::Wrong(format!("holds a device.key: {e}")))
+}
+
+/// Its hashes aren't looked at: `slmd model verify` does that, and each start.
+fn model(folder: &Path, name: &str) -> Looked {
+    let bundle = Catalog::new(folder).open(name);
+    let bundle = bundle.map_err(|e| Found::Wrong(format!("is {name:?}: {e}")))?;
+    files::check_folder(&bundle.folder).map_err(|e| is(&bundle.folder, &e))
+}
+
+/// The name of no host (RFC 2606).
+fn example(issuer: &str) -> Looked {
+    let host = issuer.split('/').nth(2).unwrap_or_default();
+    match host.ends_with(".example") {
+        true => Err(Found::Poor(format!(
+            "is the example's, {issuer:?}: every token will be refused; write your realm's"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// A port that is taken may be the running daemon's own.
+fn listen(address: SocketAddr) -> Looked {
+    match TcpListener::bind(address) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(Found::Poor(format!(
+            "is {address}, where somebody listens already: slmd can't start unless that is slmd"
+        ))),
+        Err(error) => Err(Found::Wrong(format!("is {address}: {error}"))),
+    }
+}
+
+fn socket(path: &Path) -> Looked {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => Err(is(
+            path,
+            &"it exists and is no socket; move it away or configure another path",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn kernels(family: Family) -> Looked {
+    if family.available() {
+        return Ok(());
+    }
+    let usable = Family::usable().map(|f| format!("{:?}", f.as_str()));
+    let usable = usable.collect::<Vec<_>>().join(", ");
+    let name = family.as_str();
+    Err(Found::Wrong(format!(
+        "is {name:?}; this CPU has \"auto\", {usable}"
+    )))
 }
 
 /// Break-glass goes by the ids that this machine knows the groups by. Two names of one group grant

@@ -16,19 +16,21 @@ mod table;
 mod tests;
 mod value;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
 use toml::de::DeTable;
 
+use self::machine::Look;
 use self::read::{Problems, Section, place};
 use self::table::Table;
+use crate::authority::RealmConfig;
 use crate::files::{self, Care};
 use crate::identity::host_name;
-use crate::prompt::Scope;
-use crate::{admission, audit, auth, engine, identity, keysync, transport};
+use crate::{admission, audit, engine, identity, transport};
 
 /// Where the configuration lies unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/slmd/slmd.toml";
@@ -56,21 +58,6 @@ pub struct Config {
     pub warnings: Vec<Problem>,
 }
 
-/// A realm without its keys, which are pinned in the store.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RealmConfig {
-    pub name: String,
-    pub issuer: String,
-    pub policy: auth::Policy,
-    pub endpoints: Vec<auth::Endpoint>,
-    /// Where its keys are fetched from, where they are.
-    pub jwks: Option<keysync::Source>,
-    /// What is revoked before it expires.
-    pub deny_file: Option<PathBuf>,
-    /// Groups of this machine by name; the policy has their ids.
-    pub local_groups: BTreeMap<String, Vec<Scope>>,
-}
-
 /// Defaults of `slmd login`; the daemon itself doesn't use them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Login {
@@ -81,7 +68,7 @@ pub struct Login {
 }
 
 /// One thing that is wrong, `line:column: key: what`. Line 0: the file as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub line: usize,
     pub column: usize,
@@ -104,12 +91,18 @@ impl fmt::Display for Problem {
 impl Config {
     /// Checks the text, and nothing of the machine.
     pub fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-        parse(text, false)
+        parse(text, Look::Text)
     }
 
     /// Reads and checks a file for this machine, where nobody but its owner may change it.
     pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
-        parse(&read_bounded(path, Some(Care::Trusted))?, true)
+        parse(&read_bounded(path, Some(Care::Trusted))?, Look::Kept)
+    }
+
+    /// Moreover looks for all that would keep the daemon from starting or working, as the user who
+    /// is to start it.
+    pub fn load_to_start(path: &Path) -> Result<Config, Vec<Problem>> {
+        parse(&read_bounded(path, Some(Care::Trusted))?, Look::Start)
     }
 
     /// Reads and checks a file that may be for another machine.
@@ -148,8 +141,8 @@ impl Config {
     }
 }
 
-/// All problems of the text, and on `this_machine` those that the machine has with it.
-fn parse(text: &str, this_machine: bool) -> Result<Config, Vec<Problem>> {
+/// All problems of the text, and those that the machine has with it.
+fn parse(text: &str, look: Look) -> Result<Config, Vec<Problem>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What a broken file means can't be told; only its syntax is reported.
@@ -158,14 +151,14 @@ fn parse(text: &str, this_machine: bool) -> Result<Config, Vec<Problem>> {
         return Err(problems);
     }
     let (problems, warnings) = (Problems::new(text), Problems::new(text));
-    let host = match this_machine {
-        true => host_name().unwrap_or_default(),
-        false => "localhost".to_owned(),
+    let host = match look {
+        Look::Text => "localhost".to_owned(),
+        Look::Kept | Look::Start => host_name().unwrap_or_default(),
     };
     let root = Some(table.get_ref());
     let mut config = Section::root(root, &problems, &host, |root| Config::read(root, &[]));
-    if this_machine {
-        problems.look(&warnings);
+    if look > Look::Text {
+        problems.look(look, &warnings);
         config.realms.iter_mut().for_each(machine::resolve_groups);
         config.warnings = warnings.into_sorted();
     }

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Problem;
 use super::kind::Wrong;
-use super::machine::{Found, Thing};
+use super::machine::{Found, Look, Thing};
 
 /// What was wrong so far, and what has to be looked at on the machine.
 pub(super) struct Problems<'a> {
@@ -45,9 +45,9 @@ impl<'a> Problems<'a> {
     }
 
     /// Looks at the machine; what is usable, but not well, is noted in `warnings`.
-    pub(super) fn look(&self, warnings: &Problems<'_>) {
+    pub(super) fn look(&self, look: Look, warnings: &Problems<'_>) {
         for (span, key, thing) in self.things.take() {
-            match thing.look() {
+            match thing.look(look) {
                 Ok(()) => {}
                 Err(Found::Wrong(what)) => self.add(&span, &key, what),
                 Err(Found::Poor(what)) => warnings.add(&span, &key, what),

@@ -6,22 +6,21 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::commented::Row;
 use super::kind::{Kind, optional};
 use super::machine::Thing;
 use super::read::Section;
 use super::table::{
-    Always, Each, Entry, Flat, Given, Perhaps, Table, defaults, key, live, restart, rows_of,
+    Always, Each, Entry, Flat, Given, Perhaps, Row, Table, defaults, key, live, restart, rows_of,
     settings,
 };
 use super::value::{
-    address, boolean, broker_url, bytes, count, file, grace, groups, hosts, identity, issuer,
+    address, boolean, broker_url, bytes, count, grace, groups, here, hosts, identity, issuer,
     kernels, log_filter, loopback, number, origins, path_to, plain_name, realm_name, required,
     scopes, socket_path, text, time, topic_level, transports,
 };
-use super::{Config, Login, RealmConfig};
+use super::{Config, Login};
 use crate::auth::{Endpoint, LimitClaims, Policy};
-use crate::files::Care::{Secret, Trusted};
+use crate::authority::RealmConfig;
 use crate::keysync::Source;
 use crate::prompt::SamplingOptions;
 use crate::tls::KeyPair;
@@ -62,7 +61,7 @@ settings! {
 
     http::Settings, check_http_sockets {
         /// HTTP over TCP for this machine only; none unless set. Beyond it: [http.tls].
-        listen: restart(optional(loopback)), Example "127.0.0.1:8080";
+        listen: restart(optional(here(loopback, Thing::Listen))), Example "127.0.0.1:8080";
         /// What `Host` and `Origin` may name over TCP, besides the device, the address itself and, on
         /// loopback, `localhost`, `127.0.0.1` and `[::1]`.
         hosts: restart(hosts), Default [];
@@ -70,9 +69,9 @@ settings! {
         /// on loopback, under loopback's.
         public_urls: restart(origins), Default ["http://<device>", "https://<device>"];
         /// Under systemd, slmd.socket opens it.
-        socket: restart(socket_path), Default "/run/slmd/slmd.sock";
+        socket: restart(here(socket_path, Thing::Socket)), Default "/run/slmd/slmd.sock";
         /// For administration: root and the daemon's own user.
-        admin_socket: restart(socket_path), Default "/run/slmd/admin.sock";
+        admin_socket: restart(here(socket_path, Thing::Socket)), Default "/run/slmd/admin.sock";
         /// The largest request body, over MQTT too.
         max_body: restart(bytes(1 << 10, 16 << 20)), Default "256 KiB";
         /// How long a connection may be idle, and a request's head take.
@@ -92,29 +91,32 @@ settings! {
 
     http::TlsSettings, check_client_certificates {
         /// Where others may reach it.
-        listen: restart(address), Written "0.0.0.0:8443";
+        listen: restart(here(address, Thing::Listen)), Written "0.0.0.0:8443";
         own: Flat;
         /// Clients may show a certificate of it; none is asked for unless set.
-        client_ca_file: restart(optional(file(Trusted))), Example "/etc/slmd/clients-ca.pem";
+        client_ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/clients-ca.pem";
         /// Or "required".
         client_certificate_required("client_certificate"): restart(required()), Default "optional";
     }
 
-    KeyPair {
+    KeyPair, check_pair {
         /// The device's own certificate, with those between it and its CA.
-        cert_file: restart(file(Trusted)), Written "/etc/slmd/tls.pem";
-        /// Mode 0640, group slmd; never for everybody to read.
-        key_file: restart(file(Secret)), Written "/etc/slmd/tls.key";
+        cert_file: restart(path_to(Thing::Certificates)), Written "/etc/slmd/tls.pem";
+        /// Owner slmd, mode 0600.
+        key_file: restart(path_to(Thing::PrivateKey)), Written "/etc/slmd/tls.key";
     }
 
     mqtt::Settings, check_broker {
         /// Or mqtts://, with [mqtt.tls].
         broker("url"): restart(broker_url()), Written "mqtt://127.0.0.1:1883";
+        /// mqtt:// beyond this machine: then whoever is in between can read tokens, prompts and
+        /// answers.
+        plain_exposes_tokens("plain_mqtt_exposes_tokens"): restart(boolean), Default false;
         /// `slmd-` and the device's name.
         client_id: restart(topic_level), Default "slmd-<device>";
         /// None unless set.
         username: restart(optional(text)), Example "edge-1";
-        /// Mode 0640, group slmd; none unless set.
+        /// Owner slmd, mode 0600; none unless set.
         password_file: restart(optional(path_to(Thing::Password))), Example "/etc/slmd/mqtt-password";
         /// Between signs of life to the broker.
         keep_alive: restart(time(5 * SECOND, HOUR)), Default "30s";
@@ -138,7 +140,7 @@ settings! {
 
     link::Tls {
         /// The only CA that the broker's certificate may be of.
-        ca_file: restart(file(Trusted)), Written "/etc/slmd/broker-ca.pem";
+        ca_file: restart(path_to(Thing::Certificates)), Written "/etc/slmd/broker-ca.pem";
         own: Perhaps(Flat);
     }
 
@@ -186,10 +188,10 @@ settings! {
         /// Safe as a file's name.
         name: live(realm_name), Written "dev";
         /// What its tokens have as `iss`, to the letter.
-        issuer: live(issuer), Written "https://keycloak.example/realms/dev";
+        issuer: live(here(issuer, Thing::Issuer)), Written "https://keycloak.example/realms/dev";
         /// What counts no more, before it expires: deploy/keycloak/README.md has the form. Looked at
         /// twice a second; none unless set.
-        deny_file: live(optional(file(Trusted))), Example "/etc/slmd/deny/dev.json";
+        deny_file: live(optional(path_to(Thing::DenyFile))), Example "/etc/slmd/deny/dev.json";
         /// Break-glass: what members of local groups may do on the socket without a token, each use
         /// audited. For one realm; nobody unless set.
         local_groups: live(groups()), Example { technicians = ["read"] };
@@ -243,7 +245,7 @@ settings! {
         /// Keycloak's own unless set.
         uri: live(text), Default "<issuer>/protocol/openid-connect/certs";
         /// The only CA that is trusted for it.
-        ca_file: live(optional(file(Trusted))), Example "/etc/slmd/keycloak-ca.pem";
+        ca_file: live(optional(path_to(Thing::Certificates))), Example "/etc/slmd/keycloak-ca.pem";
         /// Between fetches.
         refresh_interval: live(time(60 * SECOND, 30 * DAY)), Default "15m";
         /// Least time between fetches for unknown keys.
@@ -295,7 +297,7 @@ settings! {
         /// A public client with the device grant.
         client_id: live(optional(text)), Example "slmd-technician";
         /// The only CA that Keycloak's certificate may be of.
-        ca_file: live(optional(file(Trusted))), Example "/etc/slmd/keycloak-ca.pem";
+        ca_file: live(optional(path_to(Thing::LoginCertificates))), Example "/etc/slmd/keycloak-ca.pem";
     }
 }
 
@@ -341,6 +343,10 @@ fn check_client_certificates(
     }
 }
 
+fn check_pair(section: &Section<'_>, own: &KeyPair, _: &[KeyPair]) {
+    section.to_look_at("key_file", vec![Thing::Pair(own.clone())]);
+}
+
 fn check_broker(section: &mut Section<'_>, settings: &mqtt::Settings, _: &[mqtt::Settings]) {
     if section.has("password") {
         let message = "doesn't belong in this file; put it in a file of mode 0600 and name that in \
@@ -364,6 +370,17 @@ fn check_broker(section: &mut Section<'_>, settings: &mqtt::Settings, _: &[mqtt:
             "is an mqtt:// URL, and there is [mqtt.tls]; write mqtts://",
         ),
         _ => {}
+    }
+    if !settings.broker.tls
+        && !https::is_loopback(&settings.broker.host)
+        && !settings.plain_exposes_tokens
+    {
+        section.problem(
+            "url",
+            "is plain MQTT beyond this machine: whoever is in between can read tokens, prompts and \
+             answers; write mqtts:// and [mqtt.tls], or `plain_mqtt_exposes_tokens = true` where \
+             nobody is",
+        );
     }
     if settings.reconnect_min > settings.reconnect_max {
         section.problem("reconnect_min", "is longer than `reconnect_max`; swap them");
@@ -441,6 +458,8 @@ fn check_realm(section: &Section<'_>, realm: &RealmConfig, before: &[RealmConfig
 }
 
 fn check_endpoint(section: &Section<'_>, endpoint: &Endpoint, before: &[Endpoint]) {
+    let models = section.named("models_dir").into();
+    section.to_look_at("model", vec![Thing::Model(models, endpoint.model.clone())]);
     if before
         .iter()
         .any(|other| other.client_id == endpoint.client_id)

@@ -8,8 +8,7 @@ use proptest::sample::select;
 use toml::{Table, Value};
 
 use super::Config;
-use super::commented::{Line, Row};
-use super::table::Table as _;
+use super::table::{Line, Row, Table as _};
 
 /// Every setting with values that aren't its default and go with all others'.
 const VALUES: &[(&str, &[&str])] = &[
@@ -35,6 +34,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("http.tls.client_ca_file", &["'/ca.pem'", "'/cb.pem'"]),
     ("http.tls.client_certificate", &["'required'"]),
     ("mqtt.url", &["'mqtts://[::1]:1884'", "'mqtts://broker'"]),
+    ("mqtt.plain_mqtt_exposes_tokens", &["true"]),
     ("mqtt.client_id", &["'x'"]),
     ("mqtt.username", &["'u'", "'v'"]),
     ("mqtt.password_file", &["'/p'"]),

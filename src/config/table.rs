@@ -7,7 +7,6 @@
 use serde_json::{Map, Value};
 use toml::de::DeValue;
 
-use super::commented::{Line, Row};
 use super::kind::{Kind, Wrong};
 use super::read::{Problems, Section};
 
@@ -30,6 +29,56 @@ pub(super) trait Entry<F> {
         Vec::new()
     }
     fn rows(&self, key: &'static str, doc: &'static str, off: bool) -> Vec<Row>;
+}
+
+/// A setting or the header of a table.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) key: &'static str,
+    /// With those of the tables around it.
+    pub(super) path: String,
+    pub(super) doc: &'static str,
+    pub(super) line: Line,
+    /// Commented out.
+    pub(super) off: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Line {
+    Setting { text: &'static str, restart: bool },
+    Table,
+    List,
+}
+
+impl Row {
+    pub(super) fn new(key: &'static str, doc: &'static str, line: Line, off: bool) -> Row {
+        Row {
+            key,
+            path: key.to_owned(),
+            doc,
+            line,
+            off,
+        }
+    }
+
+    /// The header of a table and all that is in it.
+    pub(super) fn table<T: Table>(
+        key: &'static str,
+        doc: &'static str,
+        line: Line,
+        off: bool,
+    ) -> Vec<Row> {
+        let mut rows = vec![Row::new(key, doc, line, off)];
+        rows.extend(T::rows(off).into_iter().map(|row| Row {
+            path: format!("{key}.{}", row.path),
+            ..row
+        }));
+        rows
+    }
+
+    pub(super) fn needs_restart(&self) -> bool {
+        matches!(self.line, Line::Setting { restart: true, .. })
+    }
 }
 
 /// `T` where nothing is configured.

@@ -24,7 +24,7 @@ fn problems(text: &str) -> Vec<String> {
 
 fn here(text: &str) -> Result<Config, String> {
     let said = |p: Vec<Problem>| p.iter().map(|p| format!("{p}\n")).collect();
-    super::parse(text, true).map_err(said)
+    super::parse(text, super::Look::Kept).map_err(said)
 }
 
 fn with(extra: &str) -> String {
@@ -143,7 +143,7 @@ fn a_scope_left_out_keeps_its_limit() {
 #[test]
 fn answers_can_only_go_to_their_client() {
     let reply = |pattern: &str| {
-        let extra = format!("[mqtt]\nurl = \"mqtt://h\"\nreply_to = \"{pattern}\"\n");
+        let extra = format!("[mqtt]\nurl = \"mqtt://[::1]\"\nreply_to = \"{pattern}\"\n");
         Config::parse(&with(&extra)).map(|c| c.mqtt.map(|m| m.reply_to))
     };
     for good in [
@@ -174,7 +174,7 @@ fn a_password_file_can_be_read_and_not_by_all() {
     let file = folder.path().join("password");
     std::fs::write(&file, "hunter2\n").unwrap();
     let text = with(&format!(
-        "[mqtt]\nurl = \"mqtt://h\"\nusername = \"u\"\npassword_file = \"{}\"\n",
+        "[mqtt]\nurl = \"mqtt://localhost\"\nusername = \"u\"\npassword_file = \"{}\"\n",
         file.display()
     ));
     for mode in [0o600, 0o640] {

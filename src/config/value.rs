@@ -10,14 +10,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use toml::de::DeValue;
 
-use super::kind::{Kind, Wrong};
+use super::kind::{Kind, Wrong, name_of};
 use super::machine::Thing;
 use crate::engine::Family;
-use crate::files::Care;
 use crate::identity::{Identity, is_topic_level};
 use crate::json;
 use crate::prompt::{Scope, Transport};
 use crate::transport::mqtt::Broker;
+use crate::{https, telemetry};
 
 /// Linux takes socket paths of at most this many bytes (`sun_path` less its NUL, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -192,14 +192,14 @@ pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, String> {
     }
 }
 
-/// A file to be read with `care`. That it isn't there is for its reader to tell.
-pub(super) fn file(care: Care) -> Kind<PathBuf> {
-    Kind::from(path).looked(move |file| vec![Thing::File(file.clone(), care)])
-}
-
 /// A path of which the machine has more to say.
 pub(super) fn path_to(thing: fn(PathBuf) -> Thing) -> Kind<PathBuf> {
-    Kind::from(path).looked(move |path| vec![thing(path.clone())])
+    here(path, thing)
+}
+
+/// What the machine has more to say of.
+pub(super) fn here<T: Clone + 'static>(kind: impl Into<Kind<T>>, thing: fn(T) -> Thing) -> Kind<T> {
+    kind.into().looked(move |value| vec![thing(value.clone())])
 }
 
 pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, String> {
@@ -262,13 +262,25 @@ pub(super) fn issuer(value: &DeValue<'_>) -> Result<String, String> {
         .strip_prefix("https://")
         .or_else(|| issuer.strip_prefix("http://"));
     let clean = |c: char| !c.is_whitespace() && !matches!(c, '?' | '#');
+    let wrong = |why: &str| {
+        Err(format!(
+            "is {issuer:?}{why}; write the realm's URL as in the tokens' `iss`, e.g. \
+             \"https://keycloak.example/realms/dev\""
+        ))
+    };
     match host {
+        Some(host) if host.ends_with('/') => wrong(", and Keycloak's `iss` doesn't end with `/`"),
         Some(host) if !host.is_empty() && !host.starts_with('/') && host.chars().all(clean) => {
-            Ok(issuer)
+            match https::check_url(&issuer) {
+                Ok(()) => Ok(issuer),
+                Err(_) if issuer.starts_with("http:") => wrong(
+                    ", plain HTTP beyond this machine, where anybody in between can read tokens; \
+                     Keycloak behind a proxy needs `--hostname=https://…`",
+                ),
+                Err(error) => Err(error.to_string()),
+            }
         }
-        _ => Err(format!(
-            "is {issuer:?}; write the realm's URL as in the tokens' `iss`, e.g. \"https://keycloak.example/realms/dev\""
-        )),
+        _ => wrong(""),
     }
 }
 
@@ -426,12 +438,10 @@ pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
 
 pub(super) fn log_filter(value: &DeValue<'_>) -> Result<String, String> {
     let filter = text(value)?;
-    match tracing_subscriber::EnvFilter::try_new(&filter) {
-        Ok(_) => Ok(filter),
-        Err(error) => Err(format!(
-            "is no log filter: {error}; write e.g. \"info\" or \"warn,slmd::auth=debug\""
-        )),
-    }
+    let checked = telemetry::check_filter(&filter);
+    checked
+        .map(|()| filter)
+        .map_err(|error| format!("is no {error}"))
 }
 
 /// An `mqtt://` or `mqtts://` URL.
@@ -475,17 +485,6 @@ fn broker(value: &DeValue<'_>) -> Result<Broker, String> {
         }),
         _ => Err(format!("is {url:?}; {form}")),
     }
-}
-
-/// A value's type, with its article.
-pub(super) fn name_of(value: &DeValue<'_>) -> String {
-    let name = value.type_str();
-    let article = if name.starts_with(['a', 'i']) {
-        "an"
-    } else {
-        "a"
-    };
-    format!("{article} {name}")
 }
 
 #[cfg(test)]

@@ -5,32 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::State;
-use super::state::configured;
 use crate::admin::{
-    ClientFloor, ClockStatus, EndpointStatus, Explanation, Failed, Keys, KeysChanged, Pinned,
-    RealmStatus, RefreshStatus,
+    ClientFloor, ClockStatus, EndpointStatus, Keys, KeysChanged, Pinned, RealmStatus, RefreshStatus,
 };
-use crate::auth::{self, ExplainContext, Realm, Snapshot};
+use crate::auth::{self, Explanation, Realm, Snapshot, ToExplain};
 use crate::authority::{self, Done, Refused};
 use crate::config::Config;
 use crate::keysync::{Outcome, Set};
 use crate::prompt::{Origin, Scope};
 use crate::time::{self, Moment, Timestamp};
-
-impl From<Refused> for Failed {
-    fn from(refused: Refused) -> Failed {
-        match refused {
-            Refused::NoRealm { realm, known } => Failed::NoRealm { realm, known },
-            Refused::NotRefreshed(realm) => Failed::NotRefreshed(realm),
-            Refused::NotHeld(realm) => Failed::NotHeld(realm),
-            Refused::TooLate { to, now } => Failed::TooLate { to, now },
-            Refused::Keys(_) | Refused::Fetch(_) => Failed::Keys(refused.to_string()),
-            Refused::DenyFile(_) | Refused::Https(_) | Refused::Store(_) | Refused::Audit(_) => {
-                Failed::State(refused.to_string())
-            }
-        }
-    }
-}
 
 impl State {
     /// The realms of what is in force. What only a running daemon knows is left out without one.
@@ -128,13 +111,8 @@ impl State {
     }
 
     /// Tells check by check what becomes of the token.
-    pub fn explain(
-        &self,
-        snapshot: &Snapshot,
-        token: &str,
-        context: &ExplainContext,
-    ) -> Explanation {
-        auth::explain(token, snapshot, &self.authority.clock(), context).into()
+    pub fn explain(&self, snapshot: &Snapshot, asked: &ToExplain) -> Explanation {
+        auth::explain(asked, snapshot, &self.authority.clock())
     }
 
     /// Pins keys that a person has chosen, where no daemon runs.
@@ -144,9 +122,9 @@ impl State {
         realm: &str,
         jwks: &[u8],
         origin: &Origin,
-    ) -> Result<Pinned, Failed> {
+    ) -> Result<Pinned, Refused> {
         let change = authority::Change::Configuration {
-            realms: configured(config),
+            realms: config.realms.clone(),
             denied: BTreeMap::new(),
             told: None,
         };

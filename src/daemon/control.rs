@@ -8,11 +8,12 @@ use super::administer::pinned_as;
 use super::core::Core;
 use super::health::keyless;
 use crate::admin::{
-    AuditStatus, EngineStatus, Explanation, Failed, Fetched, Keys, Listed, Pinned, Refreshed,
-    Reloaded, ResetTo, Status, TimeReset,
+    AuditStatus, EngineStatus, Fetched, Keys, Listed, Pinned, Refreshed, Reloaded, ResetTo, Status,
+    TimeReset,
 };
 use crate::audit;
-use crate::auth::ExplainContext;
+use crate::auth::{Explanation, ToExplain};
+use crate::authority::Refused;
 use crate::keysync::Why;
 use crate::prompt::Origin;
 use crate::reason::{Refusal, RefuseReason};
@@ -77,12 +78,12 @@ impl http::Control for Core {
         Listed { realms }
     }
 
-    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Failed> {
+    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Refused> {
         let pinned = self.state.authority.pin(realm, jwks, &Origin::Daemon)?;
         Ok(pinned_as(realm, &pinned))
     }
 
-    fn fetch_keys(&self, realm: &str) -> Result<Fetched, Failed> {
+    fn fetch_keys(&self, realm: &str) -> Result<Fetched, Refused> {
         let (set, pinned) = self.state.authority.fetch(realm)?;
         Ok(Fetched {
             keys: Keys::from(&set.keys),
@@ -90,15 +91,15 @@ impl http::Control for Core {
         })
     }
 
-    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Pinned, Failed> {
+    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Pinned, Refused> {
         let authority = &self.state.authority;
         let pinned = authority.pin_held(realm, fingerprint, &Origin::Daemon)?;
         Ok(pinned_as(realm, &pinned))
     }
 
-    fn refresh_keys(&self, realm: &str) -> Result<Refreshed, Failed> {
+    fn refresh_keys(&self, realm: &str) -> Result<Refreshed, Refused> {
         let outcome = self.state.authority.refresh(realm, Why::Asked);
-        let outcome = outcome.ok_or_else(|| Failed::NotRefreshed(realm.to_owned()))?;
+        let outcome = outcome.ok_or_else(|| Refused::NotRefreshed(realm.to_owned()))?;
         let now = self.state.authority.moment().known;
         let (refresh, held) = self.state.refresh_status(realm, now);
         Ok(Refreshed {
@@ -110,12 +111,12 @@ impl http::Control for Core {
         })
     }
 
-    fn explain_token(&self, token: &str, context: &ExplainContext) -> Explanation {
+    fn explain_token(&self, asked: &ToExplain) -> Explanation {
         let snapshot = self.state.authority.snapshot();
-        self.state.explain(&snapshot, token, context)
+        self.state.explain(&snapshot, asked)
     }
 
-    fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Failed> {
+    fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Refused> {
         let to = match to {
             ResetTo::Now => None,
             ResetTo::Seconds(seconds) => Some(Timestamp::from_secs(seconds)),
@@ -123,9 +124,7 @@ impl http::Control for Core {
         let authority = &self.state.authority;
         let (was, floor) = authority.reset_time(to, &Origin::Daemon)?;
         let mended = self.admission.mend_time(authority.moment());
-        mended.map_err(|error| {
-            Failed::State(format!("what was delivered could not be mended: {error}"))
-        })?;
+        mended.map_err(Refused::Delivered)?;
         let (was, floor) = (was.to_string(), floor.to_string());
         Ok(TimeReset { was, floor })
     }

@@ -14,8 +14,10 @@ mod state;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
@@ -66,6 +68,8 @@ pub enum RunError {
     Tls(#[from] crate::tls::TlsError),
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
+    #[error("no thread to look at the deny files with: {0}")]
+    Thread(std::io::Error),
 }
 
 /// How often the realms' deny files are looked at.
@@ -171,7 +175,7 @@ impl Daemon {
             reloading: std::sync::Mutex::default(),
         });
         core.follow_epochs();
-        core.follow_deny_files();
+        core.follow_deny_files().map_err(RunError::Thread)?;
         let transports = core.serve(sockets, http_metrics);
         Ok(Daemon {
             core,
@@ -190,7 +194,7 @@ impl Daemon {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = tick.tick() => self.tick().await,
+                _ = tick.tick() => self.tick(),
                 _ = self.hangup.recv() => self.reload().await,
                 () = stop(&mut self.term, &mut self.interrupt) => break,
             }
@@ -198,13 +202,11 @@ impl Daemon {
         self.drain().await;
     }
 
-    /// Housekeeping off the async threads; the watchdog is fed when all parts have made progress.
-    async fn tick(&mut self) {
-        let core = Arc::clone(&self.core);
-        if tokio::task::spawn_blocking(move || core.tick())
-            .await
-            .is_err()
-        {
+    /// Housekeeping; the watchdog is fed when all parts have made progress. It may block: the
+    /// runtime's threads have tasks of their own, and this one has nothing else to do. Handing it
+    /// to another thread would wake three.
+    fn tick(&mut self) {
+        if catch_unwind(AssertUnwindSafe(|| self.core.tick())).is_err() {
             tracing::error!("housekeeping panicked");
         }
         if self.health.is_alive(time::instant()) {
@@ -346,24 +348,22 @@ impl Core {
         });
     }
 
-    /// Apart from the housekeeping, which may wait for a slow disk; also while draining.
-    fn follow_deny_files(self: &Arc<Self>) {
+    /// Apart from the housekeeping, which may wait for a slow disk; also while draining. In a thread
+    /// of its own, which an idle daemon wakes for less than the runtime's.
+    fn follow_deny_files(self: &Arc<Self>) -> std::io::Result<()> {
         let core = Arc::downgrade(self);
-        tokio::spawn(async move {
-            let mut look = interval(DENY_FILES_LOOK);
-            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                look.tick().await;
-                let Some(core) = core.upgrade() else {
-                    return;
-                };
-                let looked =
-                    tokio::task::spawn_blocking(move || core.state.authority.look_at_deny_files());
-                if looked.await.is_err() {
+        let follow = move || {
+            while let Some(core) = core.upgrade() {
+                let look = || core.state.authority.look_at_deny_files();
+                if catch_unwind(AssertUnwindSafe(look)).is_err() {
                     tracing::error!("looking at the deny files panicked");
                 }
+                drop(core);
+                thread::sleep(DENY_FILES_LOOK);
             }
-        });
+        };
+        let thread = thread::Builder::new().name("deny-files".to_owned());
+        thread.spawn(follow).map(drop)
     }
 
     fn serve(self: &Arc<Self>, sockets: Sockets, metrics: http::Metrics) -> JoinSet<()> {

@@ -3,7 +3,6 @@
 use std::sync::PoisonError;
 
 use super::core::Core;
-use super::state::configured;
 use crate::admin::Reloaded;
 use crate::config::Config;
 
@@ -28,7 +27,7 @@ impl Core {
         };
         let told = serde_json::to_value(&reloaded).map_err(|e| vec![e.to_string()])?;
         let authority = &self.state.authority;
-        let followed = authority.prepare(configured(&running));
+        let followed = authority.prepare(running.realms.clone());
         let followed = followed.and_then(|prepared| authority.follow(prepared, Some(told)));
         followed.map_err(|e| vec![e.to_string()])?;
         // From here on nothing can fail.

@@ -9,14 +9,14 @@ use serde_json::json;
 use super::RunError;
 use crate::audit;
 use crate::auth::Snapshot;
-use crate::authority::{Authority, Configured, Refused};
+use crate::authority::{Authority, Refused};
 use crate::config::Config;
-use crate::files;
 use crate::identity::{Key, Nonces};
 use crate::prompt::Origin;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time;
+use crate::{files, keysync};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl State {
         };
         let own = files::check_own_folder(&folder).map_err(std::io::Error::from);
         own.map_err(|e| fail(StoreError::from_io(&e)))?;
-        let store = Store::open(&folder.join("db")).map_err(fail)?;
+        let store = Store::open(&folder.join(store::FOLDER)).map_err(fail)?;
         let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
             .map_err(|e| RunError::Audit(e.to_string()))?;
         // What opening had to mend is an event of its own.
@@ -49,7 +49,7 @@ impl State {
             let recorded = log.change(Origin::Daemon, "store_recovered", detail, time::now());
             recorded.map_err(|e| RunError::Audit(e.to_string()))?;
         }
-        let authority = Authority::open(&store, folder.join("keys"), &log);
+        let authority = Authority::open(&store, folder.join(keysync::FOLDER), &log);
         let authority = authority.map_err(|refused| not_opened(&folder, refused))?;
         let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         Ok(State {
@@ -72,14 +72,14 @@ impl State {
     /// Puts the configuration's realms in force for the first time.
     pub fn begin(&self, config: &Config, registry: &mut Registry) -> Result<(), RunError> {
         self.authority.register(registry);
-        let begun = self.authority.prepare(configured(config));
+        let begun = self.authority.prepare(config.realms.clone());
         let begun = begun.and_then(|prepared| self.authority.follow(prepared, None));
         begun.map_err(|refused| not_opened(&self.folder, refused))
     }
 
     /// What would be in force if a daemon began now; nothing is refreshed.
     pub fn survey(&self, config: &Config) -> Result<Arc<Snapshot>, RunError> {
-        let surveyed = self.authority.survey(configured(config));
+        let surveyed = self.authority.survey(config.realms.clone());
         surveyed.map_err(|refused| not_opened(&self.folder, refused))?;
         Ok(self.authority.snapshot())
     }
@@ -104,19 +104,6 @@ impl State {
             tracing::error!(%error, "the audit log could not be closed in order");
         }
     }
-}
-
-/// The realms as what is in force knows them.
-pub(super) fn configured(config: &Config) -> Vec<Configured> {
-    let realms = config.realms.iter().map(|realm| Configured {
-        name: realm.name.clone(),
-        issuer: realm.issuer.clone(),
-        policy: realm.policy.clone(),
-        endpoints: realm.endpoints.iter().cloned().map(Arc::new).collect(),
-        source: realm.jwks.clone(),
-        deny_file: realm.deny_file.clone(),
-    });
-    realms.collect()
 }
 
 fn not_opened(folder: &Path, refused: Refused) -> RunError {

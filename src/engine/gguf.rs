@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use crate::catalog::hash;
 
 /// No known model has keys or tensor names nearly as long.
 const MAX_NAME: u64 = 256;
@@ -136,7 +138,10 @@ pub enum GgufError {
 
 impl Gguf {
     pub fn open(path: &Path) -> Result<Gguf, GgufError> {
-        let file = File::open(path)?;
+        Gguf::new(File::open(path)?)
+    }
+
+    pub fn new(file: File) -> Result<Gguf, GgufError> {
         let metadata = file.metadata()?;
         if metadata.is_dir() {
             return Err(bad(
@@ -152,6 +157,17 @@ impl Gguf {
         }
         let header = Header::read(BufReader::new(&file), len)?;
         Ok(Gguf { file, header })
+    }
+
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Of the whole file.
+    pub fn sha256(&self) -> io::Result<String> {
+        let mut file = &self.file;
+        file.rewind()?;
+        hash(file)
     }
 
     #[must_use]

@@ -23,7 +23,7 @@ use super::text::Text;
 use super::tokenizer;
 use crate::catalog::{
     Architecture, Bundle, FORMAT, FileEntry, GRAPH, LAYOUT, MANIFEST, Manifest, Source, WEIGHTS,
-    hash_file, is_name,
+    is_name,
 };
 use crate::identity::hex;
 use crate::prompt::SamplingOptions;
@@ -36,15 +36,24 @@ pub fn import(
     name: &str,
     advised: SamplingOptions,
 ) -> Result<Bundle, ImportError> {
+    import_opened(&Gguf::open(source)?, out, name, advised)
+}
+
+/// As [`import`], of a file that may have been opened as another user.
+pub fn import_opened(
+    gguf: &Gguf,
+    out: &Path,
+    name: &str,
+    advised: SamplingOptions,
+) -> Result<Bundle, ImportError> {
     if !is_name(name) {
         return Err(unsupported(format!("{name:?} can't be a model's name")));
     }
-    let gguf = Gguf::open(source)?;
     check_kind(gguf.metadata()).map_err(unsupported)?;
-    let llama = Llama::read(&gguf)?;
-    check_types(&gguf).map_err(unsupported)?;
+    let llama = Llama::read(gguf)?;
+    check_types(gguf).map_err(unsupported)?;
     let sampling = sampling(gguf.metadata(), advised).map_err(unsupported)?;
-    let tokens = text_files(&gguf, &llama)?;
+    let tokens = text_files(gguf, &llama)?;
     let temporary = temporary(out)?;
     let _ = fs::remove_dir_all(&temporary);
     if let Some(models) = temporary.parent() {
@@ -52,7 +61,7 @@ pub fn import(
     }
     // Ours alone: one that somebody else has made meanwhile is an error.
     fs::create_dir(&temporary)?;
-    let result = write(&gguf, source, &llama, &tokens, &temporary, (name, sampling));
+    let result = write(gguf, &llama, &tokens, &temporary, (name, sampling));
     let result = result.and_then(|()| {
         check(&Bundle::open(&temporary)?)?;
         Ok(replace(&temporary, out)?)
@@ -119,7 +128,6 @@ fn text_files(gguf: &Gguf, llama: &Llama) -> Result<Vec<(String, Vec<u8>)>, Impo
 
 fn write(
     gguf: &Gguf,
-    source: &Path,
     llama: &Llama,
     tokens: &[(String, Vec<u8>)],
     folder: &Path,
@@ -149,8 +157,8 @@ fn write(
         name: name.to_owned(),
         source: Source {
             kind: "gguf".to_owned(),
-            size: fs::metadata(source)?.len(),
-            sha256: hash_file(source)?,
+            size: gguf.size()?,
+            sha256: gguf.sha256()?,
         },
         architecture: architecture(llama),
         sampling,

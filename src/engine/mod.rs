@@ -51,7 +51,7 @@ use crate::telemetry::Registry;
 use crate::time::{self, Timestamp};
 
 pub use self::check::check;
-pub use self::import::import;
+pub use self::import::{import, import_opened};
 pub use self::import_sampling::of_generation_config;
 pub use self::kernels::Family;
 pub use self::metrics::Metrics;
@@ -226,8 +226,8 @@ impl Engine {
         self.shared.queue.load()
     }
 
-    /// A beat that the watchdog looks at: changes at least once a second while the engine makes
-    /// progress or is idle (a chunk of the prompt may take longer on a slow core).
+    /// A beat that the watchdog looks at: changes with each step while the engine makes progress,
+    /// and every ten seconds while it is idle (a chunk of the prompt may take longer on a slow core).
     #[must_use]
     pub fn heartbeat(&self) -> u64 {
         self.shared.queue.beats()

@@ -22,7 +22,7 @@ use crate::share::{Full, Shares};
 use crate::time;
 
 /// How often an idle engine shows that it lives.
-const BEAT: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_secs(10);
 /// Bounds of the hint to a client that finds the queue full, in seconds.
 const RETRY_AFTER: (f64, f64) = (1.0, 60.0);
 /// The weight of the latest run in the mean that the hint is made of.

@@ -285,7 +285,7 @@ fn stop_ends_what_runs_and_what_waits() {
 fn the_heart_beats_while_idle() {
     let (engine, _) = start(1, fake::loaded(fake::saying(b"x$")));
     let before = engine.heartbeat();
-    let until = time::instant() + Duration::from_secs(10);
+    let until = time::instant() + Duration::from_secs(60);
     while engine.heartbeat() == before {
         assert!(time::instant() < until, "no beat");
         std::thread::sleep(Duration::from_millis(20));

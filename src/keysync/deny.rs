@@ -173,6 +173,11 @@ impl Mark {
     }
 }
 
+/// Whether a file can be followed.
+pub fn check_deny_file(path: &Path) -> Result<(), String> {
+    Watched::open(path).map(drop)
+}
+
 /// The mark is taken first, so that what is written while this reads is seen at the next look.
 fn read(path: &Path) -> io::Result<(Mark, Result<Revocations, String>)> {
     let file = files::open(path, Care::Trusted)?;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::backup::{Backup, NewCopy};
-pub use self::deny::{DenyFiles, DenyStatus, NewDenyFiles};
+pub use self::deny::{DenyFiles, DenyStatus, NewDenyFiles, check_deny_file};
 pub use self::floor::Floor;
 pub use self::refresh::{Flight, Lines, Outcome, Refresher, Report, Source, Why};
 use self::stored::Stored;
@@ -29,6 +29,9 @@ use crate::auth::{KeySet, KeySetError};
 use crate::identity::is_topic_level;
 use crate::store::{MAX_KEY, Store, StoreError, Tree};
 use crate::time::{Mark, Moment, Timestamp, Uptime};
+
+/// The copies of what is pinned, in the state folder.
+pub const FOLDER: &str = "keys";
 
 /// The largest key set: a realm has a few keys of 1 to 3 KiB each. Their history needs room beside
 /// it in one value of the store.

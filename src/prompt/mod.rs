@@ -8,17 +8,17 @@ mod answer;
 mod interrupt;
 mod operation;
 mod origin;
+mod place;
 mod request;
 mod sampling;
-mod scope;
 
 pub use answer::{AnswerReceiver, AnswerSender, Fragment, Outcome, Usage, channel};
 pub use interrupt::Interrupt;
-pub use operation::{Dialect, Entry, Look, Method, Operation};
+pub use operation::{Dialect, Entry, Look, Operation, Scope};
 pub use origin::{Origin, Transport, network};
+pub use place::Place;
 pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role};
 pub use sampling::{Sampling, SamplingOptions};
-pub use scope::Scope;
 
 use serde::{Deserialize, Serialize};
 

@@ -3,38 +3,51 @@
 //! HTTP's routes (`transport/http/route.rs`) and MQTT's topics (`transport/mqtt/topics.rs`) come
 //! from it, as do the names in audit and metrics.
 
-use super::Scope;
+use serde::{Deserialize, Serialize};
+
+/// What a token may allow. Keycloak's roles map to these by the realm's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Ask prompts, see models.
+    Read,
+    /// Named prompts, active model and adapter, files.
+    Write,
+    /// Fine-tuning jobs, promote, roll back.
+    FineTune,
+    /// Read the audit log.
+    Audit,
+}
+
+impl Scope {
+    pub const ALL: [Scope; 4] = [Scope::Read, Scope::Write, Scope::FineTune, Scope::Audit];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::Read => "read",
+            Scope::Write => "write",
+            Scope::FineTune => "fine-tune",
+            Scope::Audit => "audit",
+        }
+    }
+}
 
 /// One line of the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
     /// In audit records and metrics.
     pub name: &'static str,
-    pub method: Method,
-    /// A segment in braces stands for any one. Over MQTT the topic is the path.
+    pub method: &'static str,
+    /// Several lines may share one, each with a method of its own; what stands in braces is for the
+    /// request to say ([`super::Place`]). Over MQTT the topic is the path.
     pub path: &'static str,
     /// That a token needs.
     pub scope: Scope,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    Get,
-    Post,
-}
-
-impl Method {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Method::Get => "GET",
-            Method::Post => "POST",
-        }
-    }
-}
-
 macro_rules! table {
     ($(#[$meta:meta])* $type:ident {
-        $($variant:ident = $name:literal, $method:ident $path:literal, $scope:ident;)+
+        $($variant:ident = $name:literal, $method:literal $path:literal, $scope:ident;)+
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +60,7 @@ macro_rules! table {
                 match self {
                     $($type::$variant => &Entry {
                         name: $name,
-                        method: Method::$method,
+                        method: $method,
                         path: $path,
                         scope: Scope::$scope,
                     },)+
@@ -61,17 +74,17 @@ table! {
     /// A prompt that the model completes, over HTTP and MQTT: how it is put, and its answer written
     /// (`wire`). Belongs to one model.
     Dialect {
-        Chat = "chat", Post "/v1/chat/completions", Read;
-        Text = "completion", Post "/v1/completions", Read;
+        Chat = "chat", "POST" "/v1/chat/completions", Read;
+        Text = "completion", "POST" "/v1/completions", Read;
     }
 }
 
 table! {
     /// What changes nothing and nobody waits for: such are counted in the audit. HTTP only.
     Look {
-        Models = "list_models", Get "/v1/models", Read;
-        Model = "list_models", Get "/v1/models/{id}", Read;
-        Metrics = "read_metrics", Get "/metrics", Audit;
+        Models = "list_models", "GET" "/v1/models", Read;
+        Model = "list_models", "GET" "/v1/models/{id}", Read;
+        Metrics = "read_metrics", "GET" "/metrics", Audit;
     }
 }
 

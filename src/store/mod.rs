@@ -28,6 +28,9 @@ use self::handle::Handle;
 pub use self::open::Recovery;
 use self::table::{Pair, Table};
 
+/// The database in the state folder.
+pub const FOLDER: &str = "db";
+
 /// The largest value that is taken.
 pub const MAX_VALUE: usize = 64 * 1024;
 /// The longest key that is taken.

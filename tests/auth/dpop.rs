@@ -39,7 +39,7 @@ impl Bound {
                 "jti": "p-1", "htm": "PUBLISH", "htu": TARGET, "msh": MESSAGE, "iat": NOW - 5
             }),
             binding: Binding {
-                method: "PUBLISH",
+                method: "PUBLISH".to_owned(),
                 targets: vec!["mqtt://other/x".to_owned(), TARGET.to_owned()],
                 message: Some(MESSAGE.to_owned()),
                 nonce: NonceRule::None,

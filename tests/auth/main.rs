@@ -1,5 +1,6 @@
 //! The token decision against tokens minted here: one case for each refusal, properties, a storm of
-//! mutated tokens, and npm's `jose` beside it. (Published vectors for the signatures stand in `auth::key`.)
+//! mutated tokens, and npm's `jose` beside it. [`vectors`] are those that we publish; others', for the
+//! signatures, stand in `auth::key`.
 
 #![expect(
     clippy::unwrap_used,
@@ -23,3 +24,4 @@ mod properties;
 mod refusals;
 mod samples;
 mod signed;
+mod vectors;

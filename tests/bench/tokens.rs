@@ -158,7 +158,7 @@ impl Subject {
         claims["cnf"] = json!({ "jkt": keys.keys()[0].thumbprint });
         let token = self.issuer.token(&claims);
         let binding = Binding {
-            method: "POST",
+            method: "POST".to_owned(),
             targets: vec!["https://edge-1/v1/chat/completions".to_owned()],
             message: None,
             nonce: NonceRule::None,

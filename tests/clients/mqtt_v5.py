@@ -2,26 +2,15 @@
 
 Usage: mqtt_v5.py PORT, with SLMD_TOKEN set. Fails by an assertion; prints one line of JSON with
 what the answers held.
-
-With a token that is bound to a key (DPoP, RFC 9449):
-  mqtt_v5.py --make-dpop-key FILE    makes the key and prints its thumbprint (`cnf.jkt`)
-  mqtt_v5.py PORT --dpop-key FILE    asks once, with a proof
 """
 
-import base64
-import hashlib
 import json
 import os
 import queue
 import sys
-import time
-import uuid
 
-import jwt
 import noted
 import paho.mqtt.client as mqtt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -29,60 +18,9 @@ PATIENCE = 120
 REQUESTS = "slm/edge-1/v1/chat/completions"
 TEXTS = "slm/edge-1/v1/completions"
 REPLIES = "slm/edge-1/reply/device-1"
-NONCE = "slm/edge-1/nonce"
 TOKEN = os.environ.get("SLMD_TOKEN", "")
 MESSAGES = noted.messages([{"role": "user", "content": "Name three colours of the rainbow, please."}])
 ASK = {"model": "slm", "messages": MESSAGES, "max_completion_tokens": 16, "temperature": 0}
-
-
-def encode(data):
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-class Key:
-    """The client's own key, and proofs that it holds it."""
-
-    def __init__(self, path):
-        with open(path, "rb") as file:
-            self.private = serialization.load_pem_private_key(file.read(), password=None)
-
-    @staticmethod
-    def make(path):
-        """Writes a new key to a file that nobody else may read."""
-        pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(pem)
-        return Key(path)
-
-    def jwk(self):
-        numbers = self.private.public_key().public_numbers()
-        x, y = (encode(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
-        return {"crv": "P-256", "kty": "EC", "x": x, "y": y}
-
-    def thumbprint(self):
-        """RFC 7638: the members in order, without white space."""
-        text = json.dumps(self.jwk(), separators=(",", ":"), sort_keys=True)
-        return encode(hashlib.sha256(text.encode()).digest())
-
-    def proof(self, topic, response_topic, correlation, payload, nonce):
-        """For this message and no other: `msh` is the hash of its parts, each after its length."""
-        parts = (topic.encode(), response_topic.encode(), correlation, payload)
-        message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-        claims = {
-            "jti": str(uuid.uuid4()),
-            "iat": int(time.time()),
-            "htm": "PUBLISH",
-            "htu": f"mqtt://edge-1/{topic}",
-            "ath": encode(hashlib.sha256(TOKEN.encode()).digest()),
-            "msh": encode(hashlib.sha256(message).digest()),
-            "nonce": nonce,
-        }
-        headers = {"typ": "dpop+jwt", "jwk": self.jwk()}
-        return jwt.encode(claims, self.private, algorithm="ES256", headers=headers)
 
 
 class Device:
@@ -98,16 +36,6 @@ class Device:
         self.client.loop_start()
         self.client.subscribe(f"{REPLIES}/#", qos=1)
         ready.get(timeout=PATIENCE)
-        self.ready = ready
-
-    def nonce(self):
-        """The device keeps it on a retained topic, and changes it every few minutes."""
-        self.client.subscribe(NONCE, qos=1)
-        self.ready.get(timeout=PATIENCE)
-        message = self.inbox.get(timeout=PATIENCE)
-        assert message.topic == NONCE and message.retain, message.topic
-        self.client.unsubscribe(NONCE)
-        return json.loads(message.payload)["nonce"]
 
     def ask(self, body, correlation, user=(("authorization", f"Bearer {TOKEN}"),), **more):
         """Publishes a request; returns the messages of its answer."""
@@ -210,26 +138,8 @@ def refusals(device):
     error(401, "proof_missing", ASK, user=proof[:1])
 
 
-def proved(device, key):
-    payload, correlation = json.dumps(ASK).encode(), uuid.uuid4().bytes
-    proof = key.proof(REQUESTS, f"{REPLIES}/paho/1", correlation, payload, device.nonce())
-    user = (("authorization", f"DPoP {TOKEN}"), ("dpop", proof))
-    messages = device.ask(payload, correlation, user)
-    assert len(messages) == 1 and messages[0][0]["status"] == "200", messages
-    return messages[0][1]["usage"]
-
-
 def main():
-    if sys.argv[1] == "--make-dpop-key":
-        print(Key.make(sys.argv[2]).thumbprint())
-        return
     device = Device(int(sys.argv[1]))
-    if sys.argv[2:3] == ["--dpop-key"]:
-        usage = proved(device, Key(sys.argv[3]))
-        device.client.disconnect()
-        device.client.loop_stop()
-        print(json.dumps({"usage": usage}))
-        return
     text, usage = whole(device)
     assert (text, usage) == streamed(device), "a greedy answer is the same streamed"
     completed(device)

@@ -71,7 +71,9 @@ def conversation(api):
         model="slm",
         messages=PROMPT + [earlier] + MORE,
         max_completion_tokens=4,
-        temperature=0,
+        frequency_penalty=0.5,
+        presence_penalty=-0.5,
+        extra_body={"repetition_penalty": 1.1},
     )
 
 

@@ -14,14 +14,14 @@ use crate::support::{
     Daemon, Disk, Issuer, Response, Setup, chat, claims, http, run, target, within,
 };
 
-const FAILED: i32 = 1;
+pub const FAILED: i32 = 1;
 const REFUSED: i32 = 3;
-const BAD_CONFIG: i32 = 5;
+pub const BAD_CONFIG: i32 = 5;
 const MODEL: &str = "smollm2-135m-instruct";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `slmd run` where it can't start.
-fn refused_start(config: &Path) -> Output {
+pub fn refused_start(config: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
     command.arg("--config").arg(config).arg("run");
     run(&mut command, b"", PATIENCE)
@@ -39,7 +39,7 @@ fn assert_says(output: &Output, code: i32, parts: &[&str]) {
 }
 
 /// A configuration in a folder of its own, whose folders are the test's.
-fn configuration(folder: &Path, state: &Path, models: &Path) -> PathBuf {
+pub fn configuration(folder: &Path, state: &Path, models: &Path) -> PathBuf {
     let text = format!(
         "state_dir = {state:?}\nmodels_dir = {models:?}\n\
          [http]\nsocket = {:?}\nadmin_socket = {:?}\n\
@@ -347,10 +347,7 @@ fn what_others_can_change_is_refused_at_the_start_and_by_a_check() {
     };
     let check = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
-        command
-            .arg("--config")
-            .arg(&config)
-            .args(["config", "check"]);
+        command.args(["config", "check", "--here"]).arg(&config);
         run(&mut command, b"", PATIENCE)
     };
     assert!(check().status.success());

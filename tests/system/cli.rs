@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Daemon, Issuer, Setup, claims, secrets};
+use crate::support::{Daemon, Issuer, Setup, claims, run, secrets};
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 const REFUSED: i32 = 3;
@@ -93,10 +95,10 @@ fn a_file_for_another_machine_is_checked_without_it() {
                 [[realm.endpoint]]\nclient_id = \"slm\"\nmodel = \"m\"\n";
     fs::write(&file, text).unwrap();
     let file = file.to_str().unwrap();
-    let here = bare(&["--config", file, "config", "check"]);
+    let here = bare(&["config", "check", "--here", file]);
     assert_eq!(code(&here), BAD_CONFIG);
     assert!(err(&here).contains("groupadd"), "{}", err(&here));
-    let elsewhere = ["--config", file, "config", "check", "--no-machine"];
+    let elsewhere = ["config", "check", file];
     assert_eq!(code(&bare(&elsewhere)), 0);
     fs::write(file, "drain_deadline = 5\n").unwrap();
     assert_eq!(code(&bare(&elsewhere)), BAD_CONFIG);
@@ -129,6 +131,29 @@ fn asking_needs_a_token_and_streams_an_answer() {
     let whole = json(&ask.arg("--json").output().unwrap());
     let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
     assert_eq!(out(&answered).trim(), text.trim());
+}
+
+/// What the daemon refuses by the head alone is told, though it closes before it has read the body.
+#[test]
+fn what_is_too_long_is_refused_in_words() {
+    let (issuer, daemon) = started();
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, issuer.token(claims())).unwrap();
+    let ask = || {
+        let mut ask = daemon.binary();
+        ask.arg("ask").arg("--socket").arg(daemon.socket());
+        ask.arg("--token-file").arg(&token);
+        ask
+    };
+    // One argument has at most 128 KiB (execve(2)).
+    let words = "why ".repeat(25_000);
+    let by_words = ask().args([&words; 3]).output().unwrap();
+    let piped = run(&mut ask(), "why ".repeat(2_000_000).as_bytes(), PATIENCE);
+    for refused in [by_words, piped] {
+        assert_eq!(code(&refused), REFUSED, "{}", err(&refused));
+        assert!(err(&refused).contains("(413)"), "{}", err(&refused));
+    }
 }
 
 #[test]

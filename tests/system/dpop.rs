@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Clock, Daemon, Holder, Issuer, Kept, Message, Mosquitto, Publish, Response, Setup, Subscriber,
-    bound, chat, claims, http, message_hash, python, within,
+    bound, chat, claims, http, message_hash, within,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -533,27 +533,4 @@ fn a_repeat_with_another_property_needs_a_proof_of_its_own_to_run() {
     let of_it = scene.accesses(|r| r["decision"] == "permit");
     let attempts: Vec<&Value> = of_it.iter().map(|r| &r["attempt"]).collect();
     assert_eq!(attempts, [1, 2]);
-}
-
-#[test]
-fn paho_proves_its_key() {
-    let scene = Scene::start("");
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let key = folder.path().join("key.pem");
-    let port = scene.broker.port().to_string();
-    let path = key.display().to_string();
-    // The script makes the key and says its thumbprint, which Keycloak would write into the token.
-    let made = python("mqtt_v5.py", &["--make-dpop-key", &path], &[]);
-    succeeded(&made);
-    let thumbprint = String::from_utf8(made.stdout).expect("text");
-    let token = scene.issuer.token(bound(claims(), thumbprint.trim()));
-    let env = [("SLMD_TOKEN", token.as_str())];
-    succeeded(&python("mqtt_v5.py", &[&port, "--dpop-key", &path], &env));
-    assert_eq!(scene.proofs_used(), 1);
-}
-
-#[track_caller]
-fn succeeded(output: &std::process::Output) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
 }

@@ -1,14 +1,19 @@
 //! HTTP over the Unix socket: bad input refused by name, answers whole and streamed, clients that
 //! are slow or leave, bursts, and the official OpenAI client.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Issuer, Response, Setup, chat, claims, http, python, send, within};
+use crate::support::{
+    Daemon, Holder, Issuer, Response, Setup, bound, chat, claims, free_port, http, python, run,
+    send, within,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -165,6 +170,53 @@ fn bad_requests_are_refused_by_name() {
     assert_refused(&long, 400, "context_length_exceeded");
     let message = long.json()["error"]["message"].to_string();
     assert!(message.contains("2048"), "no numbers in {message}");
+}
+
+/// curl's own view of an answer's head.
+fn curl(daemon: &Daemon, path: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new("curl");
+    let url = format!("http://edge-1{path}");
+    command.args(["--silent", "--show-error", "--max-time", "60"]);
+    command.arg("--unix-socket").arg(daemon.socket());
+    command.args(arguments).arg(url);
+    let output = run(&mut command, b"", PATIENCE);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "curl: {said}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn head_is_answered_as_get_is_without_the_body() {
+    let (daemon, issuer) = start();
+    let holder = Holder::new();
+    let bearer = format!("Authorization: Bearer {}", issuer.token(claims()));
+    let bound = issuer.token(bound(claims(), &holder.thumbprint()));
+    let proof = holder.claims("HEAD", "http://edge-1/v1/models", &bound);
+    let proof = format!("DPoP: {}", holder.sign(&proof));
+    let bound = format!("Authorization: DPoP {bound}");
+    for (path, headers) in [
+        ("/livez", vec![]),
+        ("/readyz", vec![]),
+        ("/v1/models", vec!["-H", &bearer]),
+        ("/v1/models/slm", vec!["-H", &bearer]),
+        ("/v1/models", vec!["-H", &bound, "-H", &proof]),
+    ] {
+        let head = curl(&daemon, path, &[&["--head"], headers.as_slice()].concat());
+        assert!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}");
+        let plain = if headers.is_empty() {
+            vec![]
+        } else {
+            vec!["-H", &bearer]
+        };
+        let body = curl(&daemon, path, &plain);
+        let length = format!("content-length: {}\r\n", body.len());
+        assert!(!body.is_empty() && head.contains(&length), "{path}: {head}");
+    }
+    let refused = curl(&daemon, CHAT, &["--head"]);
+    assert!(refused.starts_with("HTTP/1.1 405 "), "{refused}");
+    assert!(refused.contains("allow: POST\r\n"), "{refused}");
+    let refused = curl(&daemon, "/v1/models", &["--include", "--request", "DELETE"]);
+    assert!(refused.contains("allow: GET, HEAD\r\n"), "{refused}");
 }
 
 #[test]
@@ -369,4 +421,41 @@ fn the_official_openai_client_works_unchanged() {
     );
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
+}
+
+/// `curl -d` says that it sends a form. No browser comes to the Unix socket with a token.
+#[test]
+fn plain_curl_is_enough_on_the_socket_with_a_token() {
+    let port = free_port();
+    let (daemon, issuer) = start_with(&format!("[http]\nlisten = \"127.0.0.1:{port}\""));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let header = folder.path().join("header");
+    let token = issuer.token(claims());
+    fs::write(&header, format!("Authorization: Bearer {token}\n")).expect("a file can be written");
+    let socket = daemon.socket().display().to_string();
+    let on_socket = ["--unix-socket", &socket];
+    let tcp = format!("http://127.0.0.1:{port}{CHAT}");
+    let curl = |url: &str, more: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--write-out", "\n%{http_code}"]);
+        curl.args(["-d", &chat("Hello", 1, false)]).args(more);
+        curl.arg(url);
+        let output = run(&mut curl, b"", PATIENCE);
+        String::from_utf8(output.stdout).expect("an answer is text")
+    };
+    let with_token = ["-H", &format!("@{}", header.display())];
+    let text = ["-H", "content-type: text/plain"];
+    let local = "http://localhost/v1/chat/completions";
+    for (url, more, status) in [
+        (local, [on_socket, with_token].concat(), "200"),
+        (local, on_socket.to_vec(), "415"),
+        (local, [on_socket, with_token, text].concat(), "415"),
+        (tcp.as_str(), with_token.to_vec(), "415"),
+    ] {
+        let answered = curl(url, &more);
+        assert!(
+            answered.ends_with(&format!("\n{status}")),
+            "{more:?}: {answered}"
+        );
+    }
 }

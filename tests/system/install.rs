@@ -59,6 +59,17 @@ fn help_tells_of_every_target_that_people_use() {
     }
 }
 
+/// Neither the demo nor the door for tests.
+#[test]
+fn packages_hold_what_runs_on_a_device() {
+    let recipe = make(&["--dry-run", "dist"]).stdout;
+    let recipe = String::from_utf8_lossy(&recipe);
+    let features = "--no-default-features --features systemd";
+    assert!(recipe.contains(features), "{recipe}");
+    let cross = fs::read_to_string(root().join("cross/build")).unwrap();
+    assert!(cross.contains(features), "{cross}");
+}
+
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

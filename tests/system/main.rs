@@ -3,7 +3,9 @@
 //! One binary, because each links the model runtime anew. [`support`] starts and stops things;
 //! the other modules are one subject each. Run one with `cargo test --test system crash`.
 
+mod answers;
 mod badinput;
+mod checks;
 mod cli;
 mod clocks;
 mod crash;
@@ -16,6 +18,7 @@ mod install;
 mod keys;
 mod login;
 mod mqtt;
+mod newcomer;
 mod peers;
 mod readme;
 mod reload;

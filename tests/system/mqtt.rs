@@ -6,6 +6,8 @@
 
 mod broker;
 mod bursts;
+mod contract;
+mod devices;
 mod hivemq;
 mod refusals;
 mod repeats;
@@ -58,21 +60,21 @@ fn paho_asks_with_mqtt_3_1_1() {
     succeeded(&python("mqtt_v311.py", &[&port], &env));
 }
 
+/// With no parameters but a seed: the defaults are those of HTTP.
 #[test]
-fn the_capital_of_france() {
+fn the_capital_of_japan() {
     let scene = Scene::start("");
-    let body = serde_json::json!({
-        "messages": [
-            {"role": "system",
-             "content": "You answer questions about geography in one short sentence."},
-            {"role": "user", "content": "What is the capital city of France?"},
-        ],
-        "temperature": 0,
-        "max_completion_tokens": 16,
-    });
-    scene.ask("france", &body.to_string());
-    let answer = scene.answer("france");
-    assert_eq!(answer.text, "The capital city of France is Paris.");
+    let body = r#"{"messages": [{"role": "user", "content": "What is the capital of Japan?"}],
+        "seed": 0}"#;
+    scene.ask("japan", body);
+    let answer = scene.answer("japan");
+    assert_eq!(answer.text, "The capital of Japan is Tokyo.");
+    let permits = scene.audit().into_iter();
+    let permits = permits.filter(|record| record["decision"] == "permit");
+    let temperatures: Vec<Value> = permits
+        .map(|record| record["sampling"]["temperature"].clone())
+        .collect();
+    assert_eq!(temperatures, [0.2]);
 }
 
 #[test]
@@ -285,7 +287,7 @@ impl Scene {
 }
 
 /// Waits until the daemon listens, and returns what it says.
-fn until_up(broker: &Mosquitto) -> Value {
+pub fn until_up(broker: &Mosquitto) -> Value {
     let watcher = broker.subscribe(STATUS);
     loop {
         let status = watcher.next(ANSWER).expect("it is retained").json();

@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use crate::support::{Daemon, Issuer, Setup, claims, root, run, target};
+use serde_json::Value;
+
+use crate::mqtt::until_up;
+use crate::support::{Daemon, Issuer, Mosquitto, Setup, claims, root, run, target};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// The fenced blocks of one language.
-fn blocks(language: &str) -> Vec<String> {
+pub fn blocks(language: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join("README.md")).expect("README.md is there");
     let fence = format!("```{language}\n");
     let parts = text.split(&fence).skip(1);
@@ -61,7 +64,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-fn model_file() -> PathBuf {
+pub fn model_file() -> PathBuf {
     let set = std::env::var_os("SLMD_GGUF").map(PathBuf::from);
     let cache = || {
         let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
@@ -87,20 +90,36 @@ fn assert_success(command: &Command, output: &Output) {
 /// Runs one of README.md's `slmd` commands against a daemon, in a folder that holds its files.
 fn slmd(daemon: &Daemon, folder: &Path, token: &str, words: &[String]) {
     let mut command = daemon.binary();
-    command.args(words).current_dir(folder);
+    let fetched = |word: &String| match word.as_str() {
+        "$(models/fetch)" => GGUF.to_owned(),
+        _ => word.clone(),
+    };
+    command.args(words.iter().map(fetched)).current_dir(folder);
     command.env("SLMD_TOKEN", token).env_remove("SLMD_SOCKET");
     match words[0].as_str() {
         "model" => command.args(["--models-dir", "models"]),
         // A terminal would be asked.
         "keys" => command.arg("--yes"),
-        "ask" => command.args(["--max-tokens", "8"]),
+        "ask" => command.args(["--seed", "0"]),
         _ => &mut command,
     };
     let output = run(&mut command, b"", PATIENCE);
     assert_success(&command, &output);
     if words[0] == "ask" {
-        assert!(!output.stdout.trim_ascii().is_empty(), "an empty answer");
+        let answer = String::from_utf8_lossy(&output.stdout);
+        assert!(answer.contains("Tokyo"), "{answer}");
     }
+}
+
+/// Asks over MQTT, as a shell would with the token.
+fn mosquitto_rr(broker: &Mosquitto, token: &str, words: &[String]) {
+    let mut command = Command::new("mosquitto_rr");
+    command.args(words.iter().map(|word| word.replace("$SLMD_TOKEN", token)));
+    command.args(["-p", &broker.port().to_string()]);
+    let output = run(&mut command, b"", PATIENCE);
+    assert_success(&command, &output);
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("an answer");
+    assert_eq!(answer["object"], "chat.completion", "{answer}");
 }
 
 /// Prints what make would do, which needs every target and file that it names.
@@ -117,7 +136,9 @@ fn make(words: &[String]) {
 #[test]
 fn every_command_works() {
     let issuer = Issuer::new("ES256", "key-1");
-    let daemon = Daemon::start(Setup::new().issuer(&issuer));
+    let broker = Mosquitto::start();
+    let daemon = Daemon::start(Setup::new().issuer(&issuer).broker(&broker));
+    until_up(&broker);
     let folder = tempfile::tempdir().expect("a temporary folder");
     symlink(model_file(), folder.path().join(GGUF)).expect("a link can be made");
     fs::write(folder.path().join("jwks.json"), issuer.jwks()).expect("a file can be written");
@@ -129,19 +150,38 @@ fn every_command_works() {
         match words[0].as_str() {
             "make" => make(&words[1..]),
             "slmd" => slmd(&daemon, folder.path(), &token, &words[1..]),
+            "mosquitto_rr" => mosquitto_rr(&broker, &token, &words[1..]),
             "systemctl" => {
                 for unit in words.iter().filter(|word| word.starts_with("slmd.")) {
                     let file = root().join("systemd").join(unit);
                     assert!(file.is_file(), "there is no unit {unit}");
                 }
             }
+            // `newcomer.rs` types all of them.
+            "editor" | "usermod" => {}
             other => panic!("README.md names {other}, which this test doesn't know"),
         }
     }
     programs.sort_unstable();
     programs.dedup();
-    assert_eq!(programs, ["make", "slmd", "systemctl"]);
+    assert_eq!(
+        programs,
+        [
+            "editor",
+            "make",
+            "mosquitto_rr",
+            "slmd",
+            "systemctl",
+            "usermod"
+        ]
+    );
 }
+
+/// The example's one line of installation is enough: `openai` itself requires what it imports.
+const BROUGHT: &str = "\
+import importlib.metadata, os
+assert any(name.startswith('httpx2') for name in importlib.metadata.requires('openai'))
+";
 
 #[test]
 fn the_python_example_works() {
@@ -154,7 +194,8 @@ fn the_python_example_works() {
         assert!(block.contains(path) && block.contains(model), "{block}");
         let short = format!("{model}, max_completion_tokens=16");
         let block = block.replace(path, socket).replace(model, &short);
-        let program = format!("import os\ntoken = os.environ['TOKEN']\n{block}");
+        assert!(block.contains("# pip install openai "), "{block}");
+        let program = format!("{BROUGHT}token = os.environ['TOKEN']\n{block}");
         let mut command = Command::new(target().join("venv/bin/python"));
         command.args(["-c", &program]);
         command.env("TOKEN", issuer.token(claims()));

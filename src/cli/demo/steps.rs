@@ -20,10 +20,11 @@ use crate::time::now;
 
 const DEVICE: &str = "demo";
 const MODEL: &str = "smollm2-135m-instruct";
-/// A small model answers this rightly by a clear margin, greedily.
-const SYSTEM: &str = "You answer questions about geography in one short sentence.";
-const QUESTION: &str = "What is the capital city of France?";
-const RIGHT: &str = "Paris";
+/// The model answers this rightly by a clear margin, with nothing set but the seed, so that each
+/// demo says the same.
+const QUESTION: &str = "What is the capital of Japan?";
+const RIGHT: &str = "Tokyo";
+const SEED: u64 = 0;
 /// Until the model is checked and mapped on a slow disk.
 const START: Duration = Duration::from_secs(120);
 
@@ -170,7 +171,7 @@ impl<'a> Stage<'a> {
   export SLMD_CONFIG={config}
   export SLMD_SOCKET={socket}
   export SLMD_TOKEN_FILE={token}
-  slmd ask --temperature 0 'What is the capital city of Italy?'
+  slmd ask 'What is the capital of England?'
   slmd status
   slmd audit tail -f
 
@@ -194,12 +195,8 @@ fn body() -> String {
 
 fn question() -> Value {
     json!({
-        "messages": [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": QUESTION},
-        ],
-        "temperature": 0,
-        "max_completion_tokens": 32,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "seed": SEED,
         "stream": true,
     })
 }

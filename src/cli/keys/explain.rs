@@ -8,7 +8,8 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use super::super::client::{Problem, body};
 use super::super::exit::{Done, Exit, Failure};
 use super::super::{Global, input, offline, output};
-use crate::admin::{Explanation, ToExplain, route};
+use crate::admin::route;
+use crate::auth::{Explanation, Outcome, ToExplain};
 use crate::prompt::{Scope, Transport};
 
 /// Tell, check by check, why a token is accepted or refused, and what to change in Keycloak.
@@ -50,7 +51,7 @@ impl Explain {
         let explanation = match told {
             Err(Problem::Down(_)) => {
                 let (state, snapshot) = offline::survey(&global.load()?)?;
-                state.explain(&snapshot, asked.token.expose(), &asked.context())
+                state.explain(&snapshot, &asked)
             }
             told => told?,
         };
@@ -82,10 +83,10 @@ fn human(explanation: &Explanation) -> Vec<String> {
     let checks = explanation.checks.iter();
     let mut lines: Vec<String> = checks
         .map(|check| {
-            let (mark, reason) = match check.outcome.as_str() {
-                "passed" => ("✓", String::new()),
-                "skipped" => ("–", String::new()),
-                reason => ("✗", format!(" ({})", output::printable(reason))),
+            let (mark, reason) = match &check.outcome {
+                Outcome::Passed => ("✓", String::new()),
+                Outcome::Skipped => ("–", String::new()),
+                Outcome::Failed(reason) => ("✗", format!(" ({})", output::printable(reason))),
             };
             let name = output::printable(&check.name);
             let detail = check.detail.as_ref().filter(|detail| !detail.is_empty());

@@ -1,16 +1,14 @@
 //! `slmd login` and `slmd logout`: a technician's Keycloak login, kept for when there is no
 //! connection.
 //!
-//! [`provider`] speaks with Keycloak, [`device`] is the grant, [`dpop`] the key that the tokens are
-//! bound to, [`saved`] the file, [`session`] what `slmd ask` makes of it.
+//! [`crate::oauth`] speaks with Keycloak, [`words`] says what its refusals mean, [`saved`] is the
+//! file, [`session`] what `slmd ask` makes of it.
 
-mod device;
-mod dpop;
-mod provider;
 mod saved;
 mod session;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,12 +20,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::{Done, Exit, Failure};
 use super::{Global, output};
 use crate::config::{self, Config};
+use crate::oauth::{self, Client, Code, OauthError, ProofKey, Provider, Tokens};
 use crate::time::{Timestamp, now};
-use device::Code;
-use dpop::ProofKey;
-use provider::{Client, Provider, Tokens};
-use saved::{Place, Saved};
+use saved::Place;
 pub(super) use session::Session;
+use words::explain;
 
 /// For each request of a command that somebody waits for.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -117,6 +114,10 @@ impl Logout {
             eprintln!("slmd: warning: {}", failure.message);
             None
         });
+        let revoke = |login: &oauth::Login| {
+            let revoked = login.revoke(PATIENCE);
+            revoked.map_err(|error| explain(&error, &login.client))
+        };
         let revoked = saved.as_ref().map(revoke);
         let removed = place.remove()?;
         let why_not = match &revoked {
@@ -142,22 +143,11 @@ impl Logout {
     }
 }
 
-/// Whether Keycloak has ended the session.
-fn revoke(saved: &Saved) -> Result<bool, Failure> {
-    let client = saved.client();
-    let Some(token) = &saved.tokens.refresh else {
-        return Ok(false);
-    };
-    Provider::discover(&client, PATIENCE)
-        .and_then(|provider| provider.revoke(token))
-        .map_err(|trouble| trouble.into_failure(&client))
-}
-
 fn log_in(global: &Global, place: &Place, client: &Client, scope: Option<&str>) -> Done {
-    let fail = |trouble: provider::Trouble| trouble.into_failure(client);
+    let fail = |error: OauthError| explain(&error, client);
     // The key stays the same, so that what is tied to its thumbprint goes on.
     let known = place.load().ok().flatten();
-    let known = known.filter(|saved| saved.issuer == client.issuer);
+    let known = known.filter(|saved| saved.client.issuer == client.issuer);
     let key = match known {
         Some(saved) => saved.key,
         None => ProofKey::generate()?,
@@ -168,10 +158,8 @@ fn log_in(global: &Global, place: &Place, client: &Client, scope: Option<&str>) 
     let tokens = code
         .poll(&mut provider, &key, std::thread::sleep)
         .map_err(fail)?;
-    let saved = Saved {
-        issuer: client.issuer.clone(),
-        client_id: client.client_id.clone(),
-        ca_file: client.ca_file.clone(),
+    let saved = oauth::Login {
+        client: client.clone(),
         key,
         tokens,
     };
@@ -202,7 +190,7 @@ fn show_code(global: &Global, code: &Code) -> Done {
     Ok(())
 }
 
-fn show_login(global: &Global, place: &Place, saved: &Saved) -> Done {
+fn show_login(global: &Global, place: &Place, saved: &oauth::Login) -> Done {
     let tokens = &saved.tokens;
     if global.json {
         return output::line(&report(place, saved).to_string());
@@ -210,7 +198,7 @@ fn show_login(global: &Global, place: &Place, saved: &Saved) -> Done {
     let until = output::local_time(tokens.expires_at);
     output::line(&format!(
         "logged in at {}; works offline until {until}",
-        saved.issuer
+        saved.client.issuer
     ))?;
     output::line(&renewal(tokens, now()))?;
     if !tokens.dpop_bound {
@@ -235,11 +223,11 @@ fn renewal(tokens: &Tokens, now: Timestamp) -> String {
     }
 }
 
-fn report(place: &Place, saved: &Saved) -> Value {
+fn report(place: &Place, saved: &oauth::Login) -> Value {
     let tokens = &saved.tokens;
     json!({
-        "issuer": saved.issuer,
-        "client_id": saved.client_id,
+        "issuer": saved.client.issuer,
+        "client_id": saved.client.client_id,
         "works_offline_until": tokens.expires_at.to_string(),
         "refreshable_until": tokens.refresh_expires_at.map(|at| at.to_string()),
         "dpop_bound": tokens.dpop_bound,

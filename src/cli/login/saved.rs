@@ -10,10 +10,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::dpop::ProofKey;
-use super::provider::{Client, Tokens};
 use crate::cli::exit::Failure;
 use crate::files::{self, Care, FileError};
+use crate::oauth::{Client, Login, ProofKey, Tokens};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -21,16 +20,6 @@ use crate::time::Timestamp;
 const MAX_FILE: u64 = 512 << 10;
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
-
-/// Who logged in where, with what came of it.
-#[derive(Debug, Clone)]
-pub(in crate::cli) struct Saved {
-    pub(super) issuer: String,
-    pub(super) client_id: String,
-    pub(super) ca_file: Option<PathBuf>,
-    pub(super) key: ProofKey,
-    pub(super) tokens: Tokens,
-}
 
 /// Where the login lies.
 #[derive(Debug, Clone)]
@@ -63,16 +52,6 @@ struct Stored {
     refresh_expires_at: Option<u64>,
 }
 
-impl Saved {
-    pub(super) fn client(&self) -> Client {
-        Client {
-            issuer: self.issuer.clone(),
-            client_id: self.client_id.clone(),
-            ca_file: self.ca_file.clone(),
-        }
-    }
-}
-
 impl Place {
     /// `$XDG_STATE_HOME/slmd`, by default `~/.local/state/slmd`. A relative path counts as unset
     /// (XDG base directory specification).
@@ -98,7 +77,7 @@ impl Place {
     }
 
     /// The login, where there is one. Refuses a file that others could have read or written.
-    pub(in crate::cli) fn load(&self) -> Result<Option<Saved>, Failure> {
+    pub(in crate::cli) fn load(&self) -> Result<Option<Login>, Failure> {
         let path = self.file();
         let wrong = |what: &str| Failure::failed(format!("login file {}: {what}", path.display()));
         let bytes = match files::read(&path, MAX_FILE, Care::Own) {
@@ -118,14 +97,14 @@ impl Place {
         };
         // The parser's own words could quote a token.
         let stored: Option<Stored> = serde_json::from_slice(bytes.expose()).ok();
-        let saved = stored.and_then(Stored::into_saved);
-        let saved = saved.ok_or_else(|| wrong("it is damaged; run slmd login"))?;
-        Ok(Some(saved))
+        let login = stored.and_then(Stored::into_login);
+        let login = login.ok_or_else(|| wrong("it is damaged; run slmd login"))?;
+        Ok(Some(login))
     }
 
     /// Replaces the file as a whole: whoever is interrupted leaves the old one.
-    pub(super) fn save(&self, saved: &Saved) -> Result<(), Failure> {
-        let text = serde_json::to_vec(&Stored::from(saved));
+    pub(super) fn save(&self, login: &Login) -> Result<(), Failure> {
+        let text = serde_json::to_vec(&Stored::from(login));
         let text = Secret::new(text.map_err(Failure::failed)?);
         let written = self
             .prepare()
@@ -166,7 +145,7 @@ impl Place {
 }
 
 impl Stored {
-    fn into_saved(self) -> Option<Saved> {
+    fn into_login(self) -> Option<Login> {
         let key = Secret::new(BASE64.decode(self.dpop_key).ok()?);
         let tokens = Tokens {
             access: Secret::new(self.access_token),
@@ -175,25 +154,28 @@ impl Stored {
             refresh: self.refresh_token.map(Secret::new),
             refresh_expires_at: self.refresh_expires_at.map(Timestamp::from_secs),
         };
-        (self.version == 1).then_some(Saved {
+        let client = Client {
             issuer: self.issuer,
             client_id: self.client_id,
             ca_file: self.ca_file,
+        };
+        (self.version == 1).then_some(Login {
+            client,
             key: ProofKey::from_pkcs8(key)?,
             tokens,
         })
     }
 }
 
-impl From<&Saved> for Stored {
-    fn from(saved: &Saved) -> Stored {
-        let tokens = &saved.tokens;
+impl From<&Login> for Stored {
+    fn from(login: &Login) -> Stored {
+        let (client, tokens) = (&login.client, &login.tokens);
         Stored {
             version: 1,
-            issuer: saved.issuer.clone(),
-            client_id: saved.client_id.clone(),
-            ca_file: saved.ca_file.clone(),
-            dpop_key: BASE64.encode(saved.key.pkcs8().expose()),
+            issuer: client.issuer.clone(),
+            client_id: client.client_id.clone(),
+            ca_file: client.ca_file.clone(),
+            dpop_key: BASE64.encode(login.key.pkcs8().expose()),
             access_token: tokens.access.expose().clone(),
             dpop_bound: tokens.dpop_bound,
             expires_at: tokens.expires_at.as_secs(),
@@ -211,11 +193,13 @@ mod tests {
 
     use super::*;
 
-    fn saved(access: &str) -> Saved {
-        Saved {
-            issuer: "https://k/realms/dev".to_owned(),
-            client_id: "slmd-technician".to_owned(),
-            ca_file: Some("/ca.pem".into()),
+    fn login(access: &str) -> Login {
+        Login {
+            client: Client {
+                issuer: "https://k/realms/dev".to_owned(),
+                client_id: "slmd-technician".to_owned(),
+                ca_file: Some("/ca.pem".into()),
+            },
             key: ProofKey::generate().unwrap(),
             tokens: Tokens {
                 access: Secret::new(access.to_owned()),
@@ -237,8 +221,8 @@ mod tests {
     fn a_login_is_its_owners_alone_and_comes_back_whole() {
         let (_folder, place) = place();
         assert!(place.load().unwrap().is_none());
-        place.save(&saved("a")).unwrap();
-        place.save(&saved("b")).unwrap();
+        place.save(&login("a")).unwrap();
+        place.save(&login("b")).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&place.file()), 0o600);
         assert_eq!(mode(&place.folder), 0o700);
@@ -246,7 +230,7 @@ mod tests {
         let loaded = place.load().unwrap().unwrap();
         assert_eq!(loaded.tokens.access.expose(), "b");
         assert_eq!(loaded.tokens.expires_at, Timestamp::from_secs(1000));
-        assert_eq!(loaded.ca_file, Some("/ca.pem".into()));
+        assert_eq!(loaded.client.ca_file, Some("/ca.pem".into()));
         assert!(place.remove().unwrap());
         assert!(!place.remove().unwrap());
     }
@@ -254,7 +238,7 @@ mod tests {
     #[test]
     fn a_file_that_others_can_read_is_refused_and_never_quoted() {
         let (_folder, place) = place();
-        place.save(&saved("hunter2")).unwrap();
+        place.save(&login("hunter2")).unwrap();
         for mode in [0o640, 0o604, 0o620] {
             fs::set_permissions(place.file(), Permissions::from_mode(mode)).unwrap();
             let said = place.load().unwrap_err().message;

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::dpop::ProofKey;
-use super::provider::{Client, Provider, Trouble};
-use super::saved::{Place, Saved};
+use super::saved::Place;
+use super::words::explain;
 use crate::cli::exit::Failure;
 use crate::cli::output;
+use crate::oauth::{Login, OauthError, ProofKey};
 use crate::secret::Secret;
 use crate::time::{Timestamp, now};
 
@@ -31,75 +31,51 @@ impl Session {
     }
 
     pub(super) fn open_at(place: &Place, now: Timestamp) -> Result<Option<Session>, Failure> {
-        let Some(saved) = place.load()? else {
+        let Some(login) = place.load()? else {
             return Ok(None);
         };
-        let saved = match needs_refresh(&saved, now) {
-            true => refreshed(place, saved, now)?,
-            false => saved,
+        let login = match needs_refresh(&login, now) {
+            true => refreshed(place, login, now)?,
+            false => login,
         };
-        let tokens = saved.tokens;
+        let tokens = login.tokens;
         Ok(Some(Session {
             token: tokens.access,
-            key: tokens.dpop_bound.then_some(saved.key),
+            key: tokens.dpop_bound.then_some(login.key),
         }))
     }
 }
 
-fn needs_refresh(saved: &Saved, now: Timestamp) -> bool {
-    saved.tokens.expires_at < now.saturating_add(LEAST)
+fn needs_refresh(login: &Login, now: Timestamp) -> bool {
+    login.tokens.expires_at < now.saturating_add(LEAST)
 }
 
 /// Refreshes where that is possible. Without a connection it goes on with what it has: the daemon
 /// decides, by its own clock.
-fn refreshed(place: &Place, saved: Saved, now: Timestamp) -> Result<Saved, Failure> {
+fn refreshed(place: &Place, login: Login, now: Timestamp) -> Result<Login, Failure> {
     let Some(_lock) = place.lock()? else {
-        return Ok(saved);
+        return Ok(login);
     };
     // Another command may have done it meanwhile.
-    let saved = place.load()?.unwrap_or(saved);
-    if !needs_refresh(&saved, now) {
-        return Ok(saved);
+    let login = place.load()?.unwrap_or(login);
+    if !needs_refresh(&login, now) {
+        return Ok(login);
     }
-    let client = saved.client();
-    let expired = saved.tokens.expires_at <= now;
-    match refresh(&saved, &client) {
+    let expired = login.tokens.expires_at <= now;
+    match login.refreshed(PATIENCE) {
         Ok(fresh) => {
             place.save(&fresh)?;
             Ok(fresh)
         }
         // Its own words say to log in again.
-        Err(trouble @ Trouble::Refused { .. }) if expired => Err(trouble.into_failure(&client)),
-        Err(trouble) => {
-            let why = trouble.into_failure(&client).message;
-            let end = output::local_time(saved.tokens.expires_at);
+        Err(error @ OauthError::Refused { .. }) if expired => Err(explain(&error, &login.client)),
+        Err(error) => {
+            let why = explain(&error, &login.client).message;
+            let end = output::local_time(login.tokens.expires_at);
             let verb = if expired { "ended" } else { "ends" };
             eprintln!("slmd: warning: the login isn't prolonged: {why}");
             eprintln!("slmd: warning: going on with the saved token, which {verb} at {end}");
-            Ok(saved)
+            Ok(login)
         }
     }
-}
-
-fn refresh(saved: &Saved, client: &Client) -> Result<Saved, Trouble> {
-    let token = saved.tokens.refresh.as_ref().ok_or_else(|| {
-        Trouble::Other(Failure::failed(
-            "Keycloak gave no refresh token; run slmd login",
-        ))
-    })?;
-    let mut provider = Provider::discover(client, PATIENCE)?;
-    let fields = [
-        ("grant_type", "refresh_token"),
-        ("refresh_token", token.expose().as_str()),
-    ];
-    let mut tokens = provider.tokens(&saved.key, &fields)?;
-    // RFC 6749 section 6: without a new one the old one stays.
-    if tokens.refresh.is_none() {
-        tokens.refresh = Some(token.clone());
-        tokens.refresh_expires_at = saved.tokens.refresh_expires_at;
-    }
-    Ok(Saved {
-        tokens,
-        ..saved.clone()
-    })
 }

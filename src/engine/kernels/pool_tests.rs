@@ -55,3 +55,16 @@ fn a_caller_can_be_asked_to_work_alone() {
     let caller = thread::current().id();
     pool.run(100, &|_| assert_eq!(thread::current().id(), caller));
 }
+
+#[test]
+fn tiles_are_the_matrix() {
+    let pool = Pool::new(2).unwrap();
+    let (rows, width) = (7, 5);
+    let mut matrix = vec![0; rows * width];
+    pool.tiles(&mut matrix, width, (3, 2), &|mut tile| {
+        for row in tile.rows() {
+            tile.row(row).iter_mut().for_each(|cell| *cell += 1);
+        }
+    });
+    assert_eq!(matrix, [1; 35]);
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -15,12 +15,15 @@ use super::connections::{Peer, Service};
 use super::metrics::Metrics;
 use super::public::OPENMETRICS;
 use super::reply::{self, Body, JSON, Refused};
+use super::request::Sender;
 use super::route::wrong_method;
 use super::{Control, Settings, host, request};
-use crate::admin::{Call, Failed, Operation, PinHeld, ResetTime, ToExplain, route};
+use crate::admin::{Call, Operation, PinHeld, ResetTime, route};
 use crate::audit::{AuditError, Line, Log};
+use crate::auth::ToExplain;
+use crate::authority;
 use crate::json;
-use crate::prompt::Origin;
+use crate::prompt::{Origin, Place};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::{Wiped, wipe_json};
 use crate::shutdown::Shutdown;
@@ -40,24 +43,18 @@ pub(super) struct Admin {
 
 impl Service for Admin {
     async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
-        let asked = Asked::at(request.uri().path());
-        let name = asked
-            .as_ref()
-            .map_or("other", |asked| asked.operation.route().path);
-        let answer = match asked {
-            _ if !may_administer(&peer) => {
-                let what = asked
-                    .as_ref()
-                    .map_or_else(|| "unknown".to_owned(), Asked::what);
-                Err(self
-                    .refuse(&peer, what, DenyReason::PeerNotAllowed.into())
-                    .into())
-            }
-            Some(asked) => match host::single(&request) {
-                Ok(()) => self.handle(asked, peer, request).await,
-                Err(refusal) => Err(refusal.into()),
-            },
+        let place = Operation::at(request.uri().path());
+        let name = place.as_ref().map_or("other", |place| place.path);
+        let asked = match place {
+            Some(place) => Asked::of(place, request.method()),
             None => Err(Refusal::new(RefuseReason::NotFound).into()),
+        };
+        let answer = if may_administer(&peer) {
+            self.handle(asked, peer, request).await
+        } else {
+            let what = asked.map_or_else(|_| "unknown".to_owned(), |asked| asked.what());
+            let refusal = self.refuse(&peer, what, DenyReason::PeerNotAllowed.into());
+            Err(refusal.into())
         };
         let response = answer.unwrap_or_else(Refused::into_response);
         self.metrics.answered(name, response.status().as_u16());
@@ -88,16 +85,15 @@ fn origin(peer: &Peer) -> Origin {
 impl Admin {
     async fn handle(
         &self,
-        asked: Asked,
+        asked: Result<Asked, Refused>,
         peer: Peer,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
-        let route = asked.operation.route();
-        if request.method().as_str() != route.method {
-            return Err(wrong_method(route.method));
-        }
+        host::single(&request)?;
+        let asked = asked?;
         let (origin, what) = (origin(&peer), asked.what());
-        self.blocking(move |control| control.record(origin, &what, route.is_look))
+        let is_look = asked.operation.route().is_look;
+        self.blocking(move |control| control.record(origin, &what, is_look))
             .await??;
         let realm = asked.realm;
         match asked.operation {
@@ -131,10 +127,8 @@ impl Admin {
             }
             Operation::Explain => {
                 let asked: ToExplain = self.parsed(request).await?;
-                let explain = move |c: &dyn Control| {
-                    Ok(c.explain_token(asked.token.expose(), &asked.context()))
-                };
-                self.answer(route::EXPLAIN, explain).await
+                self.answer(route::EXPLAIN, move |c| Ok(c.explain_token(&asked)))
+                    .await
             }
             Operation::ResetTime => {
                 let ResetTime { to } = self.parsed(request).await?;
@@ -154,7 +148,7 @@ impl Admin {
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Wiped, Refused> {
-        request::require_json(request.headers())?;
+        request::require_json(request.headers(), Sender::Unknown)?;
         let (max, timeout) = (self.settings.max_body, self.settings.body_timeout);
         Ok(request::body(request, max, timeout).await?)
     }
@@ -211,13 +205,13 @@ impl Admin {
     async fn answer<A: Serialize + Send + 'static>(
         &self,
         _: Call<A>,
-        ask: impl FnOnce(&dyn Control) -> Result<A, Failed> + Send + 'static,
+        ask: impl FnOnce(&dyn Control) -> Result<A, authority::Refused> + Send + 'static,
     ) -> Result<Response<Body>, Refused> {
         match self.blocking(ask).await? {
             Ok(answer) => Ok(reply::json(StatusCode::OK, &answer)),
-            Err(failed) => {
+            Err(refused) => {
                 let refusal = Refusal::new(RefuseReason::BadRequest);
-                Err(refusal.detail(failed.to_string()).into())
+                Err(refusal.detail(refused.to_string()).into())
             }
         }
     }
@@ -330,17 +324,17 @@ impl Reader {
     }
 }
 
-/// What a path asks for.
+/// What a request asks for.
 struct Asked {
     operation: Operation,
     realm: String,
 }
 
 impl Asked {
-    fn at(path: &str) -> Option<Asked> {
-        let (operation, realm) = Operation::at(path)?;
-        let realm = request::decoded(realm)?;
-        Some(Asked { operation, realm })
+    fn of(place: Place<Operation>, method: &Method) -> Result<Asked, Refused> {
+        let realm = place.named.clone();
+        let operation = place.take(method.as_str()).map_err(wrong_method)?;
+        Ok(Asked { operation, realm })
     }
 
     /// What the audit says was done.

@@ -36,23 +36,23 @@ impl Control for Notes {
     fn keys(&self) -> Listed {
         panic!("nobody asks")
     }
-    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Failed> {
+    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Refused> {
         self.note(format!("pinned {} bytes for {realm}", jwks.len()));
-        Err(Failed::Keys("none".to_owned()))
+        Err(Refused::Fetch("none".to_owned()))
     }
-    fn fetch_keys(&self, _: &str) -> Result<Fetched, Failed> {
+    fn fetch_keys(&self, _: &str) -> Result<Fetched, Refused> {
         panic!("nobody asks")
     }
-    fn pin_held_keys(&self, _: &str, _: &str) -> Result<Pinned, Failed> {
+    fn pin_held_keys(&self, _: &str, _: &str) -> Result<Pinned, Refused> {
         panic!("nobody asks")
     }
-    fn refresh_keys(&self, _: &str) -> Result<Refreshed, Failed> {
+    fn refresh_keys(&self, _: &str) -> Result<Refreshed, Refused> {
         panic!("nobody asks")
     }
-    fn explain_token(&self, _: &str, _: &ExplainContext) -> Explanation {
+    fn explain_token(&self, _: &ToExplain) -> Explanation {
         panic!("nobody asks")
     }
-    fn reset_time(&self, _: ResetTo) -> Result<TimeReset, Failed> {
+    fn reset_time(&self, _: ResetTo) -> Result<TimeReset, Refused> {
         panic!("nobody asks")
     }
     fn audit(&self) -> Log {

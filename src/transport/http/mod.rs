@@ -39,12 +39,11 @@ pub use socket::bind;
 use door::{Listening, TlsDoor};
 use reserve::Reserved;
 
-use crate::admin::{
-    Explanation, Failed, Fetched, Listed, Pinned, Refreshed, Reloaded, ResetTo, Status, TimeReset,
-};
+use crate::admin::{Fetched, Listed, Pinned, Refreshed, Reloaded, ResetTo, Status, TimeReset};
 use crate::admission::Admission;
 use crate::audit::Log;
-use crate::auth::ExplainContext;
+use crate::auth::{Explanation, ToExplain};
+use crate::authority::Refused;
 use crate::prompt::Origin;
 use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
@@ -117,16 +116,16 @@ pub trait Control: Send + Sync + 'static {
     fn metrics(&self) -> String;
     fn reload(&self) -> Result<Reloaded, Vec<String>>;
     fn keys(&self) -> Listed;
-    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Failed>;
+    fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Refused>;
     /// Fetches the realm's keys without pinning them.
-    fn fetch_keys(&self, realm: &str) -> Result<Fetched, Failed>;
+    fn fetch_keys(&self, realm: &str) -> Result<Fetched, Refused>;
     /// Pins the fetched keys that `fingerprint` names.
-    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Pinned, Failed>;
+    fn pin_held_keys(&self, realm: &str, fingerprint: &str) -> Result<Pinned, Refused>;
     /// Refreshes the realm's keys now.
-    fn refresh_keys(&self, realm: &str) -> Result<Refreshed, Failed>;
-    fn explain_token(&self, token: &str, context: &ExplainContext) -> Explanation;
+    fn refresh_keys(&self, realm: &str) -> Result<Refreshed, Refused>;
+    fn explain_token(&self, asked: &ToExplain) -> Explanation;
     /// Sets the time floor, also back.
-    fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Failed>;
+    fn reset_time(&self, to: ResetTo) -> Result<TimeReset, Refused>;
     fn audit(&self) -> Log;
     /// Records a use of the admin socket before it is carried out. A look, which changes nothing,
     /// may be counted instead, and goes on also where the log can't be written: who mends a full

@@ -10,11 +10,12 @@ use super::connections::{Peer, Service};
 use super::door::TcpPeer;
 use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
-use super::route::{Probe, Route, not_found};
-use super::{Control, Settings, answer, host, request};
+use super::request::Sender;
+use super::route::{Probe, Route, not_found, wrong_method};
+use super::{Control, Settings, answer, host, request, route};
 use crate::admission::{Admission, Recorded};
 use crate::auth::{Credential, Permitted};
-use crate::prompt::{self, Dialect, Look, Origin, RequestId, Transport};
+use crate::prompt::{self, Dialect, Look, Origin, Place, RequestId, Transport};
 use crate::reason::{Refusal, RefuseReason};
 use crate::wire::{self, Body as Prompt};
 
@@ -71,11 +72,11 @@ impl Public {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let id = request::id(request.headers());
-        let route = Route::at(request.uri().path());
-        let name = route.as_ref().map_or("other", Route::name);
-        let answer = match (checked, route) {
+        let place = route::at(request.uri().path());
+        let name = place.as_ref().map_or("other", |place| place.path);
+        let answer = match (checked, place) {
             (Err(refusal), _) => Err(refusal.into()),
-            (Ok(()), Some(route)) => self.handle(route, caller.clone(), &id, request).await,
+            (Ok(()), Some(place)) => self.handle(place, caller.clone(), &id, request).await,
             (Ok(()), None) => Err(not_found(request.uri().path()).into()),
         };
         let mut response = match answer {
@@ -101,15 +102,18 @@ impl Public {
 
     async fn handle(
         &self,
-        route: Route,
+        place: Place<Route>,
         caller: Caller,
         id: &RequestId,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
-        route.check_method(request.method())?;
-        match route {
+        let named = place.named.clone();
+        match place
+            .take(request.method().as_str())
+            .map_err(wrong_method)?
+        {
             Route::Complete(dialect) => self.complete(dialect, caller, id, request).await,
-            Route::Look(look, name) => self.look(look, &name, caller, id, &request).await,
+            Route::Look(look) => self.look(look, &named, caller, id, &request).await,
             Route::Probe(Probe::Live) => Ok(reply::full(StatusCode::OK, TEXT, "ok\n")),
             Route::Probe(Probe::Ready) => {
                 // What is inside is for this machine only.
@@ -161,7 +165,13 @@ impl Public {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refused> {
         let credential = credential(&caller, &request, &self.settings.public_urls)?;
-        request::require_json(request.headers())?;
+        let sender = match credential {
+            Credential::Bearer(_) | Credential::Dpop { .. } if caller.local.is_some() => {
+                Sender::LocalWithToken
+            }
+            _ => Sender::Unknown,
+        };
+        request::require_json(request.headers(), sender)?;
         let Settings {
             max_body,
             body_timeout,

@@ -29,7 +29,7 @@ pub(super) struct Refused {
     /// What the route needs, for the challenge of a 403.
     pub(super) scope: Option<Scope>,
     /// The methods of a resource that was asked with another.
-    pub(super) allow: Option<&'static str>,
+    pub(super) allow: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Refused {
             set(headers, WWW_AUTHENTICATE, &challenge);
         }
         if let Some(methods) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(methods));
+            set(headers, ALLOW, &methods);
         }
         response
     }

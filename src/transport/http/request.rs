@@ -1,13 +1,11 @@
 //! What is read from a request: id, credential, media type, and a body within its bounds.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use hyper::Request;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
-use hyper::{Method, Request};
-use percent_encoding::percent_decode_str;
 
 use super::seats::Turn;
 use crate::auth::{Binding, Credential, NonceRule};
@@ -34,7 +32,7 @@ pub(super) fn credential<B>(
             .map_err(|what| Refusal::new(DenyReason::ProofInvalid).detail(what))?
             .ok_or(DenyReason::ProofMissing)?;
         let binding = Binding {
-            method: method(request.method()),
+            method: request.method().to_string(),
             targets: targets(request.uri().path(), origins),
             message: None,
             nonce: NonceRule::None,
@@ -43,22 +41,23 @@ pub(super) fn credential<B>(
     })
 }
 
-/// Routes take no others.
-fn method(method: &Method) -> &'static str {
-    match *method {
-        Method::POST => "POST",
-        _ => "GET",
-    }
-}
-
 /// Without query and fragment (RFC 9449 section 4.2).
 fn targets(path: &str, origins: &[String]) -> Vec<String> {
     let whole = origins.iter().map(|origin| format!("{origin}{path}"));
     whole.collect()
 }
 
+/// Who sends a body whose type isn't JSON's: a browser may send the types of forms to any host
+/// without asking it first, so JSON is demanded where its user is all that a request shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    Unknown,
+    /// On the Unix socket, where no browser comes, and with a token: plain `curl -d`.
+    LocalWithToken,
+}
+
 /// Refuses a body that doesn't say that it is JSON, or says that it is encoded.
-pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn require_json(headers: &HeaderMap, sender: Sender) -> Result<(), Refusal> {
     let mut codings = headers.get_all(CONTENT_ENCODING).iter();
     if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::new(RefuseReason::UnsupportedMediaType)
@@ -72,6 +71,7 @@ pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
     // A key set's own type (RFC 7517 section 8.5.2) is JSON too.
     match essence.as_str() {
         "application/json" | "application/jwk-set+json" => Ok(()),
+        "application/x-www-form-urlencoded" if sender == Sender::LocalWithToken => Ok(()),
         _ => Err(Refusal::new(RefuseReason::UnsupportedMediaType)),
     }
 }
@@ -97,17 +97,6 @@ pub(super) async fn body(
         turn.is_whole();
     }
     whole
-}
-
-/// A path segment with its percent-encoding undone (RFC 3986 section 2.1).
-pub(super) fn decoded(segment: &str) -> Option<String> {
-    let is_code = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
-    let mut codes = segment.as_bytes().split(|byte| *byte == b'%').skip(1);
-    if !codes.all(|code| code.get(..2).is_some_and(is_code)) {
-        return None;
-    }
-    let text = percent_decode_str(segment).decode_utf8();
-    text.ok().map(Cow::into_owned)
 }
 
 /// The value of a parameter in a query string; an empty one where it has no value.
@@ -216,7 +205,7 @@ mod tests {
     fn media_types() {
         for good in ["application/json", "Application/JSON; charset=utf-8"] {
             assert!(
-                require_json(&headers(&[("content-type", good)])).is_ok(),
+                require_json(&headers(&[("content-type", good)]), Sender::Unknown).is_ok(),
                 "{good}"
             );
         }
@@ -227,30 +216,35 @@ mod tests {
             "application/jsonx",
         ] {
             assert!(
-                require_json(&headers(&[("content-type", bad)])).is_err(),
+                require_json(&headers(&[("content-type", bad)]), Sender::Unknown).is_err(),
                 "{bad}"
             );
         }
-        assert!(require_json(&HeaderMap::new()).is_err());
+        let form = headers(&[("content-type", "application/x-www-form-urlencoded")]);
+        assert!(require_json(&form, Sender::LocalWithToken).is_ok());
+        let text = headers(&[("content-type", "text/plain")]);
+        assert!(require_json(&text, Sender::LocalWithToken).is_err());
+        assert!(require_json(&HeaderMap::new(), Sender::LocalWithToken).is_err());
     }
 
     #[test]
     fn encoded_bodies_are_refused() {
         let json = ("content-type", "application/json");
         for coding in ["gzip", "identity, gzip", "br", ""] {
-            let refusal =
-                require_json(&headers(&[json, ("content-encoding", coding)])).unwrap_err();
+            let refusal = require_json(
+                &headers(&[json, ("content-encoding", coding)]),
+                Sender::LocalWithToken,
+            )
+            .unwrap_err();
             assert_eq!(refusal.status(), 415, "{coding}");
             assert!(refusal.message().contains("Content-Encoding"), "{refusal}");
         }
-        assert!(require_json(&headers(&[json, ("content-encoding", "Identity")])).is_ok());
-    }
-
-    #[test]
-    fn percent_encoding() {
-        assert_eq!(decoded("dev%2F1%2b%C3%A9").as_deref(), Some("dev/1+é"));
-        for bad in ["%", "%2", "%zz", "%+1", "%ff"] {
-            assert_eq!(decoded(bad), None, "{bad}");
-        }
+        assert!(
+            require_json(
+                &headers(&[json, ("content-encoding", "Identity")]),
+                Sender::Unknown
+            )
+            .is_ok()
+        );
     }
 }

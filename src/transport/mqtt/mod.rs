@@ -51,6 +51,8 @@ pub struct Broker {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub broker: Broker,
+    /// Plain MQTT may go beyond this machine.
+    pub plain_exposes_tokens: bool,
     /// Stable; default `slmd-{device}`.
     pub client_id: String,
     pub username: Option<String>,

@@ -2,13 +2,10 @@
 
 use std::time::Instant;
 
-use aws_lc_rs::digest::{Context, SHA256};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use super::topics::{self, Topics};
-use crate::auth::{Binding, Credential, NonceRule};
+use crate::auth::{Credential, Published};
 use crate::delivery::{Exact, Question};
 use crate::identity::digest;
 use crate::link::{Message, Properties};
@@ -297,13 +294,9 @@ fn credential(
         return misnamed(&message.properties).map_or(Ok(Credential::None), Err);
     };
     Credential::from_authorization(Some(value), || {
-        let binding = Binding {
-            method: "PUBLISH",
-            targets: vec![topics.target(&message.topic)],
-            message: Some(message_hash(message)),
-            nonce: NonceRule::OneOf(nonces()),
-        };
-        Ok((proof.ok_or(DenyReason::ProofMissing)?, binding))
+        let proof = proof.ok_or(DenyReason::ProofMissing)?;
+        let binding = published(message).binding(topics.device(), nonces());
+        Ok((proof, binding))
     })
 }
 
@@ -320,28 +313,14 @@ fn plain_credential(value: Option<&str>) -> Result<Credential, Refusal> {
     Credential::from_authorization(value, || Err(DenyReason::ProofUnsupported.into()))
 }
 
-/// `msh` of a DPoP proof: the broker and its other clients see the proof, so it holds for this
-/// message only. Each part is preceded by its length, so that no two messages collide.
-fn message_hash(message: &Message) -> String {
-    let properties = &message.properties;
-    let parts: [&[u8]; 4] = [
-        message.topic.as_bytes(),
-        properties
-            .response_topic
-            .as_deref()
-            .unwrap_or("")
-            .as_bytes(),
-        properties.correlation.as_deref().unwrap_or(&[]),
-        &message.payload,
-    ];
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        // An MQTT packet has less than 2^28 bytes.
-        let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        context.update(&length.to_be_bytes());
-        context.update(part);
+/// What a DPoP proof covers.
+fn published(message: &Message) -> Published<'_> {
+    Published {
+        topic: &message.topic,
+        response_topic: message.properties.response_topic.as_deref(),
+        correlation: message.properties.correlation.as_deref(),
+        payload: &message.payload,
     }
-    URL_SAFE_NO_PAD.encode(context.finish())
 }
 
 fn single<'a>(properties: &'a Properties, name: &'a str) -> Result<Option<&'a str>, Refusal> {
@@ -433,38 +412,24 @@ mod tests {
         }
     }
 
-    fn proven(message: &Message) -> Binding {
-        let mut message = message.clone();
+    /// What the binding is of these parts is told by `deploy/mqtt/dpop-vectors.json`.
+    #[test]
+    fn a_proof_is_for_this_message_at_this_device() {
+        let mut proven = message("{}");
         for (name, value) in [("authorization", "DPoP a.b.c"), ("dpop", "p")] {
             let pair = (name.to_owned(), value.to_owned());
-            message.properties.user.push(pair);
+            proven.properties.user.push(pair);
         }
-        match credential(&edge(), &message, &nonces) {
-            Ok(Credential::Dpop { binding, .. }) => binding,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// The hash is of Python's hashlib over the parts written out.
-    #[test]
-    fn a_proof_is_for_this_message_only() {
-        let binding = proven(&message("{}"));
-        assert_eq!(binding.method, "PUBLISH");
-        let target = "mqtt://edge-1/slm/edge-1/v1/chat/completions";
-        assert_eq!(binding.targets, [target]);
-        assert_eq!(binding.nonce, NonceRule::OneOf(nonces()));
-        assert_eq!(
-            binding.message.as_deref(),
-            Some("I14ReMAHxUkjn8v9FzQ_xtDGX8o4pAUQLcdekCf4bIA")
-        );
-
-        let mut others = vec![message("{}"); 3];
-        others[0] = message("{ }");
-        others[1].properties.response_topic = None;
-        others[2].properties.correlation = None;
-        for other in others {
-            assert_ne!(proven(&other).message, binding.message);
-        }
+        let Ok(Credential::Dpop { binding, .. }) = credential(&edge(), &proven, &nonces) else {
+            panic!("no proof");
+        };
+        let published = Published {
+            topic: "slm/edge-1/v1/chat/completions",
+            response_topic: Some("slm/edge-1/reply/dev/1"),
+            correlation: Some(b"c"),
+            payload: b"{}",
+        };
+        assert_eq!(binding, published.binding("edge-1", nonces()));
     }
 
     #[test]

@@ -75,9 +75,8 @@ impl Topics {
         format!("{}nonce", self.root)
     }
 
-    /// What `htu` of a DPoP proof says for a message on `topic`.
-    pub(super) fn target(&self, topic: &str) -> String {
-        format!("mqtt://{}/{topic}", self.device)
+    pub(super) fn device(&self) -> &str {
+        &self.device
     }
 
     pub(super) fn status(&self) -> String {

@@ -52,7 +52,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         token: Secret::new(TOKEN.clone()),
         proof: Secret::new(proof),
         binding: Binding {
-            method: "GET",
+            method: "GET".to_owned(),
             targets: vec![TARGET.to_owned()],
             message: None,
             nonce: NonceRule::None,

@@ -20,6 +20,11 @@ impl Holder {
         json!({"kty": "EC", "crv": "P-256", "x": jwk["x"], "y": jwk["y"]})
     }
 
+    /// The private key, as programs read it from a file.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
     pub fn thumbprint(&self) -> String {
         thumbprint(&self.jwk())
     }

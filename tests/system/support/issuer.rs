@@ -7,7 +7,7 @@ use aws_lc_rs::signature::{
     RSA_PSS_SHA256, RsaKeyPair,
 };
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -75,6 +75,16 @@ impl Issuer {
         jwk["alg"] = self.alg.into();
         jwk["use"] = "sig".into();
         jwk
+    }
+
+    /// The private key of ES256 in PKCS #8.
+    pub fn pem(&self) -> String {
+        let Key::Ec(pair) = &self.key else {
+            panic!("only keys of ES256 are written");
+        };
+        let der = pair.to_pkcs8v1().expect("a key can be written");
+        let text = STANDARD.encode(der.as_ref());
+        format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
     }
 
     /// An access token with Keycloak's header.

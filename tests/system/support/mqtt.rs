@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -13,8 +14,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::secrets;
 use super::wait::{exit, run, within};
+use super::{Certificate, root, secrets};
 
 const START: Duration = Duration::from_secs(10);
 
@@ -32,22 +33,70 @@ impl Mosquitto {
 
     /// With lines of mosquitto's configuration added: passwords, ACLs, limits.
     pub fn start_with(extra: &str) -> Mosquitto {
-        Mosquitto::launch(free_port(), extra)
+        Mosquitto::open(free_port(), extra)
     }
 
-    fn launch(port: u16, extra: &str) -> Mosquitto {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().display();
+    /// As `deploy/mqtt` has it, on a loopback port: TLS, the ACL, and these users with the
+    /// passwords that [`Mosquitto::password`] says.
+    pub fn deployed(own: &Certificate, users: &[&str]) -> Mosquitto {
+        let port = free_port();
+        Mosquitto::launch(port, |folder| {
+            let file = |name: &str| root().join("deploy/mqtt").join(name);
+            fs::copy(file("acl"), folder.join("acl")).expect("a temporary file");
+            let passwords = folder.join("passwords");
+            fs::write(&passwords, "").expect("a temporary file");
+            for user in users {
+                let mut command = Command::new("mosquitto_passwd");
+                command.arg("-b").arg(&passwords);
+                command.args([user, &*Mosquitto::password(user)]);
+                let output = run(&mut command, b"", START);
+                assert!(output.status.success(), "{output:?}");
+            }
+            let mut text = fs::read_to_string(file("mosquitto.conf")).expect("it is there");
+            for (there, here) in [
+                ("listener 8883", format!("listener {port} 127.0.0.1")),
+                ("/etc/mosquitto/broker.pem", own.cert.display().to_string()),
+                ("/etc/mosquitto/broker.key", own.key.display().to_string()),
+                ("/etc/mosquitto/", format!("{}/", folder.display())),
+                ("/var/lib/mosquitto/", format!("{}/", folder.display())),
+                (
+                    "log_dest stderr",
+                    format!("log_dest file {}/log", folder.display()),
+                ),
+            ] {
+                assert!(text.contains(there), "mosquitto.conf has no {there}");
+                text = text.replace(there, &here);
+            }
+            format!("user root\n{text}")
+        })
+    }
+
+    /// Of a user of [`Mosquitto::deployed`].
+    pub fn password(user: &str) -> String {
+        let password = format!("password-of-{user}-at-the-broker");
+        secrets::password(&password);
+        password
+    }
+
+    fn open(port: u16, extra: &str) -> Mosquitto {
         let anonymous = if extra.contains("allow_anonymous") {
             ""
         } else {
             "allow_anonymous true\n"
         };
-        // `user root`: dropping to another user would lose the folder. Others ignore it.
-        let config = format!(
-            "listener {port} 127.0.0.1\nuser root\npersistence true\n\
-             persistence_location {path}/\nlog_dest file {path}/log\n{anonymous}{extra}\n"
-        );
+        Mosquitto::launch(port, |folder| {
+            let path = folder.display();
+            // `user root`: dropping to another user would lose the folder. Others ignore it.
+            format!(
+                "listener {port} 127.0.0.1\nuser root\npersistence true\n\
+                 persistence_location {path}/\nlog_dest file {path}/log\n{anonymous}{extra}\n"
+            )
+        })
+    }
+
+    fn launch(port: u16, config: impl FnOnce(&Path) -> String) -> Mosquitto {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = config(folder.path());
         fs::write(folder.path().join("mosquitto.conf"), config).expect("a temporary file");
         let mut broker = Mosquitto {
             port,
@@ -62,7 +111,7 @@ impl Mosquitto {
         self.port
     }
 
-    pub fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
@@ -88,7 +137,7 @@ impl Mosquitto {
 
     /// A broker that comes up on a port where none has been yet.
     pub fn start_on(port: u16) -> Mosquitto {
-        Mosquitto::launch(port, "")
+        Mosquitto::open(port, "")
     }
 
     /// Starts it again on the same port.

@@ -11,28 +11,35 @@ use jsonwebtoken::jwk::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
 
-use crate::cli::exit::Failure;
 use crate::identity::random;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
-/// An ES256 key. It never leaves the login file and this process.
+/// The cryptographic library failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("no signing key could be made")]
+    Generate,
+    #[error("no DPoP proof could be signed")]
+    Sign,
+}
+
+/// An ES256 key. It never leaves its owner's file and this process.
 #[derive(Debug, Clone)]
-pub(in crate::cli) struct ProofKey {
+pub struct ProofKey {
     pkcs8: Secret<Vec<u8>>,
     public: Jwk,
 }
 
 impl ProofKey {
-    pub(super) fn generate() -> Result<ProofKey, Failure> {
-        let failed = || Failure::failed("no signing key could be made");
+    pub fn generate() -> Result<ProofKey, KeyError> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING);
         let pkcs8 = pair.and_then(|pair| pair.to_pkcs8v1());
-        let pkcs8 = pkcs8.map_err(|_| failed())?;
-        ProofKey::from_pkcs8(Secret::new(pkcs8.as_ref().to_vec())).ok_or_else(failed)
+        let pkcs8 = pkcs8.map_err(|_| KeyError::Generate)?;
+        ProofKey::from_pkcs8(Secret::new(pkcs8.as_ref().to_vec())).ok_or(KeyError::Generate)
     }
 
-    pub(super) fn from_pkcs8(pkcs8: Secret<Vec<u8>>) -> Option<ProofKey> {
+    pub fn from_pkcs8(pkcs8: Secret<Vec<u8>>) -> Option<ProofKey> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.expose());
         let pair = pair.ok()?;
         // SEC 1 section 2.3.3: 0x04, x, y.
@@ -50,19 +57,19 @@ impl ProofKey {
         Some(ProofKey { pkcs8, public })
     }
 
-    pub(super) fn pkcs8(&self) -> &Secret<Vec<u8>> {
+    pub fn pkcs8(&self) -> &Secret<Vec<u8>> {
         &self.pkcs8
     }
 
     /// A proof for one POST (RFC 9449 section 4.2). `token` where the request shows one, `nonce`
     /// where the server asked for it.
-    pub(in crate::cli) fn proof(
+    pub fn proof(
         &self,
         url: &str,
         token: Option<&Secret<String>>,
         nonce: Option<&str>,
         now: Timestamp,
-    ) -> Result<Secret<String>, Failure> {
+    ) -> Result<Secret<String>, KeyError> {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = Some("dpop+jwt".to_owned());
         header.jwk = Some(self.public.clone());
@@ -81,8 +88,7 @@ impl ProofKey {
         }
         let key = EncodingKey::from_ec_der(self.pkcs8.expose());
         let proof = encode(&header, &claims, &key);
-        let proof = proof.map_err(|_| Failure::failed("no DPoP proof could be signed"))?;
-        Ok(Secret::new(proof))
+        proof.map(Secret::new).map_err(|_| KeyError::Sign)
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::dpop::ProofKey;
-use super::provider::{Provider, Tokens, Trouble};
-use crate::cli::exit::Failure;
+use super::error::OauthError;
+use super::provider::{Provider, Tokens};
 use crate::secret::Secret;
 
 /// RFC 8628 section 3.2.
@@ -19,23 +19,18 @@ const MAX_WAIT: u64 = 3600;
 
 /// What the person is shown, and what is polled with.
 #[derive(Debug)]
-pub(super) struct Code {
+pub struct Code {
     device_code: Secret<String>,
-    pub(super) user_code: String,
-    pub(super) verification_uri: String,
-    pub(super) complete_uri: Option<String>,
-    pub(super) expires_in: Duration,
+    pub user_code: String,
+    pub verification_uri: String,
+    pub complete_uri: Option<String>,
+    pub expires_in: Duration,
     interval: Duration,
 }
 
 impl Code {
-    pub(super) fn request(provider: &Provider, scope: Option<&str>) -> Result<Code, Trouble> {
-        let answer = provider.device_code(scope)?;
-        Code::read(&answer).ok_or_else(|| {
-            Trouble::Other(Failure::failed(
-                "the answer of the device authorization endpoint lacks a code or an address",
-            ))
-        })
+    pub fn request(provider: &Provider, scope: Option<&str>) -> Result<Code, OauthError> {
+        provider.device_code(scope, Code::read)
     }
 
     fn read(answer: &Value) -> Option<Code> {
@@ -52,12 +47,12 @@ impl Code {
     }
 
     /// Polls until there is a decision, `wait`ing in between, at most as long as the code is good.
-    pub(super) fn poll(
+    pub fn poll(
         &self,
         provider: &mut Provider,
         key: &ProofKey,
         mut wait: impl FnMut(Duration),
-    ) -> Result<Tokens, Trouble> {
+    ) -> Result<Tokens, OauthError> {
         let fields = [
             ("grant_type", "urn:ietf:params:oauth:grant-type:device_code"),
             ("device_code", self.device_code.expose().as_str()),
@@ -67,16 +62,16 @@ impl Code {
             wait(interval);
             waited += interval;
             match provider.tokens(key, &fields) {
-                Err(Trouble::Refused { error, .. }) if error == "authorization_pending" => {}
-                Err(Trouble::Refused { error, .. }) if error == "slow_down" => {
+                Err(OauthError::Refused { error, .. }) if error == "authorization_pending" => {}
+                Err(OauthError::Refused { error, .. }) if error == "slow_down" => {
                     interval = (interval + SLOW_DOWN).min(MAX_INTERVAL);
                 }
                 // RFC 8628 section 3.5: polls less often after a time-out.
-                Err(Trouble::Away(_)) => interval = (interval * 2).min(MAX_INTERVAL),
+                Err(error) if error.is_passing() => interval = (interval * 2).min(MAX_INTERVAL),
                 decided => return decided,
             }
         }
-        Err(Trouble::Refused {
+        Err(OauthError::Refused {
             error: "expired_token".to_owned(),
             said: String::new(),
         })
