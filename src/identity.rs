@@ -3,19 +3,19 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
+use crate::digest::hex;
 use crate::files::{self, Care, FileError};
+use crate::lock::Mutex;
 use crate::secret::Secret;
 use crate::time::{Moment, Timestamp};
 
@@ -175,7 +175,7 @@ impl Nonces {
     }
 
     fn of(&self, periods: Periods) -> String {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent.lock();
         if let Some((_, nonce)) = recent.iter().find(|(of, _)| *of == periods) {
             return nonce.clone();
         }
@@ -226,67 +226,6 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// SHA-256 over `parts`, each preceded by its length, so that no two lists collide.
-pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    let mut out = [0; 32];
-    out.copy_from_slice(context.finish().as_ref());
-    out
-}
-
-/// [`digest`] of an object's JSON text, which is hashed as it is written and kept nowhere.
-pub fn digest_json(object: &Map<String, Value>) -> [u8; 32] {
-    // INVARIANT: names and values of a JSON value have a text, and these writers take any.
-    let write = |to: &mut dyn Write| serde_json::to_writer(to, object).expect("a JSON value");
-    let mut length = Length(0);
-    write(&mut length);
-    let mut hash = Hash(Context::new(&SHA256));
-    hash.0.update(&length.0.to_be_bytes());
-    write(&mut hash);
-    let mut out = [0; 32];
-    out.copy_from_slice(hash.0.finish().as_ref());
-    out
-}
-
-struct Length(u64);
-
-impl Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-struct Hash(Context);
-
-impl Write for Hash {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -307,14 +246,6 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let other = Nonces::new(Key::open(other.path()).unwrap(), "edge-1", 7);
         assert_ne!(other.current(now), first);
-    }
-
-    #[test]
-    fn json_is_hashed_by_its_text() {
-        let value = serde_json::json!({"b": "\u{1F600}\n", "a": [1.5, null, {"c": true}]});
-        let text = value.to_string();
-        let object = value.as_object().unwrap();
-        assert_eq!(digest_json(object), digest(&[text.as_bytes()]));
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod cli;
 mod config;
 mod daemon;
 mod delivery;
+mod digest;
 mod engine;
 mod files;
 #[cfg(feature = "for-tests")]
@@ -41,6 +42,7 @@ mod identity;
 mod json;
 mod keysync;
 mod link;
+mod lock;
 mod oauth;
 mod process;
 mod prompt;

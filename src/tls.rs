@@ -99,7 +99,7 @@ pub fn check_pair(own: &KeyPair) -> Result<(), TlsError> {
 
 /// `sha256:` and the hash of a certificate, as `openssl x509 -fingerprint -sha256` tells it.
 pub fn fingerprint(certificate: &[u8]) -> String {
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
+    let hash = crate::digest::sha256(certificate);
     let mut text = "sha256:".to_owned();
     for byte in hash.as_ref() {
         let _ = write!(text, "{byte:02x}");

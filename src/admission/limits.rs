@@ -1,13 +1,14 @@
 //! What a principal may use in a minute: turns, and tokens.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use super::Settings;
 use crate::auth::Permitted;
+use crate::digest::digest;
 use crate::engine::{Allowance, Prompt};
-use crate::identity::digest;
+use crate::lock::Mutex;
 use crate::prompt::{Completion, Usage};
 use crate::quota::Quota;
 use crate::reason::{Refusal, RefuseReason};
@@ -105,7 +106,10 @@ impl Limits {
     }
 
     fn charge_key(&self, key: Key, taken: u32, per_minute: u32) -> Result<Charge, Refusal> {
-        let charged = lock(&self.tokens).charge(&key, taken, per_minute, time::instant());
+        let charged = self
+            .tokens
+            .lock()
+            .charge(&key, taken, per_minute, time::instant());
         charged.map_err(|wait| {
             let detail = format!("{taken} tokens asked for, {per_minute} a minute allowed");
             let refusal = Refusal::new(RefuseReason::QuotaExceeded).detail(detail);
@@ -126,7 +130,7 @@ impl Limits {
     }
 
     fn take(&self, key: &Key, count: u32, rate: u32) -> Result<(), Refusal> {
-        let taken = lock(&self.turns).charge(key, count, rate, time::instant());
+        let taken = self.turns.lock().charge(key, count, rate, time::instant());
         taken.map_err(|wait| {
             let detail = format!("{rate} a minute allowed");
             let refusal = Refusal::new(RefuseReason::RateLimitExceeded).detail(detail);
@@ -144,13 +148,10 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         let unused = self.taken.saturating_sub(self.used);
-        lock(&self.quota).refund(&self.key, unused, self.per_minute, time::instant());
+        self.quota
+            .lock()
+            .refund(&self.key, unused, self.per_minute, time::instant());
     }
-}
-
-/// Nothing between two locks depends on the other, so a panic elsewhere leaves sound buckets.
-fn lock(quota: &Mutex<Quota>) -> MutexGuard<'_, Quota> {
-    quota.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One rate for each kind of request of a principal.

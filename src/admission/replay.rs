@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::auth::{NONCE_MAX_AGE, PROOF_MAX_AGE, ProofUse, Until};
+use crate::lock::Mutex;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::share::{Full, Shares};
 use crate::store::{Batch, Store, StoreError, Tree};
@@ -189,13 +190,11 @@ impl Replay {
     }
 
     fn forgetting(&self) -> MutexGuard<'_, ()> {
-        self.forgetting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.forgetting.lock()
     }
 
     fn used(&self) -> MutexGuard<'_, Used> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.lock()
     }
 }
 
@@ -476,7 +475,7 @@ mod tests {
         std::thread::scope(|scope| {
             let pruning = store.write(|_| {
                 let pruning = scope.spawn(|| replay.prune(at(1_000_000, 1_000_000), false));
-                while replay.forgetting.try_lock().is_ok() {
+                while replay.forgetting.try_lock().is_some() {
                     std::thread::yield_now();
                 }
                 let again = replay.claim(&dated(1, 100), OWNER, at(0, 0));

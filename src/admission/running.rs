@@ -1,11 +1,12 @@
 //! What has been permitted and not finished, so that it can be stopped from outside.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::Notify;
 
 use crate::auth::{Permitted, Principal};
+use crate::lock::Mutex;
 use crate::prompt::{Finish, Interrupt};
 
 /// The requests that wait for a place, have one or run; bounded as each of these is. Cheap to
@@ -87,7 +88,7 @@ impl Running {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Prompts that wait for a realm's keys: none is verified yet, so their number is bounded, and
 //! shared by who sent them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
+use crate::lock::Mutex;
 use crate::prompt::Origin;
 use crate::share::Shares;
 
@@ -34,7 +35,7 @@ impl Waiters {
     }
 
     fn lock(&self) -> MutexGuard<'_, Shares<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -26,7 +26,7 @@ mod tests;
 mod text;
 mod trim;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -35,7 +35,9 @@ use self::append::State;
 pub use self::metrics::Metrics;
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
 pub use self::tag::Tag;
-use crate::identity::{Identity, digest, hex};
+use crate::digest::{digest, hex};
+use crate::identity::Identity;
+use crate::lock::Mutex;
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError, Tree};
 use crate::time::Timestamp;
@@ -297,7 +299,7 @@ impl Log {
 impl Shared {
     /// A panic elsewhere leaves the counters behind at worst; the next reopening sets them right.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn sync(&self) -> Result<(), AuditError> {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::text::bound;
-use crate::identity::digest;
+use crate::digest::digest;
 
 /// The first 64 bits of a hash over issuer, subject and client, as 16 hexadecimal digits. It says
 /// whose a record is where the names would take too much room.

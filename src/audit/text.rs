@@ -1,6 +1,6 @@
 //! Text of records that somebody else chose, within a bound.
 
-use crate::identity::hex;
+use crate::digest::hex;
 
 /// The most that one text takes in a record's JSON, in bytes, its quotes not counted.
 pub const MAX_TEXT: usize = 256;
@@ -14,7 +14,7 @@ pub(super) fn bound(text: &mut String) {
     if text.chars().map(json_len).sum::<usize>() <= MAX_TEXT {
         return;
     }
-    let whole = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let whole = crate::digest::sha256(text.as_bytes());
     let tail = format!("{CUT}{}", hex(whole.as_ref()));
     let (mut left, mut end) = (MAX_TEXT - tail.len(), 0);
     for (at, c) in text.char_indices() {

@@ -4,7 +4,7 @@
 //! tokens that were permitted are remembered, so a flood of bad ones can't push good ones out.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::clock::Clock;
 use super::credential::Credential;
@@ -13,7 +13,8 @@ use super::snapshot::Snapshot;
 use super::token::MAX_LEN;
 use super::verdict::Decision;
 use super::verdict::Verified;
-use crate::identity::digest;
+use crate::digest::digest;
+use crate::lock::Mutex;
 use crate::prompt::Request;
 
 /// Verified tokens, each good for one epoch; bounded. Same answers as [`super::decide`].
@@ -77,7 +78,7 @@ impl Cache {
 
     /// Nothing between two locks depends on the other, so a panic elsewhere leaves a sound map.
     fn tokens(&self) -> MutexGuard<'_, Tokens> {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tokens.lock()
     }
 }
 

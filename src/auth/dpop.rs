@@ -7,7 +7,6 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest as sha256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
@@ -18,7 +17,7 @@ use super::jws::Compact;
 use super::key::Key;
 use super::members::is_secret;
 use crate::algorithm::Algorithm;
-use crate::identity::digest;
+use crate::digest::{digest, sha256};
 use crate::json::{self, Round};
 use crate::reason::DenyReason;
 use crate::time::{MAX_SECS, Timestamp};
@@ -127,7 +126,7 @@ fn request(claims: &Map<String, Value>, token: &str, binding: &Binding) -> Resul
     if target.is_none() || !binding.targets.iter().any(meant) {
         return Err(invalid("htu: not this device's address of the request"));
     }
-    let hash = URL_SAFE_NO_PAD.encode(sha256(&SHA256, token.as_bytes()));
+    let hash = URL_SAFE_NO_PAD.encode(sha256(token.as_bytes()));
     if text(claims, "ath") != Some(hash.as_str()) {
         return Err(invalid("ath: not the hash of the token"));
     }

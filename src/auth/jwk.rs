@@ -3,7 +3,6 @@
 //! RSA of 2048 to 4096 bits with a sound exponent, P-256 and P-384 points that lie on their curve,
 //! Ed25519 keys of exactly 32 bytes; none that is weak ([`super::weak`]).
 
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
     RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
@@ -16,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::weak;
 use crate::algorithm::Algorithm;
+use crate::digest::sha256;
 
 const RSA: [(Algorithm, &RsaParameters); 6] = [
     (Algorithm::RS256, &RSA_PKCS1_2048_8192_SHA256),
@@ -175,7 +175,7 @@ fn point(jwk: &Map<String, Value>) -> Result<[u8; 32], String> {
 /// `canonical` holds the required members in lexicographic order (RFC 7638 section 3.2). Their
 /// base64url is canonical too, because [`bytes`] read it strictly.
 fn thumbprint(canonical: &str) -> String {
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes()))
+    URL_SAFE_NO_PAD.encode(sha256(canonical.as_bytes()))
 }
 
 /// A positive integer without leading zeros (RFC 7518 section 6.3.1.1).

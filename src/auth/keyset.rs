@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::key::{Key, KeyInfo, for_signatures, printable_kid};
 use super::members::is_secret;
-use crate::identity::{digest, hex};
+use crate::digest::{digest, hex};
 use crate::json;
 
 const MAX_LEN: usize = 64 * 1024;

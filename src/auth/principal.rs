@@ -1,6 +1,6 @@
 //! Who acts, and what it may.
 
-use crate::identity::digest;
+use crate::digest::digest;
 use crate::prompt::Scope;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

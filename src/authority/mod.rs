@@ -11,7 +11,7 @@ mod properties;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,7 @@ use crate::keysync::{
     DenyFiles, DenyStatus, Flight, Floor, Keyring, KeysError, Lines, NewDenyFiles, Outcome,
     Refresher, Report, Set, Verdict, Why, tell_left_out,
 };
+use crate::lock::Mutex;
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
@@ -209,7 +210,7 @@ impl Authority {
     /// revocation waits for nothing that can fail: a deny-list, and the leaving of keys that their
     /// issuer has dropped, are in force before they are written. Blocks.
     pub fn apply(&self, change: &Change, by: &Origin) -> Result<Done, Refused> {
-        let mut owed = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owed = self.0.turn.lock();
         let (old, now) = (self.force(), self.moment_of(change));
         let next = next(&old, change, now)?;
         if next.done.verdict == Some(Verdict::Foreign) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use crate::identity::hex;
+use crate::digest::hex;
 use crate::json;
 use crate::prompt::SamplingOptions;
 

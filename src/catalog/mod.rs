@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::Serialize;
 
-use crate::identity::hex;
+use crate::digest::hex;
 
 pub use manifest::{Architecture, FORMAT, FileEntry, GRAPH, LAYOUT, Manifest, Source, WEIGHTS};
 

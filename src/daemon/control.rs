@@ -1,7 +1,5 @@
 //! What the running daemon offers behind its sockets besides prompts.
 
-use std::sync::PoisonError;
-
 use serde_json::Value;
 
 use super::administer::pinned_as;
@@ -63,8 +61,7 @@ impl http::Control for Core {
     }
 
     fn metrics(&self) -> String {
-        let turn = self.metrics.turn.lock();
-        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.metrics.turn.lock();
         self.set_metrics();
         self.exposition.text()
     }

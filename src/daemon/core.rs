@@ -1,7 +1,7 @@
 //! The running daemon: its housekeeping, and what changes in it while it runs.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -12,6 +12,7 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::keysync::{Report, Why};
+use crate::lock::Mutex;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Exposition;
 use crate::time::{self, Reading};

@@ -172,7 +172,7 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
             metrics,
-            reloading: std::sync::Mutex::default(),
+            reloading: crate::lock::Mutex::default(),
         });
         core.follow_epochs();
         core.follow_deny_files().map_err(RunError::Thread)?;

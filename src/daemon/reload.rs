@@ -1,7 +1,5 @@
 //! Reloading: whatever can fail comes before anything is in force.
 
-use std::sync::PoisonError;
-
 use super::core::Core;
 use crate::admin::Reloaded;
 use crate::config::Config;
@@ -10,8 +8,7 @@ impl Core {
     /// Reads the file whole, checks it whole, and puts in force what can change while running, or
     /// nothing of it. Returns what was applied and what waits for a restart.
     pub(super) fn reload_configuration(&self) -> Result<Reloaded, Vec<String>> {
-        let reloading = self.reloading.lock();
-        let _turn = reloading.unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.reloading.lock();
         let Some(source) = &self.source else {
             return Err(vec!["started without a configuration file".to_owned()]);
         };

@@ -26,7 +26,8 @@ pub use memory::Known;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{digest, random};
+use crate::digest::digest;
+use crate::identity::random;
 
 /// A message as the broker would send it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

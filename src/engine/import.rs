@@ -10,7 +10,6 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::SHA256;
 use serde_json::json;
 
 use super::check::check;
@@ -25,7 +24,7 @@ use crate::catalog::{
     Architecture, Bundle, FORMAT, FileEntry, GRAPH, LAYOUT, MANIFEST, Manifest, Source, WEIGHTS,
     is_name,
 };
-use crate::identity::hex;
+use crate::digest::{hex, sha256};
 use crate::prompt::SamplingOptions;
 
 /// Imports a GGUF file as the bundle folder `out`, which is replaced if it exists. `advised` comes
@@ -190,10 +189,10 @@ fn write_file(path: &Path, bytes: &[u8]) -> io::Result<FileEntry> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    let digest = aws_lc_rs::digest::digest(&SHA256, bytes);
+    let digest = sha256(bytes);
     Ok(FileEntry {
         size: bytes.len() as u64,
-        sha256: hex(digest.as_ref()),
+        sha256: hex(&digest),
     })
 }
 

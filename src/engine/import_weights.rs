@@ -12,7 +12,7 @@ use super::kernels::layout::{BLOCK, Format, interleave};
 use super::kernels::map::ALIGNMENT;
 use super::ops::{Extent, MatrixSpec};
 use crate::catalog::{BundleError, FileEntry};
-use crate::identity::hex;
+use crate::digest::hex;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tract_onnx::prelude::{IntoTValue, TValue, Tensor, TypedSimpleState, tvec};
 use tract_onnx::tract_hir::internal::{TractError, TractResult};
@@ -19,6 +19,7 @@ use super::kernels::{Family, Kernels};
 use super::ops::{Cache, Machine};
 use super::pace::Pace;
 use crate::catalog::{Bundle, GRAPH, WEIGHTS};
+use crate::lock::Mutex;
 use crate::{json, time};
 
 /// Tokens of one pass through the graph: bounds the activations' memory, and how long a prompt
@@ -218,7 +219,7 @@ impl Sequence {
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pace.lock()
     }
 
     fn logits(&self) -> TractResult<&[f32]> {

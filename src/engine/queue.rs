@@ -5,7 +5,7 @@
 //! free again when it is dropped: after the answer, or when the request never comes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -16,6 +16,7 @@ use super::metrics::Metrics;
 use super::turns::{Key, Turns};
 use super::{Prompt, Report};
 use crate::auth::Permitted;
+use crate::lock::Mutex;
 use crate::prompt::{AnswerSender, Finish, Interrupt, Outcome};
 use crate::reason::{Refusal, RefuseReason};
 use crate::share::{Full, Shares};
@@ -204,7 +205,7 @@ impl Queue {
 
     /// A panic elsewhere leaves counters that are still true.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

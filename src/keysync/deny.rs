@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Revocations;
 use crate::files::{self, Care};
+use crate::lock::Mutex;
 
 /// A little more than `Revocations::parse` takes, so that it is what refuses a larger file.
 const MAX_READ: u64 = 257 * 1024;
@@ -106,7 +107,7 @@ impl DenyFiles {
     }
 
     fn watched(&self) -> MutexGuard<'_, BTreeMap<String, Watched>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -9,13 +9,14 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use serde_json::Error;
 
 use super::words::{BUDGET, Line, Saved, Words};
 use crate::auth::RealmFloor;
+use crate::lock::Mutex;
 use crate::store::{Store, StoreError, Tree};
 use crate::time::{Booted, Moment, Timestamp, Uptime};
 
@@ -245,11 +246,11 @@ impl Floor {
     }
 
     fn writing(&self) -> MutexGuard<'_, ()> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writing.lock()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

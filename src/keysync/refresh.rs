@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::vouch::Verdict;
 use super::{KeysError, MAX_JWKS, Set};
 use crate::https::{Https, HttpsError};
 use crate::identity::random;
+use crate::lock::Mutex;
 use crate::time::{self, Timestamp};
 
 /// Where a realm's keys are fetched from, and how often.
@@ -158,7 +159,7 @@ impl Refresher {
     }
 
     fn realms(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Line>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -204,7 +205,7 @@ impl Line {
     pub fn take(&self) -> Flight<'_> {
         Flight {
             line: self,
-            _turn: self.flight.lock().unwrap_or_else(PoisonError::into_inner),
+            _turn: self.flight.lock(),
         }
     }
 
@@ -249,11 +250,11 @@ impl Line {
 
     /// A fetch that panicked isn't: the realm goes on being refreshed.
     fn is_under_way(&self) -> bool {
-        matches!(self.flight.try_lock(), Err(TryLockError::WouldBlock))
+        self.flight.try_lock().is_none()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -17,8 +17,8 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +27,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::mpsc;
 
+use crate::lock::Mutex;
 use crate::tls::KeyPair;
 
 pub use backoff::{Backoff, Failure};
@@ -243,7 +244,7 @@ impl Link {
             ..
         } = publish;
         // Held over the send, so that the queue has the same order as the event loop's.
-        let mut unnumbered = lock(&self.shared.unnumbered);
+        let mut unnumbered = self.shared.unnumbered.lock();
         self.client
             .try_publish_with_properties(
                 publication.topic.as_str(),
@@ -296,8 +297,4 @@ impl Drop for Link {
 /// by a byte with it.
 fn packet_size(publish: &Publish) -> usize {
     publish.size() + 3
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

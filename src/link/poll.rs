@@ -14,7 +14,7 @@ use rumqttc::v5::mqttbytes::{Error as MqttError, QoS};
 use rumqttc::v5::{ConnectionError, Event as Raw, EventLoop, StateError};
 use tokio::sync::mpsc;
 
-use super::{CONNECT, Event, Lost, NEEDS_QOS_1, Shared, convert, lock};
+use super::{CONNECT, Event, Lost, NEEDS_QOS_1, Shared, convert};
 
 /// Polls until the connection is lost or nobody listens any more.
 pub(super) async fn run(
@@ -63,7 +63,7 @@ impl Translate {
     fn event(&mut self, raw: Raw) -> Option<Event> {
         match raw {
             Raw::Outgoing(Outgoing::Publish(packet_id)) => {
-                let token = lock(&self.shared.unnumbered).pop_front()?;
+                let token = self.shared.unnumbered.lock().pop_front()?;
                 self.numbered.insert(packet_id, token);
                 None
             }

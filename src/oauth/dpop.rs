@@ -1,6 +1,5 @@
 //! The client's half of DPoP (RFC 9449): a key of the login's own, and proofs made with it.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
@@ -11,6 +10,7 @@ use jsonwebtoken::jwk::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
 
+use crate::digest::sha256;
 use crate::identity::random;
 use crate::secret::Secret;
 use crate::time::Timestamp;
@@ -80,7 +80,7 @@ impl ProofKey {
             "iat": now.as_secs(),
         });
         if let Some(token) = token {
-            let hash = digest(&SHA256, token.expose().as_bytes());
+            let hash = sha256(token.expose().as_bytes());
             claims["ath"] = BASE64URL.encode(hash).into();
         }
         if let Some(nonce) = nonce {
@@ -128,7 +128,7 @@ mod tests {
             (&"POST".into(), &url.into())
         );
         assert_eq!((&claims["iat"], &claims["nonce"]), (&7.into(), &"n".into()));
-        let hash = BASE64URL.encode(digest(&SHA256, b"the.access.token"));
+        let hash = BASE64URL.encode(sha256(b"the.access.token"));
         assert_eq!(claims["ath"], hash.as_str());
     }
 

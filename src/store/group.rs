@@ -1,8 +1,9 @@
 //! Group commit: callers that wait at the same time share one run of an expensive action.
 
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, OnceLock, PoisonError};
 
-use super::{StoreError, lock};
+use super::StoreError;
+use crate::lock::Mutex;
 
 /// Whoever comes first leads a round for all that came before it started; who comes while it
 /// runs waits for the next one, because the running one may have missed their writes.
@@ -26,13 +27,13 @@ impl Group {
         &self,
         action: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let round = Arc::clone(&state.next);
         while state.running && round.get().is_none() {
             state = self
                 .ended
                 .wait(state)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+                .unwrap_or_else(PoisonError::into_inner);
         }
         if let Some(result) = round.get() {
             return result.clone();
@@ -57,7 +58,7 @@ impl Drop for End<'_> {
     fn drop(&mut self) {
         let panicked = || Err(StoreError::Io("a sync panicked".into()));
         self.round.get_or_init(panicked);
-        lock(&self.group.state).running = false;
+        self.group.state.lock().running = false;
         self.group.ended.notify_all();
     }
 }
@@ -97,7 +98,7 @@ mod tests {
                 })
                 .collect();
             // All eight hold a reference to the next round: they wait.
-            while Arc::strong_count(&lock(&group.state).next) < 9 {
+            while Arc::strong_count(&group.state.lock().next) < 9 {
                 thread::yield_now();
             }
             assert_eq!(runs.load(Ordering::SeqCst), 0);

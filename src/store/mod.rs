@@ -19,7 +19,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 pub use self::error::StoreError;
@@ -27,6 +27,8 @@ use self::group::Group;
 use self::handle::Handle;
 pub use self::open::Recovery;
 use self::table::{Pair, Table};
+
+use crate::lock::Mutex;
 
 /// The database in the state folder.
 pub const FOLDER: &str = "db";
@@ -126,7 +128,7 @@ impl Store {
     }
 
     pub fn tree(&self, name: &str) -> Result<Tree, StoreError> {
-        let _writer = lock(&self.0.writer);
+        let _writer = self.0.writer.lock();
         self.0.revive()?;
         let mut slot = self.0.slot.write().unwrap_or_else(PoisonError::into_inner);
         let Some(handle) = slot.handle.as_mut() else {
@@ -169,7 +171,7 @@ impl Store {
         &self,
         writes: impl FnOnce(&Writer<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _writer = lock(&self.0.writer);
+        let _writer = self.0.writer.lock();
         self.0.revive()?;
         writes(&Writer {
             shared: &self.0,
@@ -185,14 +187,14 @@ impl Store {
             false => Err(StoreError::Full),
         };
         let found = self.write(|_| Ok::<_, StoreError>(())).and_then(room);
-        *lock(&self.0.problem) = found.clone().err();
+        *self.0.problem.lock() = found.clone().err();
         found
     }
 
     /// Why nothing can be recorded, as the last [`Store::check`] has found it.
     #[must_use]
     pub fn problem(&self) -> Option<StoreError> {
-        lock(&self.0.problem).clone()
+        self.0.problem.lock().clone()
     }
 
     /// What the database takes on the disk, garbage included.
@@ -305,7 +307,7 @@ impl Shared {
     /// Flushes as the only writer, then waits for the disk while others write on.
     fn sync(&self) -> Result<(), StoreError> {
         let file = {
-            let _writer = lock(&self.writer);
+            let _writer = self.writer.lock();
             let before = self.read().generation;
             self.revive()?;
             let slot = self.read();
@@ -331,7 +333,7 @@ impl Shared {
 
     /// Opens a broken handle again when that may help. The caller is the only writer.
     fn revive(&self) -> Result<(), StoreError> {
-        let Some(broken) = lock(&self.broken).clone() else {
+        let Some(broken) = self.broken.lock().clone() else {
             return Ok(());
         };
         let now = crate::time::instant();
@@ -349,11 +351,11 @@ impl Shared {
                 slot.handle = Some(handle);
                 slot.generation += 1;
                 self.dirty.store(true, Ordering::Release);
-                *lock(&self.broken) = None;
+                *self.broken.lock() = None;
                 Ok(())
             }
             Err(error) => {
-                *lock(&self.broken) = Some(Broken {
+                *self.broken.lock() = Some(Broken {
                     error: error.clone(),
                     tried: Some(now),
                 });
@@ -372,7 +374,7 @@ impl Shared {
         if matches!(error, StoreError::TooLarge { .. }) {
             return;
         }
-        lock(&self.broken).get_or_insert_with(|| Broken {
+        self.broken.lock().get_or_insert_with(|| Broken {
             error: error.clone(),
             tried: None,
         });
@@ -380,7 +382,8 @@ impl Shared {
 
     fn why_broken(&self) -> StoreError {
         let closed = || StoreError::Io("it is closed".into());
-        lock(&self.broken)
+        self.broken
+            .lock()
             .as_ref()
             .map_or_else(closed, |broken| broken.error.clone())
     }
@@ -393,9 +396,4 @@ impl Shared {
     fn read(&self) -> RwLockReadGuard<'_, Slot> {
         self.slot.read().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A panic elsewhere leaves nothing half-done here: sled's own state is what counts.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,13 @@
 //! Logs and metrics: set-up only. Each module owns its own metrics and registers them here.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode;
 pub use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+use crate::lock::Mutex;
 
 /// The filter that can't be understood, and why.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +66,7 @@ impl Exposition {
 
     /// OpenMetrics text, which Prometheus reads.
     pub fn text(&self) -> String {
-        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = self.0.lock();
         let mut text = String::new();
         // Writing to a `String` can't fail.
         let _ = encode(&mut text, &registry);

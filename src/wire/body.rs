@@ -19,7 +19,7 @@ pub fn parse(dialect: Dialect, body: &[u8]) -> Result<Body, Refusal> {
         return Err(unreadable("the body must be a JSON object"));
     };
     let authorization = map.shift_remove("authorization");
-    let body_hash = crate::identity::digest_json(&map);
+    let body_hash = crate::digest::digest_json(&map);
 
     let mut members = Members::new(map, "");
     let authorization = match authorization {

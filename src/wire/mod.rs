@@ -37,7 +37,7 @@ pub struct Body {
     pub ignored: Vec<String>,
     /// MQTT 3.1.1: the token as the body's `authorization` member. HTTP refuses it.
     pub authorization: Option<Secret<String>>,
-    /// [`crate::identity::digest`] (SHA-256) of the body without `authorization`, written
+    /// [`crate::digest::digest`] (SHA-256) of the body without `authorization`, written
     /// compactly with its members in received order: white space and escapes don't count, order
     /// and `null` members do.
     pub body_hash: [u8; 32],

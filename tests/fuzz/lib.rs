@@ -8,12 +8,16 @@
 pub mod algorithm;
 #[path = "../../src/auth/mod.rs"]
 pub mod auth;
+#[path = "../../src/digest.rs"]
+pub mod digest;
 #[path = "../../src/files.rs"]
 pub mod files;
 #[path = "../../src/identity.rs"]
 pub mod identity;
 #[path = "../../src/json.rs"]
 pub mod json;
+#[path = "../../src/lock.rs"]
+pub mod lock;
 #[path = "../../src/prompt/mod.rs"]
 pub mod prompt;
 #[path = "../../src/reason.rs"]

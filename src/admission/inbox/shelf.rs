@@ -1,6 +1,6 @@
 //! The store's part of deliveries, and the one [`Machine`] that says what is to be done with them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -10,6 +10,7 @@ use crate::admission::Settings;
 use crate::auth::Clock;
 use crate::delivery::{Exact, Key, Machine, Question};
 use crate::link::Ack;
+use crate::lock::Mutex;
 use crate::store::{Batch, Store, StoreError, Tree};
 use crate::time::Timestamp;
 
@@ -53,10 +54,7 @@ impl Inbox {
     }
 
     pub(in crate::admission) fn machine(&self) -> MutexGuard<'_, Machine<Ack>> {
-        self.0
-            .machine
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.machine.lock()
     }
 
     /// The time by which deliveries are remembered.

@@ -6,7 +6,7 @@
 //! so that nobody's flood turns another away.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -15,6 +15,7 @@ use crate::admission::running::Run;
 use crate::auth::Principal;
 use crate::delivery::Owner;
 use crate::engine::{Engine, Slot};
+use crate::lock::Mutex;
 use crate::reason::{Reason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
 
@@ -117,7 +118,7 @@ impl Waiting {
 
     /// Nothing between two locks depends on the other, so a panic elsewhere leaves sound lines.
     fn lines(&self) -> MutexGuard<'_, Lines<Waiter>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

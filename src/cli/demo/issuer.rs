@@ -1,12 +1,12 @@
 //! What Keycloak would be: a key, its public half as a JWKS, and one access token.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde_json::{Value, json};
 
 use super::super::exit::Failure;
+use crate::digest::sha256;
 use crate::identity::random_hex;
 use crate::secret::Secret;
 use crate::time::Timestamp;
@@ -30,7 +30,7 @@ impl Issuer {
         let x = BASE64URL.encode(key.public_key().as_ref());
         // RFC 7638 section 3 with RFC 8037 section 2: the required members in lexical order.
         let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
-        let kid = BASE64URL.encode(digest(&SHA256, canonical.as_bytes()));
+        let kid = BASE64URL.encode(sha256(canonical.as_bytes()));
         Ok(Issuer { key, x, kid })
     }
 

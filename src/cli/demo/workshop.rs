@@ -6,7 +6,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::super::exit::{Done, Failure};
 use crate::files;
 use crate::identity::random_hex;
+use crate::lock::Mutex;
 
 /// How long a process may take to end when it is asked.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ impl Workshop {
         // A group of its own: Ctrl-C reaches only the demo, which ends its processes in order.
         command.process_group(0).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(log);
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut children = self.children.lock();
         let Some(children) = children.as_mut() else {
             return Err(Failure::failed("the demo is ending"));
         };
@@ -89,7 +89,7 @@ impl Workshop {
     }
 
     fn lost_one(&self) -> bool {
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut children = self.children.lock();
         let mut children = children.iter_mut().flatten();
         children.any(|child| matches!(child.try_wait(), Ok(Some(_))))
     }
@@ -107,8 +107,7 @@ impl Workshop {
 
     /// Ends the processes, last started first, and removes the folder.
     pub(super) fn close(&self) {
-        let children = self.children.lock();
-        let children = children.unwrap_or_else(PoisonError::into_inner).take();
+        let children = self.children.lock().take();
         for mut child in children.into_iter().flatten().rev() {
             end(&mut child);
         }
@@ -148,7 +147,7 @@ mod tests {
         let _out = shop
             .spawn("sleep", Command::new("sleep").arg("600"))
             .unwrap();
-        let pid = shop.children.lock().unwrap().as_ref().unwrap()[0].id();
+        let pid = shop.children.lock().as_ref().unwrap()[0].id();
         shop.close();
         assert!(!shop.folder.exists());
         assert!(!Path::new(&format!("/proc/{pid}")).exists());

@@ -89,7 +89,7 @@ fn ends_with_the_models_turn() {
     assert_eq!(ended.finish, Ok(Finish::Stop));
     assert_eq!(ended.text, "käse ");
     assert_eq!(ended.progress.usage, usage(3, 7));
-    let expected = digest::digest(&digest::SHA256, "käse ".as_bytes());
+    let expected = crate::digest::sha256("käse ".as_bytes());
     assert_eq!(ended.progress.answer_hash(), expected.as_ref());
     assert!(ended.progress.first_token.is_some());
 }
@@ -114,7 +114,7 @@ fn ends_with_its_bounds() {
             (ended.finish, ended.text.as_str()),
             (Ok(Finish::Length), "a")
         );
-        let expected = digest::digest(&digest::SHA256, b"a");
+        let expected = crate::digest::sha256(b"a");
         assert_eq!(ended.progress.answer_hash(), expected.as_ref());
     }
     let ended = undisturbed(&fake::prompt("hi>", 10_000, &[]), b"a");

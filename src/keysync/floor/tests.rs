@@ -312,7 +312,7 @@ fn what_is_raised_while_the_floors_are_written_is_written_the_next_time() {
         // Nobody else writes meanwhile, so the write has begun and can't end.
         let writer = store.write(|_| {
             let writer = scope.spawn(|| floor.write_along(start));
-            while floor.writing.try_lock().is_ok() {
+            while floor.writing.try_lock().is_some() {
                 std::thread::yield_now();
             }
             hear(&floor, "one", later(2 * HOUR), start);

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::certificates::Certificates;
+use crate::lock::Mutex;
 use crate::prompt::network;
 use crate::sys;
 
@@ -68,14 +69,14 @@ impl<L> Listening<L> {
     }
 
     fn open(&self) -> io::Result<Arc<L>> {
-        let listener = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let listener = self.0.lock();
         listener
             .clone()
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn close(&self) {
-        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.0.lock().take());
     }
 }
 

@@ -4,12 +4,14 @@
 use std::fs::File;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::door::{Door, Whose};
+
+use crate::lock::Mutex;
 
 /// Connections that find a descriptor whatever the others do.
 pub(super) const KEPT: usize = 4;
@@ -41,7 +43,7 @@ impl Reserve {
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<File>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

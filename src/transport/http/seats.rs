@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::door::Whose;
 use super::metrics::Metrics;
 use super::reply::Body;
+use crate::lock::Mutex;
 use crate::share::Shares;
 
 /// Connections beyond all seats that may hear so at a time.
@@ -127,7 +128,7 @@ impl Room {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seats> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seats.lock()
     }
 }
 

@@ -6,10 +6,12 @@
 //! its client could take for its answer.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::request::{Form, Reply};
 use super::topics::Topics;
+
+use crate::lock::Mutex;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -62,7 +64,7 @@ impl Inboxes {
 
     /// Nothing between two locks depends on the other, so a panic elsewhere leaves a sound map.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

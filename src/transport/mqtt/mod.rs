@@ -22,14 +22,15 @@ mod topics;
 mod untold;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::admission::Admission;
 use crate::audit;
 use crate::identity::{Identity, Nonces};
 use crate::link::{self, Backoff};
+use crate::lock::Mutex;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Registry;
 use crate::time;

@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use crate::auth::Principal;
-use crate::identity::digest;
+use crate::digest::digest;
 use crate::quota::Quota;
 
 /// Refusals a minute, and at once, that one principal may be told.

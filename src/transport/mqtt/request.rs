@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::topics::{self, Topics};
 use crate::auth::{Credential, Published};
 use crate::delivery::{Exact, Question};
-use crate::identity::digest;
+use crate::digest::digest;
 use crate::link::{Message, Properties};
 use crate::prompt::{Cancel, Completion, Dialect, Origin, Request, RequestId};
 use crate::reason::{DenyReason, Refusal, RefuseReason};

@@ -1,6 +1,6 @@
 //! One request from its message to its acknowledged answer: a task of its own.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,6 +21,7 @@ use crate::admission::{
 use crate::auth::{Credential, Grant};
 use crate::delivery::{End, Exact, Id};
 use crate::identity::Nonces;
+use crate::lock::Mutex;
 use crate::prompt::{self, Cancel, Finish, Look, Operation, Origin, Outcome, Request, RequestId};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
 use crate::wire::Framing;
@@ -343,7 +344,7 @@ impl Context {
             Asker::Signed(principal) => Whose::Signed(principal),
             Asker::Unknown => Whose::Alleged(self.topics.alleged_client(&reply.topic)),
         };
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refusals = self.refusals.lock();
         let told = refusals.take(whose, crate::time::instant());
         (!told).then_some(Why::Rate)
     }

@@ -1,6 +1,6 @@
 //! What is said of the broker connection: to `slmd status`, to the broker, to the audit log.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::untold::{self, Kinds, Why};
 use crate::admin::MqttStatus;
 use crate::audit::Log;
+use crate::lock::Mutex;
 use crate::prompt::Origin;
 use crate::reason::Reason;
 use crate::time::Timestamp;
@@ -86,7 +87,7 @@ impl Cell {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

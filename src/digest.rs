@@ -1,0 +1,90 @@
+//! SHA-256, and how bytes are shown.
+
+use std::io::{self, Write};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use serde_json::{Map, Value};
+
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    finish({
+        let mut context = Context::new(&SHA256);
+        context.update(bytes);
+        context
+    })
+}
+
+fn finish(context: Context) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// SHA-256 over `parts`, each preceded by its length, so that no two lists collide.
+pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    finish(context)
+}
+
+/// [`digest`] of an object's JSON text, which is hashed as it is written and kept nowhere.
+pub fn digest_json(object: &Map<String, Value>) -> [u8; 32] {
+    // INVARIANT: names and values of a JSON value have a text, and these writers take any.
+    let write = |to: &mut dyn Write| serde_json::to_writer(to, object).expect("a JSON value");
+    let mut length = Length(0);
+    write(&mut length);
+    let mut hash = Hash(Context::new(&SHA256));
+    hash.0.update(&length.0.to_be_bytes());
+    write(&mut hash);
+    finish(hash.0)
+}
+
+struct Length(u64);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Hash(Context);
+
+impl Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_hashed_by_its_text() {
+        let value = serde_json::json!({"b": "\u{1F600}\n", "a": [1.5, null, {"c": true}]});
+        let text = value.to_string();
+        let object = value.as_object().unwrap();
+        assert_eq!(digest_json(object), digest(&[text.as_bytes()]));
+    }
+}
