@@ -116,7 +116,7 @@ impl Import {
             offline::become_owner(&models)?;
         }
         let before = Catalog::new(&models).open(&self.name).ok();
-        let bundle = engine::import_opened(&gguf, &models.join(&self.name), &self.name, advised);
+        let bundle = engine::import(&gguf, &models.join(&self.name), &self.name, advised);
         let bundle = bundle.map_err(Failure::failed)?;
         let unchanged = before.map(|before| before.manifest == bundle.manifest);
         if bundle.manifest.sampling.is_empty() {

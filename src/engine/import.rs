@@ -27,19 +27,9 @@ use crate::catalog::{
 use crate::digest::{hex, sha256};
 use crate::prompt::SamplingOptions;
 
-/// Imports a GGUF file as the bundle folder `out`, which is replaced if it exists. `advised` comes
-/// before what the file itself says of sampling.
+/// Imports a GGUF file, which may have been opened as another user, as the bundle folder `out`,
+/// which is replaced if it exists. `advised` comes before what the file itself says of sampling.
 pub fn import(
-    source: &Path,
-    out: &Path,
-    name: &str,
-    advised: SamplingOptions,
-) -> Result<Bundle, ImportError> {
-    import_opened(&Gguf::open(source)?, out, name, advised)
-}
-
-/// As [`import`], of a file that may have been opened as another user.
-pub fn import_opened(
     gguf: &Gguf,
     out: &Path,
     name: &str,

@@ -51,7 +51,7 @@ use crate::telemetry::Registry;
 use crate::time::{self, Timestamp};
 
 pub use self::check::check;
-pub use self::import::{import, import_opened};
+pub use self::import::import;
 pub use self::import_sampling::of_generation_config;
 pub use self::kernels::Family;
 pub use self::metrics::Metrics;

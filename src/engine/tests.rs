@@ -429,6 +429,7 @@ fn the_real_model_knows_the_capital() {
     );
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("smollm2");
+    let gguf = gguf::Gguf::open(&gguf).unwrap();
     let bundle = import(&gguf, &out, "smollm2", SamplingOptions::default()).unwrap();
     let settings = Settings {
         threads: 0,

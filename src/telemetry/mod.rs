@@ -85,12 +85,18 @@ mod tests {
             "WARN",
             "off",
             "warn,slmd::auth=debug",
-            "info, rumqttc=off",
             "error,[request{id=1}]=trace",
         ] {
             assert!(check_filter(good).is_ok(), "{good}");
         }
-        for bad in ["loud", "infos", "slmd", "info,slmd", "slmd=loud"] {
+        for bad in [
+            "loud",
+            "infos",
+            "slmd",
+            "info,slmd",
+            "slmd=loud",
+            "info, slmd=warn",
+        ] {
             let said = check_filter(bad).unwrap_err().to_string();
             assert!(said.contains("warn,slmd::auth=debug"), "{bad}: {said}");
         }

@@ -153,8 +153,14 @@ fn argmax(logits: &[f32]) -> u32 {
 }
 
 /// With no more advice than the file's own.
-fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, impl std::error::Error + use<>> {
-    engine::import(source, out, name, SamplingOptions::default())
+fn import(source: &Path, out: &Path, name: &str) -> Result<Bundle, Box<dyn std::error::Error>> {
+    let gguf = engine::gguf::Gguf::open(source)?;
+    Ok(engine::import(
+        &gguf,
+        out,
+        name,
+        SamplingOptions::default(),
+    )?)
 }
 
 /// The model as a bundle, imported once.
