@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::auth::{
     Clock, Credential, DenyList, Endpoint, KeySet, LimitClaims, Policy, Realm, Snapshot,
 };
-use crate::prompt::{Look, Operation, Origin, Request, RequestId};
+use crate::prompt::{Look, Operation, Origin, Request, RequestId, SamplingOptions};
 use crate::secret::Secret;
 use crate::time::{Mark, Timestamp, Uptime};
 
@@ -58,7 +58,10 @@ pub fn snapshot(jwks: &[u8]) -> Snapshot {
     let endpoint = Endpoint {
         client_id: CLIENT.to_owned(),
         model: "model".to_owned(),
-        ..Endpoint::default()
+        max_completion_tokens: None,
+        default_completion_tokens: 512,
+        system_prompt: None,
+        sampling: SamplingOptions::default(),
     };
     let realm = Realm {
         name: "dev".to_owned(),
