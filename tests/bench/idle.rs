@@ -86,21 +86,19 @@ fn remember(broker: &Mosquitto, issuer: &Issuer) {
 /// By id, with its name: what each thread has spent so far (proc(5)).
 fn threads(process: u32) -> BTreeMap<String, (String, Spent)> {
     let folder = fs::read_dir(format!("/proc/{process}/task")).expect("the daemon runs");
-    let read = |path: &std::path::Path, name: &str| {
-        fs::read_to_string(path.join(name)).expect("proc(5) has it")
-    };
-    let threads = folder.map(|entry| {
+    // A thread may have ended since it was listed.
+    let read = |path: &std::path::Path, name: &str| fs::read_to_string(path.join(name)).ok();
+    let threads = folder.filter_map(|entry| {
         let path = entry.expect("the daemon runs").path();
         let spent = Spent {
-            nanoseconds: first_number(&read(&path, "schedstat")),
-            sleeps: read(&path, "status")
+            nanoseconds: first_number(&read(&path, "schedstat")?),
+            sleeps: read(&path, "status")?
                 .lines()
                 .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-                .map(first_number)
-                .expect("proc(5) has it"),
+                .map(first_number)?,
         };
-        let name = read(&path, "comm").trim().to_owned();
-        (path.display().to_string(), (name, spent))
+        let name = read(&path, "comm")?.trim().to_owned();
+        Some((path.display().to_string(), (name, spent)))
     });
     threads.collect()
 }
