@@ -6,11 +6,9 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::{Map, Value};
 
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    finish({
-        let mut context = Context::new(&SHA256);
-        context.update(bytes);
-        context
-    })
+    let mut context = Context::new(&SHA256);
+    context.update(bytes);
+    finish(context)
 }
 
 fn finish(context: Context) -> [u8; 32] {
