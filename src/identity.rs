@@ -11,11 +11,11 @@ use std::time::Duration;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::digest::hex;
 use crate::files::{self, Care, FileError};
-use crate::lock::Mutex;
 use crate::secret::Secret;
 use crate::time::{Moment, Timestamp};
 

@@ -42,7 +42,6 @@ mod identity;
 mod json;
 mod keysync;
 mod link;
-mod lock;
 mod oauth;
 mod process;
 mod prompt;

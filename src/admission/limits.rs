@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use super::Settings;
 use crate::auth::Permitted;
 use crate::digest::digest;
 use crate::engine::{Allowance, Prompt};
-use crate::lock::Mutex;
 use crate::prompt::{Completion, Usage};
 use crate::quota::Quota;
 use crate::reason::{Refusal, RefuseReason};

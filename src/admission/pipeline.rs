@@ -16,7 +16,7 @@ use super::{Admission, records};
 use crate::audit;
 use crate::auth::Permitted;
 use crate::digest::hex;
-use crate::engine::{Job, Prompt, Report, Slot};
+use crate::engine::{Job, Prompt, Report, Reservation};
 use crate::identity::random;
 use crate::prompt::{self, AnswerReceiver, Completion, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
@@ -37,7 +37,7 @@ pub struct Admitted {
 /// A place in the engine's queue, and the name by which its request can be stopped.
 #[must_use]
 pub(super) struct Place {
-    pub(super) slot: Slot,
+    pub(super) reservation: Reservation,
     pub(super) run: Run,
     /// What a delivery writes with its permit.
     pub(super) attempt: Option<Arc<Attempt>>,
@@ -123,7 +123,7 @@ impl Admission {
         let place = match place {
             Some(place) => place,
             None => Place {
-                slot: self.0.engine.reserve(&permitted.grant().principal)?,
+                reservation: self.0.engine.reserve(&permitted.grant().principal)?,
                 run: self.0.running.enter(permitted.clone(), None),
                 attempt: None,
             },
@@ -207,7 +207,9 @@ impl Admission {
             prompt,
             place,
         } = prepared;
-        let Place { slot, run, .. } = place;
+        let Place {
+            reservation, run, ..
+        } = place;
         let (sender, answer) = prompt::channel(self.0.settings.load().answer_buffer);
         let interrupt = run.interrupt.clone();
         // What was revoked since the decision may not have found it among what runs.
@@ -229,7 +231,7 @@ impl Admission {
             principal: records::tag(&permitted),
             transport: permitted.request().origin.transport(),
         };
-        slot.submit(Job {
+        reservation.submit(Job {
             permitted,
             prompt,
             answer: sender,

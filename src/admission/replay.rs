@@ -1,14 +1,14 @@
 //! DPoP proofs that were used (RFC 9449 section 11.1): each admits once, also across a restart.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::auth::{NONCE_MAX_AGE, PROOF_MAX_AGE, ProofUse, Until};
-use crate::lock::Mutex;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::share::{Full, Shares};
 use crate::store::{Batch, Store, StoreError, Tree};

@@ -1,21 +1,21 @@
 //! What has been permitted and not finished, so that it can be stopped from outside.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::auth::{Permitted, Principal};
-use crate::lock::Mutex;
 use crate::prompt::{Finish, Interrupt};
 
 /// The requests that wait for a place, have one or run; bounded as each of these is. Cheap to
 /// clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Running(Arc<Mutex<State>>);
+pub(super) struct Running(Arc<Mutex<Entries>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Entries {
     next: u64,
     entries: BTreeMap<u64, Entry>,
 }
@@ -87,7 +87,7 @@ impl Running {
         self.lock().entries.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock()
     }
 }

@@ -1,9 +1,10 @@
 //! Prompts that wait for a realm's keys: none is verified yet, so their number is bounded, and
 //! shared by who sent them.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
-use crate::lock::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+
 use crate::prompt::Origin;
 use crate::share::Shares;
 

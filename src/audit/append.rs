@@ -19,7 +19,7 @@ const COUNTED_READS: usize = 512;
 const COUNTED_REFUSALS: usize = 256;
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct Head {
     pub(super) settings: Settings,
     /// The first index that is left, and the one after the last.
     pub(super) first: u64,
@@ -44,9 +44,9 @@ struct Pending {
     salt: Option<[u8; 16]>,
 }
 
-impl State {
-    pub(super) fn new(settings: Settings) -> State {
-        State {
+impl Head {
+    pub(super) fn new(settings: Settings) -> Head {
+        Head {
             settings,
             first: 0,
             next: 0,
@@ -90,7 +90,7 @@ impl Shared {
 
     pub(super) fn append(
         &self,
-        state: &mut State,
+        state: &mut Head,
         mut event: Event,
         salt: Option<[u8; 16]>,
         now: Timestamp,
@@ -114,7 +114,7 @@ impl Shared {
 
     pub(super) fn append_one(
         &self,
-        state: &mut State,
+        state: &mut Head,
         writer: &Writer<'_>,
         event: Event,
         salt: Option<[u8; 16]>,
@@ -149,7 +149,7 @@ impl Shared {
     }
 
     /// Records a refusal by itself while its rate allows, and counts it else.
-    pub(super) fn refuse(&self, state: &mut State, access: &Access, now: Timestamp) -> Noted {
+    pub(super) fn refuse(&self, state: &mut Head, access: &Access, now: Timestamp) -> Noted {
         let limit = state.settings.refusals_per_minute;
         if state.refusals.admit(access, limit) {
             let event = Event::Access(Box::new(access.clone()));
@@ -171,11 +171,11 @@ impl Shared {
     /// Writes what was counted and is due, or all of it at the end.
     pub(super) fn summarise(
         &self,
-        state: &mut State,
+        state: &mut Head,
         now: Timestamp,
         end: bool,
     ) -> Result<(), AuditError> {
-        let counts: [fn(&mut State) -> &mut Counts; 2] =
+        let counts: [fn(&mut Head) -> &mut Counts; 2] =
             [|state| &mut state.reads, |state| &mut state.refused];
         for counts in counts {
             while let Some(summary) = counts(state).next_summary(now, end) {
@@ -197,7 +197,7 @@ impl Shared {
     }
 
     /// After a reopening, writes again what the store lost, under the same indexes.
-    pub(super) fn keep_up(&self, state: &mut State, writer: &Writer<'_>) -> Result<(), AuditError> {
+    pub(super) fn keep_up(&self, state: &mut Head, writer: &Writer<'_>) -> Result<(), AuditError> {
         if state.generation == writer.generation() {
             return Ok(());
         }
@@ -213,7 +213,7 @@ impl Shared {
     }
 
     /// Sets the counters by what the store holds.
-    fn survey(&self, state: &mut State, writer: &Writer<'_>) -> Result<(), AuditError> {
+    fn survey(&self, state: &mut Head, writer: &Writer<'_>) -> Result<(), AuditError> {
         state.owners = Owners::default();
         let (mut first, mut next, mut unread) = (None, 0, 0);
         loop {
@@ -251,7 +251,7 @@ impl Shared {
     }
 
     /// Tells watchers and metrics.
-    pub(super) fn report(&self, state: &State) {
+    pub(super) fn report(&self, state: &Head) {
         self.next.send_if_modified(|next| {
             let moved = *next != state.next;
             *next = state.next;

@@ -26,18 +26,18 @@ mod tests;
 mod text;
 mod trim;
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use self::append::State;
+use self::append::Head;
 pub use self::metrics::Metrics;
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
 pub use self::tag::Tag;
 use crate::digest::{digest, hex};
 use crate::identity::Identity;
-use crate::lock::Mutex;
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError, Tree};
 use crate::time::Timestamp;
@@ -88,7 +88,7 @@ struct Shared {
     /// Salts of prompt commitments by the record's index, apart so that one can be erased.
     salts: Tree,
     boot_id: String,
-    state: Mutex<State>,
+    state: Mutex<Head>,
     next: watch::Sender<u64>,
     metrics: Metrics,
 }
@@ -100,7 +100,7 @@ impl Log {
             records: store.tree("audit")?,
             salts: store.tree("audit_salts")?,
             boot_id: identity.boot_id.clone(),
-            state: Mutex::new(State::new(settings)),
+            state: Mutex::new(Head::new(settings)),
             next: watch::Sender::new(0),
             metrics: Metrics::default(),
         };
@@ -291,14 +291,14 @@ impl Log {
         &self.0.metrics
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Head> {
         self.0.state()
     }
 }
 
 impl Shared {
     /// A panic elsewhere leaves the counters behind at worst; the next reopening sets them right.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Head> {
         self.state.lock()
     }
 

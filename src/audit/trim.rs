@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::append::State;
+use super::append::Head;
 use super::kept::{Kept, line};
 use super::owners::Owner;
 use super::record::{Event, Loss, MAX_LOSSES};
@@ -29,7 +29,7 @@ pub(super) const MOST: usize = 16_384;
 
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 
-impl State {
+impl Head {
     /// What records may take by themselves.
     pub(super) fn budget(&self) -> u64 {
         let room = self.settings.max_bytes.saturating_sub(DISK_BASE);
@@ -114,7 +114,7 @@ fn name(loss: &mut Loss, event: &Event) {
 impl Shared {
     pub(super) fn enforce_cap(
         &self,
-        state: &mut State,
+        state: &mut Head,
         writer: &Writer<'_>,
         now: Timestamp,
     ) -> Result<(), AuditError> {
@@ -151,7 +151,7 @@ impl Shared {
     /// clock gone wrong must not empty the log.
     pub(super) fn retain(
         &self,
-        state: &mut State,
+        state: &mut Head,
         now: Timestamp,
         synchronised: bool,
     ) -> Result<(), AuditError> {
@@ -213,7 +213,7 @@ impl Shared {
     /// nothing tells of.
     fn remove(
         &self,
-        state: &mut State,
+        state: &mut Head,
         writer: &Writer<'_>,
         removals: Removals,
         now: Timestamp,

@@ -4,7 +4,9 @@
 //! tokens that were permitted are remembered, so a flood of bad ones can't push good ones out.
 
 use std::collections::HashMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::clock::Clock;
 use super::credential::Credential;
@@ -14,7 +16,6 @@ use super::token::MAX_LEN;
 use super::verdict::Decision;
 use super::verdict::Verified;
 use crate::digest::digest;
-use crate::lock::Mutex;
 use crate::prompt::Request;
 
 /// Verified tokens, each good for one epoch; bounded. Same answers as [`super::decide`].
@@ -25,18 +26,18 @@ pub struct Cache {
 
 type Hash = [u8; 32];
 
-/// A ring of slots with a hand that passes over those used since its last round (the "clock" or
+/// A ring of tokens with a hand that passes over those used since its last round (the "clock" or
 /// second-chance algorithm): nearly least-recently-used, without moving anything at a hit.
 #[derive(Debug)]
 struct Tokens {
     capacity: usize,
-    slots: Vec<Slot>,
+    ring: Vec<Cached>,
     places: HashMap<Hash, usize>,
     hand: usize,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct Cached {
     hash: Hash,
     epoch: u64,
     token: Arc<Verified>,
@@ -48,7 +49,7 @@ impl Cache {
     pub fn new(capacity: usize) -> Cache {
         let tokens = Tokens {
             capacity,
-            slots: Vec::new(),
+            ring: Vec::new(),
             places: HashMap::new(),
             hand: 0,
         };
@@ -84,39 +85,39 @@ impl Cache {
 
 impl Tokens {
     fn get(&mut self, hash: &Hash, epoch: u64) -> Option<Arc<Verified>> {
-        let slot = &mut self.slots[*self.places.get(hash)?];
-        if slot.epoch != epoch {
+        let kept = &mut self.ring[*self.places.get(hash)?];
+        if kept.epoch != epoch {
             return None;
         }
-        slot.used = true;
-        Some(Arc::clone(&slot.token))
+        kept.used = true;
+        Some(Arc::clone(&kept.token))
     }
 
     fn put(&mut self, hash: Hash, epoch: u64, token: &Arc<Verified>) {
-        let slot = Slot {
+        let kept = Cached {
             hash,
             epoch,
             token: Arc::clone(token),
             used: false,
         };
         if let Some(place) = self.places.get(&hash) {
-            self.slots[*place] = slot;
-        } else if self.slots.len() < self.capacity {
-            self.places.insert(hash, self.slots.len());
-            self.slots.push(slot);
+            self.ring[*place] = kept;
+        } else if self.ring.len() < self.capacity {
+            self.places.insert(hash, self.ring.len());
+            self.ring.push(kept);
         } else if let Some(place) = self.next_place() {
-            self.places.remove(&self.slots[place].hash);
+            self.places.remove(&self.ring[place].hash);
             self.places.insert(hash, place);
-            self.slots[place] = slot;
+            self.ring[place] = kept;
         }
     }
 
-    /// The slot to give up: the first that wasn't used since the hand last passed it.
+    /// The kept to give up: the first that wasn't used since the hand last passed it.
     fn next_place(&mut self) -> Option<usize> {
-        while let Some(slot) = self.slots.get_mut(self.hand) {
+        while let Some(kept) = self.ring.get_mut(self.hand) {
             let place = self.hand;
             self.hand = (self.hand + 1) % self.capacity;
-            if !std::mem::take(&mut slot.used) {
+            if !std::mem::take(&mut kept.used) {
                 return Some(place);
             }
         }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -30,7 +31,6 @@ use crate::keysync::{
     DenyFiles, DenyStatus, Flight, Floor, Keyring, KeysError, Lines, NewDenyFiles, Outcome,
     Refresher, Report, Set, Verdict, Why, tell_left_out,
 };
-use crate::lock::Mutex;
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use super::State;
 use super::metrics::Metrics;
@@ -12,7 +13,6 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::keysync::{Report, Why};
-use crate::lock::Mutex;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Exposition;
 use crate::time::{self, Reading};

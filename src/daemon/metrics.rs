@@ -1,11 +1,11 @@
 //! Metrics of keys, deny-lists and clock: set when they are read.
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::auth::Realm;
-use crate::lock::Mutex;
 use crate::prompt::Scope;
 use crate::telemetry::Registry;
 use crate::time::{Moment, Timestamp};

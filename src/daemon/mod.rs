@@ -172,7 +172,7 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
             metrics,
-            reloading: crate::lock::Mutex::default(),
+            reloading: parking_lot::Mutex::default(),
         });
         core.follow_epochs();
         core.follow_deny_files().map_err(RunError::Thread)?;

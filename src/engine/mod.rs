@@ -2,7 +2,7 @@
 //! streams text back.
 //!
 //! [`Engine::prepare`] is the text side ([`prepare`]: defaults and bounds; [`text`]: chat template,
-//! then tokenizer), on the caller's thread. [`Slot::submit`] puts the prompt into the [`queue`]; the
+//! then tokenizer), on the caller's thread. [`Reservation::submit`] puts the prompt into the [`queue`]; the
 //! engine [`thread`] runs one answer at a time ([`generate`]): the model's logits → [`penalty`] →
 //! [`sample`] → [`detokenise`] → [`stop`] → the answer's channel.
 
@@ -92,7 +92,7 @@ pub struct Engine {
 
 /// A reserved place in the queue; dropped, it is free again.
 #[derive(Debug)]
-pub struct Slot {
+pub struct Reservation {
     place: Place,
 }
 
@@ -121,7 +121,7 @@ pub struct Job {
     pub done: Box<dyn FnOnce(&Report) + Send>,
 }
 
-/// What is known when an answer has ended. Durations count from [`Slot::submit`].
+/// What is known when an answer has ended. Durations count from [`Reservation::submit`].
 #[derive(Debug, Clone)]
 pub struct Report {
     pub outcome: Outcome,
@@ -210,9 +210,9 @@ impl Engine {
     }
 
     /// Takes a place in the queue of the principal's share, or says when to try again.
-    pub fn reserve(&self, principal: &Principal) -> Result<Slot, Refusal> {
+    pub fn reserve(&self, principal: &Principal) -> Result<Reservation, Refusal> {
         let place = self.shared.queue.reserve(principal.key())?;
-        Ok(Slot { place })
+        Ok(Reservation { place })
     }
 
     /// Resolves when a place gets free after this call, for who found none.
@@ -247,7 +247,7 @@ impl Drop for Shared {
     }
 }
 
-impl Slot {
+impl Reservation {
     /// Puts the job where its turn will be. Its end comes by `done` and the answer's channel.
     pub fn submit(self, job: Job) {
         let queue = Arc::clone(self.place.queue());

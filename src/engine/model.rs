@@ -6,8 +6,9 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tract_onnx::prelude::{IntoTValue, TValue, Tensor, TypedSimpleState, tvec};
 use tract_onnx::tract_hir::internal::{TractError, TractResult};
 
@@ -19,7 +20,6 @@ use super::kernels::{Family, Kernels};
 use super::ops::{Cache, Machine};
 use super::pace::Pace;
 use crate::catalog::{Bundle, GRAPH, WEIGHTS};
-use crate::lock::Mutex;
 use crate::{json, time};
 
 /// Tokens of one pass through the graph: bounds the activations' memory, and how long a prompt

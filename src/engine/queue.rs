@@ -4,10 +4,11 @@
 //! A [`Place`] is taken before anything is charged or recorded, travels with the request, and is
 //! free again when it is dropped: after the answer, or when the request never comes.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -16,7 +17,6 @@ use super::metrics::Metrics;
 use super::turns::{Key, Turns};
 use super::{Prompt, Report};
 use crate::auth::Permitted;
-use crate::lock::Mutex;
 use crate::prompt::{AnswerSender, Finish, Interrupt, Outcome};
 use crate::reason::{Refusal, RefuseReason};
 use crate::share::{Full, Shares};
@@ -32,7 +32,7 @@ const LATEST: f64 = 0.25;
 /// What the engine thread and its handles share.
 #[derive(Debug)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<Occupancy>,
     wake: Condvar,
     /// Told whenever a place gets free.
     room: Notify,
@@ -41,7 +41,7 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug)]
-struct State {
+struct Occupancy {
     waiting: Turns<Work>,
     /// Places that are reserved, waiting or running.
     places: Shares<Key>,
@@ -76,7 +76,7 @@ pub(super) struct Work {
 impl Queue {
     /// One place runs, `waiting` wait.
     pub(super) fn new(waiting: usize, metrics: Metrics) -> Queue {
-        let state = State {
+        let state = Occupancy {
             waiting: Turns::default(),
             places: Shares::new(waiting.saturating_add(1)),
             running: None,
@@ -139,8 +139,7 @@ impl Queue {
                 return Some(work);
             }
             self.beat();
-            let waited = self.wake.wait_timeout(state, BEAT);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.wake.wait_for(&mut state, BEAT);
         }
     }
 
@@ -199,17 +198,17 @@ impl Queue {
         self.beat.load(Ordering::Relaxed)
     }
 
-    fn publish(&self, state: &State) {
+    fn publish(&self, state: &Occupancy) {
         self.metrics.queue(state.load());
     }
 
     /// A panic elsewhere leaves counters that are still true.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Occupancy> {
         self.state.lock()
     }
 }
 
-impl State {
+impl Occupancy {
     fn load(&self) -> (usize, usize) {
         let running = usize::from(self.running.is_some());
         (self.places.taken().saturating_sub(running), running)

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Revocations;
 use crate::files::{self, Care};
-use crate::lock::Mutex;
 
 /// A little more than `Revocations::parse` takes, so that it is what refuses a larger file.
 const MAX_READ: u64 = 257 * 1024;

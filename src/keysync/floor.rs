@@ -9,14 +9,14 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Error;
 
 use super::words::{BUDGET, Line, Saved, Words};
 use crate::auth::RealmFloor;
-use crate::lock::Mutex;
 use crate::store::{Store, StoreError, Tree};
 use crate::time::{Booted, Moment, Timestamp, Uptime};
 
@@ -42,13 +42,13 @@ const REALMS_KEY: &[u8] = b"realms";
 pub struct Floor {
     store: Store,
     tree: Tree,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Floors>>,
     /// Held during a write, or an older one could take the place of a newer.
     writing: Arc<Mutex<()>>,
 }
 
 #[derive(Debug, Clone)]
-struct State {
+struct Floors {
     floor: Line,
     /// For how long the daemon has run, as of `begun`.
     ran: Duration,
@@ -84,7 +84,7 @@ impl Floor {
         Ok(Floor {
             store: store.clone(),
             tree,
-            state: Arc::new(Mutex::new(State {
+            state: Arc::new(Mutex::new(Floors {
                 floor,
                 ran: ran.saturating_add(passed),
                 begun: now.uptime,
@@ -249,12 +249,12 @@ impl Floor {
         self.writing.lock()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Floors> {
         self.state.lock()
     }
 }
 
-impl State {
+impl Floors {
     /// A realm as it was saved; a new one begins with a whole budget.
     fn opened(&self, issuer: &str, now: Booted) -> Words {
         match self.saved_realms.get(issuer) {

@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::vouch::Verdict;
 use super::{KeysError, MAX_JWKS, Set};
 use crate::https::{Https, HttpsError};
 use crate::identity::random;
-use crate::lock::Mutex;
 use crate::time::{self, Timestamp};
 
 /// Where a realm's keys are fetched from, and how often.
@@ -90,7 +91,7 @@ pub struct Line {
     https: Https,
     /// Held during a fetch: there is never more than one.
     flight: Mutex<()>,
-    state: Mutex<State>,
+    state: Mutex<Attempts>,
 }
 
 /// A fetch: as long as it is held, there is no other of the realm's.
@@ -100,7 +101,7 @@ pub struct Flight<'l> {
     _turn: MutexGuard<'l, ()>,
 }
 
-struct State {
+struct Attempts {
     fetches: u64,
     failures: u32,
     last_fetch: Option<Instant>,
@@ -170,7 +171,7 @@ impl Line {
             source,
             https,
             flight: Mutex::new(()),
-            state: Mutex::new(State {
+            state: Mutex::new(Attempts {
                 fetches: 0,
                 failures: 0,
                 last_fetch: None,
@@ -253,7 +254,7 @@ impl Line {
         self.flight.try_lock().is_none()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Attempts> {
         self.state.lock()
     }
 }
@@ -317,7 +318,7 @@ impl Flight<'_> {
     }
 }
 
-impl State {
+impl Attempts {
     fn forget_held(&mut self) {
         self.held = None;
         self.told = None;

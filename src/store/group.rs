@@ -1,20 +1,21 @@
 //! Group commit: callers that wait at the same time share one run of an expensive action.
 
-use std::sync::{Arc, Condvar, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::StoreError;
-use crate::lock::Mutex;
 
 /// Whoever comes first leads a round for all that came before it started; who comes while it
 /// runs waits for the next one, because the running one may have missed their writes.
 #[derive(Default)]
 pub(super) struct Group {
-    state: Mutex<State>,
+    state: Mutex<Rounds>,
     ended: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Rounds {
     running: bool,
     next: Arc<Round>,
 }
@@ -30,10 +31,7 @@ impl Group {
         let mut state = self.state.lock();
         let round = Arc::clone(&state.next);
         while state.running && round.get().is_none() {
-            state = self
-                .ended
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.ended.wait(&mut state);
         }
         if let Some(result) = round.get() {
             return result.clone();

@@ -18,17 +18,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 pub use self::error::StoreError;
 use self::group::Group;
 use self::handle::Handle;
 pub use self::open::Recovery;
 use self::table::{Pair, Table};
-
-use crate::lock::Mutex;
 
 /// The database in the state folder.
 pub const FOLDER: &str = "db";
@@ -61,7 +61,7 @@ pub struct Batch(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
 /// The right to change the store: while one is held, nobody else writes and the handle stays.
 pub struct Writer<'a> {
     shared: &'a Shared,
-    slot: RwLockReadGuard<'a, Slot>,
+    database: RwLockReadGuard<'a, Database>,
 }
 
 struct Shared {
@@ -70,7 +70,7 @@ struct Shared {
     /// Writers, flushes and reopenings exclude each other: sled forgets to wake a waiting flush
     /// when a write fails in a buffer that several threads share.
     writer: Mutex<()>,
-    slot: RwLock<Slot>,
+    database: RwLock<Database>,
     broken: Mutex<Option<Broken>>,
     /// What the last [`Store::check`] found.
     problem: Mutex<Option<StoreError>>,
@@ -85,7 +85,7 @@ struct Shared {
 }
 
 /// The open database, and what is needed to open it again.
-struct Slot {
+struct Database {
     handle: Option<Handle>,
     names: BTreeSet<String>,
     /// Rises with every reopening: what wasn't synced before it is gone.
@@ -102,7 +102,7 @@ impl Store {
     /// Opens or creates the database in `folder`, repairing what can be repaired.
     pub fn open(folder: &Path) -> Result<Store, StoreError> {
         let opened = open::open(folder)?;
-        let slot = Slot {
+        let database = Database {
             handle: Some(opened.handle),
             names: BTreeSet::new(),
             generation: 0,
@@ -111,7 +111,7 @@ impl Store {
             home: opened.home,
             recovery: opened.recovery,
             writer: Mutex::new(()),
-            slot: RwLock::new(slot),
+            database: RwLock::new(database),
             broken: Mutex::new(None),
             problem: Mutex::new(None),
             dirty: AtomicBool::new(true),
@@ -130,12 +130,12 @@ impl Store {
     pub fn tree(&self, name: &str) -> Result<Tree, StoreError> {
         let _writer = self.0.writer.lock();
         self.0.revive()?;
-        let mut slot = self.0.slot.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(handle) = slot.handle.as_mut() else {
+        let mut database = self.0.database.write();
+        let Some(handle) = database.handle.as_mut() else {
             return Err(self.0.why_broken());
         };
         handle.open_table(name)?;
-        slot.names.insert(name.to_owned());
+        database.names.insert(name.to_owned());
         Ok(Tree {
             store: self.clone(),
             name: name.into(),
@@ -175,7 +175,7 @@ impl Store {
         self.0.revive()?;
         writes(&Writer {
             shared: &self.0,
-            slot: self.0.read(),
+            database: self.0.read(),
         })
     }
 
@@ -200,8 +200,8 @@ impl Store {
     /// What the database takes on the disk, garbage included.
     #[cfg(test)]
     pub fn size_on_disk(&self) -> u64 {
-        let slot = self.0.read();
-        slot.handle.as_ref().map_or(0, Handle::size_on_disk)
+        let database = self.0.read();
+        database.handle.as_ref().map_or(0, Handle::size_on_disk)
     }
 
     /// How many times the disk was really synced.
@@ -255,8 +255,8 @@ impl Tree {
 
     fn read<T>(&self, from: impl FnOnce(&Table) -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.store.0.reads.fetch_add(1, Ordering::Relaxed);
-        let slot = self.store.0.read();
-        from(self.store.0.table(&slot, self)?)
+        let database = self.store.0.read();
+        from(self.store.0.table(&database, self)?)
     }
 }
 
@@ -277,7 +277,7 @@ impl Batch {
 impl Writer<'_> {
     /// Differs from an earlier value when the store was reopened, and unsynced writes lost.
     pub fn generation(&self) -> u64 {
-        self.slot.generation
+        self.database.generation
     }
 
     pub fn insert(&self, tree: &Tree, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
@@ -298,7 +298,7 @@ impl Writer<'_> {
         change: impl FnOnce(&Table) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.shared.dirty.store(true, Ordering::Release);
-        let done = change(self.shared.table(&self.slot, tree)?);
+        let done = change(self.shared.table(&self.database, tree)?);
         done.inspect_err(|error| self.shared.note(error))
     }
 }
@@ -310,15 +310,15 @@ impl Shared {
             let _writer = self.writer.lock();
             let before = self.read().generation;
             self.revive()?;
-            let slot = self.read();
-            if slot.generation != before {
+            let database = self.read();
+            if database.generation != before {
                 let what = "it was reopened, and what wasn't synced is lost; try again";
                 return Err(StoreError::Io(what.into()));
             }
             if !self.dirty.swap(false, Ordering::AcqRel) {
                 return Ok(());
             }
-            let Some(handle) = slot.handle.as_ref() else {
+            let Some(handle) = database.handle.as_ref() else {
                 return Err(self.why_broken());
             };
             handle.flush().inspect_err(|error| self.note(error))?;
@@ -343,13 +343,13 @@ impl Shared {
         if too_soon || (matches!(broken.error, StoreError::Full) && !self.has_room()) {
             return Err(broken.error);
         }
-        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        let mut database = self.database.write();
         // sled's own lock goes with the old handle.
-        slot.handle = None;
-        match open::reopen(&self.home, &slot.names) {
+        database.handle = None;
+        match open::reopen(&self.home, &database.names) {
             Ok(handle) => {
-                slot.handle = Some(handle);
-                slot.generation += 1;
+                database.handle = Some(handle);
+                database.generation += 1;
                 self.dirty.store(true, Ordering::Release);
                 *self.broken.lock() = None;
                 Ok(())
@@ -388,12 +388,12 @@ impl Shared {
             .map_or_else(closed, |broken| broken.error.clone())
     }
 
-    fn table<'a>(&self, slot: &'a Slot, tree: &Tree) -> Result<&'a Table, StoreError> {
-        let handle = slot.handle.as_ref().ok_or_else(|| self.why_broken())?;
+    fn table<'a>(&self, database: &'a Database, tree: &Tree) -> Result<&'a Table, StoreError> {
+        let handle = database.handle.as_ref().ok_or_else(|| self.why_broken())?;
         handle.table(&tree.name)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Slot> {
-        self.slot.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Database> {
+        self.database.read()
     }
 }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
 pub use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
-
-use crate::lock::Mutex;
 
 /// The filter that can't be understood, and why.
 #[derive(Debug, thiserror::Error)]

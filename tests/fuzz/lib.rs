@@ -16,8 +16,6 @@ pub mod files;
 pub mod identity;
 #[path = "../../src/json.rs"]
 pub mod json;
-#[path = "../../src/lock.rs"]
-pub mod lock;
 #[path = "../../src/prompt/mod.rs"]
 pub mod prompt;
 #[path = "../../src/reason.rs"]

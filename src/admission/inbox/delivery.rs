@@ -1,7 +1,9 @@
 //! The way of one delivery: who asks, was it asked before, and what came of it.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::MutexGuard;
 
 use super::attempt::{Asked, Attempt, Next};
 use super::entry::{Stage, StoredAnswer};
@@ -184,11 +186,11 @@ impl Admission {
             .unwrap_or_else(crate::time::instant);
         let (engine, shutdown) = (&self.0.engine, &self.0.shutdown);
         let place = self.0.waiting.place(waits, until, engine, shutdown);
-        let slot = place
+        let reservation = place
             .await
             .map_err(|refusal| self.reject(&permitted, refusal))?;
         let place = Place {
-            slot,
+            reservation,
             run,
             attempt: Some(Arc::clone(&attempt)),
         };

@@ -1,7 +1,8 @@
 //! The store's part of deliveries, and the one [`Machine`] that says what is to be done with them.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -10,7 +11,6 @@ use crate::admission::Settings;
 use crate::auth::Clock;
 use crate::delivery::{Exact, Key, Machine, Question};
 use crate::link::Ack;
-use crate::lock::Mutex;
 use crate::store::{Batch, Store, StoreError, Tree};
 use crate::time::Timestamp;
 

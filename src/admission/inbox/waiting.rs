@@ -6,16 +6,15 @@
 //! so that nobody's flood turns another away.
 
 use std::collections::VecDeque;
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::admission::running::Run;
 use crate::auth::Principal;
 use crate::delivery::Owner;
-use crate::engine::{Engine, Slot};
-use crate::lock::Mutex;
+use crate::engine::{Engine, Reservation};
 use crate::reason::{Reason, Refusal, RefuseReason};
 use crate::shutdown::Shutdown;
 
@@ -27,7 +26,7 @@ const MOST_BYTES: usize = 8 << 20;
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 /// What a wait ends in.
-type Place = Result<Slot, Refusal>;
+type Place = Result<Reservation, Refusal>;
 
 #[derive(Debug, Default)]
 pub(in crate::admission) struct Waiting(Mutex<Lines<Waiter>>);

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::exit::{Done, Failure};
 use crate::files;
 use crate::identity::random_hex;
-use crate::lock::Mutex;
 
 /// How long a process may take to end when it is asked.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,14 +4,13 @@
 use std::fs::File;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::door::{Door, Whose};
-
-use crate::lock::Mutex;
 
 /// Connections that find a descriptor whatever the others do.
 pub(super) const KEPT: usize = 4;

@@ -8,18 +8,18 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::door::Whose;
 use super::metrics::Metrics;
 use super::reply::Body;
-use crate::lock::Mutex;
 use crate::share::Shares;
 
 /// Connections beyond all seats that may hear so at a time.

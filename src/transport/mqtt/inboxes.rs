@@ -6,19 +6,19 @@
 //! its client could take for its answer.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::request::{Form, Reply};
 use super::topics::Topics;
 
-use crate::lock::Mutex;
-
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Inboxes(Arc<Mutex<State>>);
+pub(super) struct Inboxes(Arc<Mutex<Awaiting>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Awaiting {
     /// At most one for each task of the session.
     awaited: BTreeMap<u64, Awaited>,
     next: u64,
@@ -63,7 +63,7 @@ impl Inboxes {
     }
 
     /// Nothing between two locks depends on the other, so a panic elsewhere leaves a sound map.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Awaiting> {
         self.0.lock()
     }
 }

@@ -26,11 +26,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::admission::Admission;
 use crate::audit;
 use crate::identity::{Identity, Nonces};
 use crate::link::{self, Backoff};
-use crate::lock::Mutex;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Registry;
 use crate::time;
@@ -138,7 +139,7 @@ pub fn start(
         notices: status::Notices::new(audit),
         shutdown,
         beats: Arc::clone(&beats),
-        state: session::State::new(now),
+        state: session::Underway::new(now),
     };
     let (running, ended) = tokio::sync::watch::channel(());
     tokio::spawn(async move {

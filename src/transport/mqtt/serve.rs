@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{Answer, Ended, Messages};
@@ -21,7 +22,6 @@ use crate::admission::{
 use crate::auth::{Credential, Grant};
 use crate::delivery::{End, Exact, Id};
 use crate::identity::Nonces;
-use crate::lock::Mutex;
 use crate::prompt::{self, Cancel, Finish, Look, Operation, Origin, Outcome, Request, RequestId};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
 use crate::wire::Framing;

@@ -58,11 +58,11 @@ pub(super) struct Session {
     pub(super) notices: Notices,
     pub(super) shutdown: Shutdown,
     pub(super) beats: Arc<AtomicU64>,
-    pub(super) state: State,
+    pub(super) state: Underway,
 }
 
 /// What changes.
-pub(super) struct State {
+pub(super) struct Underway {
     live: Option<Live>,
     retry_at: Instant,
     connections: u64,
@@ -90,9 +90,9 @@ struct Live {
     overrun: bool,
 }
 
-impl State {
-    pub(super) fn new(now: Instant) -> State {
-        State {
+impl Underway {
+    pub(super) fn new(now: Instant) -> Underway {
+        Underway {
             live: None,
             retry_at: now,
             connections: 0,

@@ -1,14 +1,14 @@
 //! What is said of the broker connection: to `slmd status`, to the broker, to the audit log.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
 use super::untold::{self, Kinds, Why};
 use crate::admin::MqttStatus;
 use crate::audit::Log;
-use crate::lock::Mutex;
 use crate::prompt::Origin;
 use crate::reason::Reason;
 use crate::time::Timestamp;
@@ -20,10 +20,10 @@ const NOTICE_EVERY: Duration = Duration::from_secs(600);
 
 /// Shared by the session and whoever asks.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Cell(Arc<Mutex<State>>);
+pub(super) struct Cell(Arc<Mutex<Condition>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Condition {
     connected: bool,
     reconnects: u64,
     /// Why there is no connection.
@@ -86,7 +86,7 @@ impl Cell {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Condition> {
         self.0.lock()
     }
 }
