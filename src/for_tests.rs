@@ -59,7 +59,11 @@ pub mod store {
 }
 
 pub mod time {
-    pub use crate::time::{Mark, Moment, Timestamp, Uptime, instant, now};
+    pub use crate::time::{Clocks, Mark, Moment, Timestamp, Uptime, instant};
+
+    pub fn now() -> Timestamp {
+        Clocks::default().now()
+    }
 }
 
 pub mod tls {

@@ -1,7 +1,7 @@
 //! The only module that reads a clock. Everybody else gets time as a parameter.
 //!
-//! The wall clock ([`now`]) says what time it is, and may be wrong, and may step. [`uptime`] never
-//! steps and also counts while the machine sleeps, but says nothing of another boot; `Instant` is for
+//! The wall clock ([`Clocks::now`]) says what time it is, and may be wrong, and may step.
+//! [`Clocks::uptime`] never steps and also counts while the machine sleeps, but says nothing of another boot; `Instant` is for
 //! waits, and may stand still during a sleep. No two of them can be subtracted: what needs an age
 //! keeps a [`Mark`] and asks it with a [`Moment`], which has both clocks.
 
@@ -196,16 +196,7 @@ impl Mark {
     }
 }
 
-/// The wall clock. A clock before 1970 reads as 1970.
-#[expect(clippy::disallowed_methods, reason = "this is the module that may")]
-pub fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// The monotonic clock, for waits.
+/// The monotonic clock, for waits: those are never at another time.
 #[expect(clippy::disallowed_methods, reason = "this is the module that may")]
 pub fn instant() -> Instant {
     Instant::now()
@@ -219,13 +210,72 @@ pub struct Reading {
     pub synchronised: bool,
 }
 
-pub fn reading() -> Reading {
-    reading_of(now, synchronised)
+/// What the machine's clocks are read by. Whoever lives at one time has one, so that tests can have it
+/// live at another. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Clocks {
+    #[cfg(test)]
+    set: Option<std::sync::Arc<parking_lot::Mutex<Reading>>>,
+}
+
+impl Clocks {
+    /// The wall clock.
+    pub fn now(&self) -> Timestamp {
+        #[cfg(test)]
+        if let Some(set) = &self.set {
+            return set.lock().now;
+        }
+        now()
+    }
+
+    /// The clock that never steps and never stands still in this boot.
+    pub fn uptime(&self) -> Uptime {
+        self.booted().uptime
+    }
+
+    /// [`Clocks::uptime`] with the kernel's id of this boot, or one of this process where it tells none.
+    pub fn booted(&self) -> Booted {
+        #[cfg(test)]
+        if let Some(set) = &self.set {
+            return set.lock().at;
+        }
+        booted()
+    }
+
+    /// Whether the kernel's clock is kept in step with a time source.
+    pub fn synchronised(&self) -> bool {
+        #[cfg(test)]
+        if let Some(set) = &self.set {
+            return set.lock().synchronised;
+        }
+        crate::sys::clock_synchronised()
+    }
+
+    pub fn reading(&self) -> Reading {
+        reading_of(|| self.now(), || self.booted(), || self.synchronised())
+    }
+
+    /// Clocks that stand still at `reading`, until they are set again.
+    #[cfg(test)]
+    pub fn at(reading: Reading) -> Clocks {
+        Clocks {
+            set: Some(std::sync::Arc::new(parking_lot::Mutex::new(reading))),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn set(&self, reading: Reading) {
+        *self.set.as_ref().expect("made by `at`").lock() = reading;
+    }
 }
 
 /// The clock is read between two answers: what it said before it was stepped and called
 /// synchronised is believed by nobody.
-fn reading_of(now: impl Fn() -> Timestamp, synchronised: impl Fn() -> bool) -> Reading {
+fn reading_of(
+    now: impl Fn() -> Timestamp,
+    booted: impl Fn() -> Booted,
+    synchronised: impl Fn() -> bool,
+) -> Reading {
     let before = synchronised();
     let (now, at) = (now(), booted());
     Reading {
@@ -235,15 +285,22 @@ fn reading_of(now: impl Fn() -> Timestamp, synchronised: impl Fn() -> bool) -> R
     }
 }
 
-/// The clock that never steps and never stands still in this boot.
-pub fn uptime() -> Uptime {
+/// A clock before 1970 reads as 1970.
+#[expect(clippy::disallowed_methods, reason = "this is the module that may")]
+fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn uptime() -> Uptime {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let since = Duration::try_from(time).unwrap_or_default();
     Uptime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// [`uptime`] with the kernel's id of this boot, or one of this process where it tells none.
-pub fn booted() -> Booted {
+fn booted() -> Booted {
     static BOOT: LazyLock<u64> = LazyLock::new(|| {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let digits: String = id
@@ -260,11 +317,6 @@ pub fn booted() -> Booted {
         boot: *BOOT,
         uptime: uptime(),
     }
-}
-
-/// Whether the kernel's clock is kept in step with a time source.
-pub fn synchronised() -> bool {
-    crate::sys::clock_synchronised()
 }
 
 #[cfg(test)]
@@ -334,7 +386,7 @@ mod tests {
                 true => kept_after,
                 false => kept_before,
             };
-            let reading = reading_of(now, synchronised);
+            let reading = reading_of(now, booted, synchronised);
             (reading.now, reading.synchronised)
         };
         assert_eq!(read(true, true), (Timestamp(5), true));

@@ -17,6 +17,7 @@ use slmd::for_tests::audit::{Access, Event, Log, Settings, Verdict};
 use slmd::for_tests::identity::{Identity, random};
 use slmd::for_tests::prompt::{Origin, RequestId};
 use slmd::for_tests::store::Store;
+use slmd::for_tests::time::Clocks;
 
 /// Set in the child: the folder that it writes to.
 const FOLDER: &str = "SLMD_CRASH_FOLDER";
@@ -139,7 +140,8 @@ fn open_log(store: &Store) -> Log {
         retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: 60,
     };
-    Log::open(store, settings, &Identity::new("edge-1").unwrap()).unwrap()
+    let identity = Identity::new("edge-1").unwrap();
+    Log::open(store, settings, &identity, Clocks::default()).unwrap()
 }
 
 fn permit(id: &RequestId) -> Access {

@@ -107,7 +107,7 @@ impl Admission {
         Ok(Admission(Arc::new(Inner {
             inbox: Inbox::open(&parts.store, Box::new(effective))?,
             waiting: Waiting::default(),
-            replay: Replay::open(&parts.store, registry)?,
+            replay: Replay::open(&parts.store, parts.log.clocks().booted(), registry)?,
             limits: Limits::new(Arc::clone(&settings)),
             settings,
             decider: Decider::new(parts.authority.clone()),

@@ -20,7 +20,7 @@ use crate::engine::{Job, Prompt, Report, Reservation};
 use crate::identity::random;
 use crate::prompt::{self, AnswerReceiver, Completion, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
-use crate::time::{self, Timestamp};
+use crate::time::Timestamp;
 
 /// A permitted, recorded, queued request and its answer. Dropping it cancels what still runs.
 #[derive(Debug)]
@@ -219,7 +219,7 @@ impl Admission {
         let admitted = Admitted {
             id: permitted.request().id.clone(),
             model: permitted.endpoint().client_id.clone(),
-            created: time::now(),
+            created: self.0.recorder.log.clocks().now(),
             answer,
             permit,
         };

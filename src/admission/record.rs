@@ -14,7 +14,6 @@ use crate::keysync::Floor;
 use crate::prompt::{Operation, Origin, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::Store;
-use crate::time;
 
 /// When to come again while nothing can be recorded.
 const RETRY: Duration = Duration::from_secs(5);
@@ -109,7 +108,8 @@ impl Recorder {
             if let Some(proof) = &proof {
                 proof.write()?;
             }
-            log.append_permit(access, salt, time::now()).map(drop)
+            let now = log.clocks().now();
+            log.append_permit(access, salt, now).map(drop)
         })
         .await?;
         self.metrics.permitted(permitted);
@@ -126,25 +126,26 @@ impl Recorder {
         let log = self.log.clone();
         let is_read = matches!(permitted.request().asks, Operation::Look(_));
         if is_read
-            && log.is_counting(&access, time::now())
+            && log.is_counting(&access, log.clocks().now())
             && let Some(used) = proof.take()
         {
             // It counts only when its proof can't be used again.
             self.commit(move || Ok(used.write()?)).await?;
         }
         // A proof that is left is written with the record.
-        let counted = is_read && proof.is_none() && log.count_read(&access, time::now());
+        let counted = is_read && proof.is_none() && log.count_read(&access, log.clocks().now());
         if !counted {
             let record = access.clone();
             self.commit(move || {
                 if let Some(proof) = &proof {
                     proof.write()?;
                 }
-                log.append_read(record, time::now()).map(drop)
+                log.append_read(record, log.clocks().now()).map(drop)
             })
             .await?;
             if is_read {
-                self.log.begin_counting(&access, time::now());
+                let now = self.log.clocks().now();
+                self.log.begin_counting(&access, now);
             }
         }
         self.metrics.permitted(&permitted);
@@ -153,7 +154,7 @@ impl Recorder {
 
     pub(super) fn finished(&self, transport: &'static str, finished: Finished) {
         self.metrics.finished(transport, finished.finish);
-        if let Err(error) = self.log.finish(finished, time::now()) {
+        if let Err(error) = self.log.finish(finished, self.log.clocks().now()) {
             // The permit is on record, so the access isn't hidden; the operator must know.
             tracing::error!(%error, "a finish could not be recorded");
         }
@@ -163,7 +164,7 @@ impl Recorder {
     fn note(&self, access: &Access) -> Noted {
         let decision = access.reason.map_or(Ok(()), Err);
         self.metrics.decided(access.origin.transport(), decision);
-        self.log.refuse(access, time::now())
+        self.log.refuse(access, self.log.clocks().now())
     }
 
     /// Runs what writes, with what is known of the time: what was when a request was admitted stays
@@ -172,10 +173,14 @@ impl Recorder {
         &self,
         write: impl FnOnce() -> Result<(), AuditError> + Send + 'static,
     ) -> Result<(), Refusal> {
-        let (store, floor) = (self.store.clone(), self.floor.clone());
+        let (store, floor, clocks) = (
+            self.store.clone(),
+            self.floor.clone(),
+            self.log.clocks().clone(),
+        );
         let written = tokio::task::spawn_blocking(move || {
             store.commit(|| {
-                floor.write_along(time::booted())?;
+                floor.write_along(clocks.booted())?;
                 write()
             })
         });
@@ -198,6 +203,7 @@ mod tests {
     use crate::admission::running::tests::permitted;
     use crate::identity::Identity;
     use crate::reason::Reason;
+    use crate::time::Clocks;
 
     fn recorder(folder: &TempDir, refusals_per_minute: u32) -> Recorder {
         let store = Store::open(folder.path()).unwrap();
@@ -206,9 +212,11 @@ mod tests {
             retention: Duration::from_secs(86_400),
             refusals_per_minute,
         };
+        let identity = Identity::new("edge-1").unwrap();
+        let log = audit::Log::open(&store, settings, &identity, Clocks::default()).unwrap();
         Recorder {
-            log: audit::Log::open(&store, settings, &Identity::new("edge-1").unwrap()).unwrap(),
-            floor: Floor::open(&store, time::booted()).unwrap(),
+            floor: Floor::open(&store, log.clocks().booted()).unwrap(),
+            log,
             metrics: Metrics::default(),
             store,
         }

@@ -13,7 +13,7 @@ use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::share::{Full, Shares};
 use crate::store::{Batch, Store, StoreError, Tree};
 use crate::telemetry::Registry;
-use crate::time::{self, Booted, Moment, Timestamp, Uptime};
+use crate::time::{Booted, Moment, Timestamp, Uptime};
 
 /// Proofs remembered, shared between the principals. One that would be one more is refused:
 /// forgetting an earlier one could admit that again.
@@ -37,6 +37,7 @@ pub(super) struct Replay {
     /// Held while something is forgotten.
     forgetting: Arc<Mutex<()>>,
     entries: EntriesGauge,
+    boot: u64,
 }
 
 /// Until when a proof is remembered.
@@ -68,11 +69,16 @@ pub(super) struct FirstUse {
     id: Id,
     owner: [u8; 32],
     kept: Kept,
+    boot: u64,
 }
 
 impl Replay {
-    pub(super) fn open(store: &Store, registry: &mut Registry) -> Result<Replay, StoreError> {
-        let replay = Replay::with_room(store, PROOFS)?;
+    pub(super) fn open(
+        store: &Store,
+        now: Booted,
+        registry: &mut Registry,
+    ) -> Result<Replay, StoreError> {
+        let replay = Replay::with_room(store, PROOFS, now)?;
         registry.register(
             "slmd_dpop_replay_entries",
             "DPoP proofs remembered as used",
@@ -81,14 +87,13 @@ impl Replay {
         Ok(replay)
     }
 
-    fn with_room(store: &Store, room: usize) -> Result<Replay, StoreError> {
+    fn with_room(store: &Store, room: usize, now: Booted) -> Result<Replay, StoreError> {
         let tree = store.tree("replay")?;
         let mut used = Used {
             proofs: BTreeMap::new(),
             shares: Shares::new(room),
             forgotten: Timestamp(0),
         };
-        let now = time::booted();
         for (name, value) in tree.range(&[], usize::MAX)? {
             let Ok(id) = Id::try_from(&name[..]) else {
                 if name == FORGOTTEN {
@@ -112,6 +117,7 @@ impl Replay {
             used: Arc::new(Mutex::new(used)),
             forgetting: Arc::default(),
             entries,
+            boot: now.boot,
         })
     }
 
@@ -145,6 +151,7 @@ impl Replay {
             id: proof.id,
             owner,
             kept,
+            boot: self.boot,
         })
     }
 
@@ -224,7 +231,7 @@ impl Used {
 impl FirstUse {
     /// Rides on the sync of the permit's record.
     pub(super) fn write(&self) -> Result<(), StoreError> {
-        let kept = self.kept.to_bytes(time::booted().boot);
+        let kept = self.kept.to_bytes(self.boot);
         let value = [kept.as_slice(), &self.owner].concat();
         self.tree.insert(&self.id, &value)
     }
@@ -294,8 +301,13 @@ fn timestamp(bytes: &[u8]) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Clocks;
 
     const OWNER: [u8; 32] = [7; 32];
+
+    fn booted() -> Booted {
+        Clocks::default().booted()
+    }
 
     fn proof(id: u8, until: Until) -> ProofUse {
         ProofUse {
@@ -323,8 +335,8 @@ mod tests {
     fn a_proof_is_used_once_also_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 8).unwrap();
-        let now = time::uptime().0;
+        let replay = Replay::with_room(&store, 8, booted()).unwrap();
+        let now = booted().uptime.0;
         let proofs = [dated(1, 100), proof(2, Until::Nonce)];
         for proof in &proofs {
             let claimed = replay.claim(proof, OWNER, at(0, now)).unwrap();
@@ -334,7 +346,7 @@ mod tests {
         }
         drop((replay, store));
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 8).unwrap();
+        let replay = Replay::with_room(&store, 8, booted()).unwrap();
         for proof in &proofs {
             assert_eq!(
                 code(replay.claim(proof, OWNER, at(1, now))),
@@ -347,7 +359,7 @@ mod tests {
     fn a_clock_that_jumps_ahead_forgets_no_proof_of_this_process() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 8).unwrap();
+        let replay = Replay::with_room(&store, 8, booted()).unwrap();
         let claim = |now| replay.claim(&dated(1, 1000), OWNER, now);
         claim(at(0, 5000)).unwrap();
         replay.prune(at(1_000_000, 5000), false).unwrap();
@@ -361,8 +373,8 @@ mod tests {
     fn a_clock_that_was_ahead_and_is_mended_forgets_no_proof() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 8).unwrap();
-        let now = time::uptime().0;
+        let replay = Replay::with_room(&store, 8, booted()).unwrap();
+        let now = booted().uptime.0;
         let claim = |replay: &Replay, moment| replay.claim(&dated(1, 1_000_000), OWNER, moment);
         let claimed = claim(&replay, at(980_000, now)).unwrap();
         store.commit(|| claimed.write()).unwrap();
@@ -375,7 +387,7 @@ mod tests {
         drop((claimed, replay, store));
         // The same over a restart with the clock far ahead.
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 8).unwrap();
+        let replay = Replay::with_room(&store, 8, booted()).unwrap();
         replay.prune(at(1_600_000, now + 60_000), false).unwrap();
         replay.prune(at(940_000, now + 61_000), true).unwrap();
         assert_eq!(
@@ -388,7 +400,7 @@ mod tests {
     fn what_is_forgotten_never_counts_again_whatever_the_clock_does() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 8).unwrap();
+        let replay = Replay::with_room(&store, 8, booted()).unwrap();
         let claimed = replay.claim(&dated(1, 1_000_000), OWNER, at(0, 0)).unwrap();
         store.commit(|| claimed.write()).unwrap();
         replay.prune(at(1_000_000, 1_000_000), false).unwrap();
@@ -401,7 +413,7 @@ mod tests {
         drop((claimed, replay, store));
         // A power cut, and a clock that was set back.
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 8).unwrap();
+        let replay = Replay::with_room(&store, 8, booted()).unwrap();
         assert_eq!(
             code(replay.claim(&dated(1, 1_000_000), OWNER, at(500_000, 0))),
             "proof_invalid"
@@ -425,18 +437,18 @@ mod tests {
     fn a_nonces_proof_is_kept_by_the_uptime_alone_and_not_into_another_boot() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 8).unwrap();
-        let now = time::uptime();
+        let replay = Replay::with_room(&store, 8, booted()).unwrap();
+        let now = booted().uptime;
         let claim = |moment| replay.claim(&proof(1, Until::Nonce), OWNER, moment);
         let claimed = claim(at(0, now.0)).unwrap();
         let end = now + NONCE_MAX_AGE;
         replay.prune(at(u64::MAX, end.0 - 1), true).unwrap();
         assert!(claim(at(0, end.0 - 1)).is_err());
         store.commit(|| claimed.write()).unwrap();
-        let other = Kept::Nonce(end).to_bytes(time::booted().boot.wrapping_add(1));
+        let other = Kept::Nonce(end).to_bytes(booted().boot.wrapping_add(1));
         let other = [other.as_slice(), &OWNER].concat();
         replay.tree.insert(&[2; 32], &other).unwrap();
-        let again = Replay::with_room(&store, 8).unwrap();
+        let again = Replay::with_room(&store, 8, booted()).unwrap();
         assert_eq!(again.entries.get(), 1);
         replay.prune(at(0, end.0), false).unwrap();
         assert_eq!(replay.entries.get(), 0);
@@ -446,7 +458,7 @@ mod tests {
     fn a_full_store_refuses_until_something_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 2).unwrap();
+        let replay = Replay::with_room(&store, 2, booted()).unwrap();
         // Each of a principal of its own.
         let claim = |proof: ProofUse, now| replay.claim(&proof, proof.id, at(now, now));
         claim(dated(1, 200_000), 0).unwrap();
@@ -470,7 +482,7 @@ mod tests {
     fn no_claim_waits_for_the_disk_while_proofs_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 8).unwrap();
+        let replay = Replay::with_room(&store, 8, booted()).unwrap();
         replay.claim(&dated(1, 100), OWNER, at(0, 0)).unwrap();
         std::thread::scope(|scope| {
             let pruning = store.write(|_| {
@@ -491,7 +503,7 @@ mod tests {
     /// Claims proofs numbered from `first` on until one is refused.
     fn flood(replay: &Replay, owner: u8, first: u8) -> (Vec<FirstUse>, Refusal) {
         let mut claimed = Vec::new();
-        let now = time::uptime().0;
+        let now = booted().uptime.0;
         for id in first.. {
             match replay.claim(&dated(id, 1_000_000), [owner; 32], at(0, now)) {
                 Ok(claim) => claimed.push(claim),
@@ -505,7 +517,7 @@ mod tests {
     fn one_principal_fills_its_share_and_no_more_also_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 16).unwrap();
+        let replay = Replay::with_room(&store, 16, booted()).unwrap();
         let (claimed, refused) = flood(&replay, 1, 0);
         assert_eq!(claimed.len(), 8);
         let told = refused.detail.as_deref().unwrap();
@@ -519,10 +531,10 @@ mod tests {
         drop((claimed, others, replay, store));
 
         let store = Store::open(folder.path()).unwrap();
-        let replay = Replay::with_room(&store, 16).unwrap();
+        let replay = Replay::with_room(&store, 16, booted()).unwrap();
         assert_eq!(flood(&replay, 1, 50).0.len(), 0);
         assert_eq!(flood(&replay, 3, 60).0.len(), 2);
-        let later = time::uptime().0 + LEAST.as_millis() as u64 + 1;
+        let later = booted().uptime.0 + LEAST.as_millis() as u64 + 1;
         replay.prune(at(1_000_000, later), false).unwrap();
         // What this process claimed must have got as old, too.
         assert_eq!(replay.entries.get(), 2);
@@ -539,11 +551,11 @@ mod tests {
             tree.insert(&[id; 32], &1_000_000u64.to_be_bytes()).unwrap();
         }
         tree.insert(&[9; 32], b"damage").unwrap();
-        let replay = Replay::with_room(&store, 16).unwrap();
+        let replay = Replay::with_room(&store, 16, booted()).unwrap();
         let again = replay.claim(&dated(5, 1_000_000), OWNER, at(0, 0));
         assert_eq!(code(again), "proof_replayed");
         assert_eq!(flood(&replay, 1, 20).0.len(), 5);
-        let later = time::uptime().0 + LEAST.as_millis() as u64 + 1;
+        let later = booted().uptime.0 + LEAST.as_millis() as u64 + 1;
         replay.prune(at(1_000_000, later), false).unwrap();
         assert_eq!(replay.entries.get(), 5);
     }

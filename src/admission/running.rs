@@ -147,7 +147,7 @@ pub(super) mod tests {
         let clock = Clock {
             now: Timestamp(0),
             floor: Timestamp(0),
-            uptime: crate::time::uptime(),
+            uptime: crate::time::Clocks::default().uptime(),
             synchronised: false,
             realm_floors: Arc::default(),
         };

@@ -124,7 +124,7 @@ impl Shared {
             version: VERSION,
             index: state.next,
             time: now,
-            synchronised: crate::time::synchronised(),
+            synchronised: self.clocks.synchronised(),
             boot_id: self.boot_id.clone(),
             event,
         };

@@ -40,7 +40,7 @@ use crate::digest::{digest, hex};
 use crate::identity::Identity;
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError, Tree};
-use crate::time::Timestamp;
+use crate::time::{Clocks, Timestamp};
 
 /// The largest record.
 pub const MAX_RECORD: usize = 32 * 1024;
@@ -84,6 +84,7 @@ pub struct Log(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     store: Store,
+    clocks: Clocks,
     records: Tree,
     /// Salts of prompt commitments by the record's index, apart so that one can be erased.
     salts: Tree,
@@ -94,8 +95,14 @@ struct Shared {
 }
 
 impl Log {
-    pub fn open(store: &Store, settings: Settings, identity: &Identity) -> Result<Log, AuditError> {
+    pub fn open(
+        store: &Store,
+        settings: Settings,
+        identity: &Identity,
+        clocks: Clocks,
+    ) -> Result<Log, AuditError> {
         let shared = Shared {
+            clocks,
             store: store.clone(),
             records: store.tree("audit")?,
             salts: store.tree("audit_salts")?,
@@ -106,6 +113,10 @@ impl Log {
         };
         shared.recover()?;
         Ok(Log(Arc::new(shared)))
+    }
+
+    pub fn clocks(&self) -> &Clocks {
+        &self.0.clocks
     }
 
     /// Records a permitted access with the salt of its prompt hash, in the caller's

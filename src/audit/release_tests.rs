@@ -56,7 +56,7 @@ fn records_of_newer_releases_are_kept() {
             .unwrap();
     }
     let identity = Identity::new("edge-1").unwrap();
-    let log = Log::open(&store, settings(), &identity).unwrap();
+    let log = Log::open(&store, settings(), &identity, Clocks::default()).unwrap();
     assert_eq!(log.metrics().unread.get(), 3);
     let read = log.read(0, 10).unwrap();
     let texts = read.iter().map(|line| str::from_utf8(&line.json).unwrap());

@@ -21,7 +21,8 @@ fn open(folder: &TempDir) -> Log {
         retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: u32::MAX,
     };
-    Log::open(&store, settings, &Identity::new("edge-1").unwrap()).unwrap()
+    let identity = Identity::new("edge-1").unwrap();
+    Log::open(&store, settings, &identity, Clocks::default()).unwrap()
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -41,7 +41,7 @@ impl Log {
 fn open(folder: &TempDir, settings: Settings) -> Log {
     let store = Store::open(folder.path()).unwrap();
     let identity = Identity::new("edge-1").unwrap();
-    Log::open(&store, settings, &identity).unwrap()
+    Log::open(&store, settings, &identity, Clocks::default()).unwrap()
 }
 
 pub(super) fn access(decision: Verdict) -> Access {
@@ -368,7 +368,7 @@ fn the_cap_holds_on_the_disk_and_removes_the_oldest() {
         max_bytes: 12 * 1024 * 1024,
         ..settings()
     };
-    let log = Log::open(&store, small.clone(), &identity).unwrap();
+    let log = Log::open(&store, small.clone(), &identity, Clocks::default()).unwrap();
     let mut largest = 0;
     for n in 0..20_000 {
         let append = log.append_permit(access(Verdict::Permit), SALT, START);
@@ -412,7 +412,7 @@ fn retention_needs_a_known_time() {
     };
     let log = open(&folder, short);
     // Whether this machine's clock is synchronised is not for the test to choose.
-    let known = crate::time::synchronised();
+    let known = Clocks::default().synchronised();
     for n in 0..10 {
         log.permit(access(Verdict::Permit), SALT, later(n * 1000))
             .unwrap();

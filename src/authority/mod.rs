@@ -4,6 +4,8 @@
 //! [`Authority::apply`] is the one place that takes the steps, in their order: written, recorded, put
 //! in force. People, issuers ([`Refresher`]) and deny files ([`DenyFiles`]) only bring changes.
 
+#[cfg(test)]
+mod clock_tests;
 mod force;
 #[cfg(test)]
 mod properties;
@@ -34,7 +36,7 @@ use crate::keysync::{
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
-use crate::time::{self, MAX_SECS, Moment, Reading, Timestamp};
+use crate::time::{Clocks, MAX_SECS, Moment, Reading, Timestamp};
 
 /// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
 const AHEAD: Duration = Duration::from_secs(86_400);
@@ -107,14 +109,15 @@ pub struct Prepared {
 impl Authority {
     /// With no realm yet. What opening had to mend is recorded.
     pub fn open(store: &Store, copies: PathBuf, log: &Log) -> Result<Authority, Refused> {
-        let floor = Floor::open(store, time::booted())?;
-        let begun = time::uptime();
+        let clocks = log.clocks().clone();
+        let floor = Floor::open(store, clocks.booted())?;
+        let begun = clocks.uptime();
         let keyring = Keyring::open(store, copies, floor.ran(begun), begun)?;
         let stored = keyring.load()?;
         let mut keys = stored.clone();
-        if time::synchronised() {
+        if clocks.synchronised() {
             // A confirmation that lies in the future is from a clock that was wrong.
-            let now = floor.moment(time::now(), time::uptime());
+            let now = floor.moment(clocks.now(), clocks.uptime());
             for pinned in keys.values_mut() {
                 pinned.confirmed = pinned.confirmed.mended(now);
             }
@@ -181,9 +184,13 @@ impl Authority {
         &self.0.floor
     }
 
+    pub fn clocks(&self) -> &Clocks {
+        self.0.log.clocks()
+    }
+
     /// Time as decisions see it.
     pub fn clock(&self) -> Clock {
-        self.clock_at(time::reading())
+        self.clock_at(self.clocks().reading())
     }
 
     /// [`Authority::clock`] at an earlier reading.
@@ -203,7 +210,8 @@ impl Authority {
 
     /// Both clocks, the wall clock held up by the floor.
     pub fn moment(&self) -> Moment {
-        self.0.floor.moment(time::now(), time::uptime())
+        let clocks = self.clocks();
+        self.0.floor.moment(clocks.now(), clocks.uptime())
     }
 
     /// Makes a change: written, recorded, put in force, in this order, or nothing of it. But a
@@ -245,7 +253,7 @@ impl Authority {
     fn moment_of(&self, change: &Change) -> Moment {
         match change {
             Change::TimeReset { to, at, .. } => Moment {
-                known: time::now().max(*to),
+                known: self.clocks().now().max(*to),
                 uptime: at.uptime,
             },
             _ => self.moment(),
@@ -267,7 +275,8 @@ impl Authority {
             let mut notes = owed.chain(next.notes.iter().map(|note| (by, note)));
             notes.try_for_each(|(by, note)| {
                 let (by, detail) = (by.clone(), note.detail.clone());
-                let recorded = self.0.log.change(by, note.what, detail, time::now());
+                let now = self.clocks().now();
+                let recorded = self.0.log.change(by, note.what, detail, now);
                 recorded.map(drop).map_err(Refused::from)
             })
         };
@@ -291,7 +300,8 @@ impl Authority {
 
     /// Records what is no change of what is in force; durable when this returns.
     fn record(&self, what: &str, detail: Value) -> Result<(), Refused> {
-        let recorded = self.0.log.change(Origin::Daemon, what, detail, time::now());
+        let now = self.clocks().now();
+        let recorded = self.0.log.change(Origin::Daemon, what, detail, now);
         Ok(recorded.map(drop)?)
     }
 }
@@ -339,7 +349,7 @@ impl Authority {
         self.0.deny_files.follow(prepared.deny_files);
         self.0.refresher.follow(prepared.lines);
         let issuers: Vec<&str> = issuers.iter().map(String::as_str).collect();
-        self.0.floor.follow(&issuers, time::booted());
+        self.0.floor.follow(&issuers, self.clocks().booted());
         Ok(())
     }
 }
@@ -395,7 +405,7 @@ impl Authority {
             now,
             at,
             synchronised,
-        } = time::reading();
+        } = self.clocks().reading();
         let to = to.unwrap_or(now);
         if to.as_secs() > MAX_SECS || (synchronised && to > now.saturating_add(AHEAD)) {
             return Err(Refused::TooLate { to, now });

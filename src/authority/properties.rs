@@ -203,7 +203,7 @@ proptest! {
     #[test]
     fn a_refused_change_leaves_everything_as_it_was(changes in prop::collection::vec(change(), 1..12)) {
         let folder = tempfile::tempdir().unwrap();
-        let (mut log, mut authority) = open(&folder);
+        let (mut log, mut authority) = open(&folder, Clocks::default());
         let first = Change::Configuration {
             realms: REALMS.map(|name| realm(name, Some(0))).into(),
             denied: BTreeMap::new(),
@@ -226,7 +226,7 @@ proptest! {
         };
         let before = keys(&authority);
         drop((log, authority));
-        (log, authority) = open(&folder);
+        (log, authority) = open(&folder, Clocks::default());
         prop_assert_eq!(before, keys(&authority));
         drop(log);
     }

@@ -39,14 +39,15 @@ pub(super) fn of_all(sets: &[&[u8]]) -> Vec<u8> {
     json!({"keys": keys}).to_string().into_bytes()
 }
 
-pub(super) fn open(folder: &TempDir) -> (Log, Authority) {
+pub(super) fn open(folder: &TempDir, clocks: Clocks) -> (Log, Authority) {
     let store = Store::open(&folder.path().join("db")).unwrap();
     let settings = Settings {
         max_bytes: 1 << 24,
         retention: Duration::from_secs(86_400),
         refusals_per_minute: 9,
     };
-    let log = Log::open(&store, settings, &Identity::new("edge-1").unwrap()).unwrap();
+    let identity = Identity::new("edge-1").unwrap();
+    let log = Log::open(&store, settings, &identity, clocks).unwrap();
     let authority = Authority::open(&store, folder.path().join("keys"), &log).unwrap();
     (log, authority)
 }
@@ -122,15 +123,15 @@ impl Bench {
     fn new(pinned: Option<&[u8]>) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("deny.json"), r#"{"version":1}"#).unwrap();
-        let bench = Bench::open(folder, Issuer::start());
+        let bench = Bench::open(folder, Issuer::start(), Clocks::default());
         if let Some(set) = pinned {
             bench.pin(set).unwrap();
         }
         bench
     }
 
-    fn open(folder: TempDir, issuer: Issuer) -> Bench {
-        let (log, authority) = open(&folder);
+    fn open(folder: TempDir, issuer: Issuer, clocks: Clocks) -> Bench {
+        let (log, authority) = open(&folder, clocks);
         let bench = Bench {
             denied: folder.path().join("deny.json"),
             folder,
@@ -169,9 +170,10 @@ impl Bench {
             authority,
             ..
         } = self;
+        let clocks = log.clocks().clone();
         // They hold the store.
         drop((log, authority));
-        Bench::open(folder, issuer)
+        Bench::open(folder, issuer, clocks)
     }
 
     fn pin(&self, set: &[u8]) -> Result<(Set, Done), Refused> {
@@ -419,7 +421,11 @@ fn a_configuration_takes_no_revocation_back() {
 #[test]
 fn a_time_that_is_set_mends_what_is_kept() {
     let bench = Bench::new(Some(&jwks("own")));
-    let ahead = time::now().saturating_add(Duration::from_secs(80_000));
+    let ahead = bench
+        .authority
+        .clocks()
+        .now()
+        .saturating_add(Duration::from_secs(80_000));
     let by = Origin::Daemon;
     bench.authority.reset_time(Some(ahead), &by).unwrap();
     assert!(bench.authority.moment().known >= ahead);

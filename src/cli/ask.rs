@@ -14,7 +14,7 @@ use super::sampling::Sampling;
 use super::{Global, input, output};
 use crate::config::Config;
 use crate::secret::Secret;
-use crate::time::now;
+use crate::time::Clocks;
 
 const DEFAULT_SOCKET: &str = "/run/slmd/slmd.sock";
 pub(super) const CHAT: &str = "/v1/chat/completions";
@@ -125,7 +125,7 @@ impl Ask {
         // The target names the device, not the socket, so that a proof is of no use elsewhere.
         let Named { device } = client.tell("/readyz?verbose")?;
         let target = format!("http://{device}{CHAT}");
-        let proof = key.proof(&target, Some(&token), None, now())?;
+        let proof = key.proof(&target, Some(&token), None, Clocks::default().now())?;
         Ok(Shown::Dpop { token, proof })
     }
 

@@ -13,7 +13,7 @@ use crate::authority::{self, Done, Refused};
 use crate::config::Config;
 use crate::keysync::{Outcome, Set};
 use crate::prompt::{Origin, Scope};
-use crate::time::{self, Moment, Timestamp};
+use crate::time::{Moment, Reading, Timestamp};
 
 impl State {
     /// The realms of what is in force. What only a running daemon knows is left out without one.
@@ -80,8 +80,12 @@ impl State {
     }
 
     pub(super) fn clock_status(&self, snapshot: &Snapshot) -> ClockStatus {
-        let (now, uptime) = (time::now(), time::uptime());
-        let (floor, synchronised) = (self.authority.floor().get(uptime), time::synchronised());
+        let Reading {
+            now,
+            at,
+            synchronised,
+        } = self.authority.clocks().reading();
+        let floor = self.authority.floor().get(at.uptime);
         let mut status = ClockStatus {
             now: now.to_string(),
             floor: floor.to_string(),
@@ -91,7 +95,7 @@ impl State {
         };
         let floors = match synchronised {
             true => Arc::default(),
-            false => self.authority.floor().realms(now, uptime),
+            false => self.authority.floor().realms(now, at.uptime),
         };
         for realm in snapshot.realms.values() {
             let Some(told) = floors.get(&realm.issuer) else {

@@ -135,7 +135,8 @@ impl http::Control for Core {
     }
 
     fn record(&self, origin: Origin, what: &str, is_look: bool) -> Result<(), Refusal> {
-        let (log, now) = (&self.state.log, time::now());
+        let log = &self.state.log;
+        let now = log.clocks().now();
         if is_look {
             if let Err(error) = log.look(origin, what, now) {
                 tracing::error!(%error, what, "a look by the admin socket could not be recorded yet");

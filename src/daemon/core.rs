@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::keysync::{Report, Why};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Exposition;
-use crate::time::{self, Reading};
+use crate::time::Reading;
 use crate::transport::{http, mqtt};
 
 pub(super) struct Core {
@@ -38,7 +38,7 @@ impl Core {
     /// Once a second. A part that fails says so and is tried again.
     pub(super) fn tick(&self) {
         self.check_store();
-        let reading = time::reading();
+        let reading = self.state.authority.clocks().reading();
         let Reading {
             now,
             at,
@@ -83,7 +83,8 @@ impl Core {
         let authority = &self.state.authority;
         let now = authority.moment();
         let floor = authority.floor().get(now.uptime);
-        self.metrics.set_clock(floor, time::synchronised());
+        self.metrics
+            .set_clock(floor, authority.clocks().synchronised());
         self.metrics.clear_realms();
         for realm in authority.snapshot().realms.values() {
             let report = authority.report(&realm.name);

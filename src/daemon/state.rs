@@ -15,7 +15,7 @@ use crate::identity::{Key, Nonces};
 use crate::prompt::Origin;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Registry;
-use crate::time;
+use crate::time::Clocks;
 use crate::{files, keysync};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
@@ -39,14 +39,20 @@ impl State {
         let own = files::check_own_folder(&folder).map_err(std::io::Error::from);
         own.map_err(|e| fail(StoreError::from_io(&e)))?;
         let store = Store::open(&folder.join(store::FOLDER)).map_err(fail)?;
-        let log = audit::Log::open(&store, config.audit.clone(), &config.identity)
-            .map_err(|e| RunError::Audit(e.to_string()))?;
+        let clocks = Clocks::default();
+        let log = audit::Log::open(
+            &store,
+            config.audit.clone(),
+            &config.identity,
+            clocks.clone(),
+        )
+        .map_err(|e| RunError::Audit(e.to_string()))?;
         // What opening had to mend is an event of its own.
         if let Some(recovery) = store.recovery() {
             tracing::error!(error = recovery.error, kept = %recovery.kept.display(), "the store was damaged");
             let detail =
                 json!({"error": recovery.error, "kept": recovery.kept, "left": recovery.left});
-            let recorded = log.change(Origin::Daemon, "store_recovered", detail, time::now());
+            let recorded = log.change(Origin::Daemon, "store_recovered", detail, clocks.now());
             recorded.map_err(|e| RunError::Audit(e.to_string()))?;
         }
         let authority = Authority::open(&store, folder.join(keysync::FOLDER), &log);
@@ -54,7 +60,7 @@ impl State {
         let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         Ok(State {
             authority,
-            nonces: Nonces::new(key, &config.identity.device, time::booted().boot),
+            nonces: Nonces::new(key, &config.identity.device, clocks.booted().boot),
             folder,
             store,
             log,
@@ -65,7 +71,8 @@ impl State {
     pub fn record(&self, what: &str, detail: impl Serialize) -> Result<(), RunError> {
         let failed = |e: &dyn std::fmt::Display| RunError::Audit(e.to_string());
         let detail = serde_json::to_value(detail).map_err(|e| failed(&e))?;
-        let recorded = self.log.change(Origin::Daemon, what, detail, time::now());
+        let now = self.authority.clocks().now();
+        let recorded = self.log.change(Origin::Daemon, what, detail, now);
         recorded.map(drop).map_err(|e| failed(&e))
     }
 
@@ -97,10 +104,11 @@ impl State {
         if let Err(error) = closed {
             tracing::error!(%error, "the stop could not be recorded");
         }
-        if let Err(error) = self.authority.floor().save(time::booted()) {
+        let clocks = self.authority.clocks();
+        if let Err(error) = self.authority.floor().save(clocks.booted()) {
             tracing::error!(%error, "the time floor could not be saved");
         }
-        if let Err(error) = self.log.close(time::now()) {
+        if let Err(error) = self.log.close(clocks.now()) {
             tracing::error!(%error, "the audit log could not be closed in order");
         }
     }

@@ -12,7 +12,7 @@ use super::error::OauthError;
 use crate::https::{Answer, Https, HttpsError};
 use crate::json;
 use crate::secret::Secret;
-use crate::time::{Timestamp, now};
+use crate::time::{Clocks, Timestamp};
 
 /// Keycloak's discovery document has 8 KB, its token answers fewer.
 const MAX_ANSWER: u64 = 256 << 10;
@@ -131,7 +131,7 @@ impl Provider {
         key: &ProofKey,
         fields: &[(&str, &str)],
     ) -> Result<Tokens, OauthError> {
-        let asked_at = now();
+        let asked_at = Clocks::default().now();
         let proof = key.proof(&self.token, None, self.nonce.as_deref(), asked_at)?;
         let mut all = vec![("client_id", self.client.client_id.as_str())];
         all.extend_from_slice(fields);

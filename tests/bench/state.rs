@@ -10,7 +10,7 @@ use slmd::for_tests::audit::{Access, Log, Settings, Verdict};
 use slmd::for_tests::identity::{Identity, random};
 use slmd::for_tests::prompt::{Origin, RequestId};
 use slmd::for_tests::store::Store;
-use slmd::for_tests::time::{instant, now};
+use slmd::for_tests::time::{Clocks, instant, now};
 
 const ROUND: Duration = Duration::from_secs(3);
 const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
@@ -54,7 +54,7 @@ fn open(store: &Store) -> Log {
         refusals_per_minute: 60,
     };
     let identity = Identity::new("edge-1").expect("a good name");
-    Log::open(store, settings, &identity).expect("a new log opens")
+    Log::open(store, settings, &identity, Clocks::default()).expect("a new log opens")
 }
 
 /// What this process had the kernel write to disks (proc(5), `/proc/pid/io`).

@@ -11,7 +11,7 @@ use slmd::for_tests::identity::{Identity, random};
 use slmd::for_tests::prompt::{Finish, Origin, RequestId, Sampling, Usage};
 use slmd::for_tests::reason::Reason;
 use slmd::for_tests::store::Store;
-use slmd::for_tests::time::Timestamp;
+use slmd::for_tests::time::{Clocks, Timestamp};
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let identity = Identity::new("edge-1").unwrap();
-        let log = Log::open(&store, config.audit.clone(), &identity).unwrap();
+        let log = Log::open(&store, config.audit.clone(), &identity, Clocks::default()).unwrap();
         log.tick(START, false).unwrap();
         World {
             config,

@@ -16,7 +16,7 @@ use super::workshop::Workshop;
 use crate::admin::route;
 use crate::audit::{Event, Record};
 use crate::secret::{Secret, wipe_json};
-use crate::time::now;
+use crate::time::Clocks;
 
 const DEVICE: &str = "demo";
 const MODEL: &str = "smollm2-135m-instruct";
@@ -59,7 +59,7 @@ impl<'a> Stage<'a> {
     fn set(demo: &Demo, shop: &'a Workshop, model: &Path) -> Result<Stage<'a>, Failure> {
         step("An issuer key of our own stands for Keycloak, and signs one 15-minute token")?;
         let issuer = Issuer::new()?;
-        let token = issuer.token(now());
+        let token = issuer.token(Clocks::default().now());
         shop.write("token", token.expose())?;
         let jwks = shop.write("jwks.json", &issuer.jwks().to_string())?;
         step("A broker: mosquitto on a loopback port")?;

@@ -21,7 +21,7 @@ use super::exit::{Done, Exit, Failure};
 use super::{Global, output};
 use crate::config::{self, Config};
 use crate::oauth::{self, Client, Code, OauthError, ProofKey, Provider, Tokens};
-use crate::time::{Timestamp, now};
+use crate::time::{Clocks, Timestamp};
 use saved::Place;
 pub(super) use session::Session;
 use words::explain;
@@ -200,7 +200,7 @@ fn show_login(global: &Global, place: &Place, saved: &oauth::Login) -> Done {
         "logged in at {}; works offline until {until}",
         saved.client.issuer
     ))?;
-    output::line(&renewal(tokens, now()))?;
+    output::line(&renewal(tokens, Clocks::default().now()))?;
     if !tokens.dpop_bound {
         eprintln!(
             "slmd: warning: the token isn't bound to this machine's key; switch on \"Require DPoP \

@@ -9,7 +9,7 @@ use crate::cli::exit::Failure;
 use crate::cli::output;
 use crate::oauth::{Login, OauthError, ProofKey};
 use crate::secret::Secret;
-use crate::time::{Timestamp, now};
+use crate::time::{Clocks, Timestamp};
 
 /// With less left a token is refreshed, so that it doesn't run out on its way.
 const LEAST: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ pub(in crate::cli) struct Session {
 impl Session {
     /// `None` where nobody has logged in.
     pub(in crate::cli) fn open() -> Result<Option<Session>, Failure> {
-        Session::open_at(&Place::of_this_user()?, now())
+        Session::open_at(&Place::of_this_user()?, Clocks::default().now())
     }
 
     pub(super) fn open_at(place: &Place, now: Timestamp) -> Result<Option<Session>, Failure> {

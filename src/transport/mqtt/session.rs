@@ -232,7 +232,7 @@ impl Session {
             (live.subscribed, live.denied) = (true, !denied.is_empty());
         }
         if listens {
-            self.publish_status(status::up(time::now()));
+            self.publish_status(status::up(self.notices.now()));
             self.publish_nonce();
         }
         if denied.is_empty() {
@@ -500,7 +500,7 @@ impl Session {
 
     /// Says "down" and leaves without a will, within a bounded time.
     async fn leave(mut self) {
-        let said = self.publish_status(status::down(time::now()));
+        let said = self.publish_status(status::down(self.notices.now()));
         if let Some(live) = &mut self.state.live
             && live.up.is_some()
         {

@@ -123,6 +123,10 @@ impl Notices {
         }
     }
 
+    pub(super) fn now(&self) -> Timestamp {
+        self.audit.clocks().now()
+    }
+
     /// `what` is the record's name; `detail` gets a count of what was left out since the last.
     pub(super) fn tell(&mut self, what: &'static str, mut detail: Value, now: Instant) {
         let Some(unrecorded) = self.kinds.due(what, now, NOTICE_EVERY) else {
@@ -131,7 +135,8 @@ impl Notices {
         tracing::warn!(what, %detail, "mqtt");
         detail["unrecorded"] = unrecorded.into();
         let audit = self.audit.clone();
-        let record = move || audit.change(Origin::Daemon, what, detail, crate::time::now());
+        let at = self.now();
+        let record = move || audit.change(Origin::Daemon, what, detail, at);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = record() {
                 tracing::error!(what, %error, "not audited");
