@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::authority::RealmConfig;
 use crate::catalog::Catalog;
-use crate::engine::Family;
+use crate::engine::{Family, Text};
 use crate::files::{self, Care};
 use crate::identity::Key;
 use crate::tls::KeyPair;
@@ -47,6 +47,8 @@ pub(super) enum Thing {
     Models(PathBuf),
     /// A bundle in a folder.
     Model(PathBuf, String),
+    /// What chats with that bundle begin with.
+    Instructions(PathBuf, String, String),
     Listen(SocketAddr),
     Socket(PathBuf),
     Group(String),
@@ -94,6 +96,9 @@ impl Thing {
                 kept.map_err(|error| Found::Poor(format!("is {}: {error}", path.display())))
             }
             Thing::Model(folder, name) => at(look, || model(folder, name)),
+            Thing::Instructions(folder, name, text) => {
+                at(look, || instructions(folder, name, text))
+            }
             Thing::Issuer(issuer) => at(look, || example(issuer)),
             Thing::Listen(address) => at(look, || listen(*address)),
             Thing::Socket(path) => at(look, || socket(path)),
@@ -152,6 +157,20 @@ fn model(folder: &Path, name: &str) -> Looked {
     let bundle = Catalog::new(folder).open(name);
     let bundle = bundle.map_err(|e| Found::Wrong(format!("is {name:?}: {e}")))?;
     files::check_folder(&bundle.folder).map_err(|e| is(&bundle.folder, &e))
+}
+
+/// A bundle that isn't there or isn't whole is the model's matter.
+fn instructions(folder: &Path, name: &str, text: &str) -> Looked {
+    let Ok(bundle) = Catalog::new(folder).open(name) else {
+        return Ok(());
+    };
+    let context = u32::try_from(bundle.manifest.architecture.context).unwrap_or(u32::MAX);
+    match Text::load(&bundle.folder) {
+        Ok(model) => model
+            .check_instructions(text, context)
+            .map_err(Found::Wrong),
+        Err(_) => Ok(()),
+    }
 }
 
 /// The name of no host (RFC 2606).

@@ -458,8 +458,13 @@ fn check_realm(section: &Section<'_>, realm: &RealmConfig, before: &[RealmConfig
 }
 
 fn check_endpoint(section: &Section<'_>, endpoint: &Endpoint, before: &[Endpoint]) {
-    let models = section.named("models_dir").into();
-    section.to_look_at("model", vec![Thing::Model(models, endpoint.model.clone())]);
+    let models: std::path::PathBuf = section.named("models_dir").into();
+    let model = endpoint.model.clone();
+    if let Some(text) = endpoint.system_prompt.clone() {
+        let instructions = Thing::Instructions(models.clone(), model.clone(), text);
+        section.to_look_at("system_prompt", vec![instructions]);
+    }
+    section.to_look_at("model", vec![Thing::Model(models, model)]);
     if before
         .iter()
         .any(|other| other.client_id == endpoint.client_id)

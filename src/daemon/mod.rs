@@ -54,6 +54,12 @@ pub enum RunError {
     DenyFile(String),
     #[error("model {name:?}: {why}")]
     Model { name: String, why: String },
+    #[error("realm {realm:?}, endpoint {endpoint:?}: system_prompt {why}")]
+    Instructions {
+        realm: String,
+        endpoint: String,
+        why: String,
+    },
     #[error("engine: {0}")]
     Engine(#[from] LoadError),
     #[error("socket {path}: {why}", path = .path.display())]
@@ -138,6 +144,7 @@ impl Daemon {
         let mut registry = Registry::default();
         state.log.metrics().register(&mut registry);
         let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
+        models::check_instructions(&engine, &config)?;
         let shutdown = Shutdown::default();
         let parts = parts(state, &engine, &shutdown);
         state.begin(&config, &mut registry)?;

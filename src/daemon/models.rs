@@ -62,6 +62,21 @@ impl Loading {
     }
 }
 
+/// What a model's template or its context has no place for is found before the first chat.
+pub(super) fn check_instructions(engine: &Engine, config: &Config) -> Result<(), RunError> {
+    for realm in &config.realms {
+        for endpoint in &realm.endpoints {
+            let checked = engine.check_instructions(endpoint);
+            checked.map_err(|why| RunError::Instructions {
+                realm: realm.name.clone(),
+                endpoint: endpoint.client_id.clone(),
+                why,
+            })?;
+        }
+    }
+    Ok(())
+}
+
 fn failed(name: &str, why: String) -> RunError {
     RunError::Model {
         name: name.to_owned(),

@@ -1,6 +1,7 @@
 //! Reloading: whatever can fail comes before anything is in force.
 
 use super::core::Core;
+use super::models::check_instructions;
 use crate::admin::Reloaded;
 use crate::config::Config;
 
@@ -18,6 +19,7 @@ impl Core {
         let certificates = certificates
             .map_err(|e| vec![format!("http.tls: {e}; the old certificate stays in force")])?;
         let needs_restart = running.keep_until_restart(&self.config.load());
+        check_instructions(&self.engine, &running).map_err(|e| vec![e.to_string()])?;
         let reloaded = Reloaded {
             realms: running.realms.len(),
             needs_restart,

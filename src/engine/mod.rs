@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::queue::{Place, Queue, Work};
-use self::text::Text;
+pub use self::text::Text;
 use self::thread::{Loaded, OpenSequence};
 use crate::auth::{Permitted, Principal};
 use crate::catalog::Bundle;

@@ -64,6 +64,17 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Whether this endpoint's chats can be answered with its instructions, or what is wrong with them.
+    pub fn check_instructions(&self, endpoint: &Endpoint) -> Result<(), String> {
+        let served = self.shared.models.get(&endpoint.model);
+        let Some((served, text)) = served.zip(endpoint.system_prompt.as_deref()) else {
+            return Ok(());
+        };
+        served.text.check_instructions(text, served.context)
+    }
+}
+
 /// Puts the endpoint's instructions before a chat that brings none of its own.
 fn instruct(input: &mut Input, instructions: Option<&str>) {
     let (Input::Messages(messages), Some(text)) = (input, instructions) else {

@@ -471,3 +471,17 @@ fn the_real_model_knows_the_capital() {
     assert_eq!(text, "The capital city of France is Paris.");
     assert_eq!(outcome.finish, Finish::Stop);
 }
+
+#[test]
+fn instructions_that_no_chat_can_begin_with_are_told_beforehand() {
+    let refusing = fake::text_with(
+        "{% for message in messages %}{% if message.role == 'system' %}\
+         {{ raise_exception('no system messages') }}{% endif %}{{ message.content }}{% endfor %}",
+    );
+    let why = refusing.check_instructions("Be kind.", 1000).unwrap_err();
+    assert!(why.contains("no system messages"), "{why}");
+    let text = fake::text();
+    assert_eq!(text.check_instructions("Be kind.", 1000), Ok(()));
+    let why = text.check_instructions("Be kind.", 8).unwrap_err();
+    assert!(why.contains("of 8 tokens"), "{why}");
+}

@@ -8,8 +8,9 @@ use super::LoadError;
 use super::template::{self, Template, TemplateError};
 use super::tokenizer::{EncodeError, Tokenizer};
 use crate::json;
-use crate::prompt::{Input, Message};
+use crate::prompt::{Input, Message, Role};
 use crate::reason::{Refusal, RefuseReason};
+use crate::secret::Secret;
 use crate::time::Timestamp;
 
 /// The largest known `tokenizer.json` (262,144 tokens) has 33 MB.
@@ -105,6 +106,30 @@ impl Text {
             ids,
             dated: rendered.dated,
         })
+    }
+
+    /// Whether chats may begin with these instructions, or what is wrong with them for this model.
+    pub fn check_instructions(&self, instructions: &str, context: u32) -> Result<(), String> {
+        let message = |role, text: &str| Message {
+            role,
+            content: Secret::new(text.to_owned()),
+        };
+        let chat = [
+            message(Role::System, instructions),
+            message(Role::User, "?"),
+        ];
+        let encoded = self.encode_chat(&chat, Timestamp::default());
+        let encoded = encoded.map_err(|refusal| {
+            let why = refusal.detail.unwrap_or_default();
+            format!("is not for this model, whose chat template refuses it: {why}")
+        })?;
+        match encoded.ids.len() < context as usize {
+            true => Ok(()),
+            false => Err(format!(
+                "leaves no room in the context: a short question with it has {} of {context} tokens",
+                encoded.ids.len()
+            )),
+        }
     }
 
     /// A short chat that the template takes, as token ids.

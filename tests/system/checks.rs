@@ -212,6 +212,15 @@ fn what_the_machine_hasnt_is_told() {
     bench.write(&models, &bench.at("none").display().to_string(), "");
     bench.told_here("realm.endpoint.model", "slmd model import", Some(FAILED));
 
+    let model = "model = \"smollm2-135m-instruct\"";
+    let long = format!("{model}\nsystem_prompt = \"{}\"", "Be kind. ".repeat(4000));
+    bench.write(model, &long, "");
+    bench.told_here(
+        "realm.endpoint.system_prompt",
+        "leaves no room",
+        Some(FAILED),
+    );
+
     let ca = Ca::new("checks");
     let own = ca.issue("own");
     let tls = format!(
