@@ -12,7 +12,7 @@ pub mod audit {
 pub mod auth {
     pub use crate::auth::{
         Binding, Cache, Clock, Credential, Decision, Denied, DenyList, Endpoint, Explanation,
-        Grant, KeySet, LimitClaims, NonceRule, PROOF_MAX_AGE, Permitted, Policy, ProofUse,
+        Grant, KeySet, LimitClaims, Moved, NonceRule, PROOF_MAX_AGE, Permitted, Policy, ProofUse,
         Published, Realm, RealmFloor, Revocations, Snapshot, ToExplain, Until,
         decide::decide,
         explain::{Check, Outcome, explain},

@@ -105,7 +105,11 @@ impl Decider {
             let (clock, who) = (self.clock(), &permitted.grant().principal);
             if !clock.synchronised {
                 let floor = self.authority.floor();
-                floor.hear(&who.issuer, &who.client, at, clock.now, clock.uptime);
+                let moved = floor.hear(&who.issuer, &who.client, at, clock.now, clock.uptime);
+                if let Some(moved) = moved {
+                    let realm = &permitted.grant().realm;
+                    tracing::warn!(realm, %moved, "tokens have moved the realm's time past the clock");
+                }
             }
         }
         decision

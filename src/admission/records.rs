@@ -26,6 +26,7 @@ pub(super) fn admin(origin: Origin, what: String, refusal: &Refusal) -> Access {
 pub(super) fn denied(request: &Request, denied: &Denied) -> Access {
     let mut access = of_request(request);
     access.reason = Some(denied.reason.into());
+    access.detail = denied.moved.as_ref().map(ToString::to_string);
     access.realm.clone_from(&denied.realm);
     access.token_id.clone_from(&denied.token_id);
     if let Some(principal) = &denied.principal {

@@ -14,8 +14,9 @@ use crate::time::Timestamp;
 /// Unsynced records kept in memory, in bytes; beyond, the caller waits for a sync.
 const MAX_PENDING: usize = 1024 * 1024;
 
-/// Kinds of reads, and kinds of principals' refusals, that are counted at once.
+/// Kinds of reads, of administrators' looks, and of principals' refusals, that are counted at once.
 const COUNTED_READS: usize = 512;
+const COUNTED_LOOKS: usize = 64;
 const COUNTED_REFUSALS: usize = 256;
 
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Head {
     pub(super) next: u64,
     pub(super) owners: Owners,
     pub(super) reads: Counts,
+    /// By the admin socket: apart, so that no crowd of readers takes their room.
+    pub(super) looks: Counts,
     pub(super) refusals: Refusals,
     /// Refusals of principals beyond those recorded one by one.
     pub(super) refused: Counts,
@@ -52,6 +55,7 @@ impl Head {
             next: 0,
             owners: Owners::default(),
             reads: Counts::new(COUNTED_READS),
+            looks: Counts::new(COUNTED_LOOKS),
             refusals: Refusals::default(),
             refused: Counts::new(COUNTED_REFUSALS),
             last_retention: None,
@@ -175,13 +179,16 @@ impl Shared {
         now: Timestamp,
         end: bool,
     ) -> Result<(), AuditError> {
-        let counts: [fn(&mut Head) -> &mut Counts; 2] =
-            [|state| &mut state.reads, |state| &mut state.refused];
+        let counts: [fn(&mut Head) -> &mut Counts; 3] = [
+            |state| &mut state.reads,
+            |state| &mut state.looks,
+            |state| &mut state.refused,
+        ];
         for counts in counts {
             while let Some(summary) = counts(state).next_summary(now, end) {
                 let event = Event::AccessesSummary(Box::new(summary.clone()));
                 self.append(state, event, None, now)?;
-                counts(state).summarised(&summary);
+                counts(state).summarised(&summary, now);
             }
             counts(state).prune(now);
         }

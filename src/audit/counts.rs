@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::record::Summary;
 use crate::time::Timestamp;
 
-/// Accesses of one kind within so much time after one that was recorded by itself are counted; then
-/// comes the summary. What a power cut can take is what was counted meanwhile.
+/// Accesses of one kind within so much time after one that was recorded by itself are counted. Then
+/// comes the summary, and counting goes on from there until nothing came for as long. What a power
+/// cut can take is what was counted since the last summary.
 pub const COUNTED_FOR: Duration = Duration::from_secs(600);
 /// A count so large is written at once.
 const LARGE: u64 = 65_536;
@@ -25,6 +26,7 @@ pub(super) struct Counts {
 
 #[derive(Debug)]
 struct Count {
+    /// The one that was recorded by itself, or the last summary.
     since: Timestamp,
     /// What was counted and isn't in the log yet.
     counted: Option<Summary>,
@@ -38,7 +40,12 @@ impl Count {
         }
     }
 
-    /// A clock that was set back ends it too.
+    /// Whether one more is counted: a summary is on its way, or there was a record lately. A clock
+    /// that was set back ends it.
+    fn goes_on(&self, now: Timestamp) -> bool {
+        now >= self.since && (self.counted.is_some() || !self.is_over(now))
+    }
+
     fn is_over(&self, now: Timestamp) -> bool {
         now < self.since || now.since(self.since) >= COUNTED_FOR
     }
@@ -59,13 +66,13 @@ impl Counts {
 
     pub(super) fn is_counting(&self, one: &Summary, now: Timestamp) -> bool {
         let count = self.by_kind.get(&key(one));
-        count.is_some_and(|count| !count.is_over(now))
+        count.is_some_and(|count| count.goes_on(now))
     }
 
     /// Counts one more of a kind that is counted now; `false` where it isn't.
     pub(super) fn count(&mut self, one: &Summary, now: Timestamp) -> bool {
         let count = self.by_kind.get_mut(&key(one));
-        let Some(count) = count.filter(|count| !count.is_over(now)) else {
+        let Some(count) = count.filter(|count| count.goes_on(now)) else {
             return false;
         };
         count.add(one.clone());
@@ -77,7 +84,7 @@ impl Counts {
     pub(super) fn begin(&mut self, like: &Summary, now: Timestamp) -> bool {
         let key = key(like);
         if let Some(count) = self.by_kind.get_mut(&key) {
-            if count.is_over(now) {
+            if !count.goes_on(now) {
                 count.since = now;
             }
             return true;
@@ -103,9 +110,9 @@ impl Counts {
     }
 
     /// The summary is in the log.
-    pub(super) fn summarised(&mut self, summary: &Summary) {
+    pub(super) fn summarised(&mut self, summary: &Summary, now: Timestamp) {
         if let Some(count) = self.by_kind.get_mut(&key(summary)) {
-            count.counted = None;
+            (count.since, count.counted) = (now, None);
         }
     }
 
@@ -124,4 +131,41 @@ fn key(summary: &Summary) -> Key {
         summary.reason.map_or("", |reason| reason.as_str()),
         who.or(summary.uid.map(u64::from)).unwrap_or_default(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::audit::tests::{access, all, later, open, settings};
+    use crate::audit::{Event, Verdict};
+    use crate::prompt::Origin;
+
+    /// A look of each kind every 15 seconds, in the middle of a crowd of readers.
+    #[test]
+    fn a_monitors_day_costs_a_record_in_ten_minutes_and_tells_of_every_look() {
+        const DAY: u64 = 86_400;
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(&folder, settings());
+        for reader in 0..600 {
+            let mut read = access(Verdict::Permit);
+            read.subject = Some(reader.to_string());
+            log.begin_counting(&read, later(0));
+        }
+        for secs in (0..DAY).step_by(15) {
+            log.tick(later(secs), false).unwrap();
+            for what in ["status", "keys list", "audit read"] {
+                let (uid, gid, pid) = (0, 0, None);
+                log.look(Origin::Admin { uid, gid, pid }, what, later(secs))
+                    .unwrap();
+            }
+        }
+        log.close(later(DAY)).unwrap();
+        let records = all(&log);
+        let told = records.iter().map(|record| match &record.event {
+            Event::AccessesSummary(summary) => summary.count,
+            _ => 1,
+        });
+        assert_eq!(told.sum::<u64>(), 3 * DAY / 15);
+        let most = 3 * (1 + DAY / 600);
+        assert!(records.len() as u64 <= most, "{} records", records.len());
+    }
 }

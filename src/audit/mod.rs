@@ -134,7 +134,8 @@ impl Log {
     /// Counts a permitted read, where one of the same principal and kind is on record for the last
     /// ten minutes. `false`: it isn't counted; record it with [`Log::append_read`].
     pub fn count_read(&self, access: &Access, now: Timestamp) -> bool {
-        self.is_counting(access, now) && self.count(&Summary::of(access, now), now)
+        let one = Summary::of(access, now);
+        self.is_counting(access, now) && self.counted(self.state().reads.count(&one, now))
     }
 
     /// Whether reads like this one are counted now. None is while nothing can be recorded: what is
@@ -162,20 +163,19 @@ impl Log {
     /// Counts a look by the admin socket, or records it, durably. Blocks.
     pub fn look(&self, origin: Origin, what: &str, now: Timestamp) -> Result<(), AuditError> {
         let one = Summary::of_admin(&origin, what, now);
-        if self.count(&one, now) {
+        if self.counted(self.state().looks.count(&one, now)) {
             return Ok(());
         }
         let recorded = self.change(origin, what, serde_json::Value::Null, now);
         // An operator must see also what can't be recorded: that the disk is full.
-        self.state().reads.begin(&one, now);
+        self.state().looks.begin(&one, now);
         if recorded.is_err() {
-            self.count(&one, now);
+            self.counted(self.state().looks.count(&one, now));
         }
         recorded.map(drop)
     }
 
-    fn count(&self, one: &Summary, now: Timestamp) -> bool {
-        let counted = self.state().reads.count(one, now);
+    fn counted(&self, counted: bool) -> bool {
         if counted {
             self.0.metrics.counted.inc();
         }

@@ -87,7 +87,7 @@ pub struct Access {
     pub decision: Verdict,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// What was particular to a refusal that isn't the token's.
+    /// What was particular to a refusal that isn't the token's, or why the time was what it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

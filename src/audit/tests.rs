@@ -38,7 +38,7 @@ impl Log {
     }
 }
 
-fn open(folder: &TempDir, settings: Settings) -> Log {
+pub(super) fn open(folder: &TempDir, settings: Settings) -> Log {
     let store = Store::open(folder.path()).unwrap();
     let identity = Identity::new("edge-1").unwrap();
     Log::open(&store, settings, &identity, Clocks::default()).unwrap()
@@ -318,21 +318,25 @@ fn reads_are_counted_after_the_first_and_summed_up() {
     assert_eq!(summary.token_ids.len(), MAX_TOKEN_IDS);
     assert_eq!(summary.subject, access(Verdict::Permit).subject);
     assert_eq!(summary.action, "list_models");
-    // A new window, a new first; what is counted survives a clean stop.
-    assert!(!look(0, 601));
-    assert!(look(0, 602));
-    log.close(later(603)).unwrap();
-    assert!(matches!(&all(&log)[3].event, Event::AccessesSummary(s) if s.count == 1));
+    // Counting goes on until nobody looks; what is counted survives a clean stop.
+    assert!(look(0, 1199));
+    log.tick(later(1200), false).unwrap();
+    log.tick(later(1800), false).unwrap();
+    assert_eq!(log.next_index(), 3);
+    assert!(!look(0, 1801), "a first again");
+    assert!(look(0, 1802));
+    log.close(later(1803)).unwrap();
+    assert!(matches!(&all(&log)[4].event, Event::AccessesSummary(s) if s.count == 1));
     // What there is no room to count is recorded one by one.
     for n in 0..600 {
         let mut read = read(0);
         read.subject = Some(n.to_string());
-        assert!(!log.count_read(&read, later(604)));
-        log.begin_counting(&read, later(604));
+        assert!(!log.count_read(&read, later(1804)));
+        log.begin_counting(&read, later(1804));
     }
     let mut late = read(0);
     late.subject = Some("599".to_owned());
-    assert!(!log.count_read(&late, later(604)));
+    assert!(!log.count_read(&late, later(1804)));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The time as a decision sees it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use super::principal::Principal;
@@ -29,6 +30,29 @@ pub struct RealmFloor {
     /// The latest time that is taken from one more `iat`: bounded, so that a far-future token can't
     /// stop anybody.
     pub most: Timestamp,
+}
+
+/// Accepted tokens have moved a realm's time past the clock, for administrators to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    pub to: Timestamp,
+    /// What the clock says.
+    pub clock: Timestamp,
+    /// Whose own word it is; `None`: it counts for all of the realm.
+    pub client: Option<String>,
+}
+
+impl fmt::Display for Moved {
+    /// What matters most comes first: records cut long texts.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Moved { to, clock, client } = self;
+        write!(f, "here it is {to}, by the clock {clock}; ")?;
+        f.write_str("where the clock is right, `slmd keys reset-time` ends what ")?;
+        match client {
+            Some(client) => write!(f, "a token of client {client:?} said"),
+            None => f.write_str("earlier tokens said"),
+        }
+    }
 }
 
 impl RealmFloor {
@@ -67,9 +91,29 @@ impl Clock {
     /// better tells the time, the token's own word does, as far as the realm's goes.
     pub(crate) fn of_token(&self, who: &Principal, issued_at: Timestamp) -> Timestamp {
         let now = self.held_up(&who.issuer, &who.client);
+        now.max(self.word(who, issued_at))
+    }
+
+    /// The same without what earlier tokens have told.
+    pub(super) fn of_token_alone(&self, who: &Principal, issued_at: Timestamp) -> Timestamp {
+        self.effective().max(self.word(who, issued_at))
+    }
+
+    fn word(&self, who: &Principal, issued_at: Timestamp) -> Timestamp {
         match self.realm_floors.get(&who.issuer) {
-            Some(realm) if !self.synchronised => now.max(issued_at.min(realm.most)),
-            _ => now,
+            Some(realm) if !self.synchronised => issued_at.min(realm.most),
+            _ => Timestamp(0),
         }
+    }
+
+    /// Whether earlier tokens have moved the time that counts for tokens of `who`.
+    pub(super) fn moved(&self, who: &Principal) -> Option<Moved> {
+        let realm = self.realm_floors.get(&who.issuer)?;
+        let to = realm.of(&who.client);
+        (to > self.effective()).then(|| Moved {
+            to,
+            clock: self.now,
+            client: (to > realm.floor).then(|| who.client.clone()),
+        })
     }
 }

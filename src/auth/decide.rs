@@ -286,6 +286,7 @@ impl Denied {
         Denied {
             reason: finding.reason,
             detail: finding.detail,
+            moved: finding.moved,
             realm: Some(realm.name.clone()),
             principal: Some(claims.principal.clone()),
             token_id: claims.token_id.clone(),
@@ -298,6 +299,7 @@ impl Denied {
         Denied {
             reason,
             detail: Some(format!("claim `{claim}`")),
+            moved: None,
             realm: Some(realm.name.clone()),
             principal: who.cloned(),
             token_id: token

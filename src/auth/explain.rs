@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::access::Asked;
-use super::clock::Clock;
+use super::clock::{Clock, Moved};
 use super::credential::Credential;
 use super::decide::{Step, Unverified, verify};
 use super::judge::{CHECKS, Case};
@@ -162,9 +162,24 @@ fn judged(token: &Verified, facts: &Facts<'_>, clock: &Clock, checks: &mut Vec<C
     let deny = &facts.snapshot.deny;
     let mut case = Case::new(token, &bearer, facts.asked, realm, deny, clock);
     for (name, check) in CHECKS {
-        checks.push(match check(&mut case) {
+        checks.push(match case.check(check) {
             Ok(()) => Check::passed(name),
-            Err(finding) => Check::failed(name, finding.reason, finding.detail, facts),
+            Err(finding) => {
+                let failed = Check::failed(name, finding.reason, finding.detail, facts);
+                Check {
+                    mend: with_moved(finding.moved, failed.mend),
+                    ..failed
+                }
+            }
         });
+    }
+}
+
+/// What to do, where it may be that the time is wrong and not the token.
+fn with_moved(moved: Option<Moved>, mend: Option<String>) -> Option<String> {
+    match (moved, mend) {
+        (None, mend) => mend,
+        (Some(moved), None) => Some(moved.to_string()),
+        (Some(moved), Some(mend)) => Some(format!("{moved}; else {mend}")),
     }
 }

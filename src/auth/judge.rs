@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::access::{Asked, opened, stale};
-use super::clock::Clock;
+use super::clock::{Clock, Moved};
 use super::credential::{Credential, ProofUse};
 use super::deny::DenyList;
 use super::dpop::{self, BoundTo, When};
@@ -25,6 +25,9 @@ pub(super) struct Case<'c> {
     pub(super) synchronised: bool,
     /// The time that counts for this token.
     pub(super) now: Timestamp,
+    /// Without what earlier tokens have told, and what that was.
+    alone: Timestamp,
+    moved: Option<Moved>,
     pub(super) uptime: Uptime,
     /// Found by the check `access`; never empty where that passed.
     pub(super) endpoints: Vec<Arc<Endpoint>>,
@@ -33,10 +36,10 @@ pub(super) struct Case<'c> {
 }
 
 type Checked = Result<(), Finding>;
-type Named = (&'static str, fn(&mut Case<'_>) -> Checked);
+type Check = fn(&mut Case<'_>) -> Checked;
 
 /// Cheap ones first; the proof's signature costs as much as all else together.
-pub(super) const CHECKS: [Named; 11] = [
+pub(super) const CHECKS: [(&str, Check); 11] = [
     ("binding", binding),
     ("expiry", expiry),
     ("not-before", not_before),
@@ -61,6 +64,7 @@ impl<'c> Case<'c> {
         deny: &'c DenyList,
         clock: &Clock,
     ) -> Case<'c> {
+        let (who, issued) = (&token.claims.principal, token.claims.issued.latest);
         Case {
             token,
             credential,
@@ -68,7 +72,9 @@ impl<'c> Case<'c> {
             realm,
             deny,
             synchronised: clock.synchronised,
-            now: clock.of_token(&token.claims.principal, token.claims.issued.latest),
+            now: clock.of_token(who, issued),
+            alone: clock.of_token_alone(who, issued),
+            moved: clock.moved(who),
             uptime: clock.uptime,
             endpoints: Vec::new(),
             proof: None,
@@ -77,7 +83,25 @@ impl<'c> Case<'c> {
 
     /// All checks, up to the first that fails.
     pub(super) fn judge(&mut self) -> Checked {
-        CHECKS.iter().try_for_each(|(_, check)| check(self))
+        CHECKS.iter().try_for_each(|(_, check)| self.check(*check))
+    }
+
+    /// One of them; says so where only what earlier tokens have told of the time makes it fail.
+    pub(super) fn check(&mut self, check: Check) -> Checked {
+        let Err(finding) = check(self) else {
+            return Ok(());
+        };
+        let Some(moved) = self.moved.clone() else {
+            return Err(finding);
+        };
+        let now = std::mem::replace(&mut self.now, self.alone);
+        let passes = check(self).is_ok();
+        self.now = now;
+        Err(if passes {
+            finding.because(moved)
+        } else {
+            finding
+        })
     }
 
     fn policy(&self) -> &'c Policy {

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::claims::Claims;
+use super::clock::Moved;
 use super::credential::ProofUse;
 use super::peer::Peer;
 use super::policy::Endpoint;
@@ -25,6 +26,8 @@ pub struct Denied {
     pub reason: DenyReason,
     /// Nothing that the token says of itself, but times; what is said of its key is of the realm's.
     pub detail: Option<String>,
+    /// Without what earlier tokens have told of the time it wouldn't be refused for this reason.
+    pub moved: Option<Moved>,
     /// Its name, known once the signature is verified.
     pub realm: Option<String>,
     pub principal: Option<Principal>,
@@ -109,6 +112,7 @@ impl From<DenyReason> for Denied {
         Denied {
             reason,
             detail: None,
+            moved: None,
             realm: None,
             principal: None,
             token_id: None,

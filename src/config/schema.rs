@@ -218,8 +218,9 @@ settings! {
         /// How old the pinned keys may grow for each scope; "none" lifts the limit.
         offline_grace: live(grace()),
             Default { read = "30d", write = "24h", fine-tune = "1h", audit = "30d" };
-        /// What is allowed while the clock isn't synchronised.
-        unsynchronised_scopes: live(scopes), Default ["read"];
+        /// What is allowed while the clock isn't synchronised. Without "audit" a monitor is refused
+        /// then: it is what metrics and `/readyz?verbose` want over TCP.
+        unsynchronised_scopes: live(scopes), Default ["read", "audit"];
         /// Role names → scopes, where the endpoint client's roles aren't called read, write,
         /// fine-tune, audit.
         roles: live(Kind::from(scopes).by_name()), Example { asker = ["read"] };

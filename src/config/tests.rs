@@ -38,7 +38,7 @@ fn a_realm_is_all_it_needs() {
     assert_eq!(config.models_dir, Path::new("/var/lib/slmd/models"));
     assert!(config.mqtt.is_none());
     let policy = &config.realms[0].policy;
-    assert_eq!(policy.unsynchronised_scopes, [Scope::Read]);
+    assert_eq!(policy.unsynchronised_scopes, [Scope::Read, Scope::Audit]);
     assert_eq!(
         policy.offline_grace[&Scope::FineTune],
         Duration::from_secs(3600)

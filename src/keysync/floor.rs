@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde_json::Error;
 
 use super::words::{BUDGET, Line, Saved, Words};
-use crate::auth::RealmFloor;
+use crate::auth::{Moved, RealmFloor};
 use crate::store::{Store, StoreError, Tree};
 use crate::time::{Booted, Moment, Timestamp, Uptime};
 
@@ -138,7 +138,8 @@ impl Floor {
     }
 
     /// Takes the word of an accepted token of the realm that was issued to `client` at `issued_at`,
-    /// while the clock isn't synchronised and says `now`.
+    /// while the clock isn't synchronised and says `now`. What comes of it is told where that is
+    /// news.
     pub fn hear(
         &self,
         issuer: &str,
@@ -146,12 +147,13 @@ impl Floor {
         issued_at: Timestamp,
         now: Timestamp,
         uptime: Uptime,
-    ) {
+    ) -> Option<Moved> {
         let mut state = self.state();
         let floor = state.floor(uptime);
-        if let Some(words) = state.realms.get_mut(issuer) {
-            words.hear(client, issued_at, now.max(floor), floor, uptime);
-        }
+        let words = state.realms.get_mut(issuer)?;
+        let held = now.max(floor);
+        words.hear(client, issued_at, held, floor, uptime);
+        words.news(held, now, uptime)
     }
 
     /// Follows the clock while it is synchronised. Never goes back. May block to save.

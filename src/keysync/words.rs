@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::auth::RealmFloor;
+use crate::auth::{Moved, RealmFloor};
 use crate::time::{Booted, Timestamp, Uptime};
 
 /// The most that tokens can raise a realm's time beyond the clock and the time that has passed; it
 /// refills once in as much time.
 pub(super) const BUDGET: Duration = Duration::from_secs(86_400);
+
+/// Administrators are told when tokens have moved a realm's time by so much past the clock, and again
+/// when they have moved it further by as much as the second. The budget bounds how often that is.
+const NOTICEABLE: Duration = Duration::from_secs(300);
+const FURTHER: Duration = Duration::from_secs(3600);
 
 /// What Keycloak's database takes for a client id. A longer one isn't remembered.
 const MAX_CLIENT: usize = 255;
@@ -58,6 +63,9 @@ pub(super) struct Words {
     counted: Uptime,
     /// Not stored yet.
     raised: Duration,
+    /// What of these two administrators were told last.
+    told_agreed: Option<Line>,
+    told_highest: Option<Line>,
 }
 
 /// As it is stored. The time while the process didn't run refills no budget.
@@ -91,6 +99,8 @@ impl Words {
             budget,
             counted: now,
             raised: Duration::ZERO,
+            told_agreed: None,
+            told_highest: None,
         }
     }
 
@@ -102,6 +112,8 @@ impl Words {
             budget: Duration::from_millis(saved.budget_ms).min(BUDGET),
             counted: now.uptime,
             raised: Duration::ZERO,
+            told_agreed: None,
+            told_highest: None,
         }
     }
 
@@ -128,6 +140,7 @@ impl Words {
     pub(super) fn forget(&mut self, now: Uptime) {
         self.raised = self.raised.max(self.highest(now).since(Timestamp(0)));
         (self.agreed, self.ahead) = (None, None);
+        (self.told_agreed, self.told_highest) = (None, None);
     }
 
     /// As a decision sees it; `held` is the clock, held up by the floor.
@@ -172,6 +185,29 @@ impl Words {
         if self.ahead.is_none() && word > self.agreed(now) {
             self.ahead = Some((client.to_owned(), Line::new(word, now)));
         }
+    }
+
+    /// What administrators are to be told, once: how far tokens have moved the realm's time past
+    /// `held`, where the clock says `clock`.
+    pub(super) fn news(&mut self, held: Timestamp, clock: Timestamp, now: Uptime) -> Option<Moved> {
+        let (agreed, highest) = (self.agreed(now), self.highest(now));
+        let is_news = |to: Timestamp, told: Option<Line>| {
+            let further = told.is_none_or(|told| to.since(told.at(now)) >= FURTHER);
+            to.since(held) >= NOTICEABLE && further
+        };
+        let of_all = is_news(agreed, self.told_agreed);
+        if !of_all && !is_news(highest, self.told_highest) {
+            return None;
+        }
+        let (to, client) = match &self.ahead {
+            Some((client, _)) if !of_all => (highest, Some(client.clone())),
+            _ => (agreed, None),
+        };
+        if of_all {
+            self.told_agreed = Some(Line::new(agreed, now));
+        }
+        self.told_highest = Some(Line::new(highest, now));
+        Some(Moved { to, clock, client })
     }
 
     fn agree(&mut self, on: Timestamp, now: Uptime) {
@@ -250,6 +286,33 @@ mod tests {
         // The same client's second token agrees with nobody.
         hear(&mut words, "one", after(1000), 0);
         assert_eq!(of(&words, "three", 0), after(2));
+    }
+
+    #[test]
+    fn administrators_are_told_of_a_creeping_time_now_and_then_and_when_it_counts_for_all() {
+        let mut words = words();
+        let (mut told, minute) = (Vec::new(), 60_000);
+        for client in ["one", "two"] {
+            for minutes in 1..=24 * 60 {
+                let word = Timestamp(FLOOR.0 + minutes * minute);
+                hear(&mut words, client, word, 0);
+                told.extend(words.news(FLOOR, Timestamp(7), Uptime(0)));
+            }
+        }
+        let of = |client: Option<&str>| {
+            let of = told
+                .iter()
+                .filter(|moved| moved.client.as_deref() == client);
+            of.count()
+        };
+        assert_eq!((of(Some("one")), of(Some("two")), of(None)), (24, 0, 24));
+        let first = &told[0];
+        assert_eq!(
+            (first.to.since(FLOOR), first.clock),
+            (NOTICEABLE, Timestamp(7))
+        );
+        // What has passed since is no news.
+        assert_eq!(words.news(after(5), after(5), Uptime(5 * HOUR)), None);
     }
 
     #[test]

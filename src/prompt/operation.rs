@@ -47,11 +47,11 @@ pub struct Entry {
 
 macro_rules! table {
     ($(#[$meta:meta])* $type:ident {
-        $($variant:ident = $name:literal, $method:literal $path:literal, $scope:ident;)+
+        $($(#[$about:meta])* $variant:ident = $name:literal, $method:literal $path:literal, $scope:ident;)+
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $type { $($variant,)+ }
+        pub enum $type { $($(#[$about])* $variant,)+ }
 
         impl $type {
             pub const ALL: &'static [$type] = &[$($type::$variant,)+];
@@ -85,6 +85,8 @@ table! {
         Models = "list_models", "GET" "/v1/models", Read;
         Model = "list_models", "GET" "/v1/models/{id}", Read;
         Metrics = "read_metrics", "GET" "/metrics", Audit;
+        /// Ready or not is for everybody; all the rest (`?verbose`) is what the scope is for.
+        Status = "read_status", "GET" "/readyz", Audit;
     }
 }
 

@@ -13,7 +13,7 @@ use crate::dpop;
 use crate::mint::{self, Issuer, NOW};
 use crate::refusals::{PROVEN, Spoil, UNPROVEN};
 
-fn explained(case: &Case) -> Explanation {
+pub(crate) fn explained(case: &Case) -> Explanation {
     let asked = ToExplain {
         token: Secret::new(case.token()),
         transport: case.origin.transport_kind(),

@@ -1,13 +1,16 @@
 //! A realm's own floor: what its tokens tell of the time while nothing better does, and no more.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
-use slmd::for_tests::auth::{Decision, RealmFloor};
-use slmd::for_tests::reason::DenyReason::{Expired, IssuedInFuture, KeysStale};
+use slmd::for_tests::auth::{Decision, Moved, Outcome, RealmFloor};
+use slmd::for_tests::prompt::Scope;
+use slmd::for_tests::reason::DenyReason::{Expired, IssuedInFuture, KeysStale, TooOld};
 use slmd::for_tests::time::{Mark, Moment, Timestamp, Uptime};
 
 use crate::case::Case;
+use crate::explain::explained;
 use crate::mint::{ISSUER, NOW};
 
 /// A device that restarted in 1970, with a floor of its realm `before` seconds before the tests'
@@ -94,6 +97,78 @@ fn the_word_of_one_client_counts_for_that_client() {
             true => assert_eq!(case.denied().reason, Expired),
             false => assert!(permitted(&case)),
         }
+    }
+}
+
+/// The clock is right, nobody keeps it, and tokens have told a time that is a day ahead.
+fn moved(client: Option<&str>) -> Case {
+    let mut case = Case::sound();
+    case.clock.synchronised = false;
+    let (clock, ahead) = (case.clock.now, Timestamp::from_secs(NOW + 86_400));
+    let ahead_of = client.map(|client| (client, ahead));
+    let floor = if client.is_some() { clock } else { ahead };
+    set(&mut case, ISSUER, floor, ahead_of, ahead);
+    case
+}
+
+/// Each check that looks at the time, failed by nothing but what earlier tokens have told.
+#[test]
+fn a_refusal_names_what_moved_the_time_and_how_to_mend_it() {
+    let spoils: [fn(&mut Case); 3] = [
+        |_| {},
+        |case| {
+            case.claims["auth_time"] = json!(NOW - 300);
+            case.claims["exp"] = json!(NOW + 90_000);
+            case.realm.policy.max_age = Some(Duration::from_secs(3600));
+        },
+        |case| {
+            case.claims["exp"] = json!(NOW + 90_000);
+            let grace = [(Scope::Read, Duration::from_secs(7200))];
+            case.realm.policy.offline_grace = grace.into();
+        },
+    ];
+    for client in [Some("device-1"), None] {
+        for (spoil, reason) in spoils.iter().zip([Expired, TooOld, KeysStale]) {
+            let mut case = moved(client);
+            case.realm.policy.max_lifetime = Duration::from_secs(100_000);
+            spoil(&mut case);
+            let denied = case.denied();
+            assert_eq!(denied.reason, reason);
+            let told = Moved {
+                to: Timestamp::from_secs(NOW + 86_400),
+                clock: Timestamp::from_secs(NOW),
+                client: client.map(str::to_owned),
+            };
+            assert_eq!(denied.moved, Some(told.clone()), "{reason}");
+            // Who told it is no matter of whoever asks.
+            let detail = denied.detail.unwrap();
+            assert!(detail.contains("`slmd keys reset-time`"), "{detail}");
+            assert!(!detail.contains("device-1"), "{detail}");
+            let explanation = explained(&case);
+            let failed = Outcome::Failed(reason.to_string());
+            let mut checks = explanation.checks.iter();
+            let check = checks.find(|check| check.outcome == failed).unwrap();
+            let mend = check.mend.as_deref().unwrap();
+            assert!(mend.starts_with(&told.to_string()), "{mend}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_that_the_clock_alone_brings_blames_no_earlier_token() {
+    let mut others = moved(Some("device-2"));
+    others.claims["exp"] = json!(NOW - 60);
+    let mut own = moved(Some("device-1"));
+    own.claims["exp"] = json!(NOW - 60);
+    let mut roleless = moved(None);
+    roleless.claims["exp"] = json!(NOW + 90_000);
+    roleless.realm.policy.max_lifetime = Duration::from_secs(100_000);
+    roleless.drop_claim("aud");
+    for case in [others, own, roleless] {
+        let denied = case.denied();
+        assert_eq!(denied.moved, None, "{denied:?}");
+        let detail = denied.detail.unwrap();
+        assert!(!detail.contains("reset-time"), "{detail}");
     }
 }
 

@@ -71,7 +71,7 @@ fn a_flipped_bit_never_permits() {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let looks = [Look::Models, Look::Metrics].map(Operation::Look);
+    let looks = [Look::Models, Look::Metrics, Look::Status].map(Operation::Look);
     prop::sample::select([vec![chat(), Operation::Cancel], looks.to_vec()].concat())
 }
 

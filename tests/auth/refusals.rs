@@ -303,6 +303,7 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
     }),
     (ClockUnsynchronised, |c| {
         c.clock.synchronised = false;
+        c.realm.policy.unsynchronised_scopes = vec![Scope::Read];
         c.operation = Operation::Look(Look::Metrics);
         c.claims["resource_access"] = json!({"slm": {"roles": ["audit"]}});
     }),

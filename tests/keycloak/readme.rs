@@ -2,6 +2,7 @@
 //! Keycloak to an answer, by import and by hand.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -9,8 +10,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::appliance::{ask, refused, setup};
 use crate::server::{ADMIN_PASSWORD, Keycloak, keycloak};
-use crate::support::{Daemon, Setup, root, run};
+use crate::support::{Daemon, Exchange, Setup, exchange, free_port, root, run};
 
 /// Each `kcadm.sh` starts a Java machine, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -114,6 +116,34 @@ fn typing_leads_to_an_answer_and_to_what_the_import_makes() {
             assert_eq!(made["attributes"][attribute], *value, "{name}: {attribute}");
         }
     }
+}
+
+#[test]
+fn a_scraper_gets_tokens_that_open_metrics_and_nothing_else() {
+    let name = "readme-monitor";
+    follow(name, &["What the commands need", "By import", "A monitor"]);
+    let realm = crate::grants::realm(name);
+    let scrape = own(realm.server, name, &blocks("A monitor", "yaml"));
+    for line in [
+        format!("token_url: {}\n", realm.token_url()),
+        format!("ca_file: {}\n", realm.server.ca_file().display()),
+        "client_id: prometheus\n".to_owned(),
+    ] {
+        assert!(scrape.contains(&line), "{line} isn't in {scrape}");
+    }
+    let port = free_port();
+    let listen = format!("[http]\nlisten = \"127.0.0.1:{port}\"");
+    let daemon = Daemon::start(setup(&[&realm]).with(&listen));
+    let token = realm.service("prometheus", None).access;
+    let bearer = format!("Bearer {token}");
+    for path in ["/metrics", "/readyz?verbose"] {
+        let tcp = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        let headers = [("authorization", bearer.as_str()), ("host", "localhost")];
+        let answer = exchange(tcp, "GET", path, &headers, "");
+        let answer = answer.and_then(Exchange::finish).expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    refused(&ask(&daemon, &token, "Who are you?"), 403, "scope_missing");
 }
 
 /// A client as the realm file has it.

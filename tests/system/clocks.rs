@@ -95,6 +95,15 @@ impl Scene {
         });
     }
 
+    /// The log's lines on time that tokens have moved.
+    fn moved_lines(&self) -> String {
+        let log = self.daemon.log();
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("have moved the realm's time"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     fn keys_age(&self) -> u64 {
         let age = &self.daemon.status()["realms"][0]["keys_age_seconds"];
         age.as_u64().expect("keys are pinned")
@@ -266,13 +275,41 @@ fn one_token_from_the_future_stops_nobody_but_its_client() {
         assert_eq!(floors["client"], "device-1", "{floors}");
         scene.cut();
     }
+    let lines = scene.moved_lines();
+    let who = lines
+        .split_once("ends what a token of client")
+        .map(|(_, who)| who);
+    assert!(who.is_some_and(|who| who.contains("device-1")), "{lines}");
     // A second client that agrees tells everybody, up to the lower of both.
     assert_answered(&scene.ask("device-2", now() + 2 * HOUR));
+    assert!(
+        scene
+            .moved_lines()
+            .contains("ends what earlier tokens said")
+    );
     for _ in 0..2 {
-        assert_refused(&scene.ask("device-3", now()), "expired");
+        let refused = scene.ask("device-3", now());
+        assert_refused(&refused, "expired");
+        assert!(
+            refused.body.contains("`slmd keys reset-time`"),
+            "{refused:?}"
+        );
+        assert!(!refused.body.contains("device-"), "{refused:?}");
         assert_answered(&scene.ask("device-3", now() + 2 * HOUR));
         scene.cut();
     }
+    // The administrator finds it in the log, the audit and the explanation.
+    let lines = scene.moved_lines();
+    assert!(lines.lines().count() < 8, "{lines}");
+    let why = "where the clock is right, `slmd keys reset-time` ends what earlier tokens said";
+    let audit = scene.daemon.audit(0);
+    let found = audit
+        .iter()
+        .any(|r| r.contains("device-3") && r.contains(why));
+    assert!(found, "{audit:?}");
+    let explained = json!({"token": scene.token("device-3", now())}).to_string();
+    let explained = scene.daemon.admin_http("POST", "/keys/explain", &explained);
+    assert!(explained.body.contains(why), "{explained:?}");
     // A clock that is kept knows better.
     scene.clock.keeps(Kept::WithoutRtc);
     within(PATIENCE, "the clock to count", || {

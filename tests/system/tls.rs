@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use slmd::for_tests::tls::{KeyPair, client, fingerprint};
 
 use crate::support::{
-    Ca, Certificate, Daemon, Exchange, Issuer, Mosquitto, Publish, Response, Setup, chat, claims,
-    exchange, free_port, python, run, secrets, within,
+    Ca, Certificate, Clock, Daemon, Exchange, Issuer, Kept, Mosquitto, Publish, Response, Setup,
+    chat, claims, exchange, free_port, http, python, run, secrets, within,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -39,14 +39,15 @@ impl Scene {
     }
 
     fn with_ca(ca: Ca, toml: &str) -> Scene {
+        Scene::of(Setup::new(), ca, toml)
+    }
+
+    fn of(setup: Setup, ca: Ca, toml: &str) -> Scene {
         let own = ca.issue("server");
         let issuer = Issuer::new("ES256", "tls-1");
         let port = free_port();
-        let setup = Setup::new().issuer(&issuer).with(&format!(
-            "[http.tls]\nlisten = \"127.0.0.1:{port}\"\n\
-             cert_file = {:?}\nkey_file = {:?}\n{toml}\n",
-            own.cert, own.key
-        ));
+        let listen = listen(port, &own);
+        let setup = setup.issuer(&issuer).with(&format!("{listen}{toml}\n"));
         let daemon = Daemon::start(setup);
         Scene {
             ca,
@@ -55,6 +56,10 @@ impl Scene {
             daemon,
             port,
         }
+    }
+
+    fn listen(&self) -> String {
+        listen(self.port, &self.own)
     }
 
     fn url(&self) -> String {
@@ -85,12 +90,26 @@ impl Scene {
         answer.and_then(Exchange::finish).expect("an answer")
     }
 
+    fn get_as(&self, role: &str, path: &str) -> Response {
+        let mut claims = claims();
+        claims["resource_access"] = json!({"slm": {"roles": [role]}});
+        let bearer = format!("Bearer {}", self.issuer.token(claims));
+        self.get(path, &[("authorization", &bearer)])
+    }
+
     /// Of the certificate that a new client is greeted with.
     fn shown(&self) -> String {
         let stream = self.connect(self.client(None)).expect("a handshake");
         let chain = stream.conn.peer_certificates().expect("a certificate");
         fingerprint(&chain[0])
     }
+}
+
+fn listen(port: u16, own: &Certificate) -> String {
+    format!(
+        "[http.tls]\nlisten = \"127.0.0.1:{port}\"\ncert_file = {:?}\nkey_file = {:?}\n",
+        own.cert, own.key
+    )
 }
 
 type Connection = StreamOwned<ClientConnection, TcpStream>;
@@ -143,18 +162,112 @@ fn metrics_over_tcp_are_for_auditors() {
         none.header("www-authenticate"),
         Some(r#"Bearer realm="slmd""#)
     );
-    let with = |claims: Value| {
-        let bearer = format!("Bearer {}", scene.issuer.token(claims));
-        scene.get("/metrics", &[("authorization", &bearer)])
-    };
-    assert_eq!(with(claims()).status, 403);
-    let mut auditor = claims();
-    auditor["resource_access"] = json!({"slm": {"roles": ["audit"]}});
-    let metrics = with(auditor);
+    assert_eq!(scene.get_as("read", "/metrics").status, 403);
+    let metrics = scene.get_as("audit", "/metrics");
     assert_eq!(metrics.status, 200, "{metrics:?}");
     assert!(metrics.body.contains("slmd_"), "{metrics:?}");
-    // What is inside is for the machine itself only.
-    assert_eq!(scene.get("/readyz?verbose", &[]).body, "ready\n");
+}
+
+#[test]
+fn over_tcp_the_status_is_for_auditors_and_readiness_is_a_word() {
+    let mut scene = Scene::start("");
+    assert_eq!(scene.get("/readyz", &[]).body, "ready\n");
+    let bare = scene.get("/readyz?verbose", &[]);
+    assert_eq!(bare.status, 200, "{bare:?}");
+    let (word, hint) = bare.body.split_once('\n').expect("two lines");
+    assert_eq!(word, "ready");
+    assert!(hint.contains("the scope `audit`"), "{bare:?}");
+
+    let reader = scene.get_as("read", "/readyz?verbose");
+    assert_eq!(reader.status, 403, "{reader:?}");
+    let challenge = reader.header("www-authenticate").expect("a challenge");
+    assert!(challenge.contains(r#"scope="audit""#), "{challenge}");
+    let whole = scene.get_as("audit", "/readyz?verbose");
+    assert_eq!(whole.json()["realms"][0]["name"], "dev", "{whole:?}");
+    let audit = scene.daemon.audit(0).join("\n");
+    assert!(audit.contains(r#""action":"read_status""#), "{audit}");
+
+    // Without keys: why that is names realms, and is for this machine.
+    scene.daemon.terminate();
+    scene.daemon = Daemon::start(Setup::new().with(&scene.listen()));
+    for path in ["/readyz", "/readyz?verbose"] {
+        let unready = scene.get(path, &[]);
+        assert_eq!(unready.status, 503, "{unready:?}");
+        assert_eq!(unready.body.lines().next(), Some("not ready"));
+        assert!(!unready.body.contains("realm"), "{unready:?}");
+    }
+    let own = http(&scene.daemon.socket(), "GET", "/readyz", &[], "");
+    assert!(own.body.contains("no realm has pinned keys"), "{own:?}");
+}
+
+/// That the clock is off is what a monitor is there to see.
+#[test]
+fn a_monitor_is_let_in_while_the_clock_is_off_unless_the_realm_says_no() {
+    let clock = Clock::new();
+    clock.keeps(Kept::ByNobody);
+    let setup = Setup::new().realm_default("unsynchronised_scopes");
+    let scene = Scene::of(clock.of(setup), Ca::new("tests"), "");
+    let metrics = scene.get_as("audit", "/metrics");
+    assert_eq!(metrics.status, 200, "{metrics:?}");
+    let says = metrics.body.contains("slmd_clock_synchronised 0\n");
+    assert!(says, "{metrics:?}");
+    let status = scene.get_as("audit", "/readyz?verbose").json();
+    assert_eq!(status["clock"]["synchronised"], false, "{status}");
+
+    let path = scene.daemon.config_path();
+    let text = std::fs::read_to_string(&path).expect("its configuration");
+    let strict = "[[realm]]\nunsynchronised_scopes = [\"read\"]\n";
+    let text = text.replacen("[[realm]]\n", strict, 1);
+    std::fs::write(&path, text).expect("its configuration");
+    succeeded(&scene.daemon.slmd(&["reload"]));
+    for path in ["/metrics", "/readyz?verbose"] {
+        let refused = scene.get_as("audit", path);
+        let code = &refused.json()["error"]["code"];
+        assert_eq!(code, "clock_unsynchronised", "{refused:?}");
+    }
+    assert_eq!(scene.get("/readyz", &[]).body, "ready\n");
+}
+
+/// Looks of each kind over both ways, and one change among them.
+#[test]
+fn a_monitor_wears_no_flash_and_each_of_its_looks_is_on_record() {
+    const LOOKS: u64 = 60;
+    let mut scene = Scene::start("");
+    let before = scene.daemon.audit(0).len();
+    for _ in 0..LOOKS {
+        for path in ["/status", "/keys", "/audit?last=1", "/metrics"] {
+            let look = scene.daemon.admin_http("GET", path, "");
+            assert_eq!(look.status, 200, "{look:?}");
+        }
+        for path in ["/metrics", "/readyz?verbose"] {
+            let look = scene.get_as("audit", path);
+            assert_eq!(look.status, 200, "{look:?}");
+        }
+    }
+    for _ in 0..2 {
+        succeeded(&scene.daemon.slmd(&["reload"]));
+    }
+    scene.daemon.restart();
+    let records = scene.daemon.audit(0);
+    let records: Vec<Value> = records[before..]
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("a record is JSON"))
+        .collect();
+    let of = |what: &str| -> Vec<u64> {
+        let of = |r: &&Value| r["what"] == what || r["action"] == what;
+        let told = records.iter().filter(of);
+        told.map(|r| r["count"].as_u64().unwrap_or(1)).collect()
+    };
+    for kind in ["keys list", "metrics", "read_metrics", "read_status"] {
+        assert_eq!(of(kind), [1, LOOKS - 1], "{kind}");
+    }
+    // These are how the test itself looks.
+    for kind in ["status", "audit read"] {
+        let told = of(kind);
+        assert!(told.len() <= 2, "{kind}: {told:?}");
+        assert!(told.iter().sum::<u64>() >= LOOKS, "{kind}: {told:?}");
+    }
+    assert_eq!(of("reload"), [1, 1], "a change is a record");
 }
 
 #[test]

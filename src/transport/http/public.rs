@@ -11,7 +11,7 @@ use super::door::TcpPeer;
 use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
-use super::route::{Probe, Route, not_found, wrong_method};
+use super::route::{Route, not_found, wrong_method};
 use super::{Control, Settings, answer, host, request, route};
 use crate::admission::{Admission, Recorded};
 use crate::auth::{Credential, Permitted};
@@ -61,6 +61,8 @@ impl Service<TcpPeer> for Public {
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// To who asks for more than may be told without a token.
+const TOKEN_WANTED: &str = "over TCP `?verbose` wants a token with the scope `audit`\n";
 const IGNORED: HeaderName = HeaderName::from_static("slmd-ignored-parameters");
 
 impl Public {
@@ -114,13 +116,7 @@ impl Public {
         {
             Route::Complete(dialect) => self.complete(dialect, caller, id, request).await,
             Route::Look(look) => self.look(look, &named, caller, id, &request).await,
-            Route::Probe(Probe::Live) => Ok(reply::full(StatusCode::OK, TEXT, "ok\n")),
-            Route::Probe(Probe::Ready) => {
-                // What is inside is for this machine only.
-                let verbose =
-                    !is_tcp(&caller.origin) && request::query(&request, "verbose").is_some();
-                Ok(self.readiness(verbose))
-            }
+            Route::Live => Ok(reply::full(StatusCode::OK, TEXT, "ok\n")),
         }
     }
 
@@ -154,6 +150,7 @@ impl Public {
                 let text = self.control.metrics();
                 Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
             }
+            Look::Status => self.status(caller, id, request).await,
         }
     }
 
@@ -242,20 +239,37 @@ impl Public {
         permitted.map_err(|refusal| Refused::recorded(refusal, look.entry().scope))
     }
 
-    fn readiness(&self, verbose: bool) -> Response<Body> {
+    /// Ready or not; and what is inside, for this machine and for whom a token allows it.
+    async fn status(
+        &self,
+        caller: Caller,
+        id: &RequestId,
+        request: &Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let (is_tcp, verbose) = (is_tcp(&caller.origin), request::query(request, "verbose"));
+        let shows_token = request.headers().contains_key(AUTHORIZATION);
+        let all = verbose.is_some() && (!is_tcp || shows_token);
+        if all && is_tcp {
+            let _read = self.authorized(Look::Status, caller, id, request).await?;
+        }
         let ready = self.control.ready();
         let status = match ready {
             Ok(()) => StatusCode::OK,
             Err(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        if verbose {
-            return reply::json(status, &self.control.status());
+        if all {
+            return Ok(reply::json(status, &self.control.status()));
         }
-        let text = match ready {
+        let mut text = match ready {
             Ok(()) => "ready\n".to_owned(),
+            // The reason names realms and folders.
+            Err(_) if is_tcp => "not ready\n".to_owned(),
             Err(why) => format!("not ready: {why}\n"),
         };
-        reply::full(status, TEXT, text)
+        if verbose.is_some() {
+            text.push_str(TOKEN_WANTED);
+        }
+        Ok(reply::full(status, TEXT, text))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which operation, or probe, a path means. The operations' paths come from their table.
+//! Which operation a path means, or the probe. The operations' paths come from their table.
 
 use super::reply::Refused;
 use crate::prompt::{Dialect, Entry, Look, Place};
@@ -8,23 +8,14 @@ use crate::reason::{Refusal, RefuseReason};
 pub(super) enum Route {
     Complete(Dialect),
     Look(Look),
-    Probe(Probe),
-}
-
-/// What needs no token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Probe {
+    /// Whether the daemon answers at all: for everybody.
     Live,
-    Ready,
 }
-
-const PROBES: [(&str, Probe); 2] = [("/livez", Probe::Live), ("/readyz", Probe::Ready)];
 
 /// What there is at `path`.
 pub(super) fn at(path: &str) -> Option<Place<Route>> {
     let operations = operations().map(|(entry, route)| (entry.method, entry.path, route));
-    let probes = PROBES.map(|(path, probe)| ("GET", path, Route::Probe(probe)));
-    Place::find(operations.chain(probes), path)
+    Place::find(operations.chain([("GET", "/livez", Route::Live)]), path)
 }
 
 fn operations() -> impl Iterator<Item = (&'static Entry, Route)> {

@@ -95,6 +95,13 @@ impl Setup {
         self
     }
 
+    /// Leaves a setting of the first realm to slmd's default.
+    pub fn realm_default(mut self, key: &str) -> Setup {
+        let realm = self.config["realm"][0].as_table_mut();
+        realm.expect("a realm is a table").remove(key);
+        self
+    }
+
     /// Another binary than this build's, with what it is run by before it.
     pub fn program(mut self, program: &[&Path]) -> Setup {
         self.program = program.iter().map(|part| part.to_path_buf()).collect();
