@@ -120,20 +120,28 @@ fn commands() -> String {
     )
 }
 
-#[test]
-fn the_readme_gives_a_running_service() {
+/// Whether we may make them, which `what` takes; says so where not.
+pub fn has_namespaces(what: &str) -> bool {
     if !rustix::process::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "this runs as root");
-        eprintln!("LEFT OUT: to install on a machine of its own takes root");
-        return;
+        eprintln!("LEFT OUT: {what} takes root");
+        return false;
     }
     // Some machines are themselves containers that may have none.
     let namespaces = Command::new("unshare")
         .args(["--mount", "--pid", "--fork", "--net", "--cgroup", "mount"])
         .args(["-t", "tmpfs", "none", "/tmp"])
         .status();
-    if !namespaces.is_ok_and(|status| status.success()) {
+    let has = namespaces.is_ok_and(|status| status.success());
+    if !has {
         eprintln!("LEFT OUT: this machine gives root no namespaces of its own");
+    }
+    has
+}
+
+#[test]
+fn the_readme_gives_a_running_service() {
+    if !has_namespaces("to install on a machine of its own") {
         return;
     }
     let issuer = Issuer::new("ES256", "key-1");
