@@ -57,6 +57,9 @@ test "$(stat -c '%a %U %G' /etc/slmd/slmd.toml)" = '640 root slmd'
 test "$(stat -c '%a %U %G' /run/slmd/slmd.sock)" = '660 slmd slmd'
 test -z "$(find /var/lib/slmd ! -user slmd)"
 systemctl is-enabled slmd.socket slmd.service
+# Its log lines are entries with priorities, and with one time only.
+journalctl --sync
+journalctl --no-pager --unit slmd --output json _TRANSPORT=journal PRIORITY=6 | grep '"MESSAGE":"ready"'
 
 # Over the socket, for those in the group.
 as alice ask | right
@@ -82,7 +85,7 @@ ready
 sed -i 's|^#log = .*|log = "loud"|' /etc/slmd/slmd.toml
 if systemctl restart slmd; then exit 1; fi
 journalctl --sync
-journalctl --no-pager --output cat >/trial/journal
+journalctl --no-pager --output cat --priority err >/trial/journal
 grep 'slmd.toml:.*"loud" is no level' /trial/journal || { tail -n 50 /trial/journal; exit 1; }
 systemctl stop slmd
 cp -p /trial/before /etc/slmd/slmd.toml
