@@ -4,6 +4,9 @@ use std::fmt;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use tracing::Level;
+
+use crate::telemetry;
 
 /// The exit codes, as `slmd --help` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +81,11 @@ impl Failure {
         if self.message.is_empty() {
             return ExitCode::from(self.exit as u8);
         }
-        if as_json {
-            eprintln!("{}", self.json());
-        } else {
-            eprintln!("slmd: {}", self.message);
-        }
+        let text = match as_json {
+            true => self.json().to_string(),
+            false => format!("slmd: {}", self.message),
+        };
+        telemetry::say(Level::ERROR, &text);
         ExitCode::from(self.exit as u8)
     }
 

@@ -26,9 +26,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing::Level;
 
 use crate::config::{Config, DEFAULT_PATH, Problem};
-use crate::process;
+use crate::{process, telemetry};
 use client::Client;
 use exit::{Done, Exit, Failure};
 
@@ -77,8 +78,7 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon in the foreground (systemd does this).
-    Run,
+    Run(run::Run),
     Ask(Box<ask::Ask>),
     Login(login::Login),
     Logout(login::Logout),
@@ -113,7 +113,7 @@ pub fn main() -> ExitCode {
 impl Command {
     fn execute(self, global: &Global) -> Done {
         match self {
-            Command::Run => run::run(global),
+            Command::Run(command) => command.execute(global),
             Command::Ask(command) => command.execute(global),
             Command::Login(command) => command.execute(global),
             Command::Logout(command) => command.execute(global),
@@ -153,7 +153,8 @@ fn told(file: &Path, config: Result<Config, Vec<Problem>>) -> Result<Config, Fai
         Failure::new(Exit::BadConfig, lines.join("\n      "))
     })?;
     for warning in &config.warnings {
-        eprintln!("slmd: warning: {}", at(&file, warning));
+        let warning = format!("slmd: warning: {}", at(&file, warning));
+        telemetry::say(Level::WARN, &warning);
     }
     Ok(config)
 }

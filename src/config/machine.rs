@@ -14,7 +14,7 @@ use crate::engine::{Family, Text};
 use crate::files::{self, Care};
 use crate::identity::Key;
 use crate::tls::KeyPair;
-use crate::{keysync, store, sys, tls};
+use crate::{keysync, store, sys, telemetry, tls};
 
 /// How closely the machine is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +53,8 @@ pub(super) enum Thing {
     Socket(PathBuf),
     Group(String),
     Kernels(Family),
+    /// The environment may have another.
+    LogFilter,
 }
 
 /// What is wrong with it, or usable but not well.
@@ -104,6 +106,10 @@ impl Thing {
             Thing::Socket(path) => at(look, || socket(path)),
             Thing::Group(name) => group(name).map(drop).map_err(Found::Wrong),
             Thing::Kernels(family) => kernels(*family),
+            Thing::LogFilter => at(look, || {
+                let other = telemetry::filter_of_environment();
+                other.map(drop).map_err(Found::Wrong)
+            }),
         }
     }
 }

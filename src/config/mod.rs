@@ -30,6 +30,7 @@ use self::table::Table;
 use crate::authority::RealmConfig;
 use crate::files::{self, Care};
 use crate::identity::host_name;
+use crate::telemetry::LogFormat;
 use crate::{admission, audit, engine, identity, transport};
 
 /// Where the configuration lies unless told otherwise.
@@ -47,6 +48,7 @@ pub struct Config {
     pub models_dir: PathBuf,
     pub drain_deadline: Duration,
     pub log: String,
+    pub log_format: LogFormat,
     pub http: transport::http::Settings,
     pub mqtt: Option<transport::mqtt::Settings>,
     pub engine: engine::Settings,

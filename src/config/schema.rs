@@ -15,8 +15,8 @@ use super::table::{
 };
 use super::value::{
     address, boolean, broker_url, bytes, count, grace, groups, here, hosts, identity, issuer,
-    kernels, log_filter, loopback, number, origins, path_to, plain_name, realm_name, required,
-    scopes, socket_path, text, time, topic_level, transports,
+    kernels, log_filter, log_format, loopback, number, origins, path_to, plain_name, realm_name,
+    required, scopes, socket_path, text, time, topic_level, transports,
 };
 use super::{Config, Login};
 use crate::auth::{Endpoint, LimitClaims, Policy};
@@ -44,8 +44,11 @@ settings! {
         models_dir: restart(path_to(Thing::Models)), Default "<state_dir>/models";
         /// How long running answers may take to finish when the daemon is stopped.
         drain_deadline: live(time(Duration::ZERO, HOUR)), Default "20s";
-        /// Or `warn,slmd::auth=debug` and the like.
-        log: restart(log_filter), Default "info";
+        /// Or `warn,slmd::auth=debug` and the like. The environment's SLMD_LOG goes before it.
+        log: restart(here(log_filter, |_| Thing::LogFilter)), Default "info";
+        /// For the journal where it reads standard error, else "text"; or "json", an object a line, or
+        /// "journal", its own fields with priorities.
+        log_format: restart(log_format()), Default "auto";
         http: Always;
         /// Without this section there is no MQTT. The broker must speak MQTT 5 and have QoS 1.
         mqtt: Perhaps(Always);

@@ -17,6 +17,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("models_dir", &["'/srv/models'"]),
     ("drain_deadline", &["'0ms'", "'1500ms'", "'1h'"]),
     ("log", &["'warn,slmd::auth=debug'"]),
+    ("log_format", &["'json'", "'journal'"]),
     ("http.listen", &["'127.0.0.1:8080'", "'[::1]:1'"]),
     ("http.hosts", &["['localhost', 'edge.example']"]),
     ("http.public_urls", &["['https://edge.example']", "[]"]),

@@ -13,11 +13,12 @@ use toml::de::DeValue;
 use super::kind::{Kind, Wrong, name_of};
 use super::machine::Thing;
 use crate::engine::Family;
+use crate::https;
 use crate::identity::{Identity, is_topic_level};
 use crate::json;
 use crate::prompt::{Scope, Transport};
+use crate::telemetry::{self, LogFormat};
 use crate::transport::mqtt::Broker;
-use crate::{https, telemetry};
 
 /// Linux takes socket paths of at most this many bytes (`sun_path` less its NUL, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -442,6 +443,18 @@ pub(super) fn log_filter(value: &DeValue<'_>) -> Result<String, String> {
     checked
         .map(|()| filter)
         .map_err(|error| format!("is no {error}"))
+}
+
+pub(super) fn log_format() -> Kind<LogFormat> {
+    let read = |value: &DeValue<'_>| {
+        let name = text(value)?;
+        let known = LogFormat::ALL.into_iter().find(|f| f.as_str() == name);
+        known.ok_or_else(|| {
+            let all = LogFormat::ALL.map(LogFormat::as_str).join(", ");
+            format!("is {name:?}; write one of {all}")
+        })
+    };
+    Kind::new(read, |format| json!(format.as_str()))
 }
 
 /// An `mqtt://` or `mqtts://` URL.

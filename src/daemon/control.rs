@@ -16,6 +16,7 @@ use crate::keysync::Why;
 use crate::prompt::Origin;
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::StoreError;
+use crate::telemetry::Format;
 use crate::time::{self, Timestamp};
 use crate::transport::{http, mqtt};
 
@@ -60,10 +61,10 @@ impl http::Control for Core {
         }
     }
 
-    fn metrics(&self) -> String {
+    fn metrics(&self, format: Format) -> String {
         let _turn = self.metrics.turn.lock();
         self.set_metrics();
-        self.exposition.text()
+        self.exposition.text(format)
     }
 
     fn reload(&self) -> Result<Reloaded, Vec<String>> {

@@ -152,6 +152,7 @@ pub(super) fn chat(text: &str) -> Completion {
 /// Greedy, for the prompt `text`.
 pub(super) fn prompt(text: &str, max_completion_tokens: u32, stop: &[&str]) -> Prompt {
     Prompt {
+        dialect: Dialect::Chat,
         model: "fake".to_owned(),
         tokens: text.bytes().map(id).collect(),
         max_completion_tokens,

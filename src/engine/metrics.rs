@@ -1,36 +1,88 @@
 //! What the engine tells Prometheus, by OpenTelemetry's names for generative AI
 //! (semantic conventions, "gen-ai-metrics").
 
+use std::fmt;
 use std::sync::atomic::AtomicI64;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
-use super::Report;
+use super::{Prompt, Report};
+use crate::prompt::{Dialect, Finish};
 use crate::telemetry::Registry;
 
-/// The engine's metrics; their labels are bounded by the loaded models.
+/// `gen_ai.provider.name`: no other system is behind us.
+const PROVIDER: &str = "slmd";
+
+/// The engine's metrics; their labels are bounded by the loaded models and closed enums.
 #[derive(Debug)]
 pub struct Metrics {
-    first_token: Family<Model, Histogram, Buckets>,
-    per_token: Family<Model, Histogram, Buckets>,
-    duration: Family<Model, Histogram, Buckets>,
+    first_token: Family<Asked, Histogram, Buckets>,
+    per_token: Family<Asked, Histogram, Buckets>,
+    duration: Family<Ended, Histogram, Buckets>,
     usage: Family<Tokens, Histogram, Buckets>,
     waiting: Gauge<i64, AtomicI64>,
     running: Gauge<i64, AtomicI64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Model {
+struct Asked {
+    gen_ai_operation_name: &'static str,
+    gen_ai_provider_name: &'static str,
     gen_ai_request_model: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    #[prometheus(flatten)]
+    asked: Asked,
+    #[prometheus(flatten)]
+    error: ErrorType,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Tokens {
-    gen_ai_request_model: String,
+    #[prometheus(flatten)]
+    asked: Asked,
     gen_ai_token_type: &'static str,
+}
+
+/// `error.type`, which what went well hasn't.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ErrorType(Option<&'static str>);
+
+impl EncodeLabelSet for ErrorType {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        match self.0 {
+            Some(name) => ("error_type", name).encode(encoder.encode_label()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Asked {
+    fn of(prompt: &Prompt) -> Asked {
+        let operation = match prompt.dialect {
+            Dialect::Chat => "chat",
+            Dialect::Text => "text_completion",
+        };
+        Asked {
+            gen_ai_operation_name: operation,
+            gen_ai_provider_name: PROVIDER,
+            gen_ai_request_model: prompt.model.clone(),
+        }
+    }
+}
+
+impl ErrorType {
+    fn of(finish: Finish) -> ErrorType {
+        ErrorType(match finish {
+            Finish::Stop | Finish::Length => None,
+            other => Some(other.as_str()),
+        })
+    }
 }
 
 /// Doubling (or quadrupling) buckets from the least value that matters.
@@ -115,19 +167,21 @@ impl Metrics {
         self.running.set(i64::try_from(running).unwrap_or(i64::MAX));
     }
 
-    pub(super) fn observe(&self, model: &str, report: &Report) {
-        let labels = Model {
-            gen_ai_request_model: model.to_owned(),
-        };
+    pub(super) fn observe(&self, prompt: &Prompt, report: &Report) {
+        let asked = Asked::of(prompt);
         let total = report.total.as_secs_f64();
-        self.duration.get_or_create(&labels).observe(total);
+        let ended = Ended {
+            asked: asked.clone(),
+            error: ErrorType::of(report.outcome.finish),
+        };
+        self.duration.get_or_create(&ended).observe(total);
         let usage = report.outcome.usage;
         if let Some(first) = report.first_token {
             let first = first.as_secs_f64();
-            self.first_token.get_or_create(&labels).observe(first);
+            self.first_token.get_or_create(&asked).observe(first);
             if usage.completion_tokens > 1 {
                 let mean = (total - first) / f64::from(usage.completion_tokens - 1);
-                self.per_token.get_or_create(&labels).observe(mean);
+                self.per_token.get_or_create(&asked).observe(mean);
             }
         }
         for (kind, count) in [
@@ -135,7 +189,7 @@ impl Metrics {
             ("output", usage.completion_tokens),
         ] {
             let labels = Tokens {
-                gen_ai_request_model: model.to_owned(),
+                asked: asked.clone(),
                 gen_ai_token_type: kind,
             };
             self.usage.get_or_create(&labels).observe(f64::from(count));

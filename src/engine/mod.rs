@@ -45,7 +45,7 @@ pub use self::text::Text;
 use self::thread::{Loaded, OpenSequence};
 use crate::auth::{Permitted, Principal};
 use crate::catalog::Bundle;
-use crate::prompt::{AnswerSender, Interrupt, Outcome, Sampling, SamplingOptions};
+use crate::prompt::{AnswerSender, Dialect, Interrupt, Outcome, Sampling, SamplingOptions};
 use crate::reason::Refusal;
 use crate::telemetry::Registry;
 use crate::time::{self, Timestamp};
@@ -99,6 +99,7 @@ pub struct Reservation {
 /// A prompt as token ids, checked against the context.
 #[derive(Clone)]
 pub struct Prompt {
+    pub dialect: Dialect,
     pub model: String,
     pub tokens: Arc<[u32]>,
     /// The answer's bound: asked for, endpoint's and context's, whichever is least.

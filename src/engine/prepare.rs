@@ -53,6 +53,7 @@ impl Engine {
             .or(endpoint.sampling)
             .or(served.sampling);
         Ok(Prompt {
+            dialect: completion.dialect,
             model: endpoint.model.clone(),
             tokens: tokens.into(),
             max_completion_tokens,

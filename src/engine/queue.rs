@@ -284,10 +284,8 @@ impl Work {
             first_token: progress.first_token.map(since),
             total: since(time::instant()),
         };
-        self.place
-            .queue()
-            .metrics
-            .observe(&self.prompt.model, &report);
+        let metrics = &self.place.queue().metrics;
+        metrics.observe(&self.prompt, &report);
         (self.done)(&report);
         drop(self.place);
         self.answer.finish(outcome);

@@ -17,6 +17,8 @@ mod http;
 mod install;
 mod keys;
 mod login;
+mod logs;
+mod metrics;
 mod mqtt;
 mod newcomer;
 mod peers;

@@ -23,7 +23,8 @@ const ASKED: usize = 6;
 
 #[test]
 fn no_log_holds_a_token_or_a_prompt() {
-    provoke();
+    provoke("text");
+    provoke("json");
     let needles = Needles::read();
     for kind in ["token", "prompt"] {
         assert!(needles.count(kind) > 0, "the support noted no {kind}");
@@ -89,10 +90,11 @@ fn search(folder: &Path, needles: &Needles) -> Result<usize, String> {
 }
 
 /// Good and bad tokens, and bodies that can't be read, each with a secret in it.
-fn provoke() {
+fn provoke(format: &str) {
     let issuer = Issuer::new("RS256", "secrets-1");
     let stranger = Issuer::new("RS256", "secrets-1");
-    let daemon = Daemon::start(Setup::new().issuer(&issuer));
+    let format = format!("log_format = {format:?}");
+    let daemon = Daemon::start(Setup::new().issuer(&issuer).with(&format));
     let body = chat("Please keep this sentence to yourself.", 8, false);
     let good = issuer.token(claims());
     assert_eq!(daemon.chat(&good, &body).status, 200);

@@ -13,11 +13,10 @@ use serde_json::Value;
 
 use super::connections::{Peer, Service};
 use super::metrics::Metrics;
-use super::public::OPENMETRICS;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::wrong_method;
-use super::{Control, Settings, host, request};
+use super::{Control, Settings, accept, host, request};
 use crate::admin::{Call, Operation, PinHeld, ResetTime, route};
 use crate::audit::{AuditError, Line, Log};
 use crate::auth::ToExplain;
@@ -100,8 +99,9 @@ impl Admin {
             Operation::Status => self.answer(route::STATUS, |c| Ok(c.status())).await,
             Operation::Keys => self.answer(route::KEYS, |c| Ok(c.keys())).await,
             Operation::Metrics => {
-                let text = self.blocking(<dyn Control>::metrics).await?;
-                Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
+                let format = accept::format(request.headers());
+                let text = self.blocking(move |c| c.metrics(format)).await?;
+                Ok(accept::metrics(format, text))
             }
             Operation::Reload => match self.blocking(<dyn Control>::reload).await? {
                 Ok(reloaded) => Ok(reply::json(StatusCode::OK, &reloaded)),

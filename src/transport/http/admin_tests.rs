@@ -26,7 +26,7 @@ impl Control for Notes {
     fn status(&self) -> Status {
         crate::admin::tests::status()
     }
-    fn metrics(&self) -> String {
+    fn metrics(&self, _: Format) -> String {
         String::new()
     }
     fn reload(&self) -> Result<Reloaded, Vec<String>> {

@@ -5,6 +5,7 @@
 //! said. `admin` is the other socket. hyper is used directly, because its own builder has the
 //! timers that an idle or slow client needs.
 
+mod accept;
 mod admin;
 #[cfg(test)]
 mod admin_tests;
@@ -47,6 +48,7 @@ use crate::authority::Refused;
 use crate::prompt::Origin;
 use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
+use crate::telemetry::Format;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     pub socket: PathBuf,
@@ -113,7 +115,7 @@ pub trait Control: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
     fn status(&self) -> Status;
     /// Prometheus text.
-    fn metrics(&self) -> String;
+    fn metrics(&self, format: Format) -> String;
     fn reload(&self) -> Result<Reloaded, Vec<String>>;
     fn keys(&self) -> Listed;
     fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Refused>;

@@ -12,14 +12,13 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::{Route, not_found, wrong_method};
-use super::{Control, Settings, answer, host, request, route};
+use super::{Control, Settings, accept, answer, host, request, route};
 use crate::admission::{Admission, Recorded};
 use crate::auth::{Credential, Permitted};
 use crate::prompt::{self, Dialect, Look, Origin, Place, RequestId, Transport};
 use crate::reason::{Refusal, RefuseReason};
 use crate::wire::{self, Body as Prompt};
 
-pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 pub(super) struct Public {
@@ -147,8 +146,8 @@ impl Public {
                 if is_tcp(&caller.origin) {
                     let _read = self.authorized(look, caller, id, request).await?;
                 }
-                let text = self.control.metrics();
-                Ok(reply::full(StatusCode::OK, OPENMETRICS, text))
+                let format = accept::format(request.headers());
+                Ok(accept::metrics(format, self.control.metrics(format)))
             }
             Look::Status => self.status(caller, id, request).await,
         }

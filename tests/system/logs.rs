@@ -1,0 +1,211 @@
+//! Log lines for machines: JSON objects, and the fields of a real journal with none lost without it;
+//! and whose word counts for what is logged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::badinput::BAD_CONFIG;
+use crate::newcomer::has_namespaces;
+use crate::support::{Daemon, Issuer, Setup, chat, claims, root, run, secrets, within};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
+
+fn start(setup: Setup) -> (Daemon, String) {
+    let issuer = Issuer::new("ES256", "key-1");
+    let daemon = Daemon::start(setup.issuer(&issuer));
+    (daemon, issuer.token(claims()))
+}
+
+/// One answered question and one that is refused.
+fn ask(daemon: &Daemon, token: &str) {
+    let body = chat("Say one word, for the log to be longer.", 2, false);
+    assert_eq!(daemon.chat(token, &body).status, 200);
+    assert_eq!(daemon.chat("no token", &body).status, 401);
+}
+
+/// Another start of the daemon's configuration, which can't succeed while it runs.
+fn second(daemon: &Daemon) -> Output {
+    let output = run(daemon.binary().arg("run"), b"", PATIENCE);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    output
+}
+
+#[track_caller]
+fn assert_object(line: &str) -> Value {
+    let object: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    let text = |name: &str| object[name].as_str().unwrap_or_else(|| panic!("{line}"));
+    assert!(LEVELS.contains(&text("level")), "{line}");
+    assert!(!text("target").is_empty(), "{line}");
+    let (day, time) = text("timestamp").split_once('T').expect("RFC 3339");
+    assert!(day.len() == 10 && time.ends_with('Z'), "{line}");
+    text("message");
+    let members = object.as_object().expect("an object").keys();
+    let more: Vec<&String> = members.skip(4).collect();
+    assert!(more.is_empty() || more == ["fields"], "{line}");
+    object
+}
+
+#[test]
+fn json_is_an_object_a_line() {
+    let (mut daemon, token) = start(Setup::new().with("log_format = \"json\""));
+    ask(&daemon, &token);
+    let last = second(&daemon);
+    daemon.terminate();
+    let log = daemon.log();
+    let lines: Vec<Value> = log.lines().map(assert_object).collect();
+    let said = |message: &str| {
+        let mut found = lines.iter().filter(|line| line["message"] == message);
+        found.next_back().unwrap_or_else(|| panic!("{log}"))
+    };
+    assert_eq!(said("ready")["level"], "INFO");
+    assert_eq!(said("ready")["target"], "slmd::daemon");
+    assert!(said("ready").get("fields").is_none());
+    assert_eq!(said("answered")["level"], "DEBUG");
+    assert_eq!(said("answered")["fields"]["status"], 401);
+    assert!(said("answered")["fields"]["route"].is_string());
+
+    // Why it didn't start is an object too.
+    let stderr = String::from_utf8(last.stderr).expect("text");
+    let objects: Vec<Value> = stderr.lines().map(assert_object).collect();
+    let why = objects.last().expect("it says why");
+    assert_eq!(why["level"], "ERROR");
+    let message = why["message"].as_str().expect("a text");
+    assert!(message.starts_with("slmd: state folder "), "{message}");
+}
+
+#[test]
+fn the_environment_has_the_last_word() {
+    let (daemon, token) = start(Setup::new().env("SLMD_LOG", "warn,slmd::daemon=info"));
+    ask(&daemon, &token);
+    let log = daemon.log();
+    assert!(log.contains(" INFO slmd::daemon: ready"), "{log}");
+    let wanted = |line: &str| {
+        [" INFO slmd::daemon", " WARN ", " ERROR "]
+            .iter()
+            .any(|w| line.contains(w))
+    };
+    assert!(log.lines().all(wanted), "{log}");
+
+    let with = |filter: &str, arguments: &[&str]| {
+        let mut command = daemon.binary();
+        run(
+            command.env("SLMD_LOG", filter).args(arguments),
+            b"",
+            PATIENCE,
+        )
+    };
+    for (what, arguments) in [
+        ("run", &["run"][..]),
+        ("a check", &["config", "check", "--here"]),
+    ] {
+        let output = with("loud", arguments);
+        assert_eq!(output.status.code(), Some(BAD_CONFIG), "{what}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        for part in ["SLMD_LOG", "\"loud\" is no level", "off, error, warn, info"] {
+            assert!(said.contains(part), "{what}: {said}");
+        }
+    }
+    // Nothing is as good as no variable.
+    let empty = with("", &["config", "check"]);
+    assert!(empty.status.success(), "{empty:?}");
+}
+
+/// What the journal keeps, as it tells it.
+struct Journal {
+    folder: PathBuf,
+}
+
+impl Journal {
+    fn entries(&self) -> Vec<Value> {
+        let mut folders = fs::read_dir(&self.folder).expect("it is ours");
+        let Some(folder) = folders.next() else {
+            return Vec::new();
+        };
+        let mut command = Command::new("journalctl");
+        command.args(["--output", "json", "--directory"]);
+        command.arg(folder.expect("it is ours").path());
+        let output = run(&mut command, b"", PATIENCE);
+        let text = String::from_utf8(output.stdout).expect("JSON is text");
+        let entries = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"));
+        let own = |entry: &Value| entry["SYSLOG_IDENTIFIER"] == "slmd";
+        entries.filter(own).collect()
+    }
+
+    /// The latest entry whose message begins so.
+    fn told(&self, message: &str) -> Value {
+        within(PATIENCE, message, || {
+            let begins = |entry: &Value| {
+                let text = entry["MESSAGE"].as_str();
+                text.is_some_and(|text| text.starts_with(message))
+            };
+            self.entries().into_iter().rfind(begins)
+        })
+    }
+
+    fn kill(&self) {
+        let pid = fs::read_to_string(self.folder.with_extension("pid")).expect("its pid");
+        let mut kill = Command::new("kill");
+        let output = run(kill.args(["-KILL", pid.trim()]), b"", PATIENCE);
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
+fn a_journal_has_priorities_and_fields_and_nothing_is_lost_without_it() {
+    if !has_namespaces("to have a journal of its own") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let journal = Journal {
+        folder: folder.path().join("journal"),
+    };
+    fs::create_dir(&journal.folder).expect("it is ours");
+    let runner = root().join("tests/machine/journal");
+    let binary = Path::new(env!("CARGO_BIN_EXE_slmd"));
+    let setup = Setup::new().program(&[&runner, &journal.folder, binary]);
+    let (daemon, token) = start(setup);
+    ask(&daemon, &token);
+
+    let ready = journal.told("ready");
+    for (name, value) in [
+        ("_TRANSPORT", "journal"),
+        ("MESSAGE", "ready"),
+        ("PRIORITY", "6"),
+        ("TARGET", "slmd::daemon"),
+        ("CODE_FILE", "src/daemon/mod.rs"),
+    ] {
+        assert_eq!(ready[name], value, "{ready}");
+    }
+    let answered = journal.told("answered ");
+    assert_eq!(answered["PRIORITY"], "7", "{answered}");
+    assert_eq!(answered["SLMD_STATUS"], "401", "{answered}");
+    assert_eq!(answered["SLMD_ROUTE"], "/v1/chat/completions", "{answered}");
+    // Who reads messages only is told all of it.
+    let message = answered["MESSAGE"].as_str().expect("a text");
+    assert!(
+        message.ends_with(" route=/v1/chat/completions status=401"),
+        "{message}"
+    );
+    // Nothing is said twice.
+    assert_eq!(daemon.log(), "");
+
+    // What it holds is searched for secrets like all other logs.
+    let entries = journal.entries().into_iter();
+    let lines: String = entries.map(|entry| format!("{entry}\n")).collect();
+    let name = format!("journal-{}.log", daemon.pid());
+    fs::write(secrets::folder().join(name), lines).expect("the build folder is writable");
+
+    journal.kill();
+    ask(&daemon, &token);
+    let log = daemon.log();
+    let lost = |line: &&str| line.starts_with("<7>answered ");
+    assert_eq!(log.lines().filter(lost).count(), 2, "{log}");
+    assert!(log.lines().all(|line| line.starts_with('<')), "{log}");
+}
