@@ -21,6 +21,7 @@ mod output;
 mod run;
 mod sampling;
 mod status;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
