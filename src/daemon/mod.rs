@@ -34,7 +34,7 @@ use crate::telemetry::{Exposition, Registry};
 use crate::transport::{http, mqtt};
 use crate::{process, systemd, time};
 use core::Core;
-use health::Health;
+use health::{Health, Readiness};
 use metrics::Metrics;
 use models::Loading;
 pub use state::State;
@@ -125,6 +125,7 @@ struct Daemon {
     hangup: Signal,
     transports: JoinSet<()>,
     health: Health,
+    readiness: Readiness,
 }
 
 impl Daemon {
@@ -184,12 +185,12 @@ impl Daemon {
             hangup,
             transports,
             health,
+            readiness: Readiness::default(),
         })
     }
 
     async fn serve(mut self) {
         systemd::ready();
-        tracing::info!("ready");
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -209,6 +210,7 @@ impl Daemon {
         if catch_unwind(AssertUnwindSafe(|| self.core.tick())).is_err() {
             tracing::error!("housekeeping panicked");
         }
+        self.readiness.tell(http::Control::ready(&*self.core));
         if self.health.is_alive(time::instant()) {
             systemd::feed_watchdog();
         }
