@@ -7,6 +7,7 @@ mod administer;
 mod control;
 mod core;
 mod health;
+mod inside;
 mod metrics;
 mod models;
 mod reload;
