@@ -147,6 +147,13 @@ pub(super) fn when(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// `2026-01-03 00:00 UTC`.
+pub(super) fn moment(at: Timestamp) -> String {
+    let text = at.to_string();
+    let text = text.rsplit_once(':').map_or(&*text, |(minutes, _)| minutes);
+    format!("{} UTC", text.replace('T', " "))
+}
+
 /// A number with its noun, which takes an s where there isn't one of it.
 pub(super) fn count(number: u64, noun: &str) -> String {
     match number {
@@ -220,6 +227,8 @@ mod tests {
         assert_eq!(when(later, earlier), "in 90 s");
         assert_eq!(when(later, later), "just now");
         assert_eq!(in_(Duration::ZERO), "now");
+        let at = Timestamp::from_secs(1_795_500_799);
+        assert_eq!(moment(at), "2026-11-24 06:13 UTC");
     }
 
     #[test]

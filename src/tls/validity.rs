@@ -56,7 +56,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         return None;
     };
     let (length, rest) = match length {
-        0..0x80 => (usize::from(*length), rest),
+        0..=0x7f => (usize::from(*length), rest),
         // Longer ones than 64 KiB are nobody's.
         0x81 | 0x82 => {
             let (digits, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
