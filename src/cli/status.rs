@@ -312,8 +312,7 @@ fn login_line(end: &End, view: View, actions: &mut Vec<String>) -> String {
         Refresh::Open => None,
     };
     let Some(last) = last else {
-        let token = when(end.token, view.now);
-        return format!("your login: {issuer}, without an end; its token's was or is {token}");
+        return format!("your login: {issuer}, which names no end");
     };
     let told = format!("{} ({})", when(last, view.now), moment(last));
     if last <= view.now {
