@@ -34,9 +34,24 @@ pub fn raise_descriptors(needed: u64) -> u64 {
     }
 }
 
+/// The memory that this process holds now, the files that it has mapped included (proc(5), `statm`).
+pub fn resident_bytes() -> Option<u64> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let resident: u64 = pages.split(' ').nth(1)?.parse().ok()?;
+    Some(resident.saturating_mul(rustix::param::page_size() as u64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_is_held_is_told_in_bytes() {
+        let held = vec![1_u8; 64 << 20];
+        let told = resident_bytes().unwrap();
+        assert!(told > held.len() as u64, "{told}");
+        assert!(std::hint::black_box(held).iter().all(|byte| *byte == 1));
+    }
 
     #[test]
     fn the_limit_is_raised_and_never_lowered() {

@@ -17,6 +17,11 @@ pub fn stopping() {
     notify("STOPPING", "1");
 }
 
+/// What `systemctl status` shows of the service.
+pub fn say(text: &str) {
+    notify("STATUS", text);
+}
+
 /// Says that every loop answered its heartbeat.
 pub fn feed_watchdog() {
     notify("WATCHDOG", "1");
@@ -128,7 +133,13 @@ mod tests {
         let mut child = other_half("systemd::tests::speaks");
         child.env("NOTIFY_SOCKET", &path);
         assert!(child.status().unwrap().success());
-        for expected in ["READY=1", "RELOADING=1", "WATCHDOG=1", "STOPPING=1"] {
+        for expected in [
+            "READY=1",
+            "STATUS=not ready",
+            "RELOADING=1",
+            "WATCHDOG=1",
+            "STOPPING=1",
+        ] {
             let mut buffer = [0; 256];
             let length = socket.recv(&mut buffer).unwrap();
             assert_eq!(String::from_utf8_lossy(&buffer[..length]), expected);
@@ -139,6 +150,7 @@ mod tests {
     #[ignore = "the other half of a_real_notify_socket_hears_every_state"]
     fn speaks() {
         ready();
+        say("not ready");
         reloading();
         feed_watchdog();
         stopping();

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::ops::Add;
+use std::str::FromStr;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -68,6 +69,23 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// What [`Display`](fmt::Display) writes, and nothing else.
+impl FromStr for Timestamp {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Timestamp, ()> {
+        let number = |from: usize, to: usize| {
+            let digits = text.get(from..to).ok_or(())?;
+            digits.parse::<u64>().map_err(|_| ())
+        };
+        let day = days(number(0, 4)?, number(5, 7)?, number(8, 10)?).ok_or(())?;
+        let of_day = number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
+        let read = Timestamp((day * 86_400 + of_day) * 1000 + number(20, 23)?);
+        // A date that there isn't, or other separators, would be written otherwise.
+        (read.to_string() == text).then_some(read).ok_or(())
+    }
+}
+
 /// Year, month and day of a day since the epoch (H. Hinnant, "chrono-compatible low-level date
 /// algorithms", `civil_from_days`).
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -79,6 +97,20 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let day = doy - (153 * mp + 2) / 5 + 1;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
     (yoe + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// The other way (`days_from_civil`); `None` before 1970 and for no month.
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let from_march = match month {
+        1..=2 => month + 9,
+        3..=12 => month - 3,
+        _ => return None,
+    };
+    let year = year.checked_sub(u64::from(month <= 2))?;
+    let (era, yoe) = (year / 400, year % 400);
+    let doy = ((153 * from_march + 2) / 5 + day).checked_sub(1)?;
+    let doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
+    (era * 146_097 + doe).checked_sub(719_468)
 }
 
 /// Milliseconds since this boot, those in which the machine slept included (`CLOCK_BOOTTIME`).
@@ -330,6 +362,29 @@ mod tests {
         assert_eq!(text(951_782_400), "2000-02-29T00:00:00.000Z");
         assert_eq!(text(1_795_500_799), "2026-11-24T06:13:19.000Z");
         assert_eq!(text(MAX_SECS), "9999-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        for secs in [0, 951_782_400, 1_795_500_799, 4_107_542_399, MAX_SECS] {
+            let time = Timestamp(secs * 1000 + 7);
+            assert_eq!(time.to_string().parse(), Ok(time));
+        }
+        for wrong in [
+            "",
+            "2026-11-24",
+            "2026-11-24T06:13:19Z",
+            "2026-02-29T00:00:00.000Z",
+            "2026-00-01T00:00:00.000Z",
+            "2026-01-00T00:00:00.000Z",
+            "1969-12-31T23:59:59.000Z",
+            "2026-11-24T24:00:00.000Z",
+            "2026-11-24T06:13:19.000+",
+            "2026-11-24T06:13:+9.000Z",
+            "٢٠٢٦-11-24T06:13:19.000Z",
+        ] {
+            assert!(wrong.parse::<Timestamp>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

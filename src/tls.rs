@@ -1,6 +1,8 @@
 //! TLS by rustls on aws-lc-rs: the one place that reads certificates and keys and makes
 //! configurations of them.
 
+mod validity;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::files::{self, Care};
 use crate::secret::Secret;
+use crate::time::Timestamp;
 
 /// No sound chain, bundle of CAs or key comes near.
 const MAX_PEM: u64 = 1 << 20;
@@ -48,13 +51,17 @@ pub fn client(ca_file: &Path, own: Option<&KeyPair>) -> Result<Arc<ClientConfig>
     Ok(Arc::new(config))
 }
 
+/// A server's side of TLS.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub config: Arc<ServerConfig>,
+    /// The end of its own certificate.
+    pub ends_at: Option<Timestamp>,
+}
+
 /// For our own server, HTTP/1.1 only. With `client_ca` clients may show a certificate of it, and
 /// must where it is `required`.
-pub fn server(
-    own: &KeyPair,
-    client_ca: Option<&Path>,
-    required: bool,
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server(own: &KeyPair, client_ca: Option<&Path>, required: bool) -> Result<Server, TlsError> {
     let provider = Arc::new(default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -71,11 +78,14 @@ pub fn server(
             builder.with_client_cert_verifier(verifier.build().map_err(|e| error(file, &e))?)
         }
     };
+    let chain = chain(&own.cert_file)?;
+    let ends_at = chain.first().and_then(|own| validity::ends_at(own));
     let mut config = builder
-        .with_single_cert(chain(&own.cert_file)?, key(&own.key_file)?)
+        .with_single_cert(chain, key(&own.key_file)?)
         .map_err(|e| error(&own.cert_file, &e))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    let config = Arc::new(config);
+    Ok(Server { config, ends_at })
 }
 
 /// Whether a file of certificates, CAs too, can be used.

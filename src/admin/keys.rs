@@ -11,6 +11,7 @@ use crate::keysync::{DenyStatus, Difference};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keys {
     pub keys: Vec<KeyInfo>,
+    /// Empty where there are no keys to compare.
     pub fingerprint: String,
     pub left_out: Vec<Skipped>,
 }
@@ -19,7 +20,10 @@ impl From<&KeySet> for Keys {
     fn from(set: &KeySet) -> Keys {
         Keys {
             keys: set.keys(),
-            fingerprint: set.fingerprint(),
+            fingerprint: match set.is_empty() {
+                true => String::new(),
+                false => set.fingerprint(),
+            },
             left_out: set.skipped().to_vec(),
         }
     }

@@ -19,7 +19,8 @@ pub use self::keys::{
 };
 pub use self::route::{Call, Operation};
 pub use self::status::{
-    AuditStatus, ClientFloor, ClockStatus, EngineStatus, MqttStatus, Status, Untold,
+    Answers, AuditStatus, ClientFloor, ClockStatus, EngineStatus, Inside, MqttStatus, Requests,
+    Status, Untold,
 };
 
 /// The configuration was read anew.

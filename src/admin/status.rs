@@ -19,6 +19,48 @@ pub struct Status {
     /// `None`: no broker is configured.
     pub mqtt: Option<MqttStatus>,
     pub audit: AuditStatus,
+    /// For administrators: the public socket doesn't tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
+}
+
+/// What only the admin socket tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inside {
+    /// Sockets' paths, and addresses as URLs.
+    pub listeners: Vec<String>,
+    /// Where the broker is.
+    pub broker: Option<String>,
+    /// When the server's certificate in force ends, where there is TLS.
+    pub certificate_ends_at: Option<String>,
+    /// Resident, mapped files included.
+    pub memory_bytes: Option<u64>,
+    pub kernels: String,
+    pub threads: usize,
+    pub requests: Requests,
+    pub answers: Answers,
+    /// Of 1; when it is full, those who have most of it lose their oldest records.
+    pub audit_fill: f64,
+    pub audit_max_bytes: u64,
+    pub audit_oldest_at: Option<String>,
+}
+
+/// Decisions since the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    pub permitted: u64,
+    /// By reason.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// What the engine has done since the start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answers {
+    pub count: u64,
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    /// `None` before there was an answer of two tokens.
+    pub tokens_per_second: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

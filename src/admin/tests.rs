@@ -58,7 +58,7 @@ fn told() -> Value {
         "name": "prod",
         "issuer": "https://k/prod",
         "keys": [],
-        "fingerprint": "0",
+        "fingerprint": "",
         "left_out": [],
         "keys_age_seconds": null,
         "keys_confirmed_at": null,
@@ -87,17 +87,37 @@ fn told() -> Value {
         "engine": {"running": 1, "waiting": 2},
         "mqtt": {"connected": false, "problem": "refused\u{1b}", "reconnects": 3},
         "audit": {"next_index": 9},
+        "inside": {
+            "listeners": [
+                "/run/slmd/slmd.sock", "/run/slmd/admin.sock", "http://127.0.0.1:8080",
+                "https://0.0.0.0:8443",
+            ],
+            "broker": "mqtts://broker.plant.example:8883",
+            "certificate_ends_at": "2026-01-31T00:00:00.000Z",
+            "memory_bytes": 412_000_000,
+            "kernels": "neon-dotprod",
+            "threads": 4,
+            "requests": {"permitted": 1204, "refused": {"expired": 2, "token_missing": 1}},
+            "answers": {
+                "count": 1190, "prompt_tokens": 40_000, "completion_tokens": 90_000,
+                "tokens_per_second": 23.456,
+            },
+            "audit_fill": 0.125,
+            "audit_max_bytes": 64_000_000,
+            "audit_oldest_at": "2025-12-04T00:00:00.000Z",
+        },
     })
 }
 
 /// Adds to every object but those whose members are names of realms, scopes or claims.
 fn newer(value: &mut Value) {
-    const NAMES: [&str; 5] = [
+    const NAMES: [&str; 6] = [
         "realm_floors",
         "client_floors",
         "scope_stops_at",
         "header",
         "claims",
+        "refused",
     ];
     match value {
         Value::Object(members) => {
@@ -126,6 +146,10 @@ fn travels<T: Serialize + DeserializeOwned>(mut told: Value) {
 #[test]
 fn what_travels_is_as_it_always_was() {
     travels::<Status>(told());
+    // Over the public socket.
+    let mut outside = told();
+    outside.as_object_mut().unwrap().remove("inside");
+    travels::<Status>(outside);
     travels::<Listed>(json!({"realms": told()["realms"]}));
     let change = json!({"realm": "dev", "added": ["t"], "removed": []});
     travels::<Pinned>(and(change, keys()));

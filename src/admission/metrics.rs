@@ -1,11 +1,13 @@
 //! Decisions and finishes, counted by the names that replies and audit use.
 
+use std::collections::BTreeMap;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
 use crate::auth::Permitted;
-use crate::prompt::Finish;
+use crate::prompt::{Finish, Transport};
 use crate::reason::{DenyReason, Reason};
 use crate::telemetry::Registry;
 
@@ -76,6 +78,28 @@ impl Metrics {
             let (peer, scope) = (&grant.principal.subject, grant.scope.as_str());
             tracing::warn!(peer, scope, request = %request.id, "a local peer was let in without a token");
         }
+    }
+
+    /// Since the start: how many were permitted, and refused by reason.
+    pub(super) fn requests(&self) -> (u64, BTreeMap<String, u64>) {
+        let count = |decision, reason| {
+            let one = |transport: &Transport| {
+                let transport = transport.as_str();
+                let labels = DecisionLabels {
+                    transport,
+                    decision,
+                    reason,
+                };
+                self.decisions
+                    .get(&labels)
+                    .map_or(0, |counter| counter.get())
+            };
+            Transport::ALL.iter().map(one).sum::<u64>()
+        };
+        let refused = Reason::all().map(|reason| (reason.as_str(), count("deny", reason.as_str())));
+        let refused = refused.filter(|(_, count)| *count > 0);
+        let refused = refused.map(|(reason, count)| (reason.to_owned(), count));
+        (count("permit", ""), refused.collect())
     }
 
     pub(super) fn finished(&self, transport: &'static str, finish: Finish) {

@@ -17,6 +17,7 @@ mod replay;
 mod running;
 mod waiters;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,6 +166,11 @@ impl Admission {
     /// Ends what still runs: the drain deadline has passed.
     pub fn interrupt_all(&self) {
         self.0.running.interrupt_where(|_| Some(Finish::Shutdown));
+    }
+
+    /// Since the start: how many were permitted, and refused by reason.
+    pub fn requests(&self) -> (u64, BTreeMap<String, u64>) {
+        self.0.recorder.metrics.requests()
     }
 
     /// Requests admitted and not finished.

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::secret::Secret;
 use crate::time::Clocks;
 
-const DEFAULT_SOCKET: &str = "/run/slmd/slmd.sock";
+pub(super) const DEFAULT_SOCKET: &str = "/run/slmd/slmd.sock";
 pub(super) const CHAT: &str = "/v1/chat/completions";
 /// The daemon refuses larger bodies anyway.
 const MAX_PROMPT: u64 = 16 << 20;

@@ -37,6 +37,11 @@ pub(super) struct Tail {
     lines: u64,
 }
 
+/// It names who asked for what, so the public socket doesn't show it.
+const CLOSED: &str = "the audit log is for root and the daemon's user (sudo slmd audit tail); a token \
+    with the role audit gives counts and health over TCP, GET /metrics and /readyz?verbose, but no \
+    records";
+
 impl Audit {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let Audit::Tail(tail) = self;
@@ -45,6 +50,7 @@ impl Audit {
             Ok(status) => tail.online(global, &admin, status.audit.next_index),
             Err(Problem::Down(failure)) if tail.follow => Err(failure),
             Err(Problem::Down(_)) => tail.offline(global),
+            Err(Problem::Denied(denied)) => Err(Failure::new(denied.exit, CLOSED)),
             Err(problem) => Err(problem.into()),
         }
     }

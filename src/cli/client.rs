@@ -50,6 +50,8 @@ pub(super) struct Answer(Exchange);
 pub(super) enum Problem {
     /// Nobody listens: the daemon isn't running.
     Down(Failure),
+    /// It runs, and this socket isn't for this user.
+    Denied(Failure),
     Other(Failure),
 }
 
@@ -75,8 +77,13 @@ impl Client {
     ) -> Result<A, Problem> {
         let operation = call.operation();
         let (method, path) = (operation.route().method, operation.path(realm));
-        let answer = self.send(method, &path, &Shown::Nothing, body)?;
-        answer.json().map_err(Problem::Other)
+        let answer = self.exchange(method, &path, &Shown::Nothing, body)?;
+        match answer.head.status {
+            status if status.is_success() => Answer(answer).json().map_err(Problem::Other),
+            // The admin socket forbids nothing but its own use.
+            StatusCode::FORBIDDEN => Err(Problem::Denied(refused(answer))),
+            _ => Err(Problem::Other(refused(answer))),
+        }
     }
 
     /// Lines of the audit log.
@@ -159,7 +166,7 @@ impl Client {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Problem::Down(fail(format!(
                 "no daemon listens on {socket}; start it (systemctl start slmd) or name its socket"
             ))),
-            ErrorKind::PermissionDenied => Problem::Other(fail(format!(
+            ErrorKind::PermissionDenied => Problem::Denied(fail(format!(
                 "{socket}: permission denied; the admin socket is for root and the daemon's user \
                  (try sudo), the public one for members of its group"
             ))),
@@ -213,7 +220,7 @@ fn broke_off(why: impl fmt::Display) -> Failure {
 impl Problem {
     pub(super) fn into_failure(self) -> Failure {
         match self {
-            Problem::Down(failure) | Problem::Other(failure) => failure,
+            Problem::Down(failure) | Problem::Denied(failure) | Problem::Other(failure) => failure,
         }
     }
 }

@@ -13,14 +13,17 @@ mod exit;
 mod input;
 mod keys;
 mod login;
+mod look;
 mod model;
 mod model_bench;
 mod model_folder;
 mod offline;
 mod output;
+mod realm;
 mod run;
 mod sampling;
 mod status;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -61,6 +64,9 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Where packages put it.
+const ADMIN_SOCKET: &str = "/run/slmd/admin.sock";
 
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
@@ -129,6 +135,12 @@ impl Command {
     }
 }
 
+/// Where the daemon listens.
+struct Sockets {
+    admin: PathBuf,
+    public: PathBuf,
+}
+
 impl Global {
     /// The checked configuration, its warnings said on standard error.
     fn load(&self) -> Result<Config, Failure> {
@@ -137,11 +149,32 @@ impl Global {
 
     /// A client for the admin socket.
     fn admin(&self) -> Result<Client, Failure> {
-        let socket = match &self.admin_socket {
-            Some(socket) => socket.clone(),
-            None => self.load()?.http.admin_socket,
+        Ok(Client::new(self.sockets()?.admin))
+    }
+
+    /// By the options, the environment and the configuration. Who may look at a daemon needn't be
+    /// able to read its configuration, and takes it to be where packages put it.
+    fn sockets(&self) -> Result<Sockets, Failure> {
+        let public = std::env::var_os("SLMD_SOCKET").map(PathBuf::from);
+        if let (Some(admin), Some(public)) = (self.admin_socket.clone(), public.clone()) {
+            return Ok(Sockets { admin, public });
+        }
+        let closed = std::fs::File::open(&self.config)
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+        let of_file = match (closed, &self.admin_socket) {
+            (true, _) => None,
+            // The admin socket alone is enough for who may use it.
+            (false, Some(_)) => Config::load(&self.config).ok(),
+            (false, None) => Some(self.load()?),
         };
-        Ok(Client::new(socket))
+        let (default_admin, default_public) = match of_file {
+            Some(config) => (config.http.admin_socket, config.http.socket),
+            None => (ADMIN_SOCKET.into(), ask::DEFAULT_SOCKET.into()),
+        };
+        Ok(Sockets {
+            admin: self.admin_socket.clone().unwrap_or(default_admin),
+            public: public.unwrap_or(default_public),
+        })
     }
 }
 

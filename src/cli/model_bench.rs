@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::exit::{Done, Failure};
 use super::model_folder::Folder;
+use super::terminal::count;
 use super::{Global, output};
 use crate::catalog::{Bundle, Catalog, WEIGHTS};
 use crate::engine::text::Text;
@@ -77,7 +78,7 @@ impl Bench {
         let mut rows = Vec::new();
         for threads in self.counts(cores) {
             if !global.json {
-                eprintln!("slmd: measuring with {threads} thread(s)");
+                eprintln!("slmd: measuring with {}", count(threads as u64, "thread"));
             }
             let options = LoadOptions { threads, family };
             rows.push(measure(&bundle, &options).map_err(Failure::failed)?);
@@ -299,7 +300,8 @@ fn as_json(bundle: &Bundle, family: Family, cores: usize, rows: &[Figures]) -> V
 fn table(bundle: &Bundle, family: Family, cores: usize, rows: &[Figures]) -> String {
     let (usable, unused) = offers();
     let cpu = cpu().map_or_else(String::new, |cpu| format!("{cpu}, "));
-    let mut text = format!("{} on {cpu}{cores} core(s)\n", bundle.name);
+    let cores = count(cores as u64, "core");
+    let mut text = format!("{} on {cpu}{cores}\n", bundle.name);
     text += &format!(
         "kernels: {} (this CPU has {})\n",
         family.as_str(),

@@ -1,20 +1,29 @@
 //! `slmd status` and `slmd reload`.
 
+use std::time::Duration;
+
 use clap::Args;
 
-use super::exit::Done;
-use super::keys::left_out;
+use super::exit::{Done, Failure};
+use super::login::{End, Refresh};
+use super::look::{self, Seen};
 use super::output::printable;
+use super::realm::{self, View};
+use super::terminal::{Style, Terminal, ago, bytes, count, moment, rough, when};
 use super::{Global, output};
-use crate::admin::{
-    self, ClockStatus, EngineStatus, KeysChanged, MqttStatus, RealmStatus, RefreshStatus, route,
-};
-use crate::keysync::DenyStatus;
+use crate::admin::{self, Answers, ClockStatus, EngineStatus, Inside, MqttStatus, Requests, route};
+use crate::time::{Clocks, Timestamp};
 
 /// Show the daemon's health: readiness, clock, realms with their keys and deny-lists, queue, broker,
 /// audit. What needs somebody's action comes last, each line with a `!`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  slmd status\n  slmd status --json | jq .ready")]
+#[command(after_help = "\
+Without root it shows what the public socket tells, and what that leaves out. On a terminal it is in
+colour, unless NO_COLOR is set.
+
+Examples:
+  slmd status
+  slmd status --json | jq .ready")]
 pub(super) struct Status {}
 
 /// Check the configuration whole and put it in force; a broken file changes nothing.
@@ -25,17 +34,23 @@ pub(super) struct Status {}
 pub(super) struct Reload {}
 
 /// A clock that was stepped back by less catches up by itself.
-const MOST_AHEAD: u64 = 60;
+const MOST_AHEAD: Duration = Duration::from_secs(60);
+/// Time to renew a certificate in.
+const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
+
+const LEFT_OUT: &str = "which leaves out listeners, certificate, memory, kernels, speed, counts of \
+    requests, and how full the audit log is: root and the daemon's user see them (sudo slmd status); \
+    counts are in /metrics too, over TCP for a token with the role audit";
 
 impl Status {
     pub(super) fn execute(&self, global: &Global) -> Done {
-        let status = global.admin()?.call(route::STATUS)?;
+        let seen = look::status(global)?;
         if global.json {
-            return output::show(global, &status);
+            seen.warn(LEFT_OUT);
+            return output::show(global, &seen.what);
         }
-        human(&status)
-            .iter()
-            .try_for_each(|text| output::line(text))
+        let page = page(&seen, End::of_this_user(), Terminal::stdout());
+        page.iter().try_for_each(|text| output::line(text))
     }
 }
 
@@ -46,42 +61,65 @@ impl Reload {
 }
 
 /// What an operator looks for first comes first.
-fn human(status: &admin::Status) -> Vec<String> {
-    let clock = &status.clock;
+fn page(
+    seen: &Seen<admin::Status>,
+    login: Result<Option<End>, Failure>,
+    terminal: Terminal,
+) -> Vec<String> {
+    let (status, clock) = (&seen.what, &seen.what.clock);
+    // Decisions never go back before the floor.
+    let now = clock.now.as_str().max(&clock.floor).parse();
+    let now = now.unwrap_or_else(|()| Clocks::default().now());
+    let view = View { terminal, now };
+    let mut lines = head(status, view);
+    push_clock(&mut lines, clock);
+    push_engine(&mut lines, status);
+    push_mqtt(&mut lines, status.mqtt.as_ref());
+    lines.push(audit(status, view));
+    let mut actions: Vec<String> = clock_actions(clock, view);
+    actions.extend(broker_action(status));
+    actions.extend(certificate_action(status.inside.as_ref(), view));
+    match login {
+        Ok(Some(end)) => lines.push(login_line(&end, view, &mut actions)),
+        Ok(None) => {}
+        Err(failure) => actions.push(failure.message),
+    }
+    for realm in &status.realms {
+        lines.extend(realm::lines(realm, view));
+        actions.extend(realm::actions(realm, view));
+    }
+    let note = seen.note(LEFT_OUT);
+    lines.extend(note.map(|note| terminal.paint(Style::Quiet, &note)));
+    lines.extend(actions.iter().map(|action| view.action(action)));
+    view.fit(&lines)
+}
+
+fn head(status: &admin::Status, view: View) -> Vec<String> {
+    let inside = status.inside.as_ref();
+    let memory = inside.and_then(|inside| inside.memory_bytes);
+    let memory = memory.map_or_else(String::new, |size| format!(", {} of memory", bytes(size)));
     let mut lines = vec![
         match &status.not_ready_because {
-            Some(why) => format!("not ready: {}", printable(why)),
-            None => "ready".to_owned(),
+            Some(why) => {
+                let not_ready = view.terminal.paint(Style::Bad, "not ready:");
+                format!("{not_ready} {}", printable(why))
+            }
+            None => view.terminal.paint(Style::Good, "ready"),
         },
         format!(
-            "slmd {} on {}, up {}",
+            "slmd {} on {}, up {}{memory}",
             printable(&status.version),
             printable(&status.device),
             span(status.uptime_seconds)
         ),
     ];
-    push_clock(&mut lines, clock);
-    let EngineStatus { running, waiting } = status.engine;
-    lines.push(format!("engine: {running} running, {waiting} waiting"));
-    lines.push(format!("mqtt: {}", mqtt(status.mqtt.as_ref())));
-    let untold = status.mqtt.as_ref().and_then(|mqtt| mqtt.untold.as_ref());
-    lines.extend(untold.map(|untold| {
-        format!(
-            "  {} refusal(s) that couldn't be told, the last {} ago: {}",
-            untold.count,
-            span(untold.last_seconds_ago),
-            printable(&untold.last)
-        )
-    }));
-    lines.push(format!("audit: next record {}", status.audit.next_index));
-    // Decisions never go back before the floor.
-    let now = clock.now.as_str().max(&clock.floor);
-    let mut actions: Vec<String> = clock_action(clock).into_iter().collect();
-    for realm in &status.realms {
-        push_realm(&mut lines, realm, now);
-        push_actions(&mut actions, realm, now);
+    let Some(inside) = inside else { return lines };
+    let listeners = inside.listeners.iter().map(|at| printable(at));
+    let listeners: Vec<String> = listeners.collect();
+    lines.push(format!("listens on: {}", listeners.join(", ")));
+    if let Some(at) = &inside.certificate_ends_at {
+        lines.push(format!("certificate: ends {}", view.at(at)));
     }
-    lines.extend(actions.iter().map(|action| format!("! {action}")));
     lines
 }
 
@@ -91,13 +129,22 @@ fn push_clock(lines: &mut Vec<String>, clock: &ClockStatus) {
         true => "synchronised",
         false => "not synchronised",
     };
-    lines.push(format!(
-        "clock: {}, {kept}; never before {}",
-        printable(&clock.now),
-        printable(&clock.floor)
-    ));
+    let told = |text: &str| {
+        let at = text.parse::<Timestamp>();
+        at.map_or_else(|()| printable(text), moment)
+    };
+    let ahead = Duration::from_secs(clock.floor_ahead_seconds);
+    let floor = match ahead > MOST_AHEAD {
+        true => format!(
+            "; never before {}, {} ahead",
+            told(&clock.floor),
+            rough(ahead)
+        ),
+        false => String::new(),
+    };
+    lines.push(format!("clock: {}, {kept}{floor}", told(&clock.now)));
     let mut never = |whose: String, floor: &str| {
-        let floor = printable(floor);
+        let floor = told(floor);
         lines.push(format!("  tokens of {whose}: never before {floor}"));
     };
     for (realm, floor) in &clock.realm_floors {
@@ -109,57 +156,87 @@ fn push_clock(lines: &mut Vec<String>, clock: &ClockStatus) {
     }
 }
 
-fn clock_action(clock: &ClockStatus) -> Option<String> {
-    if !clock.synchronised {
-        return Some("the clock isn't synchronised; check this machine's time source".to_owned());
+fn clock_actions(clock: &ClockStatus, view: View) -> Vec<String> {
+    if clock.synchronised {
+        let ahead = Duration::from_secs(clock.floor_ahead_seconds);
+        let believed = (ahead > MOST_AHEAD).then(|| {
+            format!(
+                "the clock is synchronised, and an earlier one that was ahead was believed: until {} \
+                 every token counts as {} older than it is; if the clock is right now, run slmd keys \
+                 reset-time",
+                printable(&clock.floor),
+                rough(ahead)
+            )
+        });
+        return believed.into_iter().collect();
     }
-    (clock.floor_ahead_seconds > MOST_AHEAD).then(|| {
-        format!(
-            "the clock is synchronised, and an earlier one that was ahead was believed: until {} every \
-             token counts as {} older than it is; if the clock is right now, run slmd keys reset-time",
-            printable(&clock.floor),
-            span(clock.floor_ahead_seconds)
+    let mut actions =
+        vec!["the clock isn't synchronised; check this machine's time source".to_owned()];
+    let moved = |whose: String, floor: &str| {
+        let ahead = floor.parse::<Timestamp>().ok()?.since(view.now);
+        (ahead > MOST_AHEAD).then(|| {
+            format!(
+                "{whose} has moved its time {} ahead of the clock, so older tokens count as expired; \
+                 if that is wrong, run slmd keys reset-time",
+                rough(ahead)
+            )
+        })
+    };
+    let realms = clock.realm_floors.iter();
+    actions.extend(realms.filter_map(|(realm, floor)| {
+        moved(
+            format!("an accepted token of realm {}", printable(realm)),
+            floor,
         )
-    })
+    }));
+    let clients = clock.client_floors.iter();
+    actions.extend(clients.filter_map(|(realm, told)| {
+        let (realm, client) = (printable(realm), printable(&told.client));
+        let whose = format!("an accepted token of realm {realm}'s client {client}");
+        moved(whose, &told.floor)
+    }));
+    actions
 }
 
-/// What only a person can mend.
-fn push_actions(actions: &mut Vec<String>, realm: &RealmStatus, now: &str) {
-    let name = printable(&realm.name);
-    if realm.keys.keys.is_empty() {
-        actions.push(format!(
-            "realm {name} has no keys: every token is refused; run slmd keys pin {name} FILE"
-        ));
-    }
-    if let Some(held) = &realm.held {
-        actions.push(format!(
-            "realm {name}: Keycloak serves keys that none in force vouches for ({}); if that \
-             is meant, run slmd keys pin {name} --fetch",
-            printable(&held.fingerprint)
-        ));
-    }
-    let deny_list = realm.deny_list.as_ref();
-    if let Some(problem) = deny_list.and_then(|list| list.problem.as_ref()) {
-        actions.push(format!(
-            "realm {name}: the new deny-list isn't used, the old one stays: {}",
-            printable(problem)
-        ));
-    }
-    let stops = realm.scope_stops_at.iter();
-    let stopped = stops.filter(|(_, at)| at.as_str() <= now);
-    let stopped: Vec<String> = stopped.map(|(scope, _)| printable(scope)).collect();
-    if !stopped.is_empty() {
-        let scopes = stopped.join(", ");
-        actions.push(format!(
-            "realm {name}: {scopes} stopped, because the keys are too old; run slmd keys refresh \
-             {name}, or pin them again"
-        ));
-    }
+fn push_engine(lines: &mut Vec<String>, status: &admin::Status) {
+    let EngineStatus { running, waiting } = status.engine;
+    let engine = format!("engine: {running} running, {waiting} waiting");
+    let Some(inside) = &status.inside else {
+        lines.push(engine);
+        return;
+    };
+    let threads = count(inside.threads as u64, "thread");
+    let kernels = printable(&inside.kernels);
+    let Answers {
+        count: answers,
+        completion_tokens,
+        tokens_per_second,
+        ..
+    } = inside.answers;
+    let speed = tokens_per_second.map(|speed| format!("; {speed:.1} tokens/s"));
+    let speed = speed.unwrap_or_default();
+    lines.push(format!("{engine}; {kernels} kernels, {threads}{speed}"));
+    let Requests { permitted, refused } = &inside.requests;
+    let reasons = refused.iter();
+    let reasons: Vec<String> = reasons
+        .map(|(reason, count)| format!("{count} {}", printable(reason)))
+        .collect();
+    let reasons = match reasons.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", reasons.join(", ")),
+    };
+    let sum: u64 = refused.values().sum();
+    lines.push(format!(
+        "since the start: {permitted} permitted, {sum} refused{reasons}; {} of {}",
+        count(answers, "answer"),
+        count(completion_tokens, "token")
+    ));
 }
 
-fn mqtt(status: Option<&MqttStatus>) -> String {
+fn push_mqtt(lines: &mut Vec<String>, status: Option<&MqttStatus>) {
     let Some(status) = status else {
-        return "not configured".to_owned();
+        lines.push("mqtt: not configured".to_owned());
+        return;
     };
     let state = match status.connected {
         true => "connected",
@@ -167,67 +244,82 @@ fn mqtt(status: Option<&MqttStatus>) -> String {
     };
     let reconnects = match status.reconnects {
         0 => String::new(),
-        count => format!(", {count} reconnect(s)"),
+        reconnects => format!(", {}", count(reconnects, "reconnect")),
     };
-    let problem = status.problem.as_ref();
-    let problem = problem.map(|problem| format!(": {}", printable(problem)));
-    format!("{state}{reconnects}{}", problem.unwrap_or_default())
+    lines.push(format!("mqtt: {state}{reconnects}"));
+    lines.extend(status.untold.as_ref().map(|untold| {
+        format!(
+            "  {} that couldn't be told, the last {}: {}",
+            count(untold.count, "refusal"),
+            ago(Duration::from_secs(untold.last_seconds_ago)),
+            printable(&untold.last)
+        )
+    }));
 }
 
-fn push_realm(lines: &mut Vec<String>, realm: &RealmStatus, now: &str) {
-    let (name, issuer) = (printable(&realm.name), printable(&realm.issuer));
-    lines.push(format!("realm {name}: {issuer}"));
-    for endpoint in &realm.endpoints {
-        let (client, model) = (printable(&endpoint.client_id), printable(&endpoint.model));
-        lines.push(format!("  endpoint {client}: model {model}"));
-    }
-    push_keys(lines, realm);
-    if let Some(age) = realm.keys_age_seconds {
-        lines.push(format!("  keys confirmed {} ago", span(age)));
-    }
-    for (scope, stops_at) in &realm.scope_stops_at {
-        let (scope, at) = (printable(scope), printable(stops_at));
-        lines.push(match stops_at.as_str() <= now {
-            true => format!("  {scope} has stopped at {at}"),
-            false => format!("  {scope} stops at {at} unless the keys are confirmed"),
-        });
-    }
-    if let Some(refresh) = &realm.refresh {
-        lines.push(refresh_line(refresh));
-    }
-    if let Some(DenyStatus { entries, .. }) = realm.deny_list {
-        lines.push(format!("  deny-list: {entries} entries"));
+fn broker_action(status: &admin::Status) -> Option<String> {
+    let mqtt = status.mqtt.as_ref()?;
+    let broker = status.inside.as_ref().and_then(|i| i.broker.as_ref());
+    let broker = broker.map_or_else(String::new, |at| format!(" {}", printable(at)));
+    let problem = mqtt.problem.as_deref().map(printable);
+    match (mqtt.connected, problem) {
+        (true, None) => None,
+        (true, Some(problem)) => Some(format!("the broker{broker}: {problem}")),
+        (false, problem) => Some(format!(
+            "the broker{broker} isn't connected: {}; it is tried again and again: check it, the \
+             network and [mqtt] of the configuration",
+            problem.as_deref().unwrap_or("no answer yet")
+        )),
     }
 }
 
-/// What is in force, what isn't and why, and how that came about.
-fn push_keys(lines: &mut Vec<String>, realm: &RealmStatus) {
-    if realm.keys.keys.is_empty() {
-        lines.push("  no keys".to_owned());
-    }
-    for key in &realm.keys.keys {
-        let (thumbprint, kid) = (printable(&key.thumbprint), printable(&key.kid));
-        lines.push(format!("  key {thumbprint} (kid {kid})"));
-    }
-    lines.extend(realm.keys.left_out.iter().map(left_out));
-    if let Some(KeysChanged { at, change }) = &realm.keys_changed {
-        lines.push(format!("  keys changed at {}", printable(at)));
-        for (keys, what) in [(&change.added, "came"), (&change.removed, "left")] {
-            let keys = keys.iter().map(|key| printable(key));
-            lines.extend(keys.map(|key| format!("    {key} {what}")));
-        }
-    }
-}
-
-fn refresh_line(refresh: &RefreshStatus) -> String {
-    let outcome = match (&refresh.last_outcome, &refresh.last_at) {
-        (Some(outcome), Some(at)) => format!("{} at {}", printable(outcome), printable(at)),
-        _ => "not yet".to_owned(),
+fn certificate_action(inside: Option<&Inside>, view: View) -> Option<String> {
+    let told = inside?.certificate_ends_at.as_ref()?;
+    let at = told.parse::<Timestamp>().ok()?;
+    let verb = match at.since(view.now) {
+        Duration::ZERO => "ended",
+        left if left < ENDS_SOON => "ends",
+        _ => return None,
     };
+    Some(format!(
+        "the TLS certificate {verb} {}; renew its file, then run slmd reload",
+        view.at(told)
+    ))
+}
+
+fn audit(status: &admin::Status, view: View) -> String {
+    let next = status.audit.next_index;
+    let Some(inside) = &status.inside else {
+        return format!("audit: next record {next}");
+    };
+    let percent = (inside.audit_fill * 100.0).round();
+    let oldest = inside.audit_oldest_at.as_ref();
+    let oldest = oldest.and_then(|oldest| oldest.parse().ok());
+    let oldest = oldest.map(|oldest| format!(", the oldest of {}", when(oldest, view.now)));
     format!(
-        "  refresh: {outcome}, next at {}",
-        printable(&refresh.next_at)
+        "audit: next record {next}; {percent} % of {} full{}",
+        bytes(inside.audit_max_bytes),
+        oldest.unwrap_or_default()
     )
+}
+
+/// The login is this user's own, and its end by this machine's clock.
+fn login_line(end: &End, view: View, actions: &mut Vec<String>) -> String {
+    let issuer = printable(&end.issuer);
+    let last = match end.refresh {
+        Refresh::Never => Some(end.token),
+        Refresh::Until(at) => Some(at.max(end.token)),
+        Refresh::Open => None,
+    };
+    let Some(last) = last else {
+        return format!("your login: {issuer}, which names no end");
+    };
+    let told = format!("{} ({})", when(last, view.now), moment(last));
+    if last <= view.now {
+        actions.push(format!("your login ended {told}; run slmd login"));
+        return format!("your login: {issuer}, ended");
+    }
+    format!("your login: {issuer}, ends {told}")
 }
 
 /// Seconds in the two largest units that matter.
@@ -242,72 +334,4 @@ fn span(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{human, span};
-    use crate::admin::tests::status;
-
-    #[test]
-    fn the_whole_status_for_people() {
-        let expected = "\
-not ready: draining
-slmd 1.2.3 on edge-1, up 1 h 1 min
-clock: 2026-01-01T00:00:00.000Z, not synchronised; never before 2026-01-02T00:00:00.000Z
-  tokens of dev: never before 2026-01-02T01:00:00.000Z
-  tokens of dev's client device-1: never before 2026-01-02T09:00:00.000Z
-engine: 1 running, 2 waiting
-mqtt: not connected, 3 reconnect(s): refused\u{fffd}
-audit: next record 9
-realm dev: https://k/dev
-  endpoint slm: model small
-  key t (kid a)
-  left out: kid b\u{fffd}: it is weak
-  left out: kid none: no kid
-  keys changed at 2026-01-01T10:00:00.000Z
-    t came
-    u left
-    v left
-  keys confirmed 1 d 1 h ago
-  read stops at 2026-01-03T00:00:00.000Z unless the keys are confirmed
-  write has stopped at 2026-01-01T12:00:00.000Z
-  refresh: held at 2026-01-01T11:00:00.000Z, next at 2026-01-01T11:15:00.000Z
-  deny-list: 2 entries
-realm prod: https://k/prod
-  no keys
-! the clock isn't synchronised; check this machine's time source
-! realm dev: Keycloak serves keys that none in force vouches for (f00d); if that is meant, run slmd keys pin dev --fetch
-! realm dev: the new deny-list isn't used, the old one stays: line 1
-! realm dev: write stopped, because the keys are too old; run slmd keys refresh dev, or pin them again
-! realm prod has no keys: every token is refused; run slmd keys pin prod FILE";
-        assert_eq!(human(&status()).join("\n"), expected);
-    }
-
-    #[test]
-    fn a_floor_that_is_ahead_of_a_synchronised_clock_is_named_with_its_remedy() {
-        let said = |synchronised: bool, ahead: u64| {
-            let mut status = status();
-            status.clock.synchronised = synchronised;
-            status.clock.floor_ahead_seconds = ahead;
-            human(&status).join("\n")
-        };
-        let ten_years = said(true, 315_360_000);
-        assert!(ten_years.contains("3650 d 0 h older"), "{ten_years}");
-        assert!(ten_years.contains("slmd keys reset-time"), "{ten_years}");
-        assert!(!said(true, 60).contains("reset-time"));
-        assert!(
-            !said(false, 315_360_000).contains("reset-time"),
-            "nobody knows"
-        );
-    }
-
-    #[test]
-    fn spans_are_short() {
-        for (seconds, expected) in [
-            (59, "59 s"),
-            (61, "1 min 1 s"),
-            (7200, "2 h 0 min"),
-            (90_061, "1 d 1 h"),
-        ] {
-            assert_eq!(span(seconds), expected);
-        }
-    }
-}
+mod tests;

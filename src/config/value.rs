@@ -459,13 +459,7 @@ pub(super) fn log_format() -> Kind<LogFormat> {
 
 /// An `mqtt://` or `mqtts://` URL.
 pub(super) fn broker_url() -> Kind<Broker> {
-    Kind::new(broker, |broker| {
-        let scheme = if broker.tls { "mqtts" } else { "mqtt" };
-        match (&broker.host, broker.port) {
-            (host, port) if host.contains(':') => json!(format!("{scheme}://[{host}]:{port}")),
-            (host, port) => json!(format!("{scheme}://{host}:{port}")),
-        }
-    })
+    Kind::new(broker, |broker| json!(broker.to_string()))
 }
 
 fn broker(value: &DeValue<'_>) -> Result<Broker, String> {

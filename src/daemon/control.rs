@@ -58,6 +58,15 @@ impl http::Control for Core {
             audit: AuditStatus {
                 next_index: self.state.log.next_index(),
             },
+            inside: None,
+        }
+    }
+
+    fn whole_status(&self) -> Status {
+        let inside = Some(self.inside());
+        Status {
+            inside,
+            ..self.status()
         }
     }
 

@@ -60,7 +60,7 @@ impl Core {
     fn check_store(&self) {
         let known = self.state.store.problem();
         match (known, self.state.store.check()) {
-            (None, Err(error)) => tracing::error!(%error, "not ready: nothing can be recorded"),
+            (None, Err(error)) => tracing::error!(%error, "nothing can be recorded"),
             (Some(_), Ok(())) => tracing::info!("records can be written again"),
             _ => {}
         }

@@ -1,12 +1,13 @@
-//! Whether every loop still makes progress, what the watchdog is fed by; and whether there are keys.
+//! Whether every loop still makes progress, what the watchdog is fed by; whether there are keys; and
+//! that log and status say the same of it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::auth::{Realm, Skipped};
 use crate::engine::Engine;
-use crate::time;
 use crate::transport::mqtt;
+use crate::{systemd, time};
 
 /// A part that hasn't beaten for this long is stuck. Generous, because one chunk of prefill takes
 /// seconds on a slow core.
@@ -57,6 +58,32 @@ impl Health {
         std::iter::once(self.engine.heartbeat())
             .chain(mqtt)
             .collect()
+    }
+}
+
+/// The readiness that was told last: the log says what `/readyz` and status say, whenever that
+/// changes.
+#[derive(Default)]
+pub(super) struct Readiness {
+    told: Option<Result<(), String>>,
+}
+
+impl Readiness {
+    pub(super) fn tell(&mut self, now: Result<(), String>) {
+        if self.told.as_ref() == Some(&now) {
+            return;
+        }
+        match &now {
+            Ok(()) => {
+                tracing::info!("ready");
+                systemd::say("ready");
+            }
+            Err(why) => {
+                tracing::warn!("not ready: {why}");
+                systemd::say(&format!("not ready: {why}"));
+            }
+        }
+        self.told = Some(now);
     }
 }
 

@@ -7,6 +7,7 @@ mod administer;
 mod control;
 mod core;
 mod health;
+mod inside;
 mod metrics;
 mod models;
 mod reload;
@@ -34,7 +35,7 @@ use crate::telemetry::{Exposition, Registry};
 use crate::transport::{http, mqtt};
 use crate::{process, systemd, time};
 use core::Core;
-use health::Health;
+use health::{Health, Readiness};
 use metrics::Metrics;
 use models::Loading;
 pub use state::State;
@@ -131,6 +132,7 @@ struct Daemon {
     hangup: Signal,
     transports: JoinSet<()>,
     health: Health,
+    readiness: Readiness,
 }
 
 impl Daemon {
@@ -191,12 +193,12 @@ impl Daemon {
             hangup,
             transports,
             health,
+            readiness: Readiness::default(),
         })
     }
 
     async fn serve(mut self) {
         systemd::ready();
-        tracing::info!("ready");
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -216,6 +218,7 @@ impl Daemon {
         if catch_unwind(AssertUnwindSafe(|| self.core.tick())).is_err() {
             tracing::error!("housekeeping panicked");
         }
+        self.readiness.tell(http::Control::ready(&*self.core));
         if self.health.is_alive(time::instant()) {
             systemd::feed_watchdog();
         }

@@ -33,6 +33,7 @@ mod queue;
 mod stop;
 mod template;
 mod thread;
+mod totals;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ pub use self::kernels::Family;
 pub use self::metrics::Metrics;
 pub use self::model::{EngineError, LoadOptions, Model, Sequence};
 pub use self::prepare::Allowance;
+pub use self::totals::Done;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -142,6 +144,8 @@ pub struct LoadError(pub String);
 struct Shared {
     queue: Arc<Queue>,
     models: BTreeMap<String, Arc<ServedModel>>,
+    kernels: Family,
+    threads: usize,
 }
 
 /// What both sides, callers and thread, know of a model.
@@ -161,12 +165,18 @@ struct ServedModel {
 /// Models that are loaded, for [`Engine::start`].
 pub struct Models(Vec<Loaded>);
 
+impl Settings {
+    fn family(&self) -> Family {
+        self.kernels.unwrap_or_else(Family::detect)
+    }
+}
+
 impl Models {
     /// Reads every bundle; its hashes are its opener's matter.
     pub fn load(bundles: &[Bundle], settings: &Settings) -> Result<Models, LoadError> {
         let options = LoadOptions {
             threads: settings.threads(),
-            family: settings.kernels.unwrap_or_else(Family::detect),
+            family: settings.family(),
         };
         let models = bundles
             .iter()
@@ -190,6 +200,8 @@ impl Engine {
         let shared = Arc::new(Shared {
             queue: Arc::clone(&queue),
             models: served.collect(),
+            kernels: settings.family(),
+            threads: settings.threads(),
         });
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
         let body = move || {
@@ -225,6 +237,18 @@ impl Engine {
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
         self.shared.queue.load()
+    }
+
+    /// What it computes with: the kernels' family and the number of threads.
+    #[must_use]
+    pub fn kernels(&self) -> (Family, usize) {
+        (self.shared.kernels, self.shared.threads)
+    }
+
+    /// What it has done since its start.
+    #[must_use]
+    pub fn done(&self) -> Done {
+        self.shared.queue.totals.get()
     }
 
     /// A beat that the watchdog looks at: changes with each step while the engine makes progress,

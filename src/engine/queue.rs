@@ -14,6 +14,7 @@ use tokio::sync::futures::Notified;
 
 use super::generate::{Progress, departed};
 use super::metrics::Metrics;
+use super::totals::Totals;
 use super::turns::{Key, Turns};
 use super::{Prompt, Report};
 use crate::auth::Permitted;
@@ -38,6 +39,7 @@ pub(super) struct Queue {
     room: Notify,
     beat: AtomicU64,
     pub(super) metrics: Metrics,
+    pub(super) totals: Totals,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,7 @@ impl Queue {
             room: Notify::new(),
             beat: AtomicU64::new(0),
             metrics,
+            totals: Totals::default(),
         }
     }
 
@@ -284,8 +287,9 @@ impl Work {
             first_token: progress.first_token.map(since),
             total: since(time::instant()),
         };
-        let metrics = &self.place.queue().metrics;
-        metrics.observe(&self.prompt, &report);
+        let queue = self.place.queue();
+        queue.metrics.observe(&self.prompt, &report);
+        queue.totals.add(&report);
         (self.done)(&report);
         drop(self.place);
         self.answer.finish(outcome);

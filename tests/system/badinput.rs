@@ -474,6 +474,24 @@ fn without_keys_it_runs_says_so_and_needs_no_restart() {
         "{said}"
     );
     assert!(said.contains("no keys: every token is refused"), "{said}");
+    // The log says no other.
+    let told = |daemon: &Daemon| {
+        let log = daemon.log();
+        let lines = log.lines();
+        let lines = lines.filter(|line| line.contains("slmd::daemon::health"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(!daemon.log().lines().any(|line| line.ends_with(": ready")));
+    let first = within(PATIENCE, "a word of readiness", || {
+        told(&daemon).into_iter().next()
+    });
+    assert!(
+        first.contains("not ready: no realm has pinned keys"),
+        "{first}"
+    );
+    let listed = daemon.slmd(&["keys", "list"]);
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    assert!(!listed.contains("fingerprint"), "of nothing: {listed}");
     let refused = daemon.chat(&token, &body);
     assert!(matches!(refused.status, 401 | 503), "{refused:?}");
 
@@ -487,6 +505,10 @@ fn without_keys_it_runs_says_so_and_needs_no_restart() {
     let pinned = daemon.slmd(&["keys", "pin", "--yes", "dev", file]);
     assert_eq!(pinned.status.code(), Some(0));
     assert_eq!(ready().status, 200);
+    let last = within(PATIENCE, "a word that it is", || {
+        told(&daemon).into_iter().nth(1)
+    });
+    assert!(last.ends_with("ready") && !last.contains("not"), "{last}");
     assert_eq!(daemon.chat(&token, &body).status, 200);
 }
 

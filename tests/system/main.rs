@@ -18,6 +18,7 @@ mod install;
 mod keys;
 mod login;
 mod logs;
+mod look;
 mod metrics;
 mod mqtt;
 mod newcomer;

@@ -38,6 +38,11 @@ pub(in crate::cli) struct Explain {
     scope: Scope,
 }
 
+/// It tells a thief what a stolen token still lacks, so the public socket doesn't.
+const CLOSED: &str = "keys explain is for root and the daemon's user (sudo slmd keys explain); the \
+    first reason why a token is refused comes with the refusal itself (slmd ask --token-file FILE \
+    hello), and slmd keys list shows issuers, keys and when scopes stop";
+
 impl Explain {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let file = self.token_file.as_deref().unwrap_or(Path::new("-"));
@@ -53,6 +58,7 @@ impl Explain {
                 let (state, snapshot) = offline::survey(&global.load()?)?;
                 state.explain(&snapshot, &asked)
             }
+            Err(Problem::Denied(denied)) => return Err(Failure::new(denied.exit, CLOSED)),
             told => told?,
         };
         if global.json {

@@ -9,11 +9,12 @@ use serde::Serialize;
 
 use super::client::{Client, Problem, body};
 use super::exit::{Done, Exit, Failure};
-use super::output::printable;
+use super::look::{self, Seen};
+use super::realm::{self, View};
+use super::terminal::Terminal;
 use super::{Global, offline, output};
 use crate::admin::{self, Listed, Refreshed, ResetTime, ResetTo, route};
-use crate::auth::{KeyInfo, Skipped};
-use crate::time::MAX_SECS;
+use crate::time::{Clocks, MAX_SECS};
 
 /// Show, pin and refresh the keys that tokens are verified with; explain a token.
 #[derive(Debug, Subcommand)]
@@ -77,15 +78,31 @@ fn reset_to(text: &str) -> Result<ResetTo, String> {
 }
 
 fn list(global: &Global) -> Done {
-    let listed = match global.admin()?.call(route::KEYS) {
+    let of = |status: admin::Status| Listed {
+        realms: status.realms,
+    };
+    let seen = match look::seen(global, route::KEYS, of) {
         Err(Problem::Down(_)) => {
             let (state, snapshot) = offline::survey(&global.load()?)?;
             let realms = state.realm_statuses(&snapshot);
-            Listed { realms }
+            Seen {
+                what: Listed { realms },
+                public: None,
+            }
         }
-        listed => listed?,
+        seen => seen?,
     };
-    output::show(global, &listed)
+    let left_out = "which leaves nothing out";
+    if global.json {
+        seen.warn(left_out);
+        return output::show(global, &seen.what);
+    }
+    let view = View {
+        terminal: Terminal::stdout(),
+        now: Clocks::default().now(),
+    };
+    let page = realm::keys(&seen.what.realms, seen.note(left_out), view);
+    page.iter().try_for_each(|text| output::line(text))
 }
 
 #[derive(Serialize)]
@@ -158,19 +175,9 @@ fn segment(realm: &str) -> Result<&str, Failure> {
 
 /// A set: each key, then what isn't used of it.
 fn lines(set: &admin::Keys) -> Vec<String> {
-    let keys = set.keys.iter().map(line);
-    keys.chain(set.left_out.iter().map(left_out)).collect()
-}
-
-fn line(key: &KeyInfo) -> String {
-    let (thumbprint, kid) = (printable(&key.thumbprint), printable(&key.kid));
-    let algorithms = printable(&key.algorithms.join("/"));
-    format!("  {thumbprint} {algorithms} (kid {kid})")
-}
-
-pub(super) fn left_out(key: &Skipped) -> String {
-    let kid = printable(key.kid.as_deref().unwrap_or("none"));
-    format!("  left out: kid {kid}: {}", printable(&key.why))
+    let keys = set.keys.iter().map(|key| format!("  {}", realm::key(key)));
+    keys.chain(set.left_out.iter().map(realm::left_out))
+        .collect()
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::exit::{Done, Exit, Failure};
+use super::super::realm;
 use super::super::{Global, output};
-use super::line;
 use crate::auth::{KeySet, verify_jws};
 use crate::cli::input;
 
@@ -50,6 +50,6 @@ impl VerifyJws {
             return output::show(global, &json!({"verified": true, "key": key}));
         }
         output::line("the signature is good; it was made with")?;
-        output::line(&line(&key))
+        output::line(&format!("  {}", realm::key(&key)))
     }
 }

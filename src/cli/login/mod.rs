@@ -4,6 +4,7 @@
 //! [`crate::oauth`] speaks with Keycloak, [`words`] says what its refusals mean, [`saved`] is the
 //! file, [`session`] what `slmd ask` makes of it.
 
+mod end;
 mod saved;
 mod session;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use super::{Global, output};
 use crate::config::{self, Config};
 use crate::oauth::{self, Client, Code, OauthError, ProofKey, Provider, Tokens};
 use crate::time::{Clocks, Timestamp};
+pub(super) use end::{End, Refresh};
 use saved::Place;
 pub(super) use session::Session;
 use words::explain;

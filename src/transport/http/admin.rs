@@ -96,7 +96,7 @@ impl Admin {
             .await??;
         let realm = asked.realm;
         match asked.operation {
-            Operation::Status => self.answer(route::STATUS, |c| Ok(c.status())).await,
+            Operation::Status => self.answer(route::STATUS, |c| Ok(c.whole_status())).await,
             Operation::Keys => self.answer(route::KEYS, |c| Ok(c.keys())).await,
             Operation::Metrics => {
                 let format = accept::format(request.headers());

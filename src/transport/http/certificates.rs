@@ -7,7 +7,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
 
-use crate::tls::{self, KeyPair, TlsError};
+use crate::time::Timestamp;
+use crate::tls::{self, KeyPair, Server, TlsError};
 
 /// `[http.tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,18 +24,18 @@ pub struct TlsSettings {
 /// The certificate that new connections are greeted with.
 pub struct Certificates {
     settings: Option<TlsSettings>,
-    config: ArcSwapOption<ServerConfig>,
+    server: ArcSwapOption<Server>,
 }
 
 /// Certificates as their files have them, for [`Certificates::renew`].
-pub struct Renewed(Option<Arc<ServerConfig>>);
+pub struct Renewed(Option<Server>);
 
 impl Certificates {
     /// Reads the files, where there is TLS at all.
     pub fn open(settings: Option<&TlsSettings>) -> Result<Certificates, TlsError> {
         let certificates = Certificates {
             settings: settings.cloned(),
-            config: ArcSwapOption::empty(),
+            server: ArcSwapOption::empty(),
         };
         certificates.renew(certificates.read()?);
         Ok(certificates)
@@ -52,10 +53,16 @@ impl Certificates {
 
     /// Greets new connections with what was read. Can't fail.
     pub fn renew(&self, renewed: Renewed) {
-        self.config.store(renewed.0);
+        self.server.store(renewed.0.map(Arc::new));
+    }
+
+    /// When the certificate in force ends, where there is TLS.
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        self.server.load().as_ref()?.ends_at
     }
 
     pub(super) fn current(&self) -> Option<Arc<ServerConfig>> {
-        self.config.load_full()
+        let server = self.server.load();
+        server.as_ref().map(|server| Arc::clone(&server.config))
     }
 }

@@ -113,7 +113,10 @@ pub struct Listeners {
 pub trait Control: Send + Sync + 'static {
     /// `Err`: why the socket can't serve yet.
     fn ready(&self) -> Result<(), String>;
+    /// As anybody on the public socket may know it.
     fn status(&self) -> Status;
+    /// With what is for administrators only.
+    fn whole_status(&self) -> Status;
     /// Prometheus text.
     fn metrics(&self, format: Format) -> String;
     fn reload(&self) -> Result<Reloaded, Vec<String>>;

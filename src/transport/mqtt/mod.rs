@@ -21,6 +21,7 @@ mod status;
 mod topics;
 mod untold;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +48,17 @@ pub struct Broker {
     pub host: String,
     pub port: u16,
     pub tls: bool,
+}
+
+/// Its URL, as the configuration has it.
+impl fmt::Display for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "mqtts" } else { "mqtt" };
+        match (&self.host, self.port) {
+            (host, port) if host.contains(':') => write!(f, "{scheme}://[{host}]:{port}"),
+            (host, port) => write!(f, "{scheme}://{host}:{port}"),
+        }
+    }
 }
 
 /// No MQTT at all without them.

@@ -89,7 +89,7 @@ fn a_refusal_that_cannot_be_told_is_seen_by_somebody() {
     let said = |args: &[&str]| String::from_utf8(scene.daemon.slmd(args).stdout).expect("text");
     let status = said(&["status"]);
     assert!(
-        status.contains("8 refusal(s) that couldn't be told, the last"),
+        status.contains("8 refusals that couldn't be told, the last"),
         "{status}"
     );
     let audit = said(&["audit", "tail", "-n", "50"]);

@@ -1,0 +1,184 @@
+//! A realm as `slmd status` and `slmd keys list` show it, and what only a person can mend of it.
+
+use super::output::printable;
+use super::terminal::{Style, Terminal, ago, count, in_, moment};
+use crate::admin::{KeysChanged, RealmStatus, RefreshStatus};
+use crate::auth::{KeyInfo, Skipped};
+use crate::keysync::DenyStatus;
+use crate::time::Timestamp;
+
+/// Who looks, and when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
+    pub(super) terminal: Terminal,
+    pub(super) now: Timestamp,
+}
+
+impl View {
+    /// `in 29 days (2026-12-25 10:00 UTC)`.
+    pub(super) fn at(self, told: &str) -> String {
+        match told.parse::<Timestamp>() {
+            Ok(at) => {
+                let when = super::terminal::when(at, self.now);
+                format!("{when} ({})", moment(at))
+            }
+            Err(()) => printable(told),
+        }
+    }
+
+    fn is_past(self, told: &str) -> bool {
+        told.parse::<Timestamp>().is_ok_and(|at| at <= self.now)
+    }
+
+    /// A line of the page for each, all within the terminal's width.
+    pub(super) fn fit(self, lines: &[String]) -> Vec<String> {
+        let fit = |line: &String| {
+            let indent = line.len() - line.trim_start_matches(' ').len() + 2;
+            self.terminal.fit(line, indent)
+        };
+        lines.iter().flat_map(fit).collect()
+    }
+
+    pub(super) fn action(self, text: &str) -> String {
+        format!("{} {text}", self.terminal.paint(Style::Warning, "!"))
+    }
+}
+
+/// Name and issuer, then what is in force and how that came about.
+pub(super) fn lines(realm: &RealmStatus, view: View) -> Vec<String> {
+    let (name, issuer) = (printable(&realm.name), printable(&realm.issuer));
+    let title = view
+        .terminal
+        .paint(Style::Strong, &format!("realm {name}:"));
+    let mut lines = vec![format!("{title} {issuer}")];
+    for endpoint in &realm.endpoints {
+        let (client, model) = (printable(&endpoint.client_id), printable(&endpoint.model));
+        lines.push(format!("  endpoint {client}: model {model}"));
+    }
+    push_keys(&mut lines, realm, view);
+    if let Some(age) = realm.keys_age_seconds {
+        let age = ago(std::time::Duration::from_secs(age));
+        lines.push(format!("  keys confirmed {age}"));
+    }
+    for (scope, stops_at) in &realm.scope_stops_at {
+        let (scope, at) = (printable(scope), view.at(stops_at));
+        lines.push(match view.is_past(stops_at) {
+            true => format!("  {scope} stopped {at}"),
+            false => format!("  {scope} stops {at} unless the keys are confirmed"),
+        });
+    }
+    lines.extend(
+        realm
+            .refresh
+            .as_ref()
+            .map(|refresh| refreshed(refresh, view)),
+    );
+    if let Some(DenyStatus { entries, .. }) = realm.deny_list {
+        let noun = if entries == 1 { "entry" } else { "entries" };
+        lines.push(format!("  deny-list: {entries} {noun}"));
+    }
+    lines
+}
+
+fn push_keys(lines: &mut Vec<String>, realm: &RealmStatus, view: View) {
+    if realm.keys.keys.is_empty() {
+        lines.push("  no keys".to_owned());
+    }
+    let keys = realm.keys.keys.iter().map(key);
+    lines.extend(keys.map(|key| format!("  key {key}")));
+    lines.extend(realm.keys.left_out.iter().map(left_out));
+    if let Some(KeysChanged { at, change }) = &realm.keys_changed {
+        lines.push(format!("  keys changed {}", view.at(at)));
+        for (keys, what) in [(&change.added, "came"), (&change.removed, "left")] {
+            let keys = keys.iter().map(|key| printable(key));
+            lines.extend(keys.map(|key| format!("    {key} {what}")));
+        }
+    }
+}
+
+fn refreshed(refresh: &RefreshStatus, view: View) -> String {
+    let outcome = match (&refresh.last_outcome, &refresh.last_at) {
+        (Some(outcome), Some(at)) => format!("{} {}", printable(outcome), view.at(at)),
+        _ => "not yet".to_owned(),
+    };
+    let next = match refresh.next_at.parse::<Timestamp>() {
+        Ok(at) => in_(at.since(view.now)),
+        Err(()) => printable(&refresh.next_at),
+    };
+    format!("  refresh: {outcome}, next {next}")
+}
+
+/// What only a person can mend.
+pub(super) fn actions(realm: &RealmStatus, view: View) -> Vec<String> {
+    let mut actions = Vec::new();
+    let name = printable(&realm.name);
+    if realm.keys.keys.is_empty() {
+        actions.push(format!(
+            "realm {name} has no keys: every token is refused; run slmd keys pin {name} FILE"
+        ));
+    }
+    if let Some(held) = &realm.held {
+        actions.push(format!(
+            "realm {name}: Keycloak serves keys that none in force vouches for ({}); if that is \
+             meant, run slmd keys pin {name} --fetch",
+            printable(&held.fingerprint)
+        ));
+    }
+    let deny_list = realm.deny_list.as_ref();
+    if let Some(problem) = deny_list.and_then(|list| list.problem.as_ref()) {
+        actions.push(format!(
+            "realm {name}: the new deny-list isn't used, the old one stays: {}",
+            printable(problem)
+        ));
+    }
+    let stops = realm.scope_stops_at.iter();
+    let stopped = stops.filter(|(_, at)| view.is_past(at));
+    let stopped: Vec<String> = stopped.map(|(scope, _)| printable(scope)).collect();
+    if !stopped.is_empty() {
+        let scopes = stopped.join(", ");
+        actions.push(format!(
+            "realm {name}: {scopes} stopped, because the keys are too old; run slmd keys refresh \
+             {name}, or pin them again"
+        ));
+    }
+    actions
+}
+
+/// A key by its thumbprint, algorithms and `kid`.
+pub(super) fn key(key: &KeyInfo) -> String {
+    let (thumbprint, kid) = (printable(&key.thumbprint), printable(&key.kid));
+    let algorithms = printable(&key.algorithms.join("/"));
+    format!("{thumbprint} {algorithms} (kid {kid})")
+}
+
+pub(super) fn left_out(key: &Skipped) -> String {
+    let kid = printable(key.kid.as_deref().unwrap_or("none"));
+    format!("  left out: kid {kid}: {}", printable(&key.why))
+}
+
+/// All realms for `slmd keys list`, with fingerprints and what is held.
+pub(super) fn keys(realms: &[RealmStatus], note: Option<String>, view: View) -> Vec<String> {
+    let mut page = Vec::new();
+    for realm in realms {
+        page.extend(lines(realm, view));
+        if !realm.keys.fingerprint.is_empty() {
+            let fingerprint = printable(&realm.keys.fingerprint);
+            page.push(format!("  fingerprint {fingerprint}"));
+        }
+        for vouching in realm.refresh.iter().flat_map(|refresh| &refresh.vouching) {
+            page.push(format!(
+                "  {} vouches for a fetched set",
+                printable(vouching)
+            ));
+        }
+        if let Some(held) = &realm.held {
+            let held_keys = count(held.keys.len() as u64, "key");
+            page.push(format!("  held, of {held_keys}:"));
+            page.extend(held.keys.iter().map(|held| format!("    {}", key(held))));
+        }
+    }
+    page.extend(note.map(|note| view.terminal.paint(Style::Quiet, &note)));
+    let actions = realms.iter().flat_map(|realm| actions(realm, view));
+    page.extend(actions.map(|action| view.action(&action)));
+    view.fit(&page)
+}
