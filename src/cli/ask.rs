@@ -1,22 +1,16 @@
 //! `slmd ask`: one prompt over the local socket, its answer as it comes.
 
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
 
 use clap::Args;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::client::{Answer, Client, Shown};
+use super::access::Access;
+use super::client::Answer;
 use super::exit::{Done, Exit, Failure};
-use super::login::Session;
 use super::sampling::Sampling;
-use super::{Global, input, output};
-use crate::config::Config;
-use crate::secret::Secret;
-use crate::time::now;
+use super::{Global, output};
 
-const DEFAULT_SOCKET: &str = "/run/slmd/slmd.sock";
 pub(super) const CHAT: &str = "/v1/chat/completions";
 /// The daemon refuses larger bodies anyway.
 const MAX_PROMPT: u64 = 16 << 20;
@@ -37,16 +31,12 @@ Examples:
 pub(super) struct Ask {
     /// The prompt. Absent, or where a word is `-`, standard input is read too.
     prompt: Vec<String>,
-    /// A file that holds the token.
-    #[arg(long, env = "SLMD_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// The daemon's socket (default: the configuration's, else /run/slmd/slmd.sock).
-    #[arg(long, env = "SLMD_SOCKET", value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    access: Access,
     /// Instructions that come before the prompt.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// The endpoint's client id (default: the realm's default endpoint).
+    /// The endpoint's client id; slmd endpoints lists them (default: the realm's default endpoint).
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// At most this many tokens of answer (default: the endpoint's).
@@ -65,19 +55,13 @@ pub(super) struct Ask {
     sampling: Sampling,
 }
 
-/// What a proof needs of the status.
-#[derive(Deserialize)]
-struct Named {
-    device: String,
-}
-
 impl Ask {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let prompt = self.prompt()?;
         let body = self.body(&prompt, !global.json).to_string().into_bytes();
-        let client = Client::new(self.socket(global));
-        let shown = self.shown(&client)?;
-        let answer = client.send("POST", CHAT, &shown, body)?;
+        let asker = self.access.open(global)?;
+        let answer = asker.send("POST", CHAT, body);
+        let answer = answer.map_err(|problem| asker.explain(problem, self.model.as_deref()))?;
         if global.json {
             return output::show(global, &answer.json::<Value>()?);
         }
@@ -109,42 +93,6 @@ impl Ask {
             "" => Err(Failure::new(Exit::Usage, "the prompt is empty")),
             prompt => Ok(prompt.to_owned()),
         }
-    }
-
-    /// Without a token the daemon decides, and says what to do.
-    fn shown(&self, client: &Client) -> Result<Shown, Failure> {
-        if let Some(token) = self.token()? {
-            return Ok(Shown::Bearer(token));
-        }
-        let Some(Session { token, key }) = Session::open()? else {
-            return Ok(Shown::Nothing);
-        };
-        let Some(key) = key else {
-            return Ok(Shown::Bearer(token));
-        };
-        // The target names the device, not the socket, so that a proof is of no use elsewhere.
-        let Named { device } = client.tell("/readyz?verbose")?;
-        let target = format!("http://{device}{CHAT}");
-        let proof = key.proof(&target, Some(&token), None, now())?;
-        Ok(Shown::Dpop { token, proof })
-    }
-
-    fn token(&self) -> Result<Option<Secret<String>>, Failure> {
-        let token = match &self.token_file {
-            Some(file) => Some(input::token(file)?),
-            None => std::env::var("SLMD_TOKEN")
-                .ok()
-                .map(|token| Secret::new(token.trim().to_owned())),
-        };
-        Ok(token.filter(|token| !token.expose().is_empty()))
-    }
-
-    fn socket(&self, global: &Global) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| {
-            // Who may ask needn't be able to read the configuration.
-            let config = Config::load(&global.config);
-            config.map_or_else(|_| DEFAULT_SOCKET.into(), |config| config.http.socket)
-        })
     }
 
     fn body(&self, prompt: &str, stream: bool) -> Value {

@@ -3,12 +3,14 @@
 //! A command speaks to the running daemon over its sockets ([`client`]); only when no daemon runs
 //! do `keys` and `audit` open the state folder themselves ([`offline`]).
 
+mod access;
 mod ask;
 mod audit;
 mod client;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
+mod endpoints;
 mod exit;
 mod input;
 mod keys;
@@ -21,6 +23,7 @@ mod output;
 mod run;
 mod sampling;
 mod status;
+mod token;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -80,6 +83,7 @@ enum Command {
     /// Run the daemon in the foreground (systemd does this).
     Run,
     Ask(Box<ask::Ask>),
+    Endpoints(endpoints::Endpoints),
     Login(login::Login),
     Logout(login::Logout),
     Status(status::Status),
@@ -115,6 +119,7 @@ impl Command {
         match self {
             Command::Run => run::run(global),
             Command::Ask(command) => command.execute(global),
+            Command::Endpoints(command) => command.execute(global),
             Command::Login(command) => command.execute(global),
             Command::Logout(command) => command.execute(global),
             Command::Status(command) => command.execute(global),
