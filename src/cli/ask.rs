@@ -9,9 +9,12 @@ use super::access::Access;
 use super::client::Answer;
 use super::exit::{Done, Exit, Failure};
 use super::sampling::Sampling;
+use super::waiting::Waiting;
 use super::{Global, output};
 
 pub(super) const CHAT: &str = "/v1/chat/completions";
+/// The comment that tells of the queue.
+const QUEUED: &str = ": queued ";
 /// The daemon refuses larger bodies anyway.
 const MAX_PROMPT: u64 = 16 << 20;
 
@@ -65,7 +68,19 @@ impl Ask {
         if global.json {
             return output::show(global, &answer.json::<Value>()?);
         }
-        let finish = stream(answer, output::piece)?;
+        let mut waiting = Waiting::new();
+        let finish = stream(answer, |heard| match heard {
+            Heard::Queued(place) => {
+                waiting.at(place);
+                Ok(())
+            }
+            Heard::Text(piece) => {
+                waiting.over();
+                output::piece(piece)
+            }
+        });
+        drop(waiting);
+        let finish = finish?;
         if finish.as_deref() == Some("length") {
             eprintln!("slmd: the answer was cut off by the token limit");
         }
@@ -121,36 +136,50 @@ impl Ask {
     }
 }
 
-/// Hands on the text of a stream of server-sent events as it comes; returns its finish reason.
+/// What a stream brings.
+pub(super) enum Heard<'a> {
+    /// The place in the queue, as far as it is told: from 1 for who is next, 0 when the turn has
+    /// come.
+    Queued(u32),
+    Text(&'a str),
+}
+
+/// Hands on what a stream of server-sent events brings, as it comes; returns its finish reason.
 pub(super) fn stream(
     answer: Answer,
-    mut text: impl FnMut(&str) -> Done,
+    mut heard: impl FnMut(Heard<'_>) -> Done,
 ) -> Result<Option<String>, Failure> {
     let broke_off = |why: &str| Failure::failed(format!("the answer broke off: {why}"));
     let mut finish = None;
     let mut ends_with_newline = true;
     for line in answer.lines() {
         let line = line?;
+        if let Some(place) = line.strip_prefix(QUEUED) {
+            if let Ok(place) = place.parse() {
+                heard(Heard::Queued(place))?;
+            }
+            continue;
+        }
         // Everything else is a comment or an event's name (the HTML standard's section 9.2).
         let Some(data) = line.strip_prefix("data:").map(str::trim) else {
             continue;
         };
         if data == "[DONE]" {
             if !ends_with_newline {
-                text("\n")?;
+                heard(Heard::Text("\n"))?;
             }
             return Ok(finish);
         }
         let event: Value =
             serde_json::from_str(data).map_err(|_| broke_off("an event isn't JSON"))?;
         if let Some(error) = event["error"]["message"].as_str() {
-            text("\n")?;
+            heard(Heard::Text("\n"))?;
             return Err(Failure::failed(format!("the answer ended early: {error}")));
         }
         let choice = &event["choices"][0];
         if let Some(piece) = choice["delta"]["content"].as_str() {
             ends_with_newline = piece.ends_with('\n');
-            text(piece)?;
+            heard(Heard::Text(piece))?;
         }
         if let Some(reason) = choice["finish_reason"].as_str() {
             finish = Some(reason.to_owned());

@@ -24,6 +24,7 @@ mod run;
 mod sampling;
 mod status;
 mod token;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

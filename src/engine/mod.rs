@@ -57,6 +57,7 @@ pub use self::kernels::Family;
 pub use self::metrics::Metrics;
 pub use self::model::{EngineError, LoadOptions, Model, Sequence};
 pub use self::prepare::Allowance;
+pub use self::queue::Ticket;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -249,7 +250,7 @@ impl Drop for Shared {
 
 impl Slot {
     /// Puts the job where its turn will be. Its end comes by `done` and the answer's channel.
-    pub fn submit(self, job: Job) {
+    pub fn submit(self, job: Job) -> Ticket {
         let queue = Arc::clone(self.place.queue());
         queue.push(Work {
             deadline: job.permitted.request().deadline,
@@ -261,7 +262,7 @@ impl Slot {
             permitted: Some(job.permitted),
             submitted: time::instant(),
             place: self.place,
-        });
+        })
     }
 }
 

@@ -1,14 +1,16 @@
 //! `slmd ask` and `slmd endpoints` as a person runs them: how a token is handed in, and what is said
 //! where it, or the endpoint, isn't right.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Issuer, Setup, claims, run, secrets};
+use crate::support::{Daemon, Exchange, Issuer, Setup, claims, run, secrets, send};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const FAILED: i32 = 1;
@@ -210,4 +212,79 @@ fn a_wrong_endpoint_is_named_with_those_that_the_token_opens() {
     // Who may ask nothing is told what the daemon says, and no name.
     let said = refused(&["account"], "smol");
     assert!(!said.contains("you may ask"), "{said}");
+}
+
+/// Runs the command with all its output at a terminal, which is read from standard output.
+fn at_a_terminal(command: &Command) -> Child {
+    let quoted = |word: &OsStr| format!("'{}'", word.to_str().expect("no quotes, all UTF-8"));
+    let words: Vec<String> = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args())
+        .map(quoted)
+        .collect();
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &words.join(" ")]);
+    script.arg("/dev/null");
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => script.env(name, value),
+            None => script.env_remove(name),
+        };
+    }
+    // Its end would be typed on the terminal.
+    script.stdin(Stdio::piped()).stdout(Stdio::piped());
+    script.spawn().expect("bsdutils is there")
+}
+
+/// Others' answers, each of a principal of its own and longer than any test waits.
+fn busy(daemon: &Daemon, issuer: &Issuer, others: &[&str]) -> Vec<Exchange> {
+    let answers = others.iter().map(|subject| {
+        let mut claims = claims();
+        claims["sub"] = (*subject).into();
+        let bearer = format!("Bearer {}", issuer.token(claims));
+        // A song that has no reason to end.
+        let body = json!({
+            "prompt": "la la la ".repeat(12), "max_tokens": 1900, "temperature": 0, "stream": true,
+        });
+        let body = body.to_string();
+        let headers = [("authorization", bearer.as_str())];
+        let sent = send(&daemon.socket(), "POST", "/v1/completions", &headers, &body);
+        sent.expect("the daemon answers")
+    });
+    answers.collect()
+}
+
+/// In a comment of the stream, which a person's terminal shows as a line until the answer comes.
+#[test]
+fn who_waits_is_told_their_place() {
+    let (issuer, daemon) = started();
+    let home = tempfile::tempdir().unwrap();
+    let mut others = busy(&daemon, &issuer, &["one", "two", "three"]);
+    let mut heard = String::new();
+    while !heard.contains(": queued 2\n\n") {
+        let chunk = others[2].chunk().unwrap().unwrap();
+        heard.push_str(&String::from_utf8(chunk).unwrap());
+    }
+    let mut ask = ask(&daemon, home.path());
+    ask.env("SLMD_TOKEN", issuer.token(claims()));
+    let mut process = at_a_terminal(&ask);
+    let mut shown = process.stdout.take().unwrap();
+    let mut seen = Vec::new();
+    while !text(&seen).contains("\r3rd in the queue") {
+        let mut byte = [0];
+        assert_eq!(shown.read(&mut byte).unwrap(), 1, "{}", text(&seen));
+        seen.extend(byte);
+    }
+    drop(others);
+    shown.read_to_end(&mut seen).unwrap();
+    assert!(process.wait().unwrap().success(), "{}", text(&seen));
+    let seen = text(&seen);
+    let line = "3rd in the queue";
+    let (_, after) = seen.rsplit_once(" in the queue").unwrap();
+    let blank = " ".repeat(line.len());
+    let answer = after.strip_prefix(&format!("\r{blank}\r")).expect(&seen);
+    let mut piped = self::ask(&daemon, home.path());
+    let piped = done(piped.env("SLMD_TOKEN", issuer.token(claims())));
+    let expected = succeeded(&piped) + &text(&piped.stderr);
+    assert_eq!(answer.replace("\r\n", "\n"), expected);
 }
