@@ -5,7 +5,7 @@
 //!
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
 //!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
-//!    [`shutdown`], [`systemd`], [`telemetry`] are small tools.
+//!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
 //!    [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
@@ -50,6 +50,7 @@ mod reason;
 mod secret;
 mod share;
 mod shutdown;
+mod spelling;
 mod store;
 mod sys;
 mod systemd;

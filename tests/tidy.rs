@@ -17,7 +17,14 @@ use source::{Source, blank, is_word, item_end, test_modules, words};
 
 /// From the bottom. A module imports only from the layers before its own.
 const LAYERS: &[&[&str]] = &[
-    &["algorithm", "digest", "process", "secret", "sys"],
+    &[
+        "algorithm",
+        "digest",
+        "process",
+        "secret",
+        "spelling",
+        "sys",
+    ],
     &["files", "time"],
     &["https", "identity", "json", "reason", "share", "shutdown"],
     &["delivery", "oauth", "prompt", "systemd", "tls"],

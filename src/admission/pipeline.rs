@@ -16,7 +16,7 @@ use super::{Admission, records};
 use crate::audit;
 use crate::auth::Permitted;
 use crate::digest::hex;
-use crate::engine::{Job, Prompt, Report, Reservation};
+use crate::engine::{Job, Prompt, Report, Reservation, Ticket};
 use crate::identity::random;
 use crate::prompt::{self, AnswerReceiver, Completion, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
@@ -30,6 +30,8 @@ pub struct Admitted {
     pub model: String,
     pub created: Timestamp,
     pub answer: AnswerReceiver,
+    /// How far its turn is.
+    pub ticket: Ticket,
     /// What a refusal is told with, should the answer not become whole.
     pub permit: Recorded<()>,
 }
@@ -216,29 +218,32 @@ impl Admission {
         if let Err(reason) = self.0.decider.recheck(&permitted) {
             interrupt.raise(Finish::Revoked(reason));
         }
-        let admitted = Admitted {
-            id: permitted.request().id.clone(),
-            model: permitted.endpoint().client_id.clone(),
-            created: self.0.recorder.log.clocks().now(),
-            answer,
-            permit,
-        };
+        let id = permitted.request().id.clone();
+        let model = permitted.endpoint().client_id.clone();
         let finisher = Finisher {
             recorder: self.0.recorder.clone(),
             run,
             charge,
-            request_id: permitted.request().id.own(),
+            request_id: id.own(),
             principal: records::tag(&permitted),
             transport: permitted.request().origin.transport(),
         };
-        reservation.submit(Job {
+        let created = self.0.recorder.log.clocks().now();
+        let ticket = reservation.submit(Job {
             permitted,
             prompt,
             answer: sender,
             interrupt,
             done: Box::new(move |report| finisher.finish(report)),
         });
-        admitted
+        Admitted {
+            id,
+            model,
+            created,
+            answer,
+            ticket,
+            permit,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::claims::Claims;
+use super::finding::Finding;
 use super::policy::{Endpoint, Policy};
 use super::realm::Realm;
 use crate::prompt::{Operation, Request, Scope, Transport};
@@ -27,6 +28,15 @@ impl<'r> Asked<'r> {
             of_one_model: matches!(request.asks, Operation::Complete(_)),
             transport: request.origin.transport_kind(),
         }
+    }
+
+    /// A refusal of access, with what of the request it is about.
+    pub(super) fn refused(&self, reason: DenyReason) -> Finding {
+        let detail = match (reason, self.model) {
+            (DenyReason::EndpointUnknown, Some(model)) => format!("`{model}`"),
+            _ => format!("for `{}`", self.scope.as_str()),
+        };
+        Finding::new(reason, detail)
     }
 }
 

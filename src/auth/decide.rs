@@ -239,7 +239,8 @@ fn admit(
     let realm = peer::realm(snapshot).ok_or(DenyReason::TokenMissing)?;
     let (asked, who) = (Asked::of(request), peer.principal(realm));
     let may = peer.may(asked.scope, realm, snapshot, clock);
-    let endpoints = may.and_then(|()| Ok(Peer::opened(&asked, realm)?));
+    let opened = || Peer::opened(&asked, realm).map_err(|reason| asked.refused(reason));
+    let endpoints = may.and_then(|()| opened());
     let endpoints = match endpoints {
         Ok(endpoints) => endpoints,
         Err(finding) => {

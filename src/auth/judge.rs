@@ -192,10 +192,7 @@ fn access(case: &mut Case<'_>) -> Checked {
             case.endpoints = endpoints;
             Ok(())
         }
-        Err(reason) => {
-            let detail = format!("for `{}`", case.asked.scope.as_str());
-            Err(Finding::new(reason, detail))
-        }
+        Err(reason) => Err(case.asked.refused(reason)),
     }
 }
 

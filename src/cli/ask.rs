@@ -1,23 +1,20 @@
 //! `slmd ask`: one prompt over the local socket, its answer as it comes.
 
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
 
 use clap::Args;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::client::{Answer, Client, Shown};
+use super::access::Access;
+use super::client::Answer;
 use super::exit::{Done, Exit, Failure};
-use super::login::Session;
 use super::sampling::Sampling;
-use super::{Global, input, output};
-use crate::config::Config;
-use crate::secret::Secret;
-use crate::time::Clocks;
+use super::waiting::Waiting;
+use super::{Global, output};
 
-pub(super) const DEFAULT_SOCKET: &str = "/run/slmd/slmd.sock";
 pub(super) const CHAT: &str = "/v1/chat/completions";
+/// The comment that tells of the queue.
+const QUEUED: &str = ": queued ";
 /// The daemon refuses larger bodies anyway.
 const MAX_PROMPT: u64 = 16 << 20;
 
@@ -37,16 +34,12 @@ Examples:
 pub(super) struct Ask {
     /// The prompt. Absent, or where a word is `-`, standard input is read too.
     prompt: Vec<String>,
-    /// A file that holds the token.
-    #[arg(long, env = "SLMD_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// The daemon's socket (default: the configuration's, else /run/slmd/slmd.sock).
-    #[arg(long, env = "SLMD_SOCKET", value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    access: Access,
     /// Instructions that come before the prompt.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// The endpoint's client id (default: the realm's default endpoint).
+    /// The endpoint's client id; slmd endpoints lists them (default: the realm's default endpoint).
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// At most this many tokens of answer (default: the endpoint's).
@@ -65,23 +58,29 @@ pub(super) struct Ask {
     sampling: Sampling,
 }
 
-/// What a proof needs of the status.
-#[derive(Deserialize)]
-struct Named {
-    device: String,
-}
-
 impl Ask {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let prompt = self.prompt()?;
         let body = self.body(&prompt, !global.json).to_string().into_bytes();
-        let client = Client::new(self.socket(global));
-        let shown = self.shown(&client)?;
-        let answer = client.send("POST", CHAT, &shown, body)?;
+        let asker = self.access.open(global)?;
+        let answer = asker.send("POST", CHAT, body);
+        let answer = answer.map_err(|problem| asker.explain(problem, self.model.as_deref()))?;
         if global.json {
             return output::show(global, &answer.json::<Value>()?);
         }
-        let finish = stream(answer, output::piece)?;
+        let mut waiting = Waiting::new();
+        let finish = stream(answer, |heard| match heard {
+            Heard::Queued(place) => {
+                waiting.at(place);
+                Ok(())
+            }
+            Heard::Text(piece) => {
+                waiting.over();
+                output::piece(piece)
+            }
+        });
+        drop(waiting);
+        let finish = finish?;
         if finish.as_deref() == Some("length") {
             eprintln!("slmd: the answer was cut off by the token limit");
         }
@@ -111,42 +110,6 @@ impl Ask {
         }
     }
 
-    /// Without a token the daemon decides, and says what to do.
-    fn shown(&self, client: &Client) -> Result<Shown, Failure> {
-        if let Some(token) = self.token()? {
-            return Ok(Shown::Bearer(token));
-        }
-        let Some(Session { token, key }) = Session::open()? else {
-            return Ok(Shown::Nothing);
-        };
-        let Some(key) = key else {
-            return Ok(Shown::Bearer(token));
-        };
-        // The target names the device, not the socket, so that a proof is of no use elsewhere.
-        let Named { device } = client.tell("/readyz?verbose")?;
-        let target = format!("http://{device}{CHAT}");
-        let proof = key.proof(&target, Some(&token), None, Clocks::default().now())?;
-        Ok(Shown::Dpop { token, proof })
-    }
-
-    fn token(&self) -> Result<Option<Secret<String>>, Failure> {
-        let token = match &self.token_file {
-            Some(file) => Some(input::token(file)?),
-            None => std::env::var("SLMD_TOKEN")
-                .ok()
-                .map(|token| Secret::new(token.trim().to_owned())),
-        };
-        Ok(token.filter(|token| !token.expose().is_empty()))
-    }
-
-    fn socket(&self, global: &Global) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| {
-            // Who may ask needn't be able to read the configuration.
-            let config = Config::load(&global.config);
-            config.map_or_else(|_| DEFAULT_SOCKET.into(), |config| config.http.socket)
-        })
-    }
-
     fn body(&self, prompt: &str, stream: bool) -> Value {
         let system = self.system.iter();
         let system = system.map(|text| json!({"role": "system", "content": text}));
@@ -173,36 +136,50 @@ impl Ask {
     }
 }
 
-/// Hands on the text of a stream of server-sent events as it comes; returns its finish reason.
+/// What a stream brings.
+pub(super) enum Heard<'a> {
+    /// The place in the queue, as far as it is told: from 1 for who is next, 0 when the turn has
+    /// come.
+    Queued(u32),
+    Text(&'a str),
+}
+
+/// Hands on what a stream of server-sent events brings, as it comes; returns its finish reason.
 pub(super) fn stream(
     answer: Answer,
-    mut text: impl FnMut(&str) -> Done,
+    mut heard: impl FnMut(Heard<'_>) -> Done,
 ) -> Result<Option<String>, Failure> {
     let broke_off = |why: &str| Failure::failed(format!("the answer broke off: {why}"));
     let mut finish = None;
     let mut ends_with_newline = true;
     for line in answer.lines() {
         let line = line?;
+        if let Some(place) = line.strip_prefix(QUEUED) {
+            if let Ok(place) = place.parse() {
+                heard(Heard::Queued(place))?;
+            }
+            continue;
+        }
         // Everything else is a comment or an event's name (the HTML standard's section 9.2).
         let Some(data) = line.strip_prefix("data:").map(str::trim) else {
             continue;
         };
         if data == "[DONE]" {
             if !ends_with_newline {
-                text("\n")?;
+                heard(Heard::Text("\n"))?;
             }
             return Ok(finish);
         }
         let event: Value =
             serde_json::from_str(data).map_err(|_| broke_off("an event isn't JSON"))?;
         if let Some(error) = event["error"]["message"].as_str() {
-            text("\n")?;
+            heard(Heard::Text("\n"))?;
             return Err(Failure::failed(format!("the answer ended early: {error}")));
         }
         let choice = &event["choices"][0];
         if let Some(piece) = choice["delta"]["content"].as_str() {
             ends_with_newline = piece.ends_with('\n');
-            text(piece)?;
+            heard(Heard::Text(piece))?;
         }
         if let Some(reason) = choice["finish_reason"].as_str() {
             finish = Some(reason.to_owned());

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exit::{Exit, Failure};
 use crate::admin::{Call, Operation};
+use crate::reason::Reason;
 use crate::secret::Secret;
 use connection::{Broken, Exchange, SILENCE};
 
@@ -52,6 +53,8 @@ pub(super) enum Problem {
     Down(Failure),
     /// It runs, and this socket isn't for this user.
     Denied(Failure),
+    /// The daemon said no, for a reason that this release may not know.
+    Refused(Option<Reason>, Failure),
     Other(Failure),
 }
 
@@ -81,8 +84,8 @@ impl Client {
         match answer.head.status {
             status if status.is_success() => Answer(answer).json().map_err(Problem::Other),
             // The admin socket forbids nothing but its own use.
-            StatusCode::FORBIDDEN => Err(Problem::Denied(refused(answer))),
-            _ => Err(Problem::Other(refused(answer))),
+            StatusCode::FORBIDDEN => Err(Problem::Denied(refused(answer).into_failure())),
+            _ => Err(refused(answer)),
         }
     }
 
@@ -109,7 +112,7 @@ impl Client {
         if answer.head.status.is_success() {
             Ok(Answer(answer))
         } else {
-            Err(Problem::Other(refused(answer)))
+            Err(refused(answer))
         }
     }
 
@@ -220,7 +223,10 @@ fn broke_off(why: impl fmt::Display) -> Failure {
 impl Problem {
     pub(super) fn into_failure(self) -> Failure {
         match self {
-            Problem::Down(failure) | Problem::Denied(failure) | Problem::Other(failure) => failure,
+            Problem::Down(failure)
+            | Problem::Denied(failure)
+            | Problem::Refused(_, failure)
+            | Problem::Other(failure) => failure,
         }
     }
 }
@@ -232,18 +238,21 @@ impl From<Problem> for Failure {
 }
 
 /// The daemon's own words, and when to try again.
-fn refused(answer: Exchange) -> Failure {
+fn refused(answer: Exchange) -> Problem {
     let status = answer.head.status;
     let retry = answer.head.headers.get("retry-after");
     let retry = retry
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
     let body = Answer(answer).text().unwrap_or_default();
-    let mut message = explain(status, &body);
+    let told: Told = serde_json::from_str(&body).unwrap_or_default();
+    let code = told.error.as_ref().and_then(|said| said.code.as_deref());
+    let reason = code.and_then(Reason::parse);
+    let mut message = told.into_message(status);
     if let Some(seconds) = retry {
         message.push_str(&format!("; try again in {seconds} s"));
     }
-    Failure::new(Exit::Refused, message)
+    Problem::Refused(reason, Failure::new(Exit::Refused, message))
 }
 
 /// OpenAI's error object; a reload has more than one error.
@@ -257,16 +266,18 @@ struct Told {
 #[derive(Deserialize)]
 struct Said {
     message: String,
+    code: Option<String>,
 }
 
-fn explain(status: StatusCode, body: &str) -> String {
-    let told: Told = serde_json::from_str(body).unwrap_or_default();
-    let mut lines = vec![match told.error {
-        Some(Said { message }) => format!("refused ({}): {message}", status.as_u16()),
-        None => format!("refused: {status}"),
-    }];
-    lines.extend(told.errors);
-    lines.join("\n      ")
+impl Told {
+    fn into_message(self, status: StatusCode) -> String {
+        let mut lines = vec![match self.error {
+            Some(Said { message, .. }) => format!("refused ({}): {message}", status.as_u16()),
+            None => format!("refused: {status}"),
+        }];
+        lines.extend(self.errors);
+        lines.join("\n      ")
+    }
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 //! A command speaks to the running daemon over its sockets ([`client`]); only when no daemon runs
 //! do `keys` and `audit` open the state folder themselves ([`offline`]).
 
+mod access;
 mod ask;
 mod audit;
 mod client;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
+mod endpoints;
 mod exit;
 mod input;
 mod keys;
@@ -24,6 +26,8 @@ mod run;
 mod sampling;
 mod status;
 mod terminal;
+mod token;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -86,6 +90,7 @@ struct Global {
 enum Command {
     Run(run::Run),
     Ask(Box<ask::Ask>),
+    Endpoints(endpoints::Endpoints),
     Login(login::Login),
     Logout(login::Logout),
     Status(status::Status),
@@ -121,6 +126,7 @@ impl Command {
         match self {
             Command::Run(command) => command.execute(global),
             Command::Ask(command) => command.execute(global),
+            Command::Endpoints(command) => command.execute(global),
             Command::Login(command) => command.execute(global),
             Command::Logout(command) => command.execute(global),
             Command::Status(command) => command.execute(global),
@@ -169,7 +175,7 @@ impl Global {
         };
         let (default_admin, default_public) = match of_file {
             Some(config) => (config.http.admin_socket, config.http.socket),
-            None => (ADMIN_SOCKET.into(), ask::DEFAULT_SOCKET.into()),
+            None => (ADMIN_SOCKET.into(), access::DEFAULT_SOCKET.into()),
         };
         Ok(Sockets {
             admin: self.admin_socket.clone().unwrap_or(default_admin),

@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::Problem;
 use super::kind::Wrong;
 use super::machine::{Found, Look, Thing};
+use crate::spelling::nearest;
 
 /// What was wrong so far, and what has to be looked at on the machine.
 pub(super) struct Problems<'a> {
@@ -263,30 +264,9 @@ pub(super) fn place(text: &str, offset: usize) -> (usize, usize) {
     (line, before[start..].chars().count() + 1)
 }
 
-/// The known key that `name` was most likely meant to be.
-fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    let likely = |key: &&&str| distance(name, key) <= name.len().max(key.len()) / 3;
-    let candidates = known.iter().filter(likely);
-    candidates.min_by_key(|key| distance(name, key)).copied()
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.chars().enumerate() {
-            let change = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{distance, nearest, place};
+    use super::place;
 
     #[test]
     fn places_count_lines_and_characters() {
@@ -295,15 +275,5 @@ mod tests {
         assert_eq!(place(text, text.find('x').unwrap()), (2, 8));
         assert_eq!(place(text, text.len()), (3, 1));
         assert_eq!(place(text, 999), (3, 1));
-    }
-
-    #[test]
-    fn the_nearest_key_is_near() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        let known = ["socket", "admin_socket", "max_body"];
-        assert_eq!(nearest("sockett", &known), Some("socket"));
-        assert_eq!(nearest("maxbody", &known), Some("max_body"));
-        assert_eq!(nearest("colour", &known), None);
     }
 }

@@ -58,6 +58,7 @@ pub use self::kernels::Family;
 pub use self::metrics::Metrics;
 pub use self::model::{EngineError, LoadOptions, Model, Sequence};
 pub use self::prepare::Allowance;
+pub use self::queue::Ticket;
 pub use self::totals::Done;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -274,7 +275,7 @@ impl Drop for Shared {
 
 impl Reservation {
     /// Puts the job where its turn will be. Its end comes by `done` and the answer's channel.
-    pub fn submit(self, job: Job) {
+    pub fn submit(self, job: Job) -> Ticket {
         let queue = Arc::clone(self.place.queue());
         queue.push(Work {
             deadline: job.permitted.request().deadline,
@@ -286,7 +287,7 @@ impl Reservation {
             permitted: Some(job.permitted),
             submitted: time::instant(),
             place: self.place,
-        });
+        })
     }
 }
 

@@ -44,7 +44,9 @@ pub(super) struct Queue {
 
 #[derive(Debug)]
 struct Occupancy {
-    waiting: Turns<Work>,
+    waiting: Turns<(u64, Work)>,
+    /// The number of the ticket that was given out last.
+    ticket: u64,
     /// Places that are reserved, waiting or running.
     places: Shares<Key>,
     running: Option<Interrupt>,
@@ -58,6 +60,13 @@ struct Occupancy {
 pub(super) struct Place {
     queue: Arc<Queue>,
     whose: Key,
+}
+
+/// Tells who waits how far it is.
+#[derive(Debug)]
+pub struct Ticket {
+    queue: Arc<Queue>,
+    number: u64,
 }
 
 /// A request in the queue. Ended by [`Work::end`] exactly once.
@@ -80,6 +89,7 @@ impl Queue {
     pub(super) fn new(waiting: usize, metrics: Metrics) -> Queue {
         let state = Occupancy {
             waiting: Turns::default(),
+            ticket: 0,
             places: Shares::new(waiting.saturating_add(1)),
             running: None,
             closed: false,
@@ -115,18 +125,24 @@ impl Queue {
     }
 
     /// Puts work where its turn will be. A closed queue ends it at once, on the caller's thread.
-    pub(super) fn push(&self, work: Work) {
+    pub(super) fn push(self: &Arc<Self>, work: Work) -> Ticket {
         let mut state = self.state();
+        state.ticket += 1;
+        let ticket = Ticket {
+            queue: Arc::clone(self),
+            number: state.ticket,
+        };
         if state.closed {
             drop(state);
             work.end_unrun(Finish::Shutdown);
-            return;
+            return ticket;
         }
         let (priority, whose) = (work.priority, work.place.whose);
-        state.waiting.push(priority, whose, work);
+        state.waiting.push(priority, whose, (ticket.number, work));
         self.publish(&state);
         drop(state);
         self.wake.notify_one();
+        ticket
     }
 
     /// Waits for the next work; `None` once the queue is closed.
@@ -136,7 +152,7 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            if let Some(work) = state.waiting.next() {
+            if let Some((_, work)) = state.waiting.next() {
                 state.running = Some(work.interrupt.clone());
                 self.publish(&state);
                 return Some(work);
@@ -162,9 +178,9 @@ impl Queue {
     /// of its deadline late.
     pub(super) fn sweep(&self) {
         let mut state = self.state();
-        let left = state.waiting.extract(Work::departed);
+        let left = state.waiting.extract(|(_, work)| work.departed());
         drop(state);
-        for (work, cause) in left {
+        for ((_, work), cause) in left {
             work.end_unrun(cause);
         }
     }
@@ -183,7 +199,7 @@ impl Queue {
     /// Ends everything that still waits.
     pub(super) fn abandon(&self) {
         let mut waiting = std::mem::take(&mut self.state().waiting);
-        while let Some(work) = waiting.next() {
+        while let Some((_, work)) = waiting.next() {
             work.end_unrun(Finish::Shutdown);
         }
     }
@@ -237,6 +253,16 @@ impl Occupancy {
         Refusal::new(RefuseReason::Overloaded)
             .detail(detail)
             .retry_after(Duration::from_secs_f64(wait.clamp(least, most).ceil()))
+    }
+}
+
+impl Ticket {
+    /// From 1 for who is next; `None` when the turn has come, or never will.
+    #[must_use]
+    pub fn place(&self) -> Option<usize> {
+        let state = self.queue.state();
+        let before = state.waiting.before(|(number, _)| *number == self.number);
+        before.map(|before| before + 1)
     }
 }
 

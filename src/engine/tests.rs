@@ -302,13 +302,13 @@ fn a_higher_priority_goes_first_and_equals_keep_their_order() {
     let prompt = engine
         .prepare(&fake::endpoint(None), chat("hi"), None, NOW)
         .unwrap();
-    let mut kept = Vec::new();
+    let (mut kept, mut tickets) = (Vec::new(), Vec::new());
     for (seed, priority) in [(0, 5), (1, 2), (2, 9), (3, 5), (4, 9), (5, 2)] {
         let mut prompt = prompt.clone();
         prompt.sampling.seed = Some(seed);
         let (answer, receiver) = channel(1);
         kept.push(receiver);
-        queue.push(Work {
+        tickets.push(queue.push(Work {
             prompt,
             answer,
             interrupt: Interrupt::default(),
@@ -318,11 +318,14 @@ fn a_higher_priority_goes_first_and_equals_keep_their_order() {
             submitted: time::instant(),
             place: queue.reserve([0; 32]).unwrap(),
             permitted: None,
-        });
+        }));
     }
+    let places = || tickets.iter().map(Ticket::place).collect::<Vec<_>>();
+    assert_eq!(places(), [3, 5, 1, 4, 2, 6].map(Some));
     let next = |_| queue.next().unwrap().prompt.sampling.seed.unwrap();
     let order: Vec<u64> = (0..6).map(next).collect();
     assert_eq!(order, [2, 4, 0, 3, 1, 5]);
+    assert_eq!(places(), [None; 6]);
 }
 
 /// Work of a principal in a queue that the test runs itself.
@@ -351,7 +354,7 @@ fn beside_a_flooder_others_find_their_places_and_have_their_turns() {
     for _ in 0..200 {
         let refusal = loop {
             match work(&queue, FLOODER) {
-                Ok(work) => queue.push(work),
+                Ok(work) => drop(queue.push(work)),
                 Err(refusal) => break refusal,
             }
         };

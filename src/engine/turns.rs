@@ -103,6 +103,20 @@ impl<T> Turns<T> {
         found
     }
 
+    /// How many turns there are before that of the item that `is` finds, should nothing more come.
+    pub(super) fn before(&self, is: impl Fn(&T) -> bool) -> Option<usize> {
+        let mut same = Turns::default();
+        if let Some((priority, line)) = &self.current {
+            same.current = Some((*priority, line.map(&is)));
+        }
+        for (priority, level) in &self.levels {
+            let lines = level.lines.iter().map(|line| line.map(&is)).collect();
+            let passed = level.passed;
+            same.levels.insert(*priority, Level { lines, passed });
+        }
+        std::iter::from_fn(|| same.next()).position(|found| found)
+    }
+
     /// The priority whose turn is next: the highest, unless a lower one was passed too often.
     fn due(&self) -> Option<u8> {
         let overdue = self.levels.iter().filter(|(_, l)| l.passed >= PASSES);
@@ -116,6 +130,15 @@ impl<T> Turns<T> {
             lines: VecDeque::new(),
             passed: 0,
         })
+    }
+}
+
+impl<T> Line<T> {
+    fn map<U>(&self, map: impl Fn(&T) -> U) -> Line<U> {
+        Line {
+            whose: self.whose,
+            items: self.items.iter().map(map).collect(),
+        }
     }
 }
 
@@ -163,6 +186,23 @@ mod tests {
         turns.push(5, key(1), "f3");
         turns.push(5, key(2), "a1");
         assert_eq!(all(&mut turns), ["a1", "f2", "f3"]);
+    }
+
+    #[test]
+    fn what_comes_before_goes_by_turns() {
+        let mut turns = Turns::default();
+        for (priority, who, item) in [(5, 1, "f1"), (5, 1, "f2"), (5, 1, "f3"), (5, 2, "a1")] {
+            turns.push(priority, key(who), item);
+        }
+        turns.push(9, key(3), "urgent");
+        let before = |turns: &Turns<&str>, which| turns.before(|item| *item == which);
+        let all = ["urgent", "f1", "a1", "f2", "f3"];
+        let places = all.map(|item| before(&turns, item));
+        assert_eq!(places, [0, 1, 2, 3, 4].map(Some));
+        turns.next();
+        turns.next();
+        assert_eq!(before(&turns, "f1"), None);
+        assert_eq!(before(&turns, "f3"), Some(2));
     }
 
     #[test]
@@ -246,6 +286,30 @@ mod tests {
                     }
                 }
             }
+        }
+
+        /// Where nothing comes or leaves, each has its turn when it was told.
+        #[test]
+        fn what_comes_before_each_is_what_comes(steps in steps(3)) {
+            let (mut turns, mut waiting) = (Turns::default(), Vec::new());
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Push { priority, who } => {
+                        turns.push(priority, key(who), number);
+                        waiting.push(number);
+                    }
+                    Step::Next => {
+                        let next = turns.next();
+                        waiting.retain(|number| Some(*number) != next);
+                    }
+                    Step::Extract(_) => {}
+                }
+            }
+            let told = waiting.iter().map(|number| turns.before(|item| item == number));
+            let told: Vec<Option<usize>> = told.collect();
+            let order: Vec<usize> = std::iter::from_fn(|| turns.next()).collect();
+            let came = waiting.iter().map(|number| order.iter().position(|item| item == number));
+            prop_assert_eq!(told, came.collect::<Vec<_>>());
         }
 
         /// While one waits, each other one of the same priority has at most one turn, and at most

@@ -61,11 +61,11 @@ impl ProofKey {
         &self.pkcs8
     }
 
-    /// A proof for one POST (RFC 9449 section 4.2). `token` where the request shows one, `nonce`
-    /// where the server asked for it.
+    /// A proof for one request, `method` and URL (RFC 9449 section 4.2). `token` where the request
+    /// shows one, `nonce` where the server asked for it.
     pub fn proof(
         &self,
-        url: &str,
+        (method, url): (&str, &str),
         token: Option<&Secret<String>>,
         nonce: Option<&str>,
         now: Timestamp,
@@ -75,7 +75,7 @@ impl ProofKey {
         header.jwk = Some(self.public.clone());
         let mut claims = json!({
             "jti": BASE64URL.encode(random::<16>()),
-            "htm": "POST",
+            "htm": method,
             "htu": url,
             "iat": now.as_secs(),
         });
@@ -107,7 +107,12 @@ mod tests {
         let key = ProofKey::generate().unwrap();
         let token = Secret::new("the.access.token".to_owned());
         let url = "http://edge-1/v1/chat/completions";
-        let proof = key.proof(url, Some(&token), Some("n"), Timestamp::from_secs(7));
+        let proof = key.proof(
+            ("GET", url),
+            Some(&token),
+            Some("n"),
+            Timestamp::from_secs(7),
+        );
         let proof = proof.unwrap().expose().clone();
         let parts: Vec<&str> = proof.split('.').collect();
         let header = part(parts[0]);
@@ -125,7 +130,7 @@ mod tests {
         let claims = part(parts[1]);
         assert_eq!(
             (&claims["htm"], &claims["htu"]),
-            (&"POST".into(), &url.into())
+            (&"GET".into(), &url.into())
         );
         assert_eq!((&claims["iat"], &claims["nonce"]), (&7.into(), &"n".into()));
         let hash = BASE64URL.encode(sha256(b"the.access.token"));
@@ -138,7 +143,9 @@ mod tests {
         let again = ProofKey::from_pkcs8(key.pkcs8().clone()).unwrap();
         assert_eq!(key.public, again.public);
         let id = |key: &ProofKey| {
-            let proof = key.proof("http://x", None, None, Timestamp(0)).unwrap();
+            let proof = key
+                .proof(("POST", "http://x"), None, None, Timestamp(0))
+                .unwrap();
             part(proof.expose().split('.').nth(1).unwrap())["jti"].clone()
         };
         assert_ne!(id(&key), id(&again));

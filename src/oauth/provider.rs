@@ -132,7 +132,7 @@ impl Provider {
         fields: &[(&str, &str)],
     ) -> Result<Tokens, OauthError> {
         let asked_at = Clocks::default().now();
-        let proof = key.proof(&self.token, None, self.nonce.as_deref(), asked_at)?;
+        let proof = key.proof(("POST", &self.token), None, self.nonce.as_deref(), asked_at)?;
         let mut all = vec![("client_id", self.client.client_id.as_str())];
         all.extend_from_slice(fields);
         let answer = self.post(&self.token, &all, &[("dpop", proof.expose())])?;

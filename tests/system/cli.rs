@@ -53,7 +53,17 @@ fn help_documents_the_exit_codes() {
         assert!(help.contains(expected), "{help}");
     }
     for command in [
-        "ask", "login", "logout", "status", "model", "keys", "audit", "config", "reload", "demo",
+        "ask",
+        "endpoints",
+        "login",
+        "logout",
+        "status",
+        "model",
+        "keys",
+        "audit",
+        "config",
+        "reload",
+        "demo",
     ] {
         assert_eq!(code(&bare(&[command, "--help"])), 0, "{command}");
     }

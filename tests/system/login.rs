@@ -232,6 +232,15 @@ fn a_bound_token_goes_with_a_proof_and_never_as_a_bearer_token() {
         let answered = done(ask());
         assert!(answered.status.success(), "{}", text(&answered.stderr));
     }
+    let mut endpoints = person(daemon.binary(), home.path());
+    assert_eq!(
+        text(&run(endpoints.arg("endpoints"), b"", PATIENCE).stdout),
+        "slm\n"
+    );
+    let mut misspelt = ask();
+    let refused = run(misspelt.args(["--model", "slmm"]), b"", PATIENCE);
+    let said = text(&refused.stderr);
+    assert!(said.contains("did you mean slm?"), "{said}");
     let saved: Value = serde_json::from_slice(&fs::read(file(home.path())).unwrap()).unwrap();
     let token = saved["access_token"].as_str().unwrap();
     let mut bearer = ask();

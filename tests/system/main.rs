@@ -4,6 +4,7 @@
 //! the other modules are one subject each. Run one with `cargo test --test system crash`.
 
 mod answers;
+mod ask;
 mod badinput;
 mod checks;
 mod cli;

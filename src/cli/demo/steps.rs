@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::super::ask::Heard;
 use super::super::client::{Client, Shown};
 use super::super::exit::{Done, Exit, Failure};
 use super::super::{ask, audit, output};
@@ -94,9 +95,12 @@ impl<'a> Stage<'a> {
         let answer = self
             .public
             .send("POST", ask::CHAT, &token, body().into_bytes())?;
-        ask::stream(answer, |piece| {
-            whole.push_str(piece);
-            output::piece(piece)
+        ask::stream(answer, |heard| match heard {
+            Heard::Queued(_) => Ok(()),
+            Heard::Text(piece) => {
+                whole.push_str(piece);
+                output::piece(piece)
+            }
         })?;
         Ok(whole)
     }

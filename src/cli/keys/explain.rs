@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use super::super::client::{Problem, body};
 use super::super::exit::{Done, Exit, Failure};
-use super::super::{Global, input, offline, output};
+use super::super::{Global, offline, output, token};
 use crate::admin::route;
 use crate::auth::{Explanation, Outcome, ToExplain};
 use crate::prompt::{Scope, Transport};
@@ -47,7 +47,7 @@ impl Explain {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let file = self.token_file.as_deref().unwrap_or(Path::new("-"));
         let asked = ToExplain {
-            token: input::token(file)?,
+            token: token::in_file(file)?,
             transport: Some(self.transport),
             model: self.model.clone(),
             scope: Some(self.scope),

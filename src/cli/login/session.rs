@@ -25,9 +25,12 @@ pub(in crate::cli) struct Session {
 }
 
 impl Session {
-    /// `None` where nobody has logged in.
+    /// `None` where nobody has logged in, nor can: a service may have no home.
     pub(in crate::cli) fn open() -> Result<Option<Session>, Failure> {
-        Session::open_at(&Place::of_this_user()?, Clocks::default().now())
+        let Ok(place) = Place::of_this_user() else {
+            return Ok(None);
+        };
+        Session::open_at(&place, Clocks::default().now())
     }
 
     pub(super) fn open_at(place: &Place, now: Timestamp) -> Result<Option<Session>, Failure> {

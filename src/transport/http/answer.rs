@@ -15,7 +15,9 @@ use crate::reason::Refusal;
 use crate::wire::{self, Framer};
 
 /// Keeps proxies and clients from giving up during a long prefill (WHATWG HTML section 9.2.7).
-const COMMENT: &[u8] = b": keep-alive\n\n";
+const KEEP_ALIVE: &str = "keep-alive";
+/// Between two looks at the queue, so nobody hears of their place more often.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Waits for the end of the answer. A client that leaves meanwhile drops this future, and with it
 /// `admitted`, which stops the engine.
@@ -44,6 +46,8 @@ pub(super) fn streamed(admitted: Admitted, framer: Framer, keep_alive: Duration)
         framer,
         admitted,
         keep_alive,
+        waits: true,
+        place: 0,
         ended: false,
     };
     let frames = stream::unfold(events, async |mut events| {
@@ -60,6 +64,10 @@ struct Events {
     /// Still to be sent.
     start: Option<Vec<u8>>,
     keep_alive: Duration,
+    /// Until its turn has come.
+    waits: bool,
+    /// The place in the queue that was told last; 0 for none.
+    place: usize,
     ended: bool,
 }
 
@@ -71,9 +79,8 @@ impl Events {
         if self.ended {
             return None;
         }
-        let fragment = self.admitted.answer.next();
-        let outcome = match tokio::time::timeout(self.keep_alive, fragment).await {
-            Err(_) => return Some(Bytes::from_static(COMMENT)),
+        let outcome = match self.fragment().await {
+            Err(said) => return Some(comment(&said)),
             Ok(Some(Fragment::Text(text))) => {
                 return self.framer.piece(&text).map(|piece| event(&piece));
             }
@@ -82,6 +89,36 @@ impl Events {
         };
         self.ended = true;
         Some(last_events(&self.framer, &outcome))
+    }
+
+    /// The next fragment, or what is said while there is none.
+    async fn fragment(&mut self) -> Result<Option<Fragment>, String> {
+        let mut silent = Duration::ZERO;
+        loop {
+            let left = self.keep_alive.saturating_sub(silent);
+            let pause = if self.waits { left.min(LOOK) } else { left };
+            match tokio::time::timeout(pause, self.admitted.answer.next()).await {
+                Ok(fragment) => return Ok(fragment),
+                Err(_) => silent += pause,
+            }
+            if let Some(place) = self.moved() {
+                return Err(format!("queued {place}"));
+            }
+            if silent >= self.keep_alive {
+                return Err(KEEP_ALIVE.to_owned());
+            }
+        }
+    }
+
+    /// The place in the queue where it isn't the one that was told last; 0 when its turn has come.
+    fn moved(&mut self) -> Option<usize> {
+        if !self.waits {
+            return None;
+        }
+        let place = self.admitted.ticket.place();
+        self.waits = place.is_some();
+        let place = place.unwrap_or(0);
+        (std::mem::replace(&mut self.place, place) != place).then_some(place)
     }
 }
 
@@ -100,6 +137,11 @@ fn last_events(framer: &Framer, outcome: &Outcome) -> Bytes {
 /// One event. JSON text has no line breaks of its own, so one `data` line holds it.
 fn event(data: &[u8]) -> Bytes {
     [b"data: ", data, b"\n\n"].concat().into()
+}
+
+/// A comment, which clients of OpenAI's API pass over.
+fn comment(text: &str) -> Bytes {
+    format!(": {text}\n\n").into()
 }
 
 #[cfg(test)]
