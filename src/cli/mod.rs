@@ -6,6 +6,7 @@
 mod ask;
 mod audit;
 mod client;
+mod completions;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
@@ -13,6 +14,7 @@ mod exit;
 mod input;
 mod keys;
 mod login;
+mod man;
 mod model;
 mod model_bench;
 mod model_folder;
@@ -33,20 +35,23 @@ use client::Client;
 use exit::{Done, Exit, Failure};
 
 #[cfg(feature = "demo")]
-const DEMO: &str =
-    "  slmd demo                                   everything once, in a throw-away folder\n";
+const DEMO: &str = "  slmd demo                    everything once, in a throw-away folder\n";
 #[cfg(not(feature = "demo"))]
 const DEMO: &str = "";
 
 const EXAMPLES: &str = "\
-  slmd config check                           all mistakes of the configuration at once
-  slmd keys pin dev jwks.json                 trust a Keycloak realm's keys
+  slmd config check            all mistakes of the configuration at once
+  slmd keys pin dev jwks.json  trust a Keycloak realm's keys
   slmd login && slmd ask 'Why is the sky blue?'
-  slmd audit tail -f                          watch every decision
+  slmd audit tail -f           watch every decision
 
 ";
 
 /// A small language model behind Keycloak tokens, decided offline.
+///
+/// A daemon runs the model on this machine's CPU, decides without a connection whether a Keycloak
+/// access token may do what it asks, takes prompts over MQTT, a local socket and HTTPS, and records
+/// every access. The other commands ask it and administer it.
 #[derive(Debug, Parser)]
 #[command(
     name = "slmd",
@@ -92,16 +97,22 @@ enum Command {
     #[command(subcommand)]
     Config(config::ConfigCommand),
     Reload(status::Reload),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
+}
+
+/// What is parsed, helped with, completed and in the manual.
+fn definition() -> clap::Command {
+    Cli::command().after_help(format!("Examples:\n{DEMO}{EXAMPLES}{}", Exit::table()))
 }
 
 /// Parses the arguments, does what they say, and reports a failure.
 pub fn main() -> ExitCode {
     process::keep_memory_private();
-    let command =
-        Cli::command().after_help(format!("Examples:\n{DEMO}{EXAMPLES}{}", Exit::table()));
-    let parsed = Cli::from_arg_matches(&command.get_matches());
+    let parsed = Cli::from_arg_matches(&definition().get_matches());
     let cli = parsed.unwrap_or_else(|error| error.exit());
     let as_json = cli.global.json;
     match cli.command.execute(&cli.global) {
@@ -123,6 +134,8 @@ impl Command {
             Command::Audit(command) => command.execute(global),
             Command::Config(command) => command.execute(global),
             Command::Reload(command) => command.execute(global),
+            Command::Completions(command) => command.execute(),
+            Command::Man(command) => command.execute(),
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.execute(global),
         }

@@ -17,6 +17,7 @@ mod http;
 mod install;
 mod keys;
 mod login;
+mod manual;
 mod mqtt;
 mod newcomer;
 mod peers;
