@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::install::installed;
+use crate::install::{UNITS, installed};
 use crate::support::run;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,6 +56,24 @@ fn the_formatters_have_nothing_to_complain_about() {
         let warnings = ["-man", "-Tutf8", "-Kutf8", "-ww", "-z", &page];
         assert_eq!(output("groff", &warnings), "");
     }
+}
+
+/// systemctl shows them.
+#[test]
+fn units_name_pages_that_are_there() {
+    let installed = installed();
+    let mut named = 0;
+    for unit in ["slmd.service", "slmd.socket"] {
+        let unit = fs::read_to_string(path(&installed, &format!("{UNITS}/{unit}"))).unwrap();
+        for page in unit.split("man:").skip(1) {
+            let (name, rest) = page.split_once('(').expect("a section");
+            let section = rest.split(')').next().unwrap_or_default();
+            let page = format!("usr/share/man/man{section}/{name}.{section}");
+            assert!(installed.path().join(&page).exists(), "{page}");
+            named += 1;
+        }
+    }
+    assert_eq!(named, 3);
 }
 
 /// Whoever asks `whatis` or `apropos` sees the first line, `slmd-ask - what it does`.
