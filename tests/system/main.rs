@@ -21,6 +21,7 @@ mod manual;
 mod mqtt;
 mod newcomer;
 mod peers;
+mod questions;
 mod readme;
 mod reload;
 mod secrets;
