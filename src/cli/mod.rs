@@ -39,8 +39,7 @@ const DEMO: &str = "  slmd demo                    everything once, in a throw-a
 #[cfg(not(feature = "demo"))]
 const DEMO: &str = "";
 
-const EXAMPLES: &str = "\
-  slmd config check            all mistakes of the configuration at once
+const EXAMPLES: &str = "  slmd config check            all mistakes of the configuration at once
   slmd keys pin dev jwks.json  trust a Keycloak realm's keys
   slmd login && slmd ask 'Why is the sky blue?'
   slmd audit tail -f           watch every decision
@@ -48,10 +47,6 @@ const EXAMPLES: &str = "\
 ";
 
 /// A small language model behind Keycloak tokens, decided offline.
-///
-/// A daemon runs the model on this machine's CPU, decides without a connection whether a Keycloak
-/// access token may do what it asks, takes prompts over MQTT, a local socket and HTTPS, and records
-/// every access. The other commands ask it and administer it.
 #[derive(Debug, Parser)]
 #[command(
     name = "slmd",
@@ -184,6 +179,15 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn examples_stand_in_line_in_80_columns() {
+        let examples = format!("{DEMO}{EXAMPLES}");
+        for line in examples.trim_end().lines() {
+            let in_line = line.starts_with("  slmd ") && line.len() <= 80;
+            assert!(in_line, "{line:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,11 @@ use crate::cli::definition;
 use crate::cli::exit::Exit;
 use crate::config::DEFAULT_PATH;
 
+const ABOUT: &str = "\
+A daemon runs the model on this machine's CPU, decides without a connection whether a Keycloak access \
+token may do what it asks, takes prompts over MQTT, a local socket and HTTPS, and records every \
+access. The other commands ask it and administer it.";
+
 /// A file or a variable, what it is, and the commands that it is for; all, where none is named.
 pub(super) type Noted = (&'static str, &'static str, &'static [&'static str]);
 
@@ -83,6 +88,9 @@ fn page(command: &Command, name: &str, above: &[&str]) -> Page {
     let man = Man::new(command.clone());
     page.part(|mut into| man.render_synopsis_section(&mut into));
     page.part(|mut into| man.render_description_section(&mut into));
+    if above.is_empty() {
+        page.more(ABOUT);
+    }
     let after = text(command.get_after_help());
     let (more, examples) = after.split_once("Examples:\n").unwrap_or((&after, ""));
     if !more.is_empty() {
