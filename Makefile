@@ -154,6 +154,15 @@ install: $(BIN)
 	install -m 644 systemd/*.service systemd/*.socket $(DESTDIR)/usr/lib/systemd/system/
 	install -D -m 644 systemd/slmd.sysusers $(DESTDIR)/usr/lib/sysusers.d/slmd.conf
 	install -D -m 644 systemd/slmd.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/slmd.conf
+# The program prints them, so that they are of its commands; where it is for another CPU, one for this.
+	@set -e; umask 022; share=$(DESTDIR)/usr/share; prints=$(BIN); \
+	"$$prints" --version >/dev/null 2>&1 || { prints=$(DIST); $(AGAIN) --no-print-directory $$prints; }; \
+	echo "$$prints prints the manual and completions into $$share"; \
+	rm -f $$share/man/man1/slmd.1 $$share/man/man1/slmd-*.1; "$$prints" man $$share/man; \
+	for shell in bash:bash-completion/completions/slmd fish:fish/vendor_completions.d/slmd.fish \
+	  zsh:zsh/vendor-completions/_slmd; do \
+	  file=$$share/$${shell#*:}; mkdir -p "$${file%/*}"; "$$prints" completions "$${shell%%:*}" >"$$file"; \
+	done
 	test -e $(DESTDIR)/etc/slmd/slmd.toml || install -D -m 640 systemd/slmd.toml $(DESTDIR)/etc/slmd/slmd.toml
 # On this machine, what a package's scripts do on theirs: the user and group, their folders, the
 # configuration's group.

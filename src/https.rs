@@ -76,7 +76,8 @@ impl Https {
         self.send(Request::get(url).body(Vec::new()), max)
     }
 
-    /// `application/x-www-form-urlencoded`, as OAuth's endpoints take it.
+    /// `application/x-www-form-urlencoded`, as OAuth's endpoints take it. The body is written before
+    /// the answer is read: codes and tokens are a few KiB, which no server refuses halfway.
     pub fn post_form(
         &self,
         url: &str,

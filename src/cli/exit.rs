@@ -20,7 +20,7 @@ pub(super) enum Exit {
 }
 
 impl Exit {
-    const ALL: [Exit; 6] = [
+    pub(super) const ALL: [Exit; 6] = [
         Exit::Failed,
         Exit::Usage,
         Exit::Refused,
@@ -29,7 +29,7 @@ impl Exit {
         Exit::Interrupted,
     ];
 
-    fn meaning(self) -> &'static str {
+    pub(super) fn meaning(self) -> &'static str {
         match self {
             Exit::Failed => "the command failed",
             Exit::Usage => "the command line is wrong",

@@ -7,6 +7,7 @@ mod access;
 mod ask;
 mod audit;
 mod client;
+mod completions;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
@@ -16,6 +17,7 @@ mod input;
 mod keys;
 mod login;
 mod look;
+mod man;
 mod model;
 mod model_bench;
 mod model_folder;
@@ -41,16 +43,14 @@ use client::Client;
 use exit::{Done, Exit, Failure};
 
 #[cfg(feature = "demo")]
-const DEMO: &str =
-    "  slmd demo                                   everything once, in a throw-away folder\n";
+const DEMO: &str = "  slmd demo                    everything once, in a throw-away folder\n";
 #[cfg(not(feature = "demo"))]
 const DEMO: &str = "";
 
-const EXAMPLES: &str = "\
-  slmd config check                           all mistakes of the configuration at once
-  slmd keys pin dev jwks.json                 trust a Keycloak realm's keys
+const EXAMPLES: &str = "  slmd config check            all mistakes of the configuration at once
+  slmd keys pin dev jwks.json  trust a Keycloak realm's keys
   slmd login && slmd ask 'Why is the sky blue?'
-  slmd audit tail -f                          watch every decision
+  slmd audit tail -f           watch every decision
 
 ";
 
@@ -103,16 +103,22 @@ enum Command {
     #[command(subcommand)]
     Config(config::ConfigCommand),
     Reload(status::Reload),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
+}
+
+/// What is parsed, helped with, completed and in the manual.
+fn definition() -> clap::Command {
+    Cli::command().after_help(format!("Examples:\n{DEMO}{EXAMPLES}{}", Exit::table()))
 }
 
 /// Parses the arguments, does what they say, and reports a failure.
 pub fn main() -> ExitCode {
     process::keep_memory_private();
-    let command =
-        Cli::command().after_help(format!("Examples:\n{DEMO}{EXAMPLES}{}", Exit::table()));
-    let parsed = Cli::from_arg_matches(&command.get_matches());
+    let parsed = Cli::from_arg_matches(&definition().get_matches());
     let cli = parsed.unwrap_or_else(|error| error.exit());
     let as_json = cli.global.json;
     match cli.command.execute(&cli.global) {
@@ -135,6 +141,8 @@ impl Command {
             Command::Audit(command) => command.execute(global),
             Command::Config(command) => command.execute(global),
             Command::Reload(command) => command.execute(global),
+            Command::Completions(command) => command.execute(),
+            Command::Man(command) => command.execute(),
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.execute(global),
         }
@@ -211,6 +219,15 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn examples_stand_in_line_in_80_columns() {
+        let examples = format!("{DEMO}{EXAMPLES}");
+        for line in examples.trim_end().lines() {
+            let in_line = line.starts_with("  slmd ") && line.len() <= 80;
+            assert!(in_line, "{line:?}");
+        }
     }
 
     #[test]

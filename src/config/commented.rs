@@ -1,7 +1,7 @@
 //! The commented file: every setting once, with its documentation and its default or an example.
 
 use super::Config;
-use super::table::{Line, Table};
+use super::table::{Line, Row, Table};
 
 const HEAD: &str = "slmd's configuration. `slmd config check` tells every mistake at once, \
     `slmd config show` what is in force, `slmd reload` takes changes over and says which wait for \
@@ -12,31 +12,35 @@ const HEAD: &str = "slmd's configuration. `slmd config check` tells every mistak
 const COLUMN: usize = 40;
 const WIDTH: usize = 100;
 
+/// All there is, with values in place of the names that texts hold.
+pub(super) fn rows() -> Vec<Row> {
+    let mut names = vec![("host", "edge-1".to_owned())];
+    let mut rows = Config::rows(false);
+    for row in &mut rows {
+        let Line::Setting { text, .. } = &mut row.line else {
+            continue;
+        };
+        for (name, to) in names.iter().rev() {
+            *text = text.replace(&format!("<{name}>"), to);
+        }
+        names.push((row.key, text.trim_matches('"').to_owned()));
+    }
+    rows
+}
+
 /// As `slmd config defaults` prints it.
 pub(super) fn commented() -> String {
-    let mut names = vec![("host", "edge-1".to_owned())];
     let mut lines = Vec::new();
     above(HEAD, &mut lines);
     lines.push(String::new());
-    for row in Config::rows(false) {
+    for row in rows() {
         let hash = if row.off { "#" } else { "" };
-        let Line::Setting { text, .. } = row.line else {
-            let header = match row.line {
-                Line::List => format!("{hash}[[{}]]", row.path),
-                _ => format!("{hash}[{}]", row.path),
-            };
+        let Line::Setting { text, .. } = &row.line else {
             lines.push(String::new());
             above(row.doc, &mut lines);
-            lines.push(header);
+            lines.push(format!("{hash}{}", row.header()));
             continue;
         };
-        let text = names
-            .iter()
-            .rev()
-            .fold(text.to_owned(), |text, (name, to)| {
-                text.replace(&format!("<{name}>"), to)
-            });
-        names.push((row.key, text.trim_matches('"').to_owned()));
         let setting = format!("{hash}{} = {text}", row.key);
         let beside = format!("{setting:COLUMN$} # {}", row.doc.trim());
         if beside.chars().count() <= WIDTH {

@@ -27,6 +27,7 @@ use toml::de::DeTable;
 use self::machine::Look;
 use self::read::{Problems, Section, place};
 use self::table::Table;
+pub use self::table::{Given, Line, Row};
 use crate::authority::RealmConfig;
 use crate::files::{self, Care};
 use crate::identity::host_name;
@@ -140,6 +141,12 @@ impl Config {
     #[must_use]
     pub fn commented() -> String {
         commented::commented()
+    }
+
+    /// The tables and settings of that file, for who presents them otherwise.
+    #[must_use]
+    pub fn documented() -> Vec<Row> {
+        commented::rows()
     }
 }
 

@@ -33,19 +33,23 @@ pub(super) trait Entry<F> {
 
 /// A setting or the header of a table.
 #[derive(Debug)]
-pub(super) struct Row {
-    pub(super) key: &'static str,
+pub struct Row {
+    pub key: &'static str,
     /// With those of the tables around it.
-    pub(super) path: String,
-    pub(super) doc: &'static str,
-    pub(super) line: Line,
+    pub path: String,
+    pub doc: &'static str,
+    pub line: Line,
     /// Commented out.
-    pub(super) off: bool,
+    pub off: bool,
 }
 
 #[derive(Debug)]
-pub(super) enum Line {
-    Setting { text: &'static str, restart: bool },
+pub enum Line {
+    Setting {
+        text: String,
+        given: Given,
+        restart: bool,
+    },
     Table,
     List,
 }
@@ -76,6 +80,15 @@ impl Row {
         rows
     }
 
+    /// As it stands in the file.
+    pub fn header(&self) -> String {
+        match self.line {
+            Line::Setting { .. } => self.key.to_owned(),
+            Line::Table => format!("[{}]", self.path),
+            Line::List => format!("[[{}]]", self.path),
+        }
+    }
+
     pub(super) fn needs_restart(&self) -> bool {
         matches!(self.line, Line::Setting { restart: true, .. })
     }
@@ -88,7 +101,7 @@ pub(super) fn defaults<T: Table>() -> T {
 
 /// What a setting's text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Given {
+pub enum Given {
     /// What holds unless it is given. `<name>` stands for the setting of that name.
     Default,
     /// An example; nothing holds, or it has to be given.
@@ -182,9 +195,13 @@ impl<T: Clone + PartialEq> Entry<T> for Setting<T> {
     }
 
     fn rows(&self, key: &'static str, doc: &'static str, off: bool) -> Vec<Row> {
-        let (text, restart) = (self.text, self.restart);
         let off = off || self.given != Given::Written;
-        vec![Row::new(key, doc, Line::Setting { text, restart }, off)]
+        let line = Line::Setting {
+            text: self.text.to_owned(),
+            given: self.given,
+            restart: self.restart,
+        };
+        vec![Row::new(key, doc, line, off)]
     }
 }
 

@@ -6,6 +6,9 @@
 //! seeds are 0, 1, …; `SEEDS` of them, 20 unless set. The first three make the score of 21 that
 //! `tests/system` asks for.
 
+#[path = "../system/questions.rs"]
+mod questions;
+
 use std::path::Path;
 
 use slmd::for_tests::auth::Endpoint;
@@ -16,16 +19,9 @@ use slmd::for_tests::prompt::{Input, Message, Role, SamplingOptions};
 use slmd::for_tests::secret::Secret;
 use slmd::for_tests::time::Timestamp;
 
-const CONTEXT: usize = 2048;
-/// Seeds of the score of 21.
-const FIRST: u64 = 3;
+use questions::{Question, SCORED_SEEDS};
 
-#[derive(serde::Deserialize)]
-struct Question {
-    ask: String,
-    /// One of these is in a right answer, in any case.
-    right: Vec<String>,
-}
+const CONTEXT: usize = 2048;
 
 struct Answer {
     text: String,
@@ -48,9 +44,7 @@ fn main() {
         ends: model.info().ends.clone(),
         sequence: model.sequence(CONTEXT).expect("there is memory"),
     };
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/questions.json");
-    let file = std::fs::read(file).expect("the questions are there");
-    let questions: Vec<Question> = serde_json::from_slice(&file).expect("sound JSON");
+    let questions = Question::all();
     let seeds = std::env::var("SEEDS")
         .ok()
         .and_then(|seeds| seeds.parse().ok());
@@ -96,15 +90,6 @@ fn samplings(advised: SamplingOptions) -> [(&'static str, SamplingOptions); 7] {
     ]
 }
 
-impl Question {
-    fn is_right(&self, answer: &str) -> bool {
-        let answer = answer.to_lowercase();
-        self.right
-            .iter()
-            .any(|word| answer.contains(&word.to_lowercase()))
-    }
-}
-
 impl Asked {
     fn score(&mut self, name: &str, questions: &[Question], options: SamplingOptions, seeds: u64) {
         let (mut first, mut all, mut lengths, mut each) = (0, 0, Vec::new(), Vec::new());
@@ -114,7 +99,7 @@ impl Asked {
                 let answer = self.answer(question, options, seed);
                 let right = usize::from(question.is_right(&answer.text));
                 of_question += right;
-                first += if seed < FIRST { right } else { 0 };
+                first += if seed < SCORED_SEEDS { right } else { 0 };
                 lengths.push(answer.tokens);
             }
             all += of_question;
@@ -124,7 +109,7 @@ impl Asked {
         let (count, bound) = (lengths.len(), bound());
         let cut = lengths.iter().filter(|tokens| **tokens >= bound).count();
         let (median, longest) = (lengths[count / 2], lengths[count - 1]);
-        let (asked, each) = (FIRST as usize * questions.len(), each.join(" "));
+        let (asked, each) = (SCORED_SEEDS as usize * questions.len(), each.join(" "));
         println!(
             "{name}: {first} of {asked}; {all} of {count} ({each}); \
              {median} tokens in the median, {longest} at most, {cut} cut off at {bound}",

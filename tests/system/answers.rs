@@ -2,21 +2,13 @@
 
 use serde_json::{Value, json};
 
+use crate::questions::{Question, SCORED_SEEDS};
 use crate::support::{Daemon, Issuer, Setup, claims, http, root};
 
-/// Of each of the seven questions; the bench counts the same.
-const SEEDS: u64 = 3;
 /// `default_completion_tokens`.
 const MOST: u64 = 512;
 /// Right ones of the 21. The model's own distribution gives 12 in the mean, the bundle's defaults 20.
 const RIGHT: usize = 18;
-
-#[derive(serde::Deserialize)]
-struct Question {
-    ask: String,
-    /// One of these is in a right answer, in any case.
-    right: Vec<String>,
-}
 
 struct Scene {
     daemon: Daemon,
@@ -75,23 +67,18 @@ fn readmes_question() -> String {
 
 #[test]
 fn easy_questions_are_answered_rightly_within_the_bound() {
-    let questions = include_str!("../data/questions.json");
-    let questions: Vec<Question> = serde_json::from_str(questions).expect("sound JSON");
+    let questions = Question::all();
     assert_eq!(questions.len(), 7);
     let scene = Scene::start(Setup::new());
     let (mut right, mut wrong) = (0, Vec::new());
-    for seed in 0..SEEDS {
+    for seed in 0..SCORED_SEEDS {
         for question in &questions {
             let body = json!({"messages": user(&question.ask), "seed": seed});
             let answer = scene.ask("/v1/chat/completions", &body);
-            let said = text(&answer).to_lowercase();
+            let said = text(&answer);
             let tokens = answer["usage"]["completion_tokens"].as_u64();
             assert!(tokens.is_some_and(|tokens| tokens <= MOST), "{answer}");
-            match question
-                .right
-                .iter()
-                .any(|word| said.contains(&word.to_lowercase()))
-            {
+            match question.is_right(said) {
                 true => right += 1,
                 false => wrong.push(format!("{}: {said}", question.ask)),
             }

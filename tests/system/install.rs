@@ -12,14 +12,19 @@ use tempfile::TempDir;
 use crate::support::{root, run};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const UNITS: &str = "usr/lib/systemd/system";
-const FILES: [(&str, u32); 6] = [
+pub const UNITS: &str = "usr/lib/systemd/system";
+/// Besides the manual's first section, which has a page for each command.
+const FILES: [(&str, u32); 10] = [
     ("etc/slmd/slmd.toml", 0o640),
     ("usr/bin/slmd", 0o755),
     ("usr/lib/systemd/system/slmd.service", 0o644),
     ("usr/lib/systemd/system/slmd.socket", 0o644),
     ("usr/lib/sysusers.d/slmd.conf", 0o644),
     ("usr/lib/tmpfiles.d/slmd.conf", 0o644),
+    ("usr/share/bash-completion/completions/slmd", 0o644),
+    ("usr/share/fish/vendor_completions.d/slmd.fish", 0o644),
+    ("usr/share/man/man5/slmd.toml.5", 0o644),
+    ("usr/share/zsh/vendor-completions/_slmd", 0o644),
 ];
 
 fn make(arguments: &[&str]) -> Output {
@@ -99,7 +104,7 @@ fn files(folder: &Path, beneath: &Path, found: &mut Vec<(String, u32)>) {
     found.sort();
 }
 
-fn installed() -> TempDir {
+pub fn installed() -> TempDir {
     let destination = tempfile::tempdir().expect("the test's own files and processes work");
     install(destination.path());
     destination
@@ -111,7 +116,16 @@ fn every_file_is_laid_down_and_the_configuration_is_kept() {
     let path = destination.path();
     let mut found = Vec::new();
     files(path, path, &mut found);
+    let (commands, found): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|(name, _)| name.starts_with("usr/share/man/man1/slmd"));
     assert_eq!(found, FILES.map(|(name, mode)| (name.to_owned(), mode)));
+    assert!(commands.iter().all(|(_, mode)| *mode == 0o644));
+    let names: Vec<&str> = commands.iter().map(|(name, _)| name.as_str()).collect();
+    for page in ["slmd.1", "slmd-ask.1", "slmd-keys-pin.1"] {
+        let page = format!("usr/share/man/man1/{page}");
+        assert!(names.contains(&page.as_str()), "{names:?}");
+    }
 
     let slmd = path.join("usr/bin/slmd");
     let config = path.join("etc/slmd/slmd.toml");
@@ -123,6 +137,25 @@ fn every_file_is_laid_down_and_the_configuration_is_kept() {
     fs::write(&config, "device = \"mine\"\n").unwrap();
     install(path);
     assert_eq!(fs::read_to_string(&config).unwrap(), "device = \"mine\"\n");
+}
+
+/// One for another CPU prints no pages here: this machine's own does.
+#[test]
+fn a_program_that_cannot_run_here_is_installed_all_the_same() {
+    let destination = tempfile::tempdir().expect("the test's own files and processes work");
+    let foreign = destination.path().join("foreign");
+    fs::write(&foreign, "\u{7f}ELF of another machine").unwrap();
+    fs::set_permissions(&foreign, fs::Permissions::from_mode(0o755)).unwrap();
+    let root = destination.path().join("root");
+    make(&[
+        "install",
+        &format!("DESTDIR={}", root.display()),
+        &format!("BIN={}", foreign.display()),
+        concat!("DIST=", env!("CARGO_BIN_EXE_slmd")),
+    ]);
+    let installed = fs::read(root.join("usr/bin/slmd")).unwrap();
+    assert_eq!(installed, fs::read(&foreign).unwrap());
+    assert!(root.join("usr/share/man/man1/slmd.1").exists());
 }
 
 /// systemd's own opinion, where it is installed; containers have none.
@@ -140,7 +173,7 @@ fn systemd_takes_the_units() {
 
     let mut verify = Command::new("systemd-analyze");
     verify
-        .arg("verify")
+        .args(["verify", "--man=false"])
         .args([&service, &folder.join("slmd.socket")]);
     if verify
         .output()
