@@ -148,6 +148,32 @@ mod tests {
         assert_eq!(text, "01234");
     }
 
+    /// Beside each other for real: what ThreadSanitizer looks at (`tests/sanitize`).
+    #[tokio::test]
+    async fn a_reader_beside_the_engines_thread_gets_all_of_it_in_order() {
+        let (mut tx, mut rx) = channel(3);
+        let written: String = (0..20_000).map(|n| format!("{n} ")).collect();
+        let engine = {
+            let written = written.clone();
+            std::thread::spawn(move || {
+                for piece in written.split_inclusive(' ') {
+                    tx.send(piece);
+                }
+                tx.finish(DONE);
+            })
+        };
+        let mut read = String::new();
+        loop {
+            match rx.next().await {
+                Some(Fragment::Text(text)) => read.push_str(&text),
+                Some(Fragment::End(outcome)) => break assert_eq!(outcome, DONE),
+                None => panic!("no end"),
+            }
+        }
+        assert_eq!(read, written);
+        engine.join().unwrap();
+    }
+
     #[tokio::test]
     async fn lost_engine_is_a_failed_answer() {
         let (tx, mut rx) = channel(1);
