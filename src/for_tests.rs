@@ -5,7 +5,8 @@
 
 pub mod audit {
     pub use crate::audit::{
-        Access, AuditError, Event, Finished, Log, Settings, Tag, Verdict, counts::COUNTED_FOR,
+        Access, AuditError, Change, Event, Finished, Log, Settings, Tag, Verdict, What,
+        counts::COUNTED_FOR,
     };
 }
 

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use slmd::for_tests::audit::{Access, Event, Log, Settings, Verdict};
+use slmd::for_tests::audit::{Access, Change, Event, Log, Settings, Verdict};
 use slmd::for_tests::identity::{Identity, random};
 use slmd::for_tests::prompt::{Origin, RequestId};
 use slmd::for_tests::store::Store;
@@ -234,8 +234,8 @@ fn a_read_is_not_counted_while_the_disk_is_full() {
         gid: 0,
         pid: None,
     };
-    let _ = log.look(root.clone(), "status", now);
-    log.look(root, "status", now).unwrap();
+    let _ = log.look(root.clone(), &Change::AskedStatus.into(), now);
+    log.look(root, &Change::AskedStatus.into(), now).unwrap();
     drop(file);
     std::fs::remove_file(&ballast).unwrap();
     thread::sleep(Duration::from_millis(1100));

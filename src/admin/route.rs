@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{Fetched, Listed, Pinned, Refreshed, Reloaded, Status, TimeReset};
+use crate::audit::Change;
 use crate::auth::Explanation;
 use crate::prompt::Place;
 
@@ -13,7 +14,7 @@ pub struct Route {
     /// With `{realm}` where the realm's name stands; metrics go by it.
     pub path: &'static str,
     /// What the audit says was done.
-    pub what: &'static str,
+    pub what: Change,
     /// It changes nothing: such are counted in the audit, and work on a full disk too.
     pub is_look: bool,
 }
@@ -22,7 +23,7 @@ const LOOK: bool = true;
 const CHANGE: bool = false;
 
 macro_rules! operations {
-    ($($operation:ident: $is_look:ident, $method:literal $path:literal, $what:literal;)+) => {
+    ($($operation:ident: $is_look:ident, $method:literal $path:literal, $what:ident;)+) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Operation { $($operation,)+ }
 
@@ -31,7 +32,7 @@ macro_rules! operations {
 
             pub fn route(self) -> Route {
                 let (is_look, method, path, what) = match self {
-                    $(Operation::$operation => ($is_look, $method, $path, $what),)+
+                    $(Operation::$operation => ($is_look, $method, $path, Change::$what),)+
                 };
                 Route { method, path, what, is_look }
             }
@@ -40,17 +41,17 @@ macro_rules! operations {
 }
 
 operations! {
-    Status: LOOK, "GET" "/status", "status";
-    Metrics: LOOK, "GET" "/metrics", "metrics";
-    Audit: LOOK, "GET" "/audit", "audit read";
-    Reload: CHANGE, "POST" "/reload", "reload";
-    ResetTime: CHANGE, "POST" "/time/reset", "time reset";
-    Keys: LOOK, "GET" "/keys", "keys list";
-    Explain: LOOK, "POST" "/keys/explain", "keys explain";
-    PinKeys: CHANGE, "PUT" "/keys/{realm}", "keys pin";
-    FetchKeys: CHANGE, "POST" "/keys/{realm}/fetch", "keys fetch";
-    PinHeld: CHANGE, "POST" "/keys/{realm}/pin-held", "keys pin held";
-    RefreshKeys: CHANGE, "POST" "/keys/{realm}/refresh", "keys refresh";
+    Status: LOOK, "GET" "/status", AskedStatus;
+    Metrics: LOOK, "GET" "/metrics", AskedMetrics;
+    Audit: LOOK, "GET" "/audit", AskedAudit;
+    Reload: CHANGE, "POST" "/reload", AskedReload;
+    ResetTime: CHANGE, "POST" "/time/reset", AskedTimeReset;
+    Keys: LOOK, "GET" "/keys", AskedKeys;
+    Explain: LOOK, "POST" "/keys/explain", AskedExplain;
+    PinKeys: CHANGE, "PUT" "/keys/{realm}", AskedPin;
+    FetchKeys: CHANGE, "POST" "/keys/{realm}/fetch", AskedFetch;
+    PinHeld: CHANGE, "POST" "/keys/{realm}/pin-held", AskedPinHeld;
+    RefreshKeys: CHANGE, "POST" "/keys/{realm}/refresh", AskedRefresh;
 }
 
 impl Operation {

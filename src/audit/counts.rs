@@ -136,7 +136,7 @@ fn key(summary: &Summary) -> Key {
 #[cfg(test)]
 mod tests {
     use crate::audit::tests::{access, all, later, open, settings};
-    use crate::audit::{Event, Verdict};
+    use crate::audit::{Change, Event, Verdict};
     use crate::prompt::Origin;
 
     /// A look of each kind every 15 seconds, in the middle of a crowd of readers.
@@ -152,9 +152,9 @@ mod tests {
         }
         for secs in (0..DAY).step_by(15) {
             log.tick(later(secs), false).unwrap();
-            for what in ["status", "keys list", "audit read"] {
+            for what in [Change::AskedStatus, Change::AskedKeys, Change::AskedAudit] {
                 let (uid, gid, pid) = (0, 0, None);
-                log.look(Origin::Admin { uid, gid, pid }, what, later(secs))
+                log.look(Origin::Admin { uid, gid, pid }, &what.into(), later(secs))
                     .unwrap();
             }
         }

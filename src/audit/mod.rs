@@ -10,6 +10,7 @@
 //! dense when they are given and have gaps where records were removed.
 
 mod append;
+mod change;
 pub mod counts;
 mod kept;
 mod metrics;
@@ -33,6 +34,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use self::append::Head;
+pub use self::change::{Change, What};
 pub use self::metrics::Metrics;
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
 pub use self::tag::Tag;
@@ -161,12 +163,12 @@ impl Log {
     }
 
     /// Counts a look by the admin socket, or records it, durably. Blocks.
-    pub fn look(&self, origin: Origin, what: &str, now: Timestamp) -> Result<(), AuditError> {
+    pub fn look(&self, origin: Origin, what: &What, now: Timestamp) -> Result<(), AuditError> {
         let one = Summary::of_admin(&origin, what, now);
         if self.counted(self.state().looks.count(&one, now)) {
             return Ok(());
         }
-        let recorded = self.change(origin, what, serde_json::Value::Null, now);
+        let recorded = self.change(origin, what.clone(), serde_json::Value::Null, now);
         // An operator must see also what can't be recorded: that the disk is full.
         self.state().looks.begin(&one, now);
         if recorded.is_err() {
@@ -197,11 +199,11 @@ impl Log {
     pub fn change(
         &self,
         origin: Origin,
-        what: &str,
+        what: impl Into<What>,
         detail: serde_json::Value,
         now: Timestamp,
     ) -> Result<u64, AuditError> {
-        let what = what.to_owned();
+        let what = what.into();
         let event = Event::Change {
             origin,
             what,

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::change::What;
 use super::tag::Tag;
 use super::text::bound;
 use crate::prompt::{Finish, Origin, RequestId, Sampling, Usage};
@@ -73,7 +74,7 @@ pub enum Event {
     /// Start, stop, reload, keys pinned, refused start, …: what happened, and particulars.
     Change {
         origin: Origin,
-        what: String,
+        what: What,
         detail: serde_json::Value,
     },
 }
@@ -264,12 +265,12 @@ impl Summary {
     }
 
     /// One look by the admin socket.
-    pub(super) fn of_admin(origin: &Origin, what: &str, now: Timestamp) -> Summary {
+    pub(super) fn of_admin(origin: &Origin, what: &What, now: Timestamp) -> Summary {
         let uid = match origin {
             Origin::Admin { uid, .. } => Some(*uid),
             _ => None,
         };
-        let mut action = what.to_owned();
+        let mut action = what.to_string();
         bound(&mut action);
         Summary {
             transport: origin.transport().to_owned(),

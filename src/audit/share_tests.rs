@@ -109,7 +109,7 @@ fn event(step: Step) -> Event {
         })),
         What::Change => Event::Change {
             origin: Origin::Daemon,
-            what: "keys_refreshed".into(),
+            what: Change::KeysRefreshed.into(),
             detail: "x".repeat(step.padding).into(),
         },
     }

@@ -124,7 +124,7 @@ fn every_event_comes_back_as_it_went_in_and_indexes_go_on() {
             gid: 0,
             pid: None,
         };
-        let index = log.change(admin, "keys_pinned", detail.clone(), later(2));
+        let index = log.change(admin, Change::KeysPinned, detail.clone(), later(2));
         assert_eq!(index.unwrap(), 3);
     }
     let log = open(&folder, settings());
@@ -349,14 +349,17 @@ fn an_administrators_looks_are_counted_and_changes_are_not() {
         pid: None,
     };
     for n in 0..100 {
-        log.look(admin(), "status", later(n)).unwrap();
+        log.look(admin(), &Change::AskedStatus.into(), later(n))
+            .unwrap();
     }
-    log.change(admin(), "reload", json!(null), later(100))
+    log.change(admin(), Change::AskedReload, json!(null), later(100))
         .unwrap();
     log.close(later(101)).unwrap();
     let records = all(&log);
     assert_eq!(records.len(), 3);
-    assert!(matches!(&records[0].event, Event::Change { what, .. } if what == "status"));
+    assert!(
+        matches!(&records[0].event, Event::Change { what, .. } if *what == Change::AskedStatus.into())
+    );
     let Event::AccessesSummary(summary) = &records[2].event else {
         panic!("{:?}", records[2]);
     };
@@ -480,7 +483,7 @@ fn too_large_a_record_is_refused_and_costs_no_index() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(&folder, settings());
     let detail = json!("x".repeat(MAX_RECORD));
-    let refused = log.change(Origin::Daemon, "started", detail, START);
+    let refused = log.change(Origin::Daemon, Change::Start, detail, START);
     assert!(matches!(refused, Err(AuditError::TooLarge)));
     assert_eq!(log.next_index(), 0);
 }

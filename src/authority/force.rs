@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Refused;
+use crate::audit;
 use crate::auth::{DenyList, Endpoint, Policy, Realm, Revocations, Snapshot};
 use crate::keysync::{Circumstances, Difference, History, Pinned, Set, Source, Verdict};
 use crate::prompt::Scope;
@@ -69,7 +70,7 @@ pub enum Change {
 /// What is to be recorded of a change.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Note {
-    pub(super) what: &'static str,
+    pub(super) what: audit::Change,
     pub(super) detail: Value,
 }
 
@@ -105,7 +106,7 @@ pub(super) fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, 
         } => {
             next.force.realms.clone_from(realms);
             next.force.denied = force.denied_of(realms, denied);
-            next.note("configuration_reloaded", told.clone());
+            next.note(audit::Change::ConfigurationReloaded, told.clone());
         }
         Change::Pinned { realm, set } => next.pinned(force, realm, set, now)?,
         Change::Fetched { realm, set, passed } => {
@@ -115,7 +116,7 @@ pub(super) fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, 
             for (realm, list) in lists.iter().filter(|(realm, _)| force.realm(realm).is_ok()) {
                 next.force.denied.insert(realm.clone(), list.clone());
                 let detail = json!({"realm": realm, "entries": list.entries()});
-                next.note("deny_list_replaced", Some(detail));
+                next.note(audit::Change::DenyListReplaced, Some(detail));
             }
         }
         Change::TimeReset { was, to, .. } => {
@@ -123,14 +124,17 @@ pub(super) fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, 
                 pinned.confirmed = pinned.confirmed.mended(now);
             }
             let (was, floor) = (was.to_string(), to.to_string());
-            next.note("time_reset", Some(json!({"was": was, "floor": floor})));
+            next.note(
+                audit::Change::TimeReset,
+                Some(json!({"was": was, "floor": floor})),
+            );
         }
     }
     Ok(next)
 }
 
 impl Next {
-    fn note(&mut self, what: &'static str, detail: Option<Value>) {
+    fn note(&mut self, what: audit::Change, detail: Option<Value>) {
         self.notes
             .extend(detail.map(|detail| Note { what, detail }));
     }
@@ -159,7 +163,7 @@ impl Next {
             "added": self.done.difference.added,
             "removed": self.done.difference.removed,
         });
-        self.note("keys_pinned", Some(detail));
+        self.note(audit::Change::KeysPinned, Some(detail));
         Ok(())
     }
 
@@ -315,7 +319,7 @@ impl RealmConfig {
 fn refreshed(realm: &str, difference: &Difference) -> Note {
     let (added, removed) = (&difference.added, &difference.removed);
     Note {
-        what: "keys_refreshed",
+        what: audit::Change::KeysRefreshed,
         detail: json!({"realm": realm, "added": added, "removed": removed}),
     }
 }

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 pub use self::force::{Change, Done, Force, RealmConfig};
 use self::force::{Next, Note, next};
-use crate::audit::{AuditError, Log};
+use crate::audit::{self, AuditError, Log};
 use crate::auth::{Clock, Snapshot};
 use crate::https::HttpsError;
 use crate::keysync::{
@@ -146,14 +146,14 @@ impl Authority {
     fn record_repairs(&self) -> Result<(), Refused> {
         for realm in self.0.keyring.restored() {
             tracing::warn!(realm, "pinned keys were restored from their copy");
-            self.record("keys_restored", json!({"realm": realm}))?;
+            self.record(audit::Change::KeysRestored, json!({"realm": realm}))?;
         }
         for realm in self.0.keyring.ignored() {
             tracing::warn!(
                 realm,
                 "a copy of pinned keys isn't what was pinned; it was set aside"
             );
-            self.record("keys_copy_ignored", json!({"realm": realm}))?;
+            self.record(audit::Change::KeysCopyIgnored, json!({"realm": realm}))?;
         }
         Ok(())
     }
@@ -244,7 +244,7 @@ impl Authority {
             self.swap(next.force);
         }
         for note in &next.notes {
-            tracing::info!(what = note.what, detail = %note.detail, "in force");
+            tracing::info!(what = %note.what, detail = %note.detail, "in force");
         }
         Ok(next.done)
     }
@@ -299,7 +299,7 @@ impl Authority {
     }
 
     /// Records what is no change of what is in force; durable when this returns.
-    fn record(&self, what: &str, detail: Value) -> Result<(), Refused> {
+    fn record(&self, what: audit::Change, detail: Value) -> Result<(), Refused> {
         let now = self.clocks().now();
         let recorded = self.0.log.change(Origin::Daemon, what, detail, now);
         Ok(recorded.map(drop)?)
@@ -451,7 +451,7 @@ impl Authority {
         if let Some(fingerprint) = held {
             tracing::warn!(realm, "an unknown key set is held; compare and pin it");
             let detail = json!({"realm": realm, "fingerprint": fingerprint});
-            if let Err(error) = self.record("keys_held", detail) {
+            if let Err(error) = self.record(audit::Change::KeysHeld, detail) {
                 tracing::error!(realm, %error, "a held key set could not be recorded");
             }
         }
@@ -528,7 +528,10 @@ impl Authority {
         }
         for (realm, why) in refused {
             tracing::error!(realm, why, "deny-list refused; the old one stays in force");
-            let recorded = self.record("deny_list_refused", json!({"realm": realm, "why": why}));
+            let recorded = self.record(
+                audit::Change::DenyListRefused,
+                json!({"realm": realm, "why": why}),
+            );
             if let Err(error) = recorded {
                 tracing::error!(realm, %error, "a refused deny-list could not be recorded");
             }

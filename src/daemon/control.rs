@@ -9,7 +9,7 @@ use crate::admin::{
     AuditStatus, EngineStatus, Fetched, Keys, Listed, Pinned, Refreshed, Reloaded, ResetTo, Status,
     TimeReset,
 };
-use crate::audit;
+use crate::audit::{self, What};
 use crate::auth::{Explanation, ToExplain};
 use crate::authority::Refused;
 use crate::keysync::Why;
@@ -144,23 +144,23 @@ impl http::Control for Core {
         self.admission.refuse_admin(origin, what, refusal) == audit::Noted::ByItself
     }
 
-    fn record(&self, origin: Origin, what: &str, is_look: bool) -> Result<(), Refusal> {
+    fn record(&self, origin: Origin, what: &What, is_look: bool) -> Result<(), Refusal> {
         let log = &self.state.log;
         let now = log.clocks().now();
         if is_look {
             if let Err(error) = log.look(origin, what, now) {
-                tracing::error!(%error, what, "a look by the admin socket could not be recorded yet");
+                tracing::error!(%error, %what, "a look by the admin socket could not be recorded yet");
             }
             return Ok(());
         }
         if let Origin::Admin { uid, .. } = origin {
             self.admission.take_admin_turn(uid).inspect_err(|refusal| {
-                self.record_refused(origin.clone(), what.to_owned(), refusal);
+                self.record_refused(origin.clone(), what.to_string(), refusal);
             })?;
         }
-        let recorded = log.change(origin.clone(), what, Value::Null, now);
+        let recorded = log.change(origin.clone(), what.clone(), Value::Null, now);
         recorded.map(drop).map_err(|error| {
-            tracing::error!(?origin, what, %error, "a use of the admin socket could not be recorded");
+            tracing::error!(?origin, %what, %error, "a use of the admin socket could not be recorded");
             RefuseReason::AuditUnavailable.into()
         })
     }

@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::admission::{Admission, Parts};
+use crate::audit::Change;
 use crate::config::Config;
 use crate::engine::{Engine, LoadError};
 use crate::shutdown::Shutdown;
@@ -95,7 +96,7 @@ pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError
     let loading = Loading::begin(&config);
     let state = State::open(&config)?;
     state.record(
-        "start",
+        Change::Start,
         serde_json::json!({"version": env!("CARGO_PKG_VERSION")}),
     )?;
     let result = Daemon::start(config, source, &state, loading).await;
@@ -103,7 +104,7 @@ pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError
         Ok(daemon) => daemon.serve().await,
         Err(error) => {
             state.record(
-                "start_refused",
+                Change::StartRefused,
                 serde_json::json!({"why": error.to_string()}),
             )?;
             return Err(error);

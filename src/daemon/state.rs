@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::RunError;
-use crate::audit;
+use crate::audit::{self, Change};
 use crate::auth::Snapshot;
 use crate::authority::{Authority, Refused};
 use crate::config::Config;
@@ -52,7 +52,7 @@ impl State {
             tracing::error!(error = recovery.error, kept = %recovery.kept.display(), "the store was damaged");
             let detail =
                 json!({"error": recovery.error, "kept": recovery.kept, "left": recovery.left});
-            let recorded = log.change(Origin::Daemon, "store_recovered", detail, clocks.now());
+            let recorded = log.change(Origin::Daemon, Change::StoreRecovered, detail, clocks.now());
             recorded.map_err(|e| RunError::Audit(e.to_string()))?;
         }
         let authority = Authority::open(&store, folder.join(keysync::FOLDER), &log);
@@ -68,7 +68,7 @@ impl State {
     }
 
     /// Records a change made by the daemon itself; durable when this returns.
-    pub fn record(&self, what: &str, detail: impl Serialize) -> Result<(), RunError> {
+    pub fn record(&self, what: Change, detail: impl Serialize) -> Result<(), RunError> {
         let failed = |e: &dyn std::fmt::Display| RunError::Audit(e.to_string());
         let detail = serde_json::to_value(detail).map_err(|e| failed(&e))?;
         let now = self.authority.clocks().now();
@@ -100,7 +100,7 @@ impl State {
 
     /// The last record and the last sync. What fails here has been said in the log.
     pub fn close(&self) {
-        let closed = self.record("stop", json!({}));
+        let closed = self.record(Change::Stop, json!({}));
         if let Err(error) = closed {
             tracing::error!(%error, "the stop could not be recorded");
         }

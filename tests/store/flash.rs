@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use slmd::for_tests::audit::{Access, COUNTED_FOR, Event, Finished, Log, Tag, Verdict};
+use slmd::for_tests::audit::{
+    Access, COUNTED_FOR, Change, Event, Finished, Log, Tag, Verdict, What,
+};
 use slmd::for_tests::config::Config;
 use slmd::for_tests::identity::{Identity, random};
 use slmd::for_tests::prompt::{Finish, Origin, RequestId, Sampling, Usage};
@@ -194,9 +196,14 @@ fn refusals(world: &World, verified: bool) -> f64 {
 
 fn looks(world: &World) -> f64 {
     let kib = world.kib(at(COUNTED_FOR), |log| {
-        for what in ["status", "metrics", "keys list", "audit read"] {
+        for what in [
+            Change::AskedStatus,
+            Change::AskedMetrics,
+            Change::AskedKeys,
+            Change::AskedAudit,
+        ] {
             for _ in 0..A_SECOND {
-                log.look(admin(), what, START).unwrap();
+                log.look(admin(), &what.into(), START).unwrap();
             }
         }
     });
@@ -207,13 +214,16 @@ fn changes(world: &World) -> f64 {
     let rate = world.config.admission.operations_per_minute;
     world.kib(at(MINUTE), |log| {
         for _ in 0..rate {
-            let what = format!("keys pin held {}", "\"".repeat(64));
+            let what = What {
+                change: Change::AskedPinHeld,
+                realm: Some("\"".repeat(64)),
+            };
             // The use, and what came of it: as `keys pin` tells of a whole set.
-            log.change(admin(), &what, serde_json::Value::Null, START)
+            log.change(admin(), what, serde_json::Value::Null, START)
                 .unwrap();
             let thumbprints = vec!["0".repeat(43); 8];
             let detail = serde_json::json!({"realm": "production", "added": thumbprints});
-            log.change(Origin::Daemon, "keys_pinned", detail, START)
+            log.change(Origin::Daemon, Change::KeysPinned, detail, START)
                 .unwrap();
         }
     })

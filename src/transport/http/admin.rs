@@ -18,7 +18,7 @@ use super::request::Sender;
 use super::route::wrong_method;
 use super::{Control, Settings, accept, host, request};
 use crate::admin::{Call, Operation, PinHeld, ResetTime, route};
-use crate::audit::{AuditError, Line, Log};
+use crate::audit::{AuditError, Line, Log, What};
 use crate::auth::ToExplain;
 use crate::authority;
 use crate::json;
@@ -51,7 +51,8 @@ impl Service for Admin {
         let answer = if may_administer(&peer) {
             self.handle(asked, peer, request).await
         } else {
-            let what = asked.map_or_else(|_| "unknown".to_owned(), |asked| asked.what());
+            let what =
+                asked.map_or_else(|_| "unknown".to_owned(), |asked| asked.what().to_string());
             let refusal = self.refuse(&peer, what, DenyReason::PeerNotAllowed.into());
             Err(refusal.into())
         };
@@ -338,10 +339,13 @@ impl Asked {
     }
 
     /// What the audit says was done.
-    fn what(&self) -> String {
+    fn what(&self) -> What {
         let realm: String = self.realm.chars().take(64).collect();
-        let what = format!("{} {realm}", self.operation.route().what);
-        what.trim_end().to_owned()
+        let realm = realm.trim_end();
+        What {
+            change: self.operation.route().what,
+            realm: (!realm.is_empty()).then(|| realm.to_owned()),
+        }
     }
 }
 

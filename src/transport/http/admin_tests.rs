@@ -64,7 +64,7 @@ impl Control for Notes {
     fn record_refused(&self, _: Origin, what: String, _: &Refusal) -> bool {
         panic!("{what}: only the user of the test comes")
     }
-    fn record(&self, origin: Origin, what: &str, is_look: bool) -> Result<(), Refusal> {
+    fn record(&self, origin: Origin, what: &What, is_look: bool) -> Result<(), Refusal> {
         assert!(matches!(origin, Origin::Admin { pid: Some(_), .. }));
         let how = if is_look { "counted" } else { "recorded" };
         self.note(format!("{how} {what}"));

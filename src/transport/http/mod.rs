@@ -42,7 +42,7 @@ use reserve::Reserved;
 
 use crate::admin::{Fetched, Listed, Pinned, Refreshed, Reloaded, ResetTo, Status, TimeReset};
 use crate::admission::Admission;
-use crate::audit::Log;
+use crate::audit::{Log, What};
 use crate::auth::{Explanation, ToExplain};
 use crate::authority::Refused;
 use crate::prompt::Origin;
@@ -135,7 +135,7 @@ pub trait Control: Send + Sync + 'static {
     /// Records a use of the admin socket before it is carried out. A look, which changes nothing,
     /// may be counted instead, and goes on also where the log can't be written: who mends a full
     /// disk has to see what is wrong.
-    fn record(&self, origin: Origin, what: &str, is_look: bool) -> Result<(), Refusal>;
+    fn record(&self, origin: Origin, what: &What, is_look: bool) -> Result<(), Refusal>;
     /// Records or counts a refused use of the admin socket; says whether it is recorded by itself.
     fn record_refused(&self, origin: Origin, what: String, refusal: &Refusal) -> bool;
 }

@@ -19,6 +19,7 @@ use super::request;
 use super::serve::{self, Came, Context, Deciding};
 use super::status::{self, Notices};
 use super::topics::{Form, Route};
+use crate::audit::Change;
 use crate::delivery::{self, Arrival, Arrived, End, Exact};
 use crate::link::{self, Backoff, Event, Events, Failure, Link, Lost, Message, Publication};
 use crate::prompt::Dialect;
@@ -245,7 +246,7 @@ impl Session {
         self.context.status.denied(Some(problem));
         let detail = json!({ "filters": denied });
         self.notices
-            .tell("mqtt_subscription_denied", detail, time::instant());
+            .tell(Change::MqttSubscriptionDenied, detail, time::instant());
     }
 
     /// Its token, where the link took it. Not sent again after a reconnect: that has its own.
@@ -417,13 +418,13 @@ impl Session {
         let flaps = self.backoff.flaps();
         let (what, text) = if *lost == Lost::TakenOver {
             let text = format!("another client took the session of {client_id:?}: a cloned card?");
-            ("mqtt_taken_over", text)
+            (Change::MqttTakenOver, text)
         } else if flaps >= FLAPS {
             let text = format!(
                 "{flaps} connections in a row were closed without a word right after they were \
                  made: does another client use {client_id:?}, a cloned card?"
             );
-            ("mqtt_unstable", text)
+            (Change::MqttUnstable, text)
         } else {
             return;
         };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::untold::{self, Kinds, Why};
 use crate::admin::MqttStatus;
-use crate::audit::Log;
+use crate::audit::{Change, Log};
 use crate::prompt::Origin;
 use crate::reason::Reason;
 use crate::time::Timestamp;
@@ -112,7 +112,7 @@ pub(super) fn will() -> Vec<u8> {
 /// Tells the audit log what an operator should know, at a bounded rate for each kind.
 pub(super) struct Notices {
     audit: Log,
-    kinds: Kinds<&'static str>,
+    kinds: Kinds<Change>,
 }
 
 impl Notices {
@@ -128,18 +128,18 @@ impl Notices {
     }
 
     /// `what` is the record's name; `detail` gets a count of what was left out since the last.
-    pub(super) fn tell(&mut self, what: &'static str, mut detail: Value, now: Instant) {
+    pub(super) fn tell(&mut self, what: Change, mut detail: Value, now: Instant) {
         let Some(unrecorded) = self.kinds.due(what, now, NOTICE_EVERY) else {
             return;
         };
-        tracing::warn!(what, %detail, "mqtt");
+        tracing::warn!(%what, %detail, "mqtt");
         detail["unrecorded"] = unrecorded.into();
         let audit = self.audit.clone();
         let at = self.now();
         let record = move || audit.change(Origin::Daemon, what, detail, at);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = record() {
-                tracing::error!(what, %error, "not audited");
+                tracing::error!(%what, %error, "not audited");
             }
         });
     }

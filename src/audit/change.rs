@@ -1,0 +1,130 @@
+//! The closed enum of changes and administrators' looks: one name for record and text.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! changes {
+    ($($variant:ident = $name:literal;)+) => {
+        /// What happened to the daemon, or what an administrator asked of it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Change { $($variant,)+ }
+
+        impl Change {
+            pub const ALL: &'static [Change] = &[$(Change::$variant,)+];
+
+            /// The name in records.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Change::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+changes! {
+    Start = "start";
+    StartRefused = "start_refused";
+    Stop = "stop";
+    StoreRecovered = "store_recovered";
+    ConfigurationReloaded = "configuration_reloaded";
+    DenyListReplaced = "deny_list_replaced";
+    DenyListRefused = "deny_list_refused";
+    TimeReset = "time_reset";
+    KeysPinned = "keys_pinned";
+    KeysRefreshed = "keys_refreshed";
+    KeysHeld = "keys_held";
+    KeysRestored = "keys_restored";
+    KeysCopyIgnored = "keys_copy_ignored";
+    MqttSubscriptionDenied = "mqtt_subscription_denied";
+    MqttTakenOver = "mqtt_taken_over";
+    MqttUnstable = "mqtt_unstable";
+    AskedStatus = "status";
+    AskedMetrics = "metrics";
+    AskedAudit = "audit read";
+    AskedReload = "reload";
+    AskedTimeReset = "time reset";
+    AskedKeys = "keys list";
+    AskedExplain = "keys explain";
+    AskedPin = "keys pin";
+    AskedFetch = "keys fetch";
+    AskedPinHeld = "keys pin held";
+    AskedRefresh = "keys refresh";
+}
+
+/// A change as its record names it: what an administrator asked for says of which realm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct What {
+    pub change: Change,
+    pub realm: Option<String>,
+}
+
+impl What {
+    /// `None` for the name of a newer release.
+    pub fn parse(text: &str) -> Option<What> {
+        let read = |change: Change| match text.strip_prefix(change.as_str())? {
+            "" => Some((change, None)),
+            rest => Some((change, Some(rest.strip_prefix(' ')?.to_owned()))),
+        };
+        let found = Change::ALL.iter().copied().filter_map(read);
+        // `keys pin held` is no realm's `keys pin`.
+        let (change, realm) = found.max_by_key(|(change, _)| change.as_str().len())?;
+        Some(What { change, realm })
+    }
+}
+
+impl From<Change> for What {
+    fn from(change: Change) -> What {
+        let realm = None;
+        What { change, realm }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.realm {
+            Some(realm) => write!(f, "{} {realm}", self.change),
+            None => self.change.fmt(f),
+        }
+    }
+}
+
+impl Serialize for What {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for What {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(d)?;
+        What::parse(&name)
+            .ok_or_else(|| serde::de::Error::custom(format_args!("unknown change {name:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_read_back() {
+        let names: BTreeSet<_> = Change::ALL.iter().map(|change| change.as_str()).collect();
+        assert_eq!(names.len(), Change::ALL.len());
+        for change in Change::ALL.iter().copied() {
+            for realm in [None, Some("dev".to_owned())] {
+                let what = What { change, realm };
+                assert_eq!(What::parse(&what.to_string()), Some(what));
+            }
+        }
+        for unknown in ["", "started", "tomorrows", "keys", " start"] {
+            assert_eq!(What::parse(unknown), None, "{unknown}");
+        }
+    }
+}
