@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::certificates::Pair;
+use crate::directory::PASSWORD;
 use crate::grants::{Realm, realm};
 use crate::server::{ADMIN, ADMIN_PASSWORD, Answer, Keycloak, keycloak};
 use crate::support::root;
@@ -102,6 +103,25 @@ impl Admin {
     #[track_caller]
     pub fn create_client(&self, client: &Value) {
         self.of_realm("POST", "/clients", Some(client));
+    }
+
+    /// A user of the realm's own, not the directory's, in a group.
+    #[track_caller]
+    pub fn create_user(&self, username: &str, group: &str) {
+        let password = json!({"type": "password", "value": PASSWORD, "temporary": false});
+        let user = json!({
+            "username": username, "enabled": true, "email": format!("{username}@example.org"),
+            "firstName": username, "lastName": username,
+            "groups": [group], "credentials": [password],
+        });
+        self.of_realm("POST", "/users", Some(&user));
+    }
+
+    /// What the realm has kept: `/events` of logins, `/admin-events` of administrators.
+    #[track_caller]
+    pub fn kept(&self, path: &str) -> Vec<Value> {
+        let found = self.of_realm("GET", path, None).json();
+        found.as_array().expect("a list").clone()
     }
 
     /// Lets users of `workshop-app` log in by password, so that a test needs no browser.

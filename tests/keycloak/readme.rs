@@ -97,6 +97,29 @@ fn importing_leads_to_an_answer() {
 }
 
 #[test]
+fn an_import_without_a_value_that_it_needs_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = root().join("deploy/keycloak/realm-prod.json");
+    fs::copy(source, folder.path().join("realm-prod.json")).expect("the realm files are there");
+    let commands = blocks("By import", "sh");
+    for name in ["SLMD_GATEWAY_CERTIFICATE", "SLMD_LDAP_PASSWORD"] {
+        let set = format!("export {name}=");
+        assert!(commands.contains(&set), "{set} is gone");
+        let kept = commands.lines().filter(|line| !line.starts_with(&set));
+        let kept: Vec<&str> = kept.collect();
+        let script = format!("kcadm.sh() {{ touch imported; }}\n{}", kept.join("\n"));
+        let mut command = Command::new("bash");
+        command.args(["-c", &script]).current_dir(folder.path());
+        command.env_remove(name).env("REALM", "unfilled");
+        let output = run(&mut command, b"", PATIENCE);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "imported without {name}");
+        assert!(said.contains(&format!("{name} has no value")), "{said}");
+        assert!(!folder.path().join("imported").exists(), "{said}");
+    }
+}
+
+#[test]
 fn typing_leads_to_an_answer_and_to_what_the_import_makes() {
     let headings = ["What the commands need", "By hand", "The appliance"];
     let answer = follow("readme-by-hand", &headings);

@@ -122,3 +122,29 @@ fn the_usual_mistakes_are_refused_by_name() {
     let token = realm.service("newcomer", None).access;
     judge.refuses(&token, DenyReason::AudienceMismatch);
 }
+
+#[test]
+fn an_auditor_audits_and_does_nothing_else() {
+    let realm = fresh_realm("auditors");
+    realm.admin().allow_passwords();
+    realm.admin().create_user("olga", "slm-auditors");
+    let token = realm.exchange(&realm.user("olga").access).access;
+    assert_eq!(Judge::of(&[&realm]).scopes(&token), ["audit"]);
+    let roles = claims(&token)["resource_access"].clone();
+    assert_eq!(roles, json!({"slm-chat": {"roles": ["audit"]}}));
+}
+
+#[test]
+fn what_clients_and_administrators_did_is_kept() {
+    let realm = fresh_realm("events");
+    let admin = realm.admin();
+    realm.service("device-1", None);
+    let logins = admin.kept("/events?type=CLIENT_LOGIN");
+    assert!(logins.iter().any(|login| login["clientId"] == "device-1"));
+    admin.create_role("slm-chat", "temporary");
+    let changes = admin.kept("/admin-events?operationTypes=CREATE");
+    let made = |change: &&Value| change["resourceType"] == "CLIENT_ROLE";
+    let change = changes.iter().find(made).expect("the new role");
+    // What an administrator writes may be a secret.
+    assert_eq!(change["representation"], Value::Null);
+}
