@@ -21,6 +21,14 @@ macro_rules! changes {
     };
 }
 
+impl Change {
+    /// Whether its record says which realm it is of.
+    fn is_of_realm(self) -> bool {
+        use Change::{AskedFetch, AskedPin, AskedPinHeld, AskedRefresh};
+        matches!(self, AskedPin | AskedFetch | AskedPinHeld | AskedRefresh)
+    }
+}
+
 changes! {
     Start = "start";
     StartRefused = "start_refused";
@@ -62,13 +70,16 @@ impl What {
     /// `None` for the name of a newer release.
     pub fn parse(text: &str) -> Option<What> {
         let read = |change: Change| match text.strip_prefix(change.as_str())? {
-            "" => Some((change, None)),
-            rest => Some((change, Some(rest.strip_prefix(' ')?.to_owned()))),
+            "" => (!change.is_of_realm()).then(|| change.into()),
+            rest if change.is_of_realm() => {
+                let realm = Some(rest.strip_prefix(' ')?.to_owned());
+                Some(What { change, realm })
+            }
+            _ => None,
         };
         let found = Change::ALL.iter().copied().filter_map(read);
-        // `keys pin held` is no realm's `keys pin`.
-        let (change, realm) = found.max_by_key(|(change, _)| change.as_str().len())?;
-        Some(What { change, realm })
+        // `keys pin held dev` is of the realm `dev`, and `keys pin held` of the realm `held`.
+        found.max_by_key(|what| what.change.as_str().len())
     }
 }
 
@@ -118,12 +129,21 @@ mod tests {
         let names: BTreeSet<_> = Change::ALL.iter().map(|change| change.as_str()).collect();
         assert_eq!(names.len(), Change::ALL.len());
         for change in Change::ALL.iter().copied() {
-            for realm in [None, Some("dev".to_owned())] {
+            for realm in ["dev", "held"] {
+                let realm = change.is_of_realm().then(|| realm.to_owned());
                 let what = What { change, realm };
                 assert_eq!(What::parse(&what.to_string()), Some(what));
             }
         }
-        for unknown in ["", "started", "tomorrows", "keys", " start"] {
+        for unknown in [
+            "",
+            "started",
+            "start dev",
+            "status page",
+            "keys",
+            "keys pin",
+            " start",
+        ] {
             assert_eq!(What::parse(unknown), None, "{unknown}");
         }
     }
