@@ -132,6 +132,7 @@ fn typing_leads_to_an_answer_and_to_what_the_import_makes() {
             "publicClient",
             "serviceAccountsEnabled",
             "standardFlowEnabled",
+            "fullScopeAllowed",
         ] {
             assert_eq!(made[member], meant[member], "{name}: {member}");
         }
