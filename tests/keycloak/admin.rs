@@ -135,15 +135,22 @@ impl Admin {
         self.of_realm("POST", &path, Some(&json!({"name": role})));
     }
 
-    /// Gives a client's service account a role of another client.
+    /// Gives a client's service account a role of another client, and has its tokens carry it.
     #[track_caller]
     pub fn grant(&self, service: &str, client_id: &str, role: &str) {
-        self.map_role("POST", service, client_id, role);
+        self.assign(service, client_id, role);
+        self.map_role("POST", &self.scope_of(service), client_id, role);
+    }
+
+    /// Gives a client's service account a role that the client's scope mappings may not name.
+    #[track_caller]
+    pub fn assign(&self, service: &str, client_id: &str, role: &str) {
+        self.map_role("POST", &self.roles_of(service), client_id, role);
     }
 
     #[track_caller]
     pub fn revoke(&self, service: &str, client_id: &str, role: &str) {
-        self.map_role("DELETE", service, client_id, role);
+        self.map_role("DELETE", &self.roles_of(service), client_id, role);
     }
 
     /// Gives a client's service account a new role of the realm itself.
@@ -178,12 +185,24 @@ impl Admin {
     }
 
     #[track_caller]
-    fn map_role(&self, method: &str, service: &str, client_id: &str, role: &str) {
-        let user = self.service_account(service);
+    fn roles_of(&self, service: &str) -> String {
+        format!(
+            "/users/{}/role-mappings",
+            id(&self.service_account(service))
+        )
+    }
+
+    #[track_caller]
+    fn scope_of(&self, service: &str) -> String {
+        format!("/clients/{}/scope-mappings", id(&self.client(service)))
+    }
+
+    #[track_caller]
+    fn map_role(&self, method: &str, mappings: &str, client_id: &str, role: &str) {
         let client = self.client(client_id);
         let path = format!("/clients/{}/roles/{role}", id(&client));
         let role = self.of_realm("GET", &path, None).json();
-        let path = format!("/users/{}/role-mappings/clients/{}", id(&user), id(&client));
+        let path = format!("{mappings}/clients/{}", id(&client));
         self.of_realm(method, &path, Some(&json!([role])));
     }
 

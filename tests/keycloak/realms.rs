@@ -135,6 +135,20 @@ fn an_auditor_audits_and_does_nothing_else() {
 }
 
 #[test]
+fn a_token_carries_no_role_beyond_its_clients_scope() {
+    let realm = fresh_realm("scopes");
+    let admin = realm.admin();
+    admin.create_client(&json!({"clientId": "slm-other", "standardFlowEnabled": false}));
+    admin.create_role("slm-other", "read");
+    for (client_id, role) in [("slm-chat", "write"), ("slm-other", "read")] {
+        admin.assign("device-1", client_id, role);
+    }
+    let token = realm.service("device-1", None).access;
+    assert_eq!(claims(&token)["aud"], json!("slm-chat"));
+    assert_eq!(Judge::of(&[&realm]).scopes(&token), ["read"]);
+}
+
+#[test]
 fn what_clients_and_administrators_did_is_kept() {
     let realm = fresh_realm("events");
     let admin = realm.admin();
