@@ -58,7 +58,9 @@ fn variables(folder: &Path, found: &mut BTreeSet<String>) {
             let text = fs::read_to_string(&path).unwrap();
             let starts = text.match_indices("\"SLMD_").map(|(at, _)| &text[at + 1..]);
             let literals = starts.filter_map(|rest| rest.split_once('"'));
-            found.extend(literals.map(|(name, _)| name.to_owned()));
+            let names = literals.map(|(name, _)| name.to_owned());
+            // The journal's fields begin so, too.
+            found.extend(names.filter(|name| !name.ends_with('_')));
         }
     }
 }
