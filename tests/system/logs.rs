@@ -63,7 +63,7 @@ fn json_is_an_object_a_line() {
         found.next_back().unwrap_or_else(|| panic!("{log}"))
     };
     assert_eq!(said("ready")["level"], "INFO");
-    assert_eq!(said("ready")["target"], "slmd::daemon");
+    assert_eq!(said("ready")["target"], "slmd::daemon::health");
     assert!(said("ready").get("fields").is_none());
     assert_eq!(said("answered")["level"], "DEBUG");
     assert_eq!(said("answered")["fields"]["status"], 401);
@@ -83,7 +83,7 @@ fn the_environment_has_the_last_word() {
     let (daemon, token) = start(Setup::new().env("SLMD_LOG", "warn,slmd::daemon=info"));
     ask(&daemon, &token);
     let log = daemon.log();
-    assert!(log.contains(" INFO slmd::daemon: ready"), "{log}");
+    assert!(log.contains(" INFO slmd::daemon::health: ready"), "{log}");
     let wanted = |line: &str| {
         [" INFO slmd::daemon", " WARN ", " ERROR "]
             .iter()
@@ -178,8 +178,8 @@ fn a_journal_has_priorities_and_fields_and_nothing_is_lost_without_it() {
         ("_TRANSPORT", "journal"),
         ("MESSAGE", "ready"),
         ("PRIORITY", "6"),
-        ("TARGET", "slmd::daemon"),
-        ("CODE_FILE", "src/daemon/mod.rs"),
+        ("TARGET", "slmd::daemon::health"),
+        ("CODE_FILE", "src/daemon/health.rs"),
     ] {
         assert_eq!(ready[name], value, "{ready}");
     }
