@@ -62,7 +62,10 @@ impl<A: Copy> Ledger<A> {
     /// If so, its entry takes the new right to acknowledge, and there is nothing else to do.
     pub(super) fn adopt(&mut self, message: &Exact, ack: A) -> bool {
         let waits = |e: &Entry<A>| e.redeliverable && e.ack.is_none() && e.message == *message;
-        let Some(at) = self.entries.iter().position(waits) else {
+        // Of equal messages the broker may have dropped the first: the last to come is taken first, so
+        // that none is acknowledged by an answer that was given before it.
+        let waiting = self.entries.iter().enumerate().filter(|(_, e)| waits(e));
+        let Some((at, _)) = waiting.max_by_key(|(_, e)| e.id) else {
             return false;
         };
         if let Some(mut entry) = self.entries.remove(at) {
