@@ -253,11 +253,7 @@ pub struct Clocks {
 impl Clocks {
     /// The wall clock.
     pub fn now(&self) -> Timestamp {
-        #[cfg(test)]
-        if let Some(set) = &self.set {
-            return set.lock().now;
-        }
-        now()
+        self.stopped().map_or_else(now, |at| at.now)
     }
 
     /// The clock that never steps and never stands still in this boot.
@@ -267,20 +263,22 @@ impl Clocks {
 
     /// [`Clocks::uptime`] with the kernel's id of this boot, or one of this process where it tells none.
     pub fn booted(&self) -> Booted {
-        #[cfg(test)]
-        if let Some(set) = &self.set {
-            return set.lock().at;
-        }
-        booted()
+        self.stopped().map_or_else(booted, |at| at.at)
     }
 
     /// Whether the kernel's clock is kept in step with a time source.
     pub fn synchronised(&self) -> bool {
+        self.stopped()
+            .map_or_else(crate::sys::clock_synchronised, |at| at.synchronised)
+    }
+
+    /// Where tests have them stand.
+    fn stopped(&self) -> Option<Reading> {
         #[cfg(test)]
-        if let Some(set) = &self.set {
-            return set.lock().synchronised;
-        }
-        crate::sys::clock_synchronised()
+        let stopped = self.set.as_ref().map(|set| *set.lock());
+        #[cfg(not(test))]
+        let stopped = None;
+        stopped
     }
 
     pub fn reading(&self) -> Reading {

@@ -112,7 +112,7 @@ impl Tokens {
         }
     }
 
-    /// The kept to give up: the first that wasn't used since the hand last passed it.
+    /// The place to give up: of the first that wasn't used since the hand last passed it.
     fn next_place(&mut self) -> Option<usize> {
         while let Some(kept) = self.ring.get_mut(self.hand) {
             let place = self.hand;
