@@ -160,17 +160,17 @@ impl<'a> Stage<'a> {
     fn what_next(&self, demo: &Demo) -> Done {
         step("What to try next")?;
         if !demo.keep {
-            return say("\
-  slmd demo --keep                  keeps it running, for your own questions
+            return say(
+                "  slmd demo --keep                  keeps it running, for your own questions
   slmd ask --help                   all about asking
   slmd config check                 then the real thing: edit /etc/slmd/slmd.toml and check it
   slmd keys pin REALM jwks.json     trust your own Keycloak's keys
-");
+",
+            );
         }
         let (port, path) = (self.broker.port, |name| self.shop.path(name));
         say(&format!(
-            "\
-  Copy these into another terminal; the token is good for 15 minutes:
+            "  Copy these into another terminal; the token is good for 15 minutes:
 
   export SLMD_CONFIG={config}
   export SLMD_SOCKET={socket}
