@@ -152,9 +152,11 @@ fn the_log_is_searched_with_and_without_a_daemon() {
         lines.lines().all(|line| line.chars().count() <= 100),
         "{lines}"
     );
-    let id = lines.split(' ').find(|word| word.starts_with("req_"));
+    let id = lines
+        .split_whitespace()
+        .find(|word| word.starts_with("req_"));
     assert_eq!(
-        scene.shown(&["--request", id.expect("an id").trim_end()]),
+        scene.shown(&["--request", id.expect("an id")]),
         ["access a-2", "finish a-2"]
     );
 
