@@ -168,14 +168,15 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, HttpsError> {
     Ok(certificates)
 }
 
-/// All but what is unreserved (RFC 3986 section 2.3).
+/// All but what is unreserved.
 const RESERVED: AsciiSet = NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-fn encoded(text: &str) -> String {
+/// Percent-encoded, so that it can stand in a form or a query (RFC 3986 section 2.3).
+pub fn encoded(text: &str) -> String {
     utf8_percent_encode(text, &RESERVED).to_string()
 }
 

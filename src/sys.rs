@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -52,51 +52,109 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> Vec<u32> {
 
 /// A group's id (`getgrnam_r(3)`); `None` where the machine has none of this name.
 pub fn group(name: &str) -> Result<Option<u32>> {
+    id(name, |name, room| {
+        let mut found = std::ptr::null_mut();
+        // SAFETY: `name` ends in NUL, `room` is written to no further than its length, all outlive
+        // the call; a zeroed group is a valid place for the answer, and of it only the plain number
+        // is read.
+        let (error, gid) = unsafe {
+            let mut entry: libc::group = std::mem::zeroed();
+            let error = libc::getgrnam_r(
+                name.as_ptr(),
+                &raw mut entry,
+                room.as_mut_ptr(),
+                room.len(),
+                &raw mut found,
+            );
+            (error, entry.gr_gid)
+        };
+        (error, (!found.is_null()).then_some(gid))
+    })
+}
+
+/// A user's id (`getpwnam_r(3)`), likewise.
+pub fn user(name: &str) -> Result<Option<u32>> {
+    id(name, |name, room| {
+        let mut found = std::ptr::null_mut();
+        // SAFETY: as for `group`, with a zeroed passwd.
+        let (error, uid) = unsafe {
+            let mut entry: libc::passwd = std::mem::zeroed();
+            let error = libc::getpwnam_r(
+                name.as_ptr(),
+                &raw mut entry,
+                room.as_mut_ptr(),
+                room.len(),
+                &raw mut found,
+            );
+            (error, entry.pw_uid)
+        };
+        (error, (!found.is_null()).then_some(uid))
+    })
+}
+
+/// What `ask` finds by a name, with as much room as the entry's text needs.
+fn id(
+    name: &str,
+    ask: impl Fn(&CStr, &mut [libc::c_char]) -> (libc::c_int, Option<u32>),
+) -> Result<Option<u32>> {
     let Ok(text) = CString::new(name) else {
         return Ok(None);
     };
     let mut room = 4096;
     loop {
-        let mut buffer: Vec<libc::c_char> = vec![0; room];
-        let mut found = std::ptr::null_mut();
-        // SAFETY: `text` ends in NUL, `buffer` is `room` long, all outlive the call; a zeroed group
-        // is a valid place for the answer, and of it only the plain number is read.
-        let (error, gid) = unsafe {
-            let mut entry: libc::group = std::mem::zeroed();
-            let error = libc::getgrnam_r(
-                text.as_ptr(),
-                &raw mut entry,
-                buffer.as_mut_ptr(),
-                room,
-                &raw mut found,
-            );
-            (error, entry.gr_gid)
-        };
-        match error {
-            libc::ERANGE if room < MAX_ENTRY => room *= 4,
-            _ if !found.is_null() => return Ok(Some(gid)),
-            0 | libc::ENOENT => return Ok(None),
-            error => return Err(Error::from_raw_os_error(error)),
+        match ask(&text, &mut vec![0; room]) {
+            (libc::ERANGE, _) if room < MAX_ENTRY => room *= 4,
+            (_, Some(id)) => return Ok(Some(id)),
+            (0 | libc::ENOENT, None) => return Ok(None),
+            (error, None) => return Err(Error::from_raw_os_error(error)),
         }
     }
 }
 
 /// `2026-11-24 18:05 CET`: a time since the epoch in seconds, as this machine's people count it.
 pub fn local_time(seconds: u64) -> Option<String> {
+    local(seconds, c"%Y-%m-%d %H:%M %Z")
+}
+
+/// `2026-11-24 18:05:03`: likewise to the second, for columns.
+pub fn local_second(seconds: u64) -> Option<String> {
+    local(seconds, c"%Y-%m-%d %H:%M:%S")
+}
+
+/// By a short format that gives some text.
+fn local(seconds: u64, format: &CStr) -> Option<String> {
     let seconds = libc::time_t::try_from(seconds).ok()?;
     let mut text = [0_u8; 64];
-    // SAFETY: both pointers are to values that outlive the calls; strftime writes at most
-    // `text.len()` bytes and tells how many, and the format ends with a zero byte.
+    // SAFETY: all pointers are to values that outlive the calls; strftime writes at most `text.len()`
+    // bytes and tells how many, and the format ends with a zero byte.
     let length = unsafe {
         let mut parts: libc::tm = std::mem::zeroed();
         if libc::localtime_r(&raw const seconds, &raw mut parts).is_null() {
             return None;
         }
-        let format = c"%Y-%m-%d %H:%M %Z";
         let buffer = text.as_mut_ptr().cast();
         libc::strftime(buffer, text.len(), format.as_ptr(), &raw const parts)
     };
     Some(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+/// The other way: seconds since the epoch of a year, month (1 to 12), day, hour, minute and second in
+/// this machine's zone. Which of two it is in the hour that comes twice is the C library's choice.
+pub fn of_local([year, month, day, hour, minute, second]: [u32; 6]) -> Option<u64> {
+    let number = |part: u32| libc::c_int::try_from(part).ok();
+    // SAFETY: a zeroed tm is a valid one, and mktime reads and writes nothing but it.
+    let seconds = unsafe {
+        let mut parts: libc::tm = std::mem::zeroed();
+        parts.tm_year = number(year)? - 1900;
+        parts.tm_mon = number(month)? - 1;
+        parts.tm_mday = number(day)?;
+        parts.tm_hour = number(hour)?;
+        parts.tm_min = number(minute)?;
+        parts.tm_sec = number(second)?;
+        parts.tm_isdst = -1;
+        libc::mktime(&raw mut parts)
+    };
+    u64::try_from(seconds).ok()
 }
 
 /// Gives up root for good, in all threads: for this user with the groups that it is in, and this
@@ -172,6 +230,8 @@ mod tests {
         assert_eq!(group("root").unwrap(), Some(0));
         assert_eq!(group("no-such-group").unwrap(), None);
         assert_eq!(group("a\0b").unwrap(), None);
+        assert_eq!(user("root").unwrap(), Some(0));
+        assert_eq!(user("no-such-user").unwrap(), None);
     }
 
     #[test]
@@ -179,5 +239,13 @@ mod tests {
         let text = local_time(1_795_500_799).unwrap();
         assert!(text.starts_with("2026-11-2") && text.len() > 17, "{text}");
         assert_eq!(local_time(u64::MAX), None);
+        let text = local_second(1_795_500_799).unwrap();
+        let parts: Vec<u32> = text
+            .split(['-', ' ', ':'])
+            .map(|part| part.parse().unwrap())
+            .collect();
+        let parts = parts.try_into().unwrap();
+        assert_eq!(of_local(parts), Some(1_795_500_799));
+        assert_eq!(of_local([1960, 1, 1, 0, 0, 0]), None);
     }
 }

@@ -159,6 +159,7 @@ fn permit(id: &RequestId) -> Access {
         endpoint: text("slm"),
         issuer: text("https://keycloak.test/realms/dev"),
         subject: text("6b5e4a9c-3f43-4a5c-8a2f-0d5e6f7a8b9c"),
+        username: None,
         client: text("device-1"),
         token_id: text("trrtcc:6f0c9f6e-6f0e-4a7e-9b0f-0c4f0e6f0c9f"),
         scope: text("read"),

@@ -38,6 +38,12 @@ pub struct ResetTime {
     pub to: ResetTo,
 }
 
+/// The last line of records that were filtered, where a newer release wrote some that can't be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub left_out: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResetTo {

@@ -162,6 +162,7 @@ fn what_travels_is_as_it_always_was() {
     travels::<TimeReset>(
         json!({"was": "2036-01-01T00:00:00.000Z", "floor": "2026-01-01T00:00:00.000Z"}),
     );
+    travels::<LeftOut>(json!({"left_out": 3}));
     travels::<ResetTime>(json!({"to": "now"}));
     travels::<ResetTime>(json!({"to": 1_790_000_000}));
     travels::<ToExplain>(json!({

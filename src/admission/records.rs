@@ -32,6 +32,7 @@ pub(super) fn denied(request: &Request, denied: &Denied) -> Access {
     if let Some(principal) = &denied.principal {
         access.issuer = Some(principal.issuer.clone());
         access.subject = Some(principal.subject.clone());
+        access.username.clone_from(&denied.username);
         access.client = Some(principal.client.clone());
     }
     access
@@ -46,6 +47,7 @@ pub(super) fn permitted(permitted: &Permitted) -> Access {
     access.endpoint = Some(permitted.endpoint().client_id.clone());
     access.issuer = Some(grant.principal.issuer.clone());
     access.subject = Some(grant.principal.subject.clone());
+    access.username.clone_from(&grant.username);
     access.client = Some(grant.principal.client.clone());
     access.token_id.clone_from(&grant.token_id);
     access.dpop = permitted.proof().is_some();
@@ -104,6 +106,7 @@ fn blank(request_id: RequestId, origin: Origin, action: &str) -> Access {
         endpoint: None,
         issuer: None,
         subject: None,
+        username: None,
         client: None,
         token_id: None,
         dpop: false,

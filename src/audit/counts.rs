@@ -139,6 +139,29 @@ mod tests {
     use crate::audit::{Change, Event, Verdict};
     use crate::prompt::Origin;
 
+    /// Keycloak may let people be called otherwise; they stay who they are.
+    #[test]
+    fn a_new_name_begins_no_new_count_and_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(&folder, settings());
+        let read = |name: Option<&str>| {
+            let mut read = access(Verdict::Permit);
+            read.username = name.map(str::to_owned);
+            read
+        };
+        log.begin_counting(&read(None), later(0));
+        for name in [Some("alice"), Some("alice.b"), None] {
+            assert!(log.count_read(&read(name), later(1)));
+        }
+        log.close(later(2)).unwrap();
+        let records = all(&log);
+        let [Event::AccessesSummary(summary)] = &[records[0].event.clone()] else {
+            panic!("{records:?}");
+        };
+        assert_eq!(summary.count, 3);
+        assert_eq!(summary.username.as_deref(), Some("alice.b"));
+    }
+
     /// A look of each kind every 15 seconds, in the middle of a crowd of readers.
     #[test]
     fn a_monitors_day_costs_a_record_in_ten_minutes_and_tells_of_every_look() {

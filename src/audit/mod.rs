@@ -7,14 +7,19 @@
 //! [`Log`] appends ([`append`]), counts reads ([`counts`]) and refusals ([`refusals`]) that come too
 //! fast, and removes records by cap and retention ([`trim`]): beyond the cap those who have most
 //! lose their own oldest ([`owners`]), so that nobody can push out another's evidence. Indexes are
-//! dense when they are given and have gaps where records were removed.
+//! dense when they are given and have gaps where records were removed. [`Reader`] shows those that a
+//! [`Filter`] asks for.
 
 mod append;
 mod change;
 pub mod counts;
+mod filter;
+#[cfg(test)]
+mod filter_tests;
 mod kept;
 mod metrics;
 mod owners;
+mod reader;
 mod record;
 mod refusals;
 #[cfg(test)]
@@ -35,7 +40,9 @@ use tokio::sync::watch;
 
 use self::append::Head;
 pub use self::change::{Change, What};
+pub use self::filter::{Filter, Unfit};
 pub use self::metrics::Metrics;
+pub use self::reader::{MAX_LAST, Reader, Start, Step, Wanted};
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
 pub use self::tag::Tag;
 use crate::digest::{digest, hex};

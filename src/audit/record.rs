@@ -99,6 +99,9 @@ pub struct Access {
     pub issuer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
+    /// What Keycloak calls the subject, where the realm has that recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +166,7 @@ impl Access {
             &mut self.endpoint,
             &mut self.issuer,
             &mut self.subject,
+            &mut self.username,
             &mut self.client,
             &mut self.token_id,
             &mut self.scope,
@@ -222,6 +226,9 @@ pub struct Summary {
     pub issuer: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
+    /// The last that the subject was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
     /// Granted to a local group, without a token.
@@ -253,6 +260,7 @@ impl Summary {
             realm: access.realm,
             issuer: access.issuer,
             subject: access.subject,
+            username: access.username,
             client: access.client,
             local_peer: access.local_peer,
             uid: None,
@@ -280,6 +288,7 @@ impl Summary {
             realm: None,
             issuer: None,
             subject: None,
+            username: None,
             client: None,
             local_peer: false,
             uid,
@@ -302,6 +311,7 @@ impl Summary {
                 false => self.by_other_tokens += other.count,
             }
         }
+        self.username = other.username.or_else(|| self.username.take());
         self.count += other.count;
         self.last = other.last;
     }

@@ -77,6 +77,7 @@ fn event(step: Step) -> Event {
             endpoint: None,
             issuer: text("https://keycloak.test/realms/dev"),
             subject: text(&subject),
+            username: None,
             client: text("device"),
             token_id: Some("x".repeat(step.padding)),
             dpop: false,

@@ -61,6 +61,7 @@ pub(super) fn access(decision: Verdict) -> Access {
         endpoint: text("slm"),
         issuer: text("https://keycloak.test/realms/dev"),
         subject: text("6b5e4a9c-3f43-4a5c-8a2f-0d5e6f7a8b9c"),
+        username: None,
         client: text("device-1"),
         token_id: text("trrtcc:6f0c9f6e-6f0e-4a7e-9b0f-0c4f0e6f0c9f"),
         dpop: false,
@@ -498,7 +499,7 @@ fn whatever_a_client_chooses_its_records_are_small() {
     access.origin = Origin::Mqtt {
         topic: long().unwrap(),
     };
-    (access.endpoint, access.token_id) = (long(), long());
+    (access.endpoint, access.token_id, access.username) = (long(), long(), long());
     (access.issuer, access.subject, access.client) = (long(), long(), long());
     log.permit(access.clone(), SALT, START).unwrap();
     access.decision = Verdict::Deny;

@@ -20,6 +20,8 @@ const MAX_PRIORITY: u8 = 9;
 pub(super) struct Claims {
     pub(super) principal: Principal,
     pub(super) token_id: Option<String>,
+    /// Where the realm has it recorded.
+    pub(super) username: Option<String>,
     pub(super) session: Option<String>,
     pub(super) issued: Issued,
     /// After it was issued.
@@ -72,6 +74,7 @@ impl Claims {
         Ok(Claims {
             principal,
             token_id: text(token, "jti")?.map(str::to_owned),
+            username: username(token, realm),
             session: text(token, "sid")?.map(str::to_owned),
             issued: Issued { earliest, latest },
             expires_at,
@@ -128,6 +131,15 @@ pub(super) fn principal(token: &Proven, issuer: &str) -> Result<Principal, Claim
         subject: named("sub", DenyReason::SubjectMissing)?,
         client: named("azp", DenyReason::ClientMissing)?,
     })
+}
+
+/// What Keycloak calls the subject, where the realm has that recorded. It decides nothing: one that
+/// can't be read is none.
+pub(super) fn username(token: &Proven, realm: &Realm) -> Option<String> {
+    let recorded = realm.policy.record_username;
+    let name = recorded.then(|| token.get("preferred_username"))??;
+    let name = name.as_str().filter(|name| !name.is_empty());
+    name.map(str::to_owned)
 }
 
 /// ID, refresh and logout tokens carry other types and never pass. Keycloak's type is `DPoP`

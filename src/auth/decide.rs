@@ -7,7 +7,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::access::{Asked, opens};
-use super::claims::{ClaimError, Claims, principal};
+use super::claims::{ClaimError, Claims, principal, username};
 use super::clock::Clock;
 use super::credential::Credential;
 use super::finding::Finding;
@@ -213,6 +213,7 @@ fn permit(
     let grant = Grant {
         realm: realm.name.clone(),
         principal: claims.principal.clone(),
+        username: claims.username.clone(),
         token_id: claims.token_id.clone(),
         scope: asked.scope,
         tokens_per_minute: limits.tokens_per_minute.into_iter().chain(own).min(),
@@ -255,6 +256,7 @@ fn admit(
     let grant = Grant {
         realm: realm.name.clone(),
         principal: who,
+        username: None,
         token_id: None,
         scope: asked.scope,
         tokens_per_minute: realm.policy.tokens_per_minute,
@@ -290,6 +292,7 @@ impl Denied {
             moved: finding.moved,
             realm: Some(realm.name.clone()),
             principal: Some(claims.principal.clone()),
+            username: claims.username.clone(),
             token_id: claims.token_id.clone(),
             retry_after: None,
         }
@@ -303,6 +306,7 @@ impl Denied {
             moved: None,
             realm: Some(realm.name.clone()),
             principal: who.cloned(),
+            username: who.and_then(|_| username(token, realm)),
             token_id: token
                 .get("jti")
                 .and_then(|id| id.as_str())

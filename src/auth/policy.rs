@@ -22,6 +22,8 @@ pub struct Policy {
     /// Transports on which only DPoP-bound tokens count.
     pub require_dpop: Vec<Transport>,
     pub limit_claims: LimitClaims,
+    /// Whether the audit names people as Keycloak does (`preferred_username`).
+    pub record_username: bool,
     /// Break-glass: what local peers may do without a token, by group id. At most one realm has any.
     pub local_groups: BTreeMap<u32, Vec<Scope>>,
 }

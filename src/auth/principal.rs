@@ -28,6 +28,8 @@ impl Principal {
 pub struct Grant {
     pub realm: String,
     pub principal: Principal,
+    /// Where the realm has it recorded. No part of the principal: Keycloak may let it be changed.
+    pub username: Option<String>,
     pub token_id: Option<String>,
     pub scope: Scope,
     /// The lower of the token's and the realm's.

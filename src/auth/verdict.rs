@@ -31,6 +31,8 @@ pub struct Denied {
     /// Its name, known once the signature is verified.
     pub realm: Option<String>,
     pub principal: Option<Principal>,
+    /// Where the realm has it recorded.
+    pub username: Option<String>,
     pub token_id: Option<String>,
     /// When asking again may help.
     pub retry_after: Option<Duration>,
@@ -115,6 +117,7 @@ impl From<DenyReason> for Denied {
             moved: None,
             realm: None,
             principal: None,
+            username: None,
             token_id: None,
             retry_after: None,
         }

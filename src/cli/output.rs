@@ -1,6 +1,6 @@
 //! What people see: values as indented text, or JSON for scripts.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -97,9 +97,35 @@ fn scalar(value: &Value) -> Option<String> {
 
 /// Without control characters: a name from a token or a topic must not steer the terminal.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    let shown = |c| if steers(c) { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}
+
+/// Control characters, and what makes a terminal that knows writing from right to left show
+/// characters in another order than they stand (UAX #9), or break a line.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A line of JSON as it is; on a terminal, with what JSON needn't escape and a terminal may obey.
+pub(super) fn json_line(json: &str) -> Done {
+    match std::io::stdout().is_terminal() {
+        true => line(&escaped(json)),
+        false => line(json),
+    }
+}
+
+/// Equal JSON: none of these can stand outside of a string.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match steers(c) {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => text.push(c),
+        }
+    }
+    text
 }
 
 /// `2026-11-24 18:05 CET`: the time as this machine's people count it.
@@ -107,9 +133,14 @@ pub(super) fn local_time(at: Timestamp) -> String {
     sys::local_time(at.as_secs()).unwrap_or_else(|| at.to_string())
 }
 
+/// `2026-11-24 18:05:03`: the same to the second, in a column.
+pub(super) fn local_second(at: Timestamp) -> String {
+    sys::local_second(at.as_secs()).unwrap_or_else(|| at.to_string())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{human, printable};
+    use super::{escaped, human, printable};
     use serde_json::json;
 
     #[test]
@@ -136,5 +167,20 @@ clock:
     #[test]
     fn nothing_steers_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(
+            printable("\u{9b}2J\u{202e}a\u{7f}"),
+            "\u{fffd}2J\u{fffd}a\u{fffd}"
+        );
+        assert_eq!(printable("Zoë 日本 עברית"), "Zoë 日本 עברית");
+    }
+
+    #[test]
+    fn json_on_a_terminal_is_equal_and_steers_nothing() {
+        let names = "\u{1b}[2J \u{9b}2J \u{7f} \u{202e}x\u{2028} Zoë";
+        let json = json!({ "client": names }).to_string();
+        let shown = escaped(&json);
+        assert!(shown.chars().all(|c| !super::steers(c)), "{shown:?}");
+        let back: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(back["client"], names);
     }
 }

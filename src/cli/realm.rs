@@ -2,10 +2,10 @@
 
 use super::output::printable;
 use super::terminal::{Style, Terminal, ago, count, in_, moment};
-use crate::admin::{KeysChanged, RealmStatus, RefreshStatus};
+use crate::admin::{Keys, KeysChanged, RealmStatus, RefreshStatus, Refreshed};
 use crate::auth::{KeyInfo, Skipped};
 use crate::keysync::DenyStatus;
-use crate::time::Timestamp;
+use crate::time::{Clocks, Timestamp};
 
 /// Who looks, and when.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,14 @@ pub(super) struct View {
 }
 
 impl View {
+    /// Standard output's reader, by this machine's clock.
+    pub(super) fn of_now() -> View {
+        View {
+            terminal: Terminal::stdout(),
+            now: Clocks::default().now(),
+        }
+    }
+
     /// `in 29 days (2026-12-25 10:00 UTC)`.
     pub(super) fn at(self, told: &str) -> String {
         match told.parse::<Timestamp>() {
@@ -87,13 +95,55 @@ fn push_keys(lines: &mut Vec<String>, realm: &RealmStatus, view: View) {
     let keys = realm.keys.keys.iter().map(key);
     lines.extend(keys.map(|key| format!("  key {key}")));
     lines.extend(realm.keys.left_out.iter().map(left_out));
-    if let Some(KeysChanged { at, change }) = &realm.keys_changed {
+    push_changed(lines, realm.keys_changed.as_ref(), view);
+}
+
+fn push_changed(lines: &mut Vec<String>, changed: Option<&KeysChanged>, view: View) {
+    if let Some(KeysChanged { at, change }) = changed {
         lines.push(format!("  keys changed {}", view.at(at)));
         for (keys, what) in [(&change.added, "came"), (&change.removed, "left")] {
             let keys = keys.iter().map(|key| printable(key));
             lines.extend(keys.map(|key| format!("    {key} {what}")));
         }
     }
+}
+
+/// What a refresh did, for `slmd keys refresh`.
+pub(super) fn refresh(name: &str, refreshed: &Refreshed, view: View) -> Vec<String> {
+    let (terminal, outcome) = (view.terminal, printable(&refreshed.outcome));
+    let title = terminal.paint(Style::Strong, &format!("realm {}:", printable(name)));
+    let style = match outcome.as_str() {
+        "failed" => Style::Bad,
+        "held" => Style::Warning,
+        _ => Style::Good,
+    };
+    let mut lines = vec![format!("{title} {}", terminal.paint(style, &outcome))];
+    let why = refreshed
+        .why
+        .iter()
+        .map(|why| format!("  {}", printable(why)));
+    lines.extend(why);
+    push_changed(&mut lines, refreshed.changed.as_ref(), view);
+    push_held(&mut lines, refreshed.held.as_ref());
+    let held = refreshed.held.as_ref().map(|held| held_action(name, held));
+    lines.extend(held.map(|text| view.action(&text)));
+    view.fit(&lines)
+}
+
+fn held_action(name: &str, held: &Keys) -> String {
+    let name = printable(name);
+    format!(
+        "realm {name}: Keycloak serves keys that none in force vouches for ({}); if that is meant, \
+         run slmd keys pin {name} --fetch",
+        printable(&held.fingerprint)
+    )
+}
+
+fn push_held(lines: &mut Vec<String>, held: Option<&Keys>) {
+    let Some(held) = held else { return };
+    let held_keys = count(held.keys.len() as u64, "key");
+    lines.push(format!("  held, of {held_keys}:"));
+    lines.extend(held.keys.iter().map(|held| format!("    {}", key(held))));
 }
 
 fn refreshed(refresh: &RefreshStatus, view: View) -> String {
@@ -118,11 +168,7 @@ pub(super) fn actions(realm: &RealmStatus, view: View) -> Vec<String> {
         ));
     }
     if let Some(held) = &realm.held {
-        actions.push(format!(
-            "realm {name}: Keycloak serves keys that none in force vouches for ({}); if that is \
-             meant, run slmd keys pin {name} --fetch",
-            printable(&held.fingerprint)
-        ));
+        actions.push(held_action(&realm.name, held));
     }
     let deny_list = realm.deny_list.as_ref();
     if let Some(problem) = deny_list.and_then(|list| list.problem.as_ref()) {
@@ -171,11 +217,7 @@ pub(super) fn keys(realms: &[RealmStatus], note: Option<String>, view: View) -> 
                 printable(vouching)
             ));
         }
-        if let Some(held) = &realm.held {
-            let held_keys = count(held.keys.len() as u64, "key");
-            page.push(format!("  held, of {held_keys}:"));
-            page.extend(held.keys.iter().map(|held| format!("    {}", key(held))));
-        }
+        push_held(&mut page, realm.held.as_ref());
     }
     page.extend(note.map(|note| view.terminal.paint(Style::Quiet, &note)));
     let actions = realms.iter().flat_map(|realm| actions(realm, view));

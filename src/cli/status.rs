@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::exit::{Done, Failure};
-use super::login::{End, Refresh};
+use super::login::End;
 use super::look::{self, Seen};
 use super::output::printable;
 use super::realm::{self, View};
@@ -47,7 +49,7 @@ impl Status {
         let seen = look::status(global)?;
         if global.json {
             seen.warn(LEFT_OUT);
-            return output::show(global, &seen.what);
+            return output::show(global, &told(seen.what, End::of_this_user()));
         }
         let page = page(&seen, End::of_this_user(), Terminal::stdout());
         page.iter().try_for_each(|text| output::line(text))
@@ -58,6 +60,23 @@ impl Reload {
     pub(super) fn execute(&self, global: &Global) -> Done {
         output::show(global, &global.admin()?.call(route::RELOAD)?)
     }
+}
+
+/// The status with this user's own login beside it.
+#[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    status: admin::Status,
+    login: Option<Value>,
+}
+
+fn told(status: admin::Status, login: Result<Option<End>, Failure>) -> Told {
+    let login = login.unwrap_or_else(|failure| {
+        eprintln!("slmd: {}", failure.message);
+        None
+    });
+    let login = login.map(|end| end.json());
+    Told { status, login }
 }
 
 /// What an operator looks for first comes first.
@@ -306,20 +325,26 @@ fn audit(status: &admin::Status, view: View) -> String {
 /// The login is this user's own, and its end by this machine's clock.
 fn login_line(end: &End, view: View, actions: &mut Vec<String>) -> String {
     let issuer = printable(&end.issuer);
-    let last = match end.refresh {
-        Refresh::Never => Some(end.token),
-        Refresh::Until(at) => Some(at.max(end.token)),
-        Refresh::Open => None,
+    let user = end.user.as_ref();
+    let whose = user.map_or_else(String::new, |user| format!("{} at ", printable(user)));
+    let login = format!("your login: {whose}{issuer}");
+    let offline = match end.token > view.now {
+        true => format!(
+            "works offline until {} ({})",
+            moment(end.token),
+            when(end.token, view.now)
+        ),
+        false => "works offline no more".to_owned(),
     };
-    let Some(last) = last else {
-        return format!("your login: {issuer}, which names no end");
+    let Some(last) = end.last() else {
+        return format!("{login}, {offline}, and names no end");
     };
     let told = format!("{} ({})", when(last, view.now), moment(last));
     if last <= view.now {
         actions.push(format!("your login ended {told}; run slmd login"));
-        return format!("your login: {issuer}, ended");
+        return format!("{login}, ended");
     }
-    format!("your login: {issuer}, ends {told}")
+    format!("{login}, {offline}, ends {told}")
 }
 
 /// Seconds in the two largest units that matter.

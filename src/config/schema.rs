@@ -231,6 +231,9 @@ settings! {
         tokens_per_minute: live(optional(count(1, 1 << 31))), Example 20000;
         /// Transports on which only DPoP-bound tokens are taken: "socket", "tcp", "mqtt".
         require_dpop: live(transports), Default [];
+        /// Whether the audit names people beside their `sub`, by `preferred_username`: that is personal
+        /// data.
+        record_username: live(boolean), Default false;
         /// Names of claims that carry a token's own limits; none are read unless named.
         limit_claims("claims"): Always;
         ..local_groups: BTreeMap::new();

@@ -93,6 +93,7 @@ const VALUES: &[(&str, &[&str])] = &[
     ("realm.roles", &["{ asker = ['read'], 'b c' = [] }"]),
     ("realm.tokens_per_minute", &["1"]),
     ("realm.require_dpop", &["['socket', 'tcp', 'mqtt']"]),
+    ("realm.record_username", &["true"]),
     ("realm.claims.tokens_per_minute", &["'t'"]),
     ("realm.claims.max_context", &["'c'"]),
     ("realm.claims.priority", &["'p'"]),

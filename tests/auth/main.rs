@@ -19,6 +19,7 @@ mod floors;
 mod limits;
 mod mint;
 mod mutations;
+mod names;
 mod peers;
 mod properties;
 mod refusals;

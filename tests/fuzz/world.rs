@@ -88,6 +88,7 @@ fn policy() -> Policy {
         tokens_per_minute: None,
         require_dpop: Vec::new(),
         limit_claims: LimitClaims::default(),
+        record_username: true,
         local_groups: BTreeMap::new(),
     }
 }

@@ -86,6 +86,7 @@ fn access(decision: Verdict, action: &str) -> Access {
         endpoint: text("smollm2-135m"),
         issuer: text("https://keycloak.example/realms/production"),
         subject: text("6b5e4a9c-3f43-4a5c-8a2f-0d5e6f7a8b9c"),
+        username: None,
         client: text("slmd-technician"),
         token_id: text("trrtcc:6f0c9f6e-6f0e-4a7e-9b0f-0c4f0e6f0c9f"),
         dpop: true,

@@ -5,6 +5,7 @@
 
 mod answers;
 mod ask;
+mod audit;
 mod badinput;
 mod checks;
 mod cli;

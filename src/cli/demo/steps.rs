@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::ask::Heard;
 use super::super::client::{Client, Shown};
 use super::super::exit::{Done, Exit, Failure};
+use super::super::terminal::Terminal;
 use super::super::{ask, audit, output};
 use super::Demo;
 use super::broker::{Broker, Question};
@@ -151,7 +152,7 @@ impl<'a> Stage<'a> {
             let line = line?;
             let record: Record = serde_json::from_str(&line).map_err(Failure::failed)?;
             if matches!(record.event, Event::Access(_) | Event::Finish(_)) {
-                output::line(&audit::describe(&line))?;
+                output::line(&audit::describe(&line, Terminal::stdout()))?;
             }
         }
         Ok(())

@@ -11,10 +11,9 @@ use super::client::{Client, Problem, body};
 use super::exit::{Done, Exit, Failure};
 use super::look::{self, Seen};
 use super::realm::{self, View};
-use super::terminal::Terminal;
 use super::{Global, offline, output};
-use crate::admin::{self, Listed, Refreshed, ResetTime, ResetTo, route};
-use crate::time::{Clocks, MAX_SECS};
+use crate::admin::{self, Listed, Refreshed, ResetTime, ResetTo, TimeReset, route};
+use crate::time::MAX_SECS;
 
 /// Show, pin and refresh the keys that tokens are verified with; explain a token.
 #[derive(Debug, Subcommand)]
@@ -97,10 +96,7 @@ fn list(global: &Global) -> Done {
         seen.warn(left_out);
         return output::show(global, &seen.what);
     }
-    let view = View {
-        terminal: Terminal::stdout(),
-        now: Clocks::default().now(),
-    };
+    let view = View::of_now();
     let page = realm::keys(&seen.what.realms, seen.note(left_out), view);
     page.iter().try_for_each(|text| output::line(text))
 }
@@ -133,7 +129,16 @@ fn refresh(global: &Global, realm: Option<&str>) -> Done {
         realms.push(Report { name, refreshed });
     }
     let reports = Reports { realms };
-    output::show(global, &reports)?;
+    match global.json {
+        true => output::show(global, &reports)?,
+        false => {
+            let view = View::of_now();
+            let realms = reports.realms.iter();
+            let lines =
+                realms.flat_map(|report| realm::refresh(&report.name, &report.refreshed, view));
+            lines.into_iter().try_for_each(|text| output::line(&text))?;
+        }
+    }
     let failed = reports
         .realms
         .iter()
@@ -157,7 +162,18 @@ fn refreshable(admin: &Client) -> Result<Vec<String>, Failure> {
 fn reset_time(global: &Global, to: ResetTo) -> Done {
     let body = body(&ResetTime { to })?;
     let reset = global.admin()?.call_with(route::RESET_TIME, "", body)?;
-    output::show(global, &reset)
+    if global.json {
+        return output::show(global, &reset);
+    }
+    let lines = reset_lines(&reset, View::of_now());
+    lines.iter().try_for_each(|text| output::line(text))
+}
+
+fn reset_lines(TimeReset { was, floor }: &TimeReset, view: View) -> Vec<String> {
+    view.fit(&[
+        format!("time floor: {}", view.at(floor)),
+        format!("it was: {}", view.at(was)),
+    ])
 }
 
 /// Names of realms are plain, so one that isn't can't exist, and none needs escaping.
@@ -184,6 +200,7 @@ fn lines(set: &admin::Keys) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::admin::tests::status;
+    use crate::cli::terminal::Terminal;
 
     #[test]
     fn a_set_is_shown_with_what_is_left_out() {
@@ -192,6 +209,43 @@ mod tests {
         assert_eq!(shown[0], "  t ES256 (kid a)");
         assert_eq!(shown[1], "  left out: kid b\u{fffd}: it is weak");
         assert_eq!(shown[2], "  left out: kid none: no kid");
+    }
+
+    #[test]
+    fn a_refresh_and_a_reset_are_told_in_lines_that_fit() {
+        let view = View {
+            terminal: Terminal::plain(80),
+            now: "2026-01-02T00:00:00.000Z".parse().unwrap(),
+        };
+        let mut dev = status().realms.remove(0);
+        let refreshed = Refreshed {
+            realm: "dev".to_owned(),
+            outcome: "held".to_owned(),
+            why: Some("no key vouches\u{1b}".to_owned()),
+            changed: dev.keys_changed.take(),
+            held: dev.held.take(),
+        };
+        let expected = "\
+realm dev: held
+  no key vouches\u{fffd}
+  keys changed 14 hours ago (2026-01-01 10:00 UTC)
+    t came
+    u left
+    v left
+  held, of 1 key:
+    t ES256 (kid a)
+! realm dev: Keycloak serves keys that none in force vouches for (f00d); if that
+  is meant, run slmd keys pin dev --fetch";
+        let lines = realm::refresh("dev", &refreshed, view);
+        assert_eq!(lines.join("\n"), expected);
+        let reset = TimeReset {
+            was: "2036-01-01T00:00:00.000Z".to_owned(),
+            floor: "2026-01-02T00:00:00.000Z".to_owned(),
+        };
+        let expected = "\
+time floor: just now (2026-01-02 00:00 UTC)
+it was: in 10 years (2036-01-01 00:00 UTC)";
+        assert_eq!(reset_lines(&reset, view).join("\n"), expected);
     }
 
     #[test]

@@ -23,7 +23,9 @@ use super::{Global, output};
 use crate::config::{self, Config};
 use crate::oauth::{self, Client, Code, OauthError, ProofKey, Provider, Tokens};
 use crate::time::{Clocks, Timestamp};
-pub(super) use end::{End, Refresh};
+pub(super) use end::End;
+#[cfg(test)]
+pub(super) use end::Refresh;
 use saved::Place;
 pub(super) use session::Session;
 use words::explain;

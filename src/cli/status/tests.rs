@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::admin::tests::status;
+use crate::cli::login::Refresh;
 use crate::cli::terminal::columns;
 
 const PLAIN: Terminal = Terminal::plain(80);
@@ -32,7 +33,8 @@ since the start: 1204 permitted, 3 refused (2 expired, 1 token_missing); 1190
   answers of 90000 tokens
 mqtt: not connected, 3 reconnects
 audit: next record 9; 13 % of 64 MB full, the oldest of 29 days ago
-your login: https://k/dev, ends in 8 hours (2026-01-02 08:00 UTC)
+your login: alice at https://k/dev, works offline until 2026-01-02 01:00 UTC (in
+  60 min), ends in 8 hours (2026-01-02 08:00 UTC)
 realm dev: https://k/dev
   endpoint slm: model small
   key t ES256 (kid a)
@@ -65,7 +67,8 @@ realm prod: https://k/prod
 ! realm prod has no keys: every token is refused; run slmd keys pin prod FILE";
     let login = End {
         issuer: "https://k/dev".to_owned(),
-        token: Timestamp::from_secs(1_767_312_000),
+        user: Some("alice".to_owned()),
+        token: Timestamp::from_secs(1_767_315_600),
         refresh: Refresh::Until(Timestamp::from_secs(1_767_340_800)),
     };
     let page = shown(status(), false, Some(login));
@@ -125,6 +128,7 @@ fn what_ends_soon_or_has_ended_wants_somebody() {
     inside.certificate_ends_at = Some("2026-01-05T00:00:00.000Z".to_owned());
     let login = End {
         issuer: "https://k/dev".to_owned(),
+        user: Some("alice".to_owned()),
         token: Timestamp::from_secs(1_767_000_000),
         refresh: Refresh::Never,
     };
@@ -138,6 +142,32 @@ fn what_ends_soon_or_has_ended_wants_somebody() {
     let mut well = status();
     well.mqtt = None;
     assert!(!shown(well, false, None).contains("broker"));
+}
+
+#[test]
+fn scripts_are_told_of_the_login_beside_the_status() {
+    let login = End {
+        issuer: "https://k/dev".to_owned(),
+        user: None,
+        token: Timestamp::from_secs(1_767_312_000),
+        refresh: Refresh::Open,
+    };
+    let json = |login| serde_json::to_value(told(status(), login)).unwrap();
+    let with = json(Ok(Some(login)));
+    assert_eq!(
+        with["login"],
+        serde_json::json!({
+            "issuer": "https://k/dev",
+            "user": null,
+            "works_offline_until": "2026-01-02T00:00:00.000Z",
+            "ends_at": null,
+        })
+    );
+    let mut without = json(Ok(None));
+    assert_eq!(without["login"], Value::Null);
+    let members = without.as_object_mut().unwrap();
+    members.remove("login");
+    assert_eq!(without, serde_json::to_value(status()).unwrap());
 }
 
 #[test]

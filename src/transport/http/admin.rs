@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,9 +13,9 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::wrong_method;
-use super::{Control, Settings, accept, host, request};
+use super::{Control, Settings, accept, host, records, request};
 use crate::admin::{Call, Operation, PinHeld, ResetTime, route};
-use crate::audit::{AuditError, Line, Log, What};
+use crate::audit::What;
 use crate::auth::ToExplain;
 use crate::authority;
 use crate::json;
@@ -27,11 +24,6 @@ use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::{Wiped, wipe_json};
 use crate::shutdown::Shutdown;
 use crate::wire;
-
-const JSON_LINES: &str = "application/jsonl";
-
-/// Records read at a time; bounds what one reader holds in memory.
-const BATCH: usize = 256;
 
 pub(super) struct Admin {
     pub(super) settings: Arc<Settings>,
@@ -136,7 +128,7 @@ impl Admin {
                 self.answer(route::RESET_TIME, move |c| c.reset_time(to))
                     .await
             }
-            Operation::Audit => self.audit(&request),
+            Operation::Audit => self.audit(request.uri().query()),
         }
     }
 
@@ -168,39 +160,9 @@ impl Admin {
         Ok(parsed.map_err(refused)?)
     }
 
-    fn audit(&self, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
-        let number = |name| match request::query(request, name) {
-            None => Ok(None),
-            Some(text) => text
-                .parse::<u64>()
-                .map(Some)
-                .map_err(|_| bad_value(name, "a number")),
-        };
-        let follow = match request::query(request, "follow") {
-            None | Some("false") => false,
-            Some("" | "true") => true,
-            Some(_) => return Err(bad_value("follow", "true or false").into()),
-        };
-        let log = self.control.audit();
-        let before = number("before")?.unwrap_or(u64::MAX).min(log.next_index());
-        let start = match (number("from")?, number("last")?) {
-            (Some(_), Some(_)) => return Err(bad_value("last", "alone, without `from`").into()),
-            (None, Some(last)) => Start::Last(last, before),
-            (from, None) => Start::At(from.unwrap_or(0)),
-        };
-        let reader = Reader {
-            start,
-            left: number("limit")?.unwrap_or(u64::MAX),
-            end: if follow { u64::MAX } else { before },
-            log,
-            shutdown: self.shutdown.clone(),
-        };
-        let lines = stream::unfold(reader, async |mut reader| {
-            let bytes = reader.lines().await?;
-            Some((Ok(Frame::data(bytes)), reader))
-        });
-        let body = StreamBody::new(Box::pin(lines)).boxed_unsync();
-        Ok(reply::new(StatusCode::OK, JSON_LINES, body))
+    fn audit(&self, query: Option<&str>) -> Result<Response<Body>, Refused> {
+        let (log, shutdown) = (self.control.audit(), self.shutdown.clone());
+        records::answer(query, log, self.settings.keep_alive, shutdown)
     }
 
     async fn answer<A: Serialize + Send + 'static>(
@@ -228,100 +190,6 @@ impl Admin {
             tracing::error!(%error, "an administration task failed");
             RefuseReason::Internal.into()
         })
-    }
-}
-
-/// Walks through the audit log in batches, and waits at its end where it is to follow.
-struct Reader {
-    log: Log,
-    start: Start,
-    /// Records that may still be sent.
-    left: u64,
-    /// The first index that isn't sent.
-    end: u64,
-    shutdown: Shutdown,
-}
-
-/// Where a reader goes on.
-#[derive(Debug, Clone, Copy)]
-enum Start {
-    At(u64),
-    /// At so many records before an index.
-    Last(u64, u64),
-}
-
-impl Reader {
-    /// The next lines; `None` at the end, at shutdown, or when the log can't be read.
-    async fn lines(&mut self) -> Option<Bytes> {
-        loop {
-            let next = match self.begin().await {
-                Ok(next) => next,
-                Err(error) => {
-                    tracing::error!(%error, "the audit log can't be read");
-                    return None;
-                }
-            };
-            // Of indexes that are left there may be fewer.
-            let wanted = self
-                .left
-                .min(self.end.saturating_sub(next))
-                .min(BATCH as u64);
-            if wanted == 0 {
-                return None;
-            }
-            match self.batch(next, wanted as usize).await {
-                Ok(records) if !records.is_empty() => return Some(self.advance(&records)),
-                // Only a follower waits: below `end` nothing is missing but what was truncated.
-                Ok(_) if self.end < u64::MAX => return None,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%error, "the audit log can't be read");
-                    return None;
-                }
-            }
-            tokio::select! {
-                () = self.log.wait(next) => {}
-                () = self.shutdown.draining() => return None,
-            }
-        }
-    }
-
-    /// The index to go on at.
-    async fn begin(&mut self) -> Result<u64, AuditError> {
-        let (count, end) = match self.start {
-            Start::At(next) => return Ok(next),
-            Start::Last(count, end) => (count, end),
-        };
-        let log = self.log.clone();
-        let found = tokio::task::spawn_blocking(move || log.last(count, end)).await;
-        let next = found.unwrap_or_else(|error| {
-            tracing::error!(%error, "an audit reader failed");
-            Ok(end)
-        })?;
-        self.start = Start::At(next);
-        Ok(next)
-    }
-
-    async fn batch(&self, from: u64, limit: usize) -> Result<Vec<Line>, AuditError> {
-        let log = self.log.clone();
-        let read = tokio::task::spawn_blocking(move || log.read(from, limit)).await;
-        read.unwrap_or_else(|error| {
-            tracing::error!(%error, "an audit reader failed");
-            Ok(Vec::new())
-        })
-    }
-
-    fn advance(&mut self, records: &[Line]) -> Bytes {
-        let mut bytes = Vec::new();
-        for record in records.iter().filter(|record| record.index < self.end) {
-            bytes.extend_from_slice(&record.json);
-            bytes.push(b'\n');
-        }
-        self.left = self.left.saturating_sub(records.len() as u64);
-        if let Some(last) = records.last() {
-            self.start = Start::At(last.index.saturating_add(1));
-        }
-        bytes.into()
     }
 }
 
@@ -358,10 +226,4 @@ fn not_reloaded(errors: &[String]) -> Response<Body> {
     let mut body: Value = serde_json::from_slice(&wire::error(&refusal)).unwrap_or_default();
     body["errors"] = errors.into();
     reply::full(StatusCode::BAD_REQUEST, JSON, body.to_string())
-}
-
-fn bad_value(name: &str, what: &str) -> Refusal {
-    Refusal::new(RefuseReason::InvalidParameter)
-        .detail(format!("`{name}` must be {what}"))
-        .param(name)
 }

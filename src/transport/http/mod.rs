@@ -16,6 +16,7 @@ mod door;
 mod host;
 mod metrics;
 mod public;
+mod records;
 mod reply;
 mod request;
 mod reserve;
@@ -187,7 +188,10 @@ pub async fn serve(
 /// `PUT /keys/{realm}` (JWKS body), `POST /keys/{realm}/fetch`, `POST /keys/{realm}/pin-held`
 /// (`{"fingerprint": …}`), `POST /keys/{realm}/refresh`, `POST /keys/explain` (`{"token": …}`), `POST /time/reset` (`{"to": "now"}` or
 /// seconds since 1970), `GET /audit?from=N&limit=M&follow=true` (JSON lines; `last=N` instead of
-/// `from` for the last records, before an index where `before` says so).
+/// `from` for the last records, before an index where `before` says so). There `since`, `client`,
+/// `user`, `uid`, `decision` and `request` ask for records that match all of them; a last line
+/// `{"left_out": N}` counts those of a newer release, which can't be judged. While it waits or
+/// searches, an empty line is a sign of life.
 pub async fn serve_admin(
     listener: UnixListener,
     settings: Arc<Settings>,

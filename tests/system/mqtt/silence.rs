@@ -94,11 +94,11 @@ fn a_refusal_that_cannot_be_told_is_seen_by_somebody() {
     );
     let audit = said(&["audit", "tail", "-n", "50"]);
     for words in [
-        "]: the request has no Response Topic",
-        "]: it doesn't match the appliance's `reply_to`",
-        "]: `authorization` has one word; it takes `Bearer`",
-        "DENY not_found",
-        "]: a cancel needs the request's Correlation Data",
+        ": the request has no Response Topic",
+        ": it doesn't match the appliance's `reply_to`",
+        ": `authorization` has one word; it takes `Bearer`",
+        " not_found req_",
+        ": a cancel needs the request's Correlation Data",
     ] {
         assert!(audit.contains(words), "{words}: {audit}");
     }
