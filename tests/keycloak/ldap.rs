@@ -49,7 +49,7 @@ fn an_auditor_of_the_directory_looks_and_asks_nothing() {
 
 #[test]
 fn a_removed_group_is_missing_from_the_next_token() {
-    let realm = realm("prod");
+    let realm = realm("dev");
     realm.admin().allow_passwords();
     let directory = &realm.server.directory;
     assert_eq!(scopes(&realm, "grace"), ["read", "write"]);
@@ -61,7 +61,7 @@ fn a_removed_group_is_missing_from_the_next_token() {
 
 #[test]
 fn without_a_group_nothing_opens() {
-    let realm = realm("prod");
+    let realm = realm("dev");
     realm.admin().allow_passwords();
     let user = realm.user("nobody");
     Judge::of(&[&realm]).refuses(&user.access, DenyReason::AudienceMismatch);
