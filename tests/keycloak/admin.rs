@@ -1,14 +1,11 @@
 //! Keycloak's admin interface, for what an administrator does to a realm in the tests.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
 use crate::certificates::Pair;
 use crate::directory::PASSWORD;
 use crate::grants::{Realm, realm};
-use crate::server::{ADMIN, ADMIN_PASSWORD, Answer, Keycloak, keycloak};
-use crate::support::root;
+use crate::server::{ADMIN, ADMIN_PASSWORD, Answer, Keycloak, keycloak, realm_file};
 
 const KEYS: &str = "org.keycloak.keys.KeyProvider";
 
@@ -26,11 +23,9 @@ pub enum State {
     Passive,
 }
 
-/// A realm of the test's own: the production file under another name, without the directory.
+/// A realm of the test's own: the file with examples under another name, without the directory.
 pub fn fresh_realm(name: &str) -> Realm {
-    let file = root().join("deploy/keycloak/realm-prod.json");
-    let text = fs::read_to_string(file).expect("the realm file is there");
-    let mut body: Value = serde_json::from_str(&text).expect("the realm file is JSON");
+    let mut body = realm_file("staging");
     body["realm"] = name.into();
     let members = body.as_object_mut().expect("a realm is an object");
     members.remove("components");
@@ -117,11 +112,26 @@ impl Admin {
         self.of_realm("POST", "/users", Some(&user));
     }
 
-    /// What the realm has kept: `/events` of logins, `/admin-events` of administrators.
+    /// A list that the realm has: `/events` of logins, `/admin-events` of administrators, …
     #[track_caller]
     pub fn kept(&self, path: &str) -> Vec<Value> {
         let found = self.of_realm("GET", path, None).json();
         found.as_array().expect("a list").clone()
+    }
+
+    /// The realm as Keycloak shows it as a whole: as in a realm file, with secrets masked.
+    #[track_caller]
+    pub fn export(&self) -> Value {
+        let path = "/partial-export?exportClients=true&exportGroupsAndRoles=true";
+        self.of_realm("POST", path, None).json()
+    }
+
+    #[track_caller]
+    pub fn groups_of(&self, username: &str) -> Value {
+        let path = format!("/users?username={username}&exact=true");
+        let user = self.of_realm("GET", &path, None).json()[0].clone();
+        let path = format!("/users/{}/groups", id(&user));
+        self.of_realm("GET", &path, None).json()
     }
 
     /// Lets users of `workshop-app` log in by password, so that a test needs no browser.

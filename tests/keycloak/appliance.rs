@@ -1,5 +1,6 @@
 //! The real daemon in front of realms of the real Keycloak.
 
+use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::grants::Realm;
 use crate::proof::ProofKey;
-use crate::support::{Daemon, Response, Setup, chat, http, run};
+use crate::support::{Daemon, Exchange, Response, Setup, chat, exchange, http, run};
 
 /// What proofs for a chat over the socket name, by the device of [`Setup::new`].
 pub const TARGET: &str = "http://edge-1/v1/chat/completions";
@@ -76,6 +77,16 @@ pub fn ask_bound(daemon: &Daemon, token: &str, proof: &str, words: &str) -> Resp
     let headers = [("authorization", authorization.as_str()), ("dpop", proof)];
     let path = "/v1/chat/completions";
     http(&daemon.socket(), "POST", path, &headers, &body(words))
+}
+
+/// What a bearer of `token` gets at a path over TCP.
+#[track_caller]
+pub fn over_tcp(port: u16, token: &str, path: &str) -> Response {
+    let tcp = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    let bearer = format!("Bearer {token}");
+    let headers = [("authorization", bearer.as_str()), ("host", "localhost")];
+    let answer = exchange(tcp, "GET", path, &headers, "");
+    answer.and_then(Exchange::finish).expect("an answer")
 }
 
 /// A proof for a prompt over the socket.

@@ -59,16 +59,16 @@ fn patiently(daemon: &Daemon, token: &str, words: &str) -> Response {
 
 #[test]
 fn keys_are_pinned_by_fingerprint_over_https() {
-    let (staging, prod) = (realm("staging"), realm("prod"));
-    let mut daemon = following(&[&staging, &prod]);
+    let (staging, dev) = (realm("staging"), realm("dev"));
+    let mut daemon = following(&[&staging, &dev]);
     let words = "Name a key that a person has pinned.";
-    let token = prod.service("device-1", None).access;
+    let token = dev.service("device-1", None).access;
     refused(&ask(&daemon, &token, words), 503, "keys_missing");
     let mut wrong = daemon.binary();
     wrong.args([
         "keys",
         "pin",
-        "prod",
+        "dev",
         "--fetch",
         "--fingerprint",
         &"0".repeat(64),
@@ -80,17 +80,17 @@ fn keys_are_pinned_by_fingerprint_over_https() {
         "{}",
         said(&output)
     );
-    pin(&daemon, &prod);
+    pin(&daemon, &dev);
     pin(&daemon, &staging);
     daemon.until_ready();
-    for realm in [&staging, &prod] {
+    for realm in [&staging, &dev] {
         answered(&ask(
             &daemon,
             &realm.service("device-1", None).access,
             words,
         ));
     }
-    let text = said(&daemon.slmd(&["keys", "refresh", "prod"]));
+    let text = said(&daemon.slmd(&["keys", "refresh", "dev"]));
     assert!(text.contains("confirmed"), "{text}");
 }
 
@@ -135,7 +135,7 @@ fn a_rotation_is_followed_without_a_refusal() {
 
 #[test]
 fn a_foreign_key_set_at_the_realms_address_is_held() {
-    let (own, other) = (fresh_realm("held"), realm("prod"));
+    let (own, other) = (fresh_realm("held"), realm("staging"));
     let text = section(&own, "") + &jwks_after(&other);
     let setup = Setup::new().with(&text).keys("held", &own.jwks());
     let daemon = Daemon::start(setup);
@@ -153,14 +153,14 @@ fn a_foreign_key_set_at_the_realms_address_is_held() {
 
 #[test]
 fn a_lifetime_counts_by_the_client_that_got_the_token() {
-    let realm = realm("prod");
+    let realm = realm("staging");
     let words = "Name a token that lives too long.";
     let key = ProofKey::new();
     let token = realm.service("device-2", Some(&key)).access;
     for (hours, status) in [("24h", 200), ("23h", 401)] {
         let text =
             section(&realm, "").replace("device-2 = \"24h\"", &format!("device-2 = {hours:?}"));
-        let daemon = Daemon::start(Setup::new().with(&text).keys("prod", &realm.jwks()));
+        let daemon = Daemon::start(Setup::new().with(&text).keys("staging", &realm.jwks()));
         let response = ask_bound(&daemon, &token, &proof(&key, &token), words);
         assert_eq!(response.status, status, "{}", response.body);
         if status != 200 {

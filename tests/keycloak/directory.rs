@@ -23,6 +23,7 @@ const PEOPLE: &[(&str, &str, &str, &[&str])] = &[
     // Hers is changed by the test of `slmd login` alone.
     ("emmy", "Emmy", "Noether", &["slm-readers"]),
     ("grace", "Grace", "Hopper", &["slm-writers"]),
+    ("hedy", "Hedy", "Lamarr", &["slm-auditors"]),
     ("joan", "Joan", "Clarke", &["slm-trainers"]),
     ("mary", "Mary", "Keller", &["slm-readers", "slm-trainers"]),
     ("nobody", "No", "Body", &[]),
@@ -30,6 +31,8 @@ const PEOPLE: &[(&str, &str, &str, &[&str])] = &[
 
 pub struct Directory {
     port: u16,
+    /// The file with the password of its administrator.
+    password: PathBuf,
     _process: Child,
 }
 
@@ -39,6 +42,8 @@ impl Directory {
         let database = folder.join("db");
         fs::create_dir_all(&database).expect("the test's folder is writable");
         let (config, port) = (folder.join("slapd.conf"), free_port());
+        let password = folder.join("password");
+        fs::write(&password, BIND_PASSWORD).expect("the test's folder is writable");
         fs::write(&config, configuration(&database)).expect("the test's folder is writable");
         let url = format!("ldap://127.0.0.1:{port}");
         let mut command = Command::new("slapd");
@@ -58,6 +63,7 @@ impl Directory {
         });
         let directory = Directory {
             port,
+            password,
             _process: process,
         };
         directory.change("ldapadd", &entries());
@@ -78,7 +84,9 @@ impl Directory {
 
     fn change(&self, program: &str, ldif: &str) {
         let mut command = Command::new(program);
-        command.args(["-x", "-H", &self.url(), "-D", BIND_DN, "-w", BIND_PASSWORD]);
+        // A file, because every user of a machine can read the arguments of its processes.
+        command.args(["-x", "-H", &self.url(), "-D", BIND_DN, "-y"]);
+        command.arg(&self.password);
         let output = run(&mut command, ldif.as_bytes(), PATIENCE);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program}: {said}");
@@ -127,7 +135,7 @@ fn entries() -> String {
             person(uid)
         ));
     }
-    for group in ["slm-readers", "slm-writers", "slm-trainers"] {
+    for group in ["slm-readers", "slm-writers", "slm-trainers", "slm-auditors"] {
         let of_group = |groups: &&[&str]| groups.contains(&group);
         let members = PEOPLE.iter().filter(|(_, _, _, groups)| of_group(groups));
         let members: String = members

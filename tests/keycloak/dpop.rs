@@ -105,7 +105,7 @@ fn told(message: &Message, status: &str, code: &str) {
 
 #[test]
 fn a_proof_opens_http_once_and_the_token_alone_nothing() {
-    let realm = realm("prod");
+    let realm = realm("staging");
     let daemon = Daemon::start(setup(&[&realm]));
     let (key, thief) = (ProofKey::new(), ProofKey::new());
     let token = realm.service("device-2", Some(&key)).access;
@@ -148,7 +148,7 @@ fn a_proof_opens_http_once_and_the_token_alone_nothing() {
 
 #[test]
 fn a_used_proof_stays_used_across_a_power_cut() {
-    let realm = realm("prod");
+    let realm = realm("staging");
     let mut daemon = Daemon::start(setup(&[&realm]));
     let key = ProofKey::new();
     let token = realm.service("device-2", Some(&key)).access;
@@ -166,10 +166,10 @@ fn a_used_proof_stays_used_across_a_power_cut() {
 
 #[test]
 fn a_proof_over_mqtt_is_for_one_message_of_one_device() {
-    let realm = realm("prod");
+    let realm = realm("staging");
     let broker = Mosquitto::start();
     let strict = section(&realm, "require_dpop = [\"mqtt\"]");
-    let setup = Setup::new().with(&strict).keys("prod", &realm.jwks());
+    let setup = Setup::new().with(&strict).keys("staging", &realm.jwks());
     let daemon = Daemon::start(setup.broker(&broker));
     let key = ProofKey::new();
     let device = Device {

@@ -67,14 +67,14 @@ fn fails(daemon: &Daemon, token: &str, more: &[&str], check: &str, reason: &str,
 
 #[test]
 fn a_good_token_passes_every_check() {
-    let realm = realm("prod");
+    let realm = realm("staging");
     let daemon = stopped(setup(&[&realm]));
     let token = realm.service("device-1", None).access;
     let (said, code) = explained(&daemon, &token, &[]);
     assert_eq!((said["verdict"].clone(), code), (Value::Null, Some(0)));
     assert_eq!(
         (&said["genuine"], &said["realm"]),
-        (&true.into(), &"prod".into())
+        (&true.into(), &"staging".into())
     );
     let checks = said["checks"].as_array().expect("a list");
     assert!(checks.iter().all(|check| check["outcome"] == "passed"));
@@ -167,9 +167,9 @@ fn a_client_that_is_set_wrong_is_told_the_switch() {
 
 #[test]
 fn a_transport_that_wants_bound_tokens_says_so() {
-    let realm = realm("prod");
+    let realm = realm("staging");
     let strict = section(&realm, "require_dpop = [\"mqtt\"]");
-    let setup = Setup::new().with(&strict).keys("prod", &realm.jwks());
+    let setup = Setup::new().with(&strict).keys("staging", &realm.jwks());
     let daemon = stopped(setup);
     let token = realm.service("device-1", None).access;
     assert_eq!(explained(&daemon, &token, &[]).1, Some(0));
@@ -180,10 +180,10 @@ fn a_transport_that_wants_bound_tokens_says_so() {
 
 #[test]
 fn what_is_no_access_token_of_this_realm_is_named() {
-    let (staging, prod) = (realm("staging"), realm("prod"));
+    let (staging, dev) = (realm("staging"), realm("dev"));
     staging.admin().allow_passwords();
     let daemon = stopped(setup(&[&staging]));
-    let token = prod.service("device-1", None).access;
+    let token = dev.service("device-1", None).access;
     let names = [staging.issuer()];
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     fails(&daemon, &token, &[], "issuer", "issuer_unknown", &names);

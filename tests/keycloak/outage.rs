@@ -69,11 +69,11 @@ impl Site {
 #[test]
 fn with_keycloak_stopped_each_scope_goes_on_until_its_grace_ends() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let [staging, prod] = ["staging", "prod"].map(|name| rsa(folder.path(), name));
-    let keys = [("staging", &staging), ("prod", &prod)];
+    let [staging, dev] = ["staging", "dev"].map(|name| rsa(folder.path(), name));
+    let keys = [("staging", &staging), ("dev", &dev)];
     let server = Keycloak::of_one_test("outage", &keys);
     let (clock, broker) = (Clock::new(), Mosquitto::start());
-    let realms = ["staging", "prod"].map(|name| Realm::of(server, name));
+    let realms = ["staging", "dev"].map(|name| Realm::of(server, name));
     let sections = realms
         .each_ref()
         .map(|realm| section(realm, "") + &jwks(realm, "1s"));
@@ -85,7 +85,7 @@ fn with_keycloak_stopped_each_scope_goes_on_until_its_grace_ends() {
     }
     daemon.until_ready();
     let [first, second] = realms;
-    let mut sites = [Site::new(first, staging), Site::new(second, prod)];
+    let mut sites = [Site::new(first, staging), Site::new(second, dev)];
     daemon.terminate();
     server.stop();
 

@@ -1,23 +1,17 @@
 //! deploy/keycloak/README.md is true: its commands, typed one after the other, lead from an empty
-//! Keycloak to an answer, by import and by hand.
+//! Keycloak to an answer, by import and by hand; and none of them has a secret among its arguments.
 
 use std::fs;
-use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
-use serde_json::json;
+use crate::appliance::{ask, over_tcp, refused, setup};
+use crate::grants::realm;
+use crate::place::Place;
+use crate::server::{ADMIN_PASSWORD, Keycloak, keycloak, realm_file};
+use crate::support::{Daemon, Setup, free_port, root};
 
-use crate::appliance::{ask, refused, setup};
-use crate::server::{ADMIN_PASSWORD, Keycloak, keycloak};
-use crate::support::{Daemon, Exchange, Setup, exchange, free_port, root, run};
-
-/// Each `kcadm.sh` starts a Java machine, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(900);
 const SERVER: &str = "https://keycloak.example";
 const AUTHORITY: &str = "/etc/slmd/keycloak-ca.pem";
+const COMMON: &str = "What the commands need";
 
 /// The README's fenced blocks of one language, beneath one heading.
 fn blocks(heading: &str, language: &str) -> String {
@@ -35,8 +29,8 @@ fn blocks(heading: &str, language: &str) -> String {
 /// As a reader would set them: the server, its authority, and a realm that isn't there yet.
 fn own(server: &Keycloak, realm: &str, text: &str) -> String {
     let ca = server.ca_file().display().to_string();
+    let common = blocks(COMMON, "sh");
     for needle in [SERVER, AUTHORITY, "REALM=prod\n"] {
-        let common = blocks("What the commands need", "sh");
         assert!(common.contains(needle), "{needle} is gone");
     }
     text.replace(SERVER, &server.url())
@@ -45,102 +39,101 @@ fn own(server: &Keycloak, realm: &str, text: &str) -> String {
         .replace("realms/prod", &format!("realms/{realm}"))
 }
 
-/// A folder with the realm files, and with `slmd` and `kcadm.sh` on its path.
-fn workplace(server: &Keycloak, daemon: &Daemon, folder: &Path) {
-    for file in ["realm-prod.json", "realm-staging.json"] {
-        let source = root().join("deploy/keycloak").join(file);
-        fs::copy(source, folder.join(file)).expect("the realm files are there");
-    }
-    // A terminal would be asked before keys are pinned.
-    let slmd = format!(
-        "#!/bin/sh\nyes=; [ \"$1 $2\" != 'keys pin' ] || yes=--yes\n\
-         exec {} --config {} \"$@\" $yes\n",
-        env!("CARGO_BIN_EXE_slmd"),
-        daemon.config_path().display()
-    );
-    let kcadm = format!("#!/bin/sh\nexec {} \"$@\"\n", server.kcadm().display());
-    fs::create_dir(folder.join("bin")).expect("a folder of this test");
-    for (name, text) in [("slmd", slmd), ("kcadm.sh", kcadm)] {
-        let path = folder.join("bin").join(name);
-        fs::write(&path, text).expect("a folder of this test");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    }
+/// What the README has done before anything else: a session of `kcadm.sh`, and the part of it that
+/// ends with the shell.
+pub fn session(server: &Keycloak, realm: &str) -> (String, String) {
+    let whole = own(server, realm, &blocks(COMMON, "sh"));
+    let exports = whole
+        .split_inclusive('\n')
+        .filter(|l| l.starts_with("export "));
+    let exports = exports.collect();
+    (whole, exports)
 }
 
-/// Types the blocks beneath these headings and returns what `slmd ask` answered.
-fn follow(realm: &str, headings: &[&str]) -> String {
+/// Types the blocks beneath these headings, and returns what came out beneath the last one. No
+/// command has shown a secret by then.
+#[track_caller]
+fn follow(name: &str, headings: &[&str]) -> String {
     let server = keycloak();
-    let settings = own(server, realm, &blocks("The appliance", "toml"));
+    let settings = own(server, name, &blocks("The appliance", "toml"));
     let daemon = Daemon::start(Setup::new().with(&settings));
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    workplace(server, &daemon, folder.path());
-    let script: String = headings.iter().map(|h| blocks(h, "sh")).collect();
-    let script = format!("set -euo pipefail\n{}", own(server, realm, &script));
-    let bin = folder.path().join("bin").display().to_string();
-    let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
-    let mut command = Command::new("bash");
-    command.args(["-c", &script]).current_dir(folder.path());
-    command.env("PATH", path).env("HOME", folder.path());
-    command.env("KC_CLI_PASSWORD", ADMIN_PASSWORD);
-    // Java doesn't take the home from HOME; in one of all, two sessions lock each other out.
-    let home = folder.path().display();
-    let options = format!("-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Duser.home={home}");
-    command.env("KC_OPTS", options);
-    let output = run(&mut command, b"", PATIENCE);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let place = Place::new(server);
+    place.slmd(&daemon);
+    let mark = |heading| format!("echo '== {heading}'\n{}", blocks(heading, "sh"));
+    let script: String = headings.iter().copied().map(mark).collect();
+    let printed = place.types(&own(server, name, &script), &[]);
+    nothing_secret_among_arguments(name, &place.noted());
+    let last = printed.split("== ").last().and_then(|t| t.split_once('\n'));
+    last.expect("each heading is printed").1.to_owned()
+}
+
+fn nothing_secret_among_arguments(name: &str, noted: &str) {
+    for program in ["kcadm.sh config credentials", "keytool "] {
+        assert!(noted.contains(program), "{program} wasn't noted: {noted}");
+    }
+    let truststore = blocks(COMMON, "sh");
+    let truststore = truststore.split_once("_PASSWORD=").expect("it has one").1;
+    let truststore = truststore.lines().next().expect("it has one");
+    let mut secrets = vec![ADMIN_PASSWORD.to_owned(), truststore.to_owned()];
+    for client in realm(name).admin().kept("/clients") {
+        secrets.extend(client["secret"].as_str().map(str::to_owned));
+    }
+    assert!(secrets.len() > 2, "no client has a secret");
+    for secret in secrets {
+        let shown = noted.lines().find(|line| line.contains(&secret));
+        assert_eq!(shown, None, "{secret}");
+    }
+    // How JSON begins in base64: a token, whoever's it is.
+    let token = noted.lines().find(|line| line.contains("eyJ"));
+    assert_eq!(token, None);
 }
 
 #[test]
 fn importing_leads_to_an_answer() {
-    let headings = ["What the commands need", "By import", "The appliance"];
-    let answer = follow("readme-import", &headings);
+    let name = "readme-import";
+    let answer = follow(name, &[COMMON, "By import", "Devices", "The appliance"]);
     assert!(!answer.trim().is_empty(), "an empty answer");
 }
 
 #[test]
-fn an_import_without_a_value_that_it_needs_is_refused() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let source = root().join("deploy/keycloak/realm-prod.json");
-    fs::copy(source, folder.path().join("realm-prod.json")).expect("the realm files are there");
-    let commands = blocks("By import", "sh");
-    for name in ["SLMD_GATEWAY_CERTIFICATE", "SLMD_LDAP_PASSWORD"] {
-        let set = format!("export {name}=");
-        assert!(commands.contains(&set), "{set} is gone");
-        let kept = commands.lines().filter(|line| !line.starts_with(&set));
-        let kept: Vec<&str> = kept.collect();
-        let script = format!("kcadm.sh() {{ touch imported; }}\n{}", kept.join("\n"));
-        let mut command = Command::new("bash");
-        command.args(["-c", &script]).current_dir(folder.path());
-        command.env_remove(name).env("REALM", "unfilled");
-        let output = run(&mut command, b"", PATIENCE);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "imported without {name}");
-        assert!(said.contains(&format!("{name} has no value")), "{said}");
-        assert!(!folder.path().join("imported").exists(), "{said}");
-    }
+fn the_examples_lead_to_an_answer() {
+    let name = "readme-examples";
+    let answer = follow(name, &[COMMON, "The examples", "The appliance"]);
+    assert!(!answer.trim().is_empty(), "an empty answer");
+}
+
+#[test]
+fn an_update_of_what_was_imported_changes_nothing() {
+    let name = "readme-update";
+    let said = follow(name, &[COMMON, "By import", "Update"]);
+    assert_eq!(said, format!("realm {name}: nothing to change\n").repeat(2));
 }
 
 #[test]
 fn typing_leads_to_an_answer_and_to_what_the_import_makes() {
-    let headings = ["What the commands need", "By hand", "The appliance"];
-    let answer = follow("readme-by-hand", &headings);
+    let name = "readme-by-hand";
+    let answer = follow(name, &[COMMON, "By hand", "Devices", "The appliance"]);
     assert!(!answer.trim().is_empty(), "an empty answer");
 
-    let admin = crate::grants::realm("readme-by-hand").admin();
-    for name in ["device-2", "slmd-technician"] {
-        let (made, meant) = (admin.client(name), imported(name));
+    let admin = realm(name).admin();
+    let file = realm_file("staging");
+    for client_id in ["slm-chat", "device-1", "device-2", "slmd-technician"] {
+        let clients = file["clients"].as_array().expect("it has clients");
+        let meant = clients.iter().find(|c| c["clientId"] == client_id);
+        let (made, meant) = (admin.client(client_id), meant.expect("it has this one"));
         for member in [
             "publicClient",
             "serviceAccountsEnabled",
             "standardFlowEnabled",
             "fullScopeAllowed",
         ] {
-            assert_eq!(made[member], meant[member], "{name}: {member}");
+            assert_eq!(made[member], meant[member], "{client_id}: {member}");
         }
-        for (attribute, value) in meant["attributes"].as_object().expect("it has some") {
-            assert_eq!(made["attributes"][attribute], *value, "{name}: {attribute}");
+        // Five minutes are the realm's own.
+        let attributes = meant["attributes"].as_object().into_iter().flatten();
+        for (attribute, value) in attributes.filter(|_| client_id != "device-1") {
+            let made = &made["attributes"][attribute];
+            assert_eq!(made, value, "{client_id}: {attribute}");
         }
     }
 }
@@ -148,8 +141,8 @@ fn typing_leads_to_an_answer_and_to_what_the_import_makes() {
 #[test]
 fn a_scraper_gets_tokens_that_open_metrics_and_nothing_else() {
     let name = "readme-monitor";
-    follow(name, &["What the commands need", "By import", "A monitor"]);
-    let realm = crate::grants::realm(name);
+    follow(name, &[COMMON, "By import", "A monitor"]);
+    let realm = realm(name);
     let scrape = own(realm.server, name, &blocks("A monitor", "yaml"));
     for line in [
         format!("token_url: {}\n", realm.token_url()),
@@ -162,39 +155,20 @@ fn a_scraper_gets_tokens_that_open_metrics_and_nothing_else() {
     let listen = format!("[http]\nlisten = \"127.0.0.1:{port}\"");
     let daemon = Daemon::start(setup(&[&realm]).with(&listen));
     let token = realm.service("prometheus", None).access;
-    let bearer = format!("Bearer {token}");
     for path in ["/metrics", "/readyz?verbose"] {
-        let tcp = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-        let headers = [("authorization", bearer.as_str()), ("host", "localhost")];
-        let answer = exchange(tcp, "GET", path, &headers, "");
-        let answer = answer.and_then(Exchange::finish).expect("an answer");
+        let answer = over_tcp(port, &token, path);
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     refused(&ask(&daemon, &token, "Who are you?"), 403, "scope_missing");
 }
 
-/// A client as the realm file has it.
-fn imported(name: &str) -> serde_json::Value {
-    let file = root().join("deploy/keycloak/realm-prod.json");
-    let text = fs::read_to_string(file).expect("the realm file is there");
-    let realm: serde_json::Value = serde_json::from_str(&text).expect("the realm file is JSON");
-    let clients = realm["clients"].as_array().expect("it has clients");
-    let found = clients.iter().find(|client| client["clientId"] == name);
-    found.cloned().unwrap_or_else(|| json!(null))
-}
-
+/// Keycloak's own import takes an unset name as the text that it is, so the README's shell asks.
 #[test]
-fn the_realm_files_differ_in_their_names_only() {
-    let read = |name: &str| {
-        let file = root().join(format!("deploy/keycloak/realm-{name}.json"));
-        let text = fs::read_to_string(file).expect("the realm file is there");
-        let mut realm: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(realm["realm"], name);
-        realm["realm"] = json!(null);
-        realm["displayName"] = json!(null);
-        // Neither keys nor secrets: Keycloak makes them.
-        assert!(!text.contains("\"secret\"") && !text.contains("privateKey"));
-        realm
-    };
-    assert_eq!(read("staging"), read("prod"));
+fn an_import_at_the_start_asks_for_every_value_that_it_needs() {
+    let commands = blocks("By import", "console");
+    let missing = crate::files::without_default(&realm_file("prod"));
+    assert_eq!(missing, ["SLMD_LDAP_PASSWORD"]);
+    for name in missing {
+        assert!(commands.contains(&format!("${{{name}?}}")), "{name}");
+    }
 }

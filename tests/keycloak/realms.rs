@@ -12,38 +12,38 @@ use crate::judge::{Judge, trusted, trusted_with};
 
 #[test]
 fn a_token_opens_its_own_realm_only() {
-    let (staging, prod) = (realm("staging"), realm("prod"));
+    let (staging, dev) = (realm("staging"), realm("dev"));
     let of_staging = staging.service("device-1", None).access;
-    let of_prod = prod.service("device-1", None).access;
-    let both = Judge::of(&[&staging, &prod]);
+    let of_dev = dev.service("device-1", None).access;
+    let both = Judge::of(&[&staging, &dev]);
     assert_eq!(both.permitted(&of_staging).realm, "staging");
-    assert_eq!(both.permitted(&of_prod).realm, "prod");
+    assert_eq!(both.permitted(&of_dev).realm, "dev");
 
-    Judge::of(&[&prod]).refuses(&of_staging, DenyReason::IssuerUnknown);
-    Judge::of(&[&staging]).refuses(&of_prod, DenyReason::IssuerUnknown);
+    Judge::of(&[&dev]).refuses(&of_staging, DenyReason::IssuerUnknown);
+    Judge::of(&[&staging]).refuses(&of_dev, DenyReason::IssuerUnknown);
     let crossed = Judge::new(vec![
-        trusted_with(&staging, &prod.jwks()),
-        trusted_with(&prod, &staging.jwks()),
+        trusted_with(&staging, &dev.jwks()),
+        trusted_with(&dev, &staging.jwks()),
     ]);
     crossed.refuses(&of_staging, DenyReason::KeyUnknown);
-    crossed.refuses(&of_prod, DenyReason::KeyUnknown);
+    crossed.refuses(&of_dev, DenyReason::KeyUnknown);
 }
 
 #[test]
 fn the_same_kid_in_two_realms_never_crosses() {
-    let (staging, prod) = (realm("staging"), realm("prod"));
-    let token = prod.service("device-1", None).access;
+    let (staging, dev) = (realm("staging"), realm("dev"));
+    let token = dev.service("device-1", None).access;
     let kid = header(&token)["kid"].clone();
-    // Staging's keys under production's names: the name fits, the signature must not.
+    // Staging's keys under the other realm's names: the name fits, the signature must not.
     let mut jwks: Value = serde_json::from_str(&staging.jwks()).expect("JSON");
     let keys = jwks["keys"].as_array_mut().expect("a set");
     for key in keys.iter_mut().filter(|key| key["use"] == "sig") {
         key["kid"] = kid.clone();
     }
     let renamed = jwks.to_string();
-    let sound = Judge::new(vec![trusted_with(&staging, &renamed), trusted(&prod)]);
-    assert_eq!(sound.permitted(&token).realm, "prod");
-    let wrong = Judge::new(vec![trusted(&staging), trusted_with(&prod, &renamed)]);
+    let sound = Judge::new(vec![trusted_with(&staging, &renamed), trusted(&dev)]);
+    assert_eq!(sound.permitted(&token).realm, "dev");
+    let wrong = Judge::new(vec![trusted(&staging), trusted_with(&dev, &renamed)]);
     wrong.refuses(&token, DenyReason::SignatureInvalid);
 }
 

@@ -273,25 +273,27 @@ fn lay_out(home: &Path, keys: &[(&str, &Pair)]) {
     for file in ["bin/kc.sh", "bin/kcadm.sh", "conf/cache-ispn.xml"] {
         fs::copy(program.join(file), home.join(file)).expect("Keycloak's files are there");
     }
-    for realm in ["staging", "prod"] {
-        let file = format!("realm-{realm}.json");
-        let text = fs::read_to_string(root().join("deploy/keycloak").join(&file));
-        let text = text.expect("the realm files are there");
+    for realm in ["prod", "staging", "dev"] {
         let own = keys.iter().find(|(of, _)| *of == realm);
-        let text = own.map_or_else(|| text.clone(), |(_, pair)| with_key(&text, pair));
-        fs::write(import.join(file), text).expect("the build folder is writable");
+        let mut body = realm_file(if realm == "dev" { "staging" } else { realm });
+        body["realm"] = realm.into();
+        if let Some((_, pair)) = own {
+            body["components"]["org.keycloak.keys.KeyProvider"] = json!([{
+                "name": "of-the-test",
+                "providerId": "rsa",
+                "config": pair.component(300),
+            }]);
+        }
+        let file = import.join(format!("realm-{realm}.json"));
+        fs::write(file, body.to_string()).expect("the build folder is writable");
     }
 }
 
-/// A realm file with a key of the test's own.
-fn with_key(text: &str, pair: &Pair) -> String {
-    let mut realm: Value = serde_json::from_str(text).expect("the realm file is JSON");
-    realm["components"]["org.keycloak.keys.KeyProvider"] = json!([{
-        "name": "of-the-test",
-        "providerId": "rsa",
-        "config": pair.component(300),
-    }]);
-    realm.to_string()
+/// A realm file of `deploy/keycloak` as it stands.
+pub fn realm_file(name: &str) -> Value {
+    let file = root().join(format!("deploy/keycloak/realm-{name}.json"));
+    let text = fs::read_to_string(file).expect("the realm file is there");
+    serde_json::from_str(&text).expect("the realm file is JSON")
 }
 
 /// kc.sh runs Java as a child of its own, which would outlive it. This one ends with kc.sh.

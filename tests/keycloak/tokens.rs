@@ -10,7 +10,8 @@ use crate::grants::{Tokens, claims, header, realm};
 use crate::judge::Judge;
 use crate::proof::ProofKey;
 
-const BOTH: [&str; 2] = ["staging", "prod"];
+/// Those that have the example clients.
+const BOTH: [&str; 2] = ["staging", "dev"];
 
 #[test]
 fn a_secret_gets_what_the_service_account_may() {
@@ -115,7 +116,7 @@ fn an_exchanged_token_opens_what_the_users_own_does_not() {
 
 #[test]
 fn limits_are_in_the_token() {
-    let realm = realm("prod");
+    let realm = realm("staging");
     let claims = claims(&realm.service("device-1", None).access);
     assert_eq!(claims["slmd_tokens_per_minute"], 6000);
     assert_eq!(claims["slmd_max_context"], 1024);
@@ -149,7 +150,7 @@ fn a_lifetime_is_judged_by_the_client_that_got_it() {
 
 #[test]
 fn a_token_ends_when_keycloak_says() {
-    let realm = realm("prod");
+    let realm = realm("staging");
     let token = realm.service("device-1", None).access;
     let expiry = claims(&token)["exp"].as_u64().expect("a time");
     let at = |seconds| {
