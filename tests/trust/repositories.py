@@ -33,6 +33,7 @@ YEAR = timedelta(days=365)
 ROLES = ["root", "timestamp", "snapshot", "targets", "revocation"]
 JWKS = "realms/dev/jwks.json"
 DENY = "realms/dev/deny.json"
+TO_TARGETS = ["timestamp.json", "snapshot.json", "targets.json"]
 
 
 class Fleet:
@@ -190,7 +191,7 @@ expire("root", ["root.json"])
 expire("timestamp", [])
 expire("snapshot", ["timestamp.json"])
 expire("targets", ["timestamp.json", "snapshot.json"])
-expire("revocation", ["timestamp.json", "snapshot.json", "targets.json"])
+expire("revocation", TO_TARGETS)
 
 
 @case("expired", after=10 * YEAR)
@@ -228,10 +229,11 @@ def foreign_timestamp(fleet):
     fleet.put("timestamp", envelope(fleet.timestamp.to_dict(), [CryptoSigner.generate_ed25519()]))
 
 
-@case("foreign_signer", raises=["timestamp.json", "snapshot.json", "targets.json"])
+@case("foreign_signer", raises=TO_TARGETS)
 def revocation_by_another_role(fleet):
-    fleet.keys["revocation"] = fleet.keys["targets"]
+    own, fleet.keys["revocation"] = fleet.keys["revocation"], fleet.keys["targets"]
     fleet.publish()
+    fleet.keys["revocation"] = own
 
 
 @case("duplicate_signature")
@@ -345,7 +347,7 @@ def endless_root(fleet):
 @case("hash", raises=["timestamp.json"])
 def another_snapshot(fleet):
     fleet.publish()
-    fleet.put("snapshot", fleet.signed("snapshot").replace(b"\n", b" ", 1))
+    fleet.put("snapshot", fleet.signed("snapshot")[::-1])
 
 
 @case("mixed", raises=["timestamp.json"])
@@ -370,8 +372,7 @@ def of_a_target(reason, change, name):
         digest = fleet.targets.targets[JWKS].hashes["sha256"]
         change(fleet.files, f"targets/realms/dev/{digest}.jwks.json")
 
-    raises = ["timestamp.json", "snapshot.json", "targets.json", "revocation.json"]
-    case(reason, raises=raises, name=name)(attack)
+    case(reason, raises=TO_TARGETS, name=name)(attack)
 
 
 def replace(content):
@@ -385,8 +386,6 @@ of_a_target("missing", lambda files, name: files.pop(name), "withheld_target")
 
 
 # Delegations.
-
-TO_TARGETS = ["timestamp.json", "snapshot.json", "targets.json"]
 
 
 @case("beyond_delegation", raises=TO_TARGETS)
