@@ -1,8 +1,9 @@
-//! SHA-256, and how bytes are shown.
+//! SHA-256, and how bytes and names are shown.
 
 use std::io::{self, Write};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -24,6 +25,18 @@ pub fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// All but what is unreserved (RFC 3986 section 2.3).
+const RESERVED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// As one segment of a URL's path, a form's field or a file's name.
+pub fn percent_encoded(text: &str) -> String {
+    utf8_percent_encode(text, &RESERVED).to_string()
 }
 
 /// SHA-256 over `parts`, each preceded by its length, so that no two lists collide.
@@ -77,6 +90,12 @@ impl Write for Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_isnt_unreserved_is_percent_encoded() {
+        assert_eq!(percent_encoded("a b&c=ü"), "a%20b%26c%3D%C3%BC");
+        assert_eq!(percent_encoded("../~a-1_b?"), "..%2F~a-1_b%3F");
+    }
 
     #[test]
     fn json_is_hashed_by_its_text() {

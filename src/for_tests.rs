@@ -71,6 +71,12 @@ pub mod tls {
     pub use crate::tls::{KeyPair, client, fingerprint};
 }
 
+pub mod trust {
+    pub use crate::trust::{
+        Client, Limits, Mirror, MirrorError, Target, TrustError, Versions, canonical,
+    };
+}
+
 pub mod wire {
     pub use crate::wire::error;
 }

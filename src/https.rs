@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::Agent;
 use ureq::http::{HeaderMap, Request, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider};
 
+use crate::digest::percent_encoded;
 use crate::files::{self, Care};
 
 /// Certificates of a CA file; no sound one comes near.
@@ -93,7 +93,7 @@ impl Https {
         }
         let pairs = fields.iter();
         let body: Vec<String> = pairs
-            .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)))
+            .map(|(name, value)| format!("{}={}", percent_encoded(name), percent_encoded(value)))
             .collect();
         self.send(request.body(body.join("&").into_bytes()), max)
     }
@@ -168,18 +168,6 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, HttpsError> {
     Ok(certificates)
 }
 
-/// All but what is unreserved.
-const RESERVED: AsciiSet = NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-/// Percent-encoded, so that it can stand in a form or a query (RFC 3986 section 2.3).
-pub fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, &RESERVED).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,10 +206,5 @@ mod tests {
             Https::new(Some(&file), second),
             Err(HttpsError::CaFile { .. })
         ));
-    }
-
-    #[test]
-    fn form_fields_are_encoded() {
-        assert_eq!(encoded("a b&c=ü"), "a%20b%26c%3D%C3%BC");
     }
 }

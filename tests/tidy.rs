@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["delivery", "oauth", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],
-    &["auth", "store", "wire"],
+    &["auth", "store", "trust", "wire"],
     &["audit", "quota"],
     &["catalog"],
     &["engine", "keysync"],
@@ -83,7 +83,12 @@ fn documented(text: &str) -> Vec<String> {
 }
 
 /// Crates with sharp edges, and the one module that knows them.
-const KEEPERS: &[(&str, &str)] = &[("rumqttc", "link"), ("sled", "store")];
+const KEEPERS: &[(&str, &str)] = &[
+    ("rumqttc", "link"),
+    ("sled", "store"),
+    ("sigstore_tuf", "trust"),
+    ("jiff", "trust"),
+];
 
 /// What the repository's root holds.
 const ROOT: &[&str] = &[

@@ -29,6 +29,7 @@ mod sampling;
 mod status;
 mod terminal;
 mod token;
+mod trust_client;
 mod waiting;
 
 use std::path::{Path, PathBuf};
@@ -106,6 +107,8 @@ enum Command {
     Completions(completions::Completions),
     #[command(hide = true)]
     Man(man::Man),
+    #[command(hide = true)]
+    TrustClient(trust_client::TrustClient),
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
 }
@@ -143,6 +146,7 @@ impl Command {
             Command::Reload(command) => command.execute(global),
             Command::Completions(command) => command.execute(),
             Command::Man(command) => command.execute(),
+            Command::TrustClient(command) => command.execute(),
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.execute(global),
         }
