@@ -28,15 +28,16 @@ pub(super) enum Audit {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A line is: time, decision or event, user and client (or where it came from), operation with
-realm/endpoint and transport, reason or size, request. Times are this machine's (TZ sets the zone); a
-? after one: the clock wasn't synchronised. Long names end in …, and so they can be given here: that
-finds all that begin so. With --json each record is one line of JSON, whole, its times in milliseconds
-since 1970. Prompts and answers are not in the log, only their hashes.
+realm/endpoint and transport, reason or size, request. Times are this machine's (TZ sets the
+zone); a ? after one: the clock wasn't synchronised. Long names end in …, and so they can be
+given here: that finds all that begin so. With --json each record is one line of JSON, whole, its
+times in milliseconds since 1970. Prompts and answers are not in the log, only their hashes.
 
-Of several filters all must hold. A finish is shown where its access matches. What is nobody's request
-(starts, changes of keys, removed records) is shown without filters and with --since alone; what an
-administrator did also with --user, refusals that were only counted with --decision. Records of a newer
-release, which this one can't read, are left out and counted where anything but --since is asked for.
+Of several filters all must hold. A finish is shown where its access matches. What is nobody's
+request (starts, changes of keys, removed records) is shown without filters and with --since
+alone; what an administrator did also with --user, refusals that were only counted with
+--decision. Records of a newer release, which this one can't read, are left out and counted where
+anything but --since is asked for.
 
 Examples:
   slmd audit tail
