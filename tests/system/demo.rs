@@ -80,7 +80,7 @@ fn assert_shown(shown: &str) {
         let is_it = |line: &&str| line.contains(what) && line.contains(from);
         shown.lines().filter(is_it).count()
     };
-    let principal = "realm=demo endpoint=slm client=demo-device";
+    let principal = "realm=demo endpoint=slm-chat client=demo-device";
     assert_eq!(
         audited(&format!("PERMIT chat {principal}"), "socket (uid"),
         1,
