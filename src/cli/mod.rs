@@ -44,14 +44,14 @@ use client::Client;
 use exit::{Done, Exit, Failure};
 
 #[cfg(feature = "demo")]
-const DEMO: &str = "  slmd demo                    everything once, in a throw-away folder\n";
+const DEMO: &str = "  slmd demo                     everything once, in a throw-away folder\n";
 #[cfg(not(feature = "demo"))]
 const DEMO: &str = "";
 
-const EXAMPLES: &str = "  slmd config check            all mistakes of the configuration at once
-  slmd keys pin dev jwks.json  trust a Keycloak realm's keys
+const EXAMPLES: &str = "  slmd config check             all mistakes of the configuration at once
+  slmd keys pin prod jwks.json  trust a Keycloak realm's keys
   slmd login && slmd ask 'Why is the sky blue?'
-  slmd audit tail -f           watch every decision
+  slmd audit tail -f            watch every decision
 
 ";
 

@@ -203,7 +203,7 @@ mod tests {
             fit(&format!("  one two three {painted} five")),
             format!("  one two three {painted}\n    five")
         );
-        let long = "https://keycloak.example/realms/dev";
+        let long = "https://keycloak.example/realms/prod";
         assert_eq!(
             fit(&format!("see {long} now")),
             format!("see\n    {long}\n    now")

@@ -55,7 +55,7 @@ settings! {
         engine: Always;
         admission: Always;
         audit: Always;
-        /// A realm: whose tokens are accepted. Its keys are pinned with `slmd keys pin dev jwks.json`.
+        /// A realm: whose tokens are accepted. Its keys are pinned with `slmd keys pin prod jwks.json`.
         realms("realm"): Each;
         /// Where `slmd login` logs in on this machine.
         login: Always;
@@ -189,12 +189,12 @@ settings! {
 
     RealmConfig, check_realm {
         /// Safe as a file's name.
-        name: live(realm_name), Written "dev";
+        name: live(realm_name), Written "prod";
         /// What its tokens have as `iss`, to the letter.
-        issuer: live(here(issuer, Thing::Issuer)), Written "https://keycloak.example/realms/dev";
+        issuer: live(here(issuer, Thing::Issuer)), Written "https://keycloak.example/realms/prod";
         /// What counts no more, before it expires: deploy/keycloak/README.md has the form. Looked at
         /// twice a second; none unless set.
-        deny_file: live(optional(path_to(Thing::DenyFile))), Example "/etc/slmd/deny/dev.json";
+        deny_file: live(optional(path_to(Thing::DenyFile))), Example "/etc/slmd/deny/prod.json";
         /// Break-glass: what members of local groups may do on the socket without a token, each use
         /// audited. For one realm; nobody unless set.
         local_groups: live(groups()), Example { technicians = ["read"] };
@@ -209,7 +209,7 @@ settings! {
 
     Policy {
         /// The endpoint of requests that name none; one of those below.
-        default_endpoint: live(optional(text)), Written "slm";
+        default_endpoint: live(optional(text)), Written "slm-chat";
         /// The longest life of a token.
         max_lifetime: live(time(SECOND, YEAR)), Default "1h";
         /// Clients that need longer tokens, to get through an outage; none unless set.
@@ -268,7 +268,7 @@ settings! {
 
     Endpoint, check_endpoint {
         /// The client's id in Keycloak, and what requests name as their `model`.
-        client_id: live(text), Written "slm";
+        client_id: live(text), Written "slm-chat";
         /// A bundle of `models_dir`.
         model: restart(plain_name), Written "smollm2-135m-instruct";
         /// The longest answer: what the context leaves, unless set.
@@ -300,7 +300,7 @@ settings! {
 
     Login {
         /// The realm's; none unless set.
-        issuer: live(optional(issuer)), Example "https://keycloak.example/realms/dev";
+        issuer: live(optional(issuer)), Example "https://keycloak.example/realms/prod";
         /// A public client with the device grant.
         client_id: live(optional(text)), Example "slmd-technician";
         /// The only CA that Keycloak's certificate may be of.

@@ -266,7 +266,7 @@ pub(super) fn issuer(value: &DeValue<'_>) -> Result<String, String> {
     let wrong = |why: &str| {
         Err(format!(
             "is {issuer:?}{why}; write the realm's URL as in the tokens' `iss`, e.g. \
-             \"https://keycloak.example/realms/dev\""
+             \"https://keycloak.example/realms/prod\""
         ))
     };
     match host {

@@ -81,7 +81,7 @@ fn assert_shown(shown: &str) {
         shown.lines().filter(is_it).count()
     };
     for transport in ["socket", "mqtt"] {
-        let asked = format!(" demo-device chat demo/slm {transport} ");
+        let asked = format!(" demo-device chat demo/slm-chat {transport} ");
         assert_eq!(audited(" permit ", &asked), 1, "{shown}");
     }
     assert_eq!(audited(" refuse ", " token_missing "), 1, "{shown}");

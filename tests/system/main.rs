@@ -24,6 +24,7 @@ mod look;
 mod manual;
 mod metrics;
 mod mqtt;
+mod names;
 mod newcomer;
 mod peers;
 mod questions;

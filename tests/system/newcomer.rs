@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::readme::{blocks, model_file};
-use crate::support::{Issuer, claims, root, run};
+use crate::readme::{blocks, model_file, prods_claims};
+use crate::support::{Issuer, root, run};
 
 /// It takes 20 s where nothing else runs.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -27,7 +27,7 @@ cp /trial/jwks.json .
 rm -f /usr/bin/editor
 cat >/usr/bin/editor <<'EDITOR'
 #!/bin/sh
-sed -i 's|^issuer = .*|issuer = "https://keycloak.test/realms/dev"|
+sed -i 's|^issuer = .*|issuer = "https://keycloak.test/realms/prod"|
 s|^#\(listen = "127.0.0.1:8080"\)|\1|
 s|^#\[mqtt\]|[mqtt]|
 s|^#\(url = "mqtt://127.0.0.1:1883"\)|\1|' "$1"
@@ -69,7 +69,7 @@ curl -fsS -H "Authorization: Bearer $(cat /trial/token)" http://localhost:8080/v
 # Over MQTT.
 mosquitto_rr -V 5 -q 1 -W 60 -t slm/edge-1/v1/chat/completions -e slm/edge-1/reply/device-1/newcomer \
   -D publish user-property authorization "Bearer $(cat /trial/token)" \
-  -m "{\"model\":\"slm\",\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of Japan?\"}],\"seed\":1}" |
+  -m "{\"model\":\"slm-chat\",\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of Japan?\"}],\"seed\":1}" |
   right
 
 # Once more: nothing is lost, and each says so.
@@ -77,7 +77,7 @@ cp -p /etc/slmd/slmd.toml /trial/before
 follow 2>&1 | tee /trial/again
 cmp /etc/slmd/slmd.toml /trial/before
 grep -x 'unchanged: yes' /trial/again
-grep 'pinned for realm dev' /trial/again
+grep 'pinned for realm prod' /trial/again
 grep 'is sound here' /trial/again
 ready
 
@@ -158,7 +158,9 @@ fn the_readme_gives_a_running_service() {
     fs::set_permissions(trial.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
     fs::copy(env!("CARGO_BIN_EXE_slmd"), at("slmd")).expect("a temporary file");
     fs::write(at("jwks.json"), issuer.jwks()).expect("a temporary file");
-    fs::write(at("token"), issuer.token(claims())).expect("a temporary file");
+    let mut claims = prods_claims();
+    claims["iss"] = "https://keycloak.test/realms/prod".into();
+    fs::write(at("token"), issuer.token(claims)).expect("a temporary file");
     executable(&at("script"), &(commands() + SCRIPT));
     let model = model_file();
     let cache = model.parent().expect("a file is in a folder");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::mqtt::until_up;
 use crate::support::{Daemon, Issuer, Mosquitto, Setup, claims, root, run, target};
@@ -133,16 +133,31 @@ fn make(words: &[String]) {
     assert_success(&command, &output);
 }
 
+/// A daemon with README.md's realm and endpoint.
+fn prod(issuer: &Issuer) -> Setup {
+    let realm = "name = \"prod\"\ndefault_endpoint = \"slm-chat\"\n\
+                 [[endpoint]]\nclient_id = \"slm-chat\"\nmodel = \"smollm2-135m-instruct\"\n";
+    Setup::new().realm(realm).keys("prod", &issuer.jwks())
+}
+
+/// What a token says that opens it.
+pub fn prods_claims() -> Value {
+    let mut claims = claims();
+    claims["aud"] = json!(["slm-chat"]);
+    claims["resource_access"] = json!({"slm-chat": {"roles": ["read"]}});
+    claims
+}
+
 #[test]
 fn every_command_works() {
     let issuer = Issuer::new("ES256", "key-1");
     let broker = Mosquitto::start();
-    let daemon = Daemon::start(Setup::new().issuer(&issuer).broker(&broker));
+    let daemon = Daemon::start(prod(&issuer).broker(&broker));
     until_up(&broker);
     let folder = tempfile::tempdir().expect("a temporary folder");
     symlink(model_file(), folder.path().join(GGUF)).expect("a link can be made");
     fs::write(folder.path().join("jwks.json"), issuer.jwks()).expect("a file can be written");
-    let token = issuer.token(claims());
+    let token = issuer.token(prods_claims());
 
     let commands = commands();
     let mut programs: Vec<&str> = commands.iter().map(|words| words[0].as_str()).collect();
@@ -186,11 +201,11 @@ assert any(name.startswith('httpx2') for name in importlib.metadata.requires('op
 #[test]
 fn the_python_example_works() {
     let issuer = Issuer::new("ES256", "key-1");
-    let daemon = Daemon::start(Setup::new().issuer(&issuer));
+    let daemon = Daemon::start(prod(&issuer));
     let socket = daemon.socket();
     let socket = socket.to_str().expect("a path of this test");
     for block in blocks("python") {
-        let (path, model) = ("/run/slmd/slmd.sock", "model=\"slm\"");
+        let (path, model) = ("/run/slmd/slmd.sock", "model=\"slm-chat\"");
         assert!(block.contains(path) && block.contains(model), "{block}");
         let short = format!("{model}, max_completion_tokens=16");
         let block = block.replace(path, socket).replace(model, &short);
@@ -198,7 +213,7 @@ fn the_python_example_works() {
         let program = format!("{BROUGHT}token = os.environ['TOKEN']\n{block}");
         let mut command = Command::new(target().join("venv/bin/python"));
         command.args(["-c", &program]);
-        command.env("TOKEN", issuer.token(claims()));
+        command.env("TOKEN", issuer.token(prods_claims()));
         let output = run(&mut command, b"", PATIENCE);
         assert_success(&command, &output);
     }

@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 
 pub(super) const ISSUER: &str = "https://keycloak.demo.invalid/realms/demo";
 pub(super) const CLIENT: &str = "demo-device";
-pub(super) const ENDPOINT: &str = "slm";
+pub(super) const ENDPOINT: &str = "slm-chat";
 /// Keycloak's own default is 5 minutes; a reader of the demo needs a little more.
 const LIFETIME_SECS: u64 = 15 * 60;
 

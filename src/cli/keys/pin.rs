@@ -25,10 +25,10 @@ thumbprints, or the set's fingerprint, with those of a second source before you 
 holds one of these keys can issue tokens for the realm.
 
 Examples:
-  slmd keys pin dev --fetch
-  slmd keys pin dev --fetch --fingerprint \"$fingerprint\"
-  curl -fsS https://keycloak.example/realms/dev/protocol/openid-connect/certs > dev.json
-  slmd keys pin dev dev.json")]
+  slmd keys pin prod --fetch
+  slmd keys pin prod --fetch --fingerprint \"$fingerprint\"
+  curl -fsS https://keycloak.example/realms/prod/protocol/openid-connect/certs > jwks.json
+  slmd keys pin prod jwks.json")]
 pub(in crate::cli) struct Pin {
     /// The realm's name in the configuration.
     realm: String,

@@ -23,8 +23,8 @@ Ends with 0 when a key of the set made the signature, with 3 when none did, and 
 object can't be read.
 
 Examples:
-  slmd keys verify-jws --jwks dev.json --token token
-  slmd keys verify-jws --jwks dev.json --token - --json < token")]
+  slmd keys verify-jws --jwks jwks.json --token token
+  slmd keys verify-jws --jwks jwks.json --token - --json < token")]
 pub(in crate::cli) struct VerifyJws {
     /// The key set (JWKS).
     #[arg(long, value_name = "FILE")]

@@ -27,7 +27,7 @@ pub(super) fn explain(error: &OauthError, client: &Client) -> Failure {
         OauthError::Unusable(_) => (Exit::Usage, what),
         OauthError::NoDiscovery { .. } => (
             Exit::Failed,
-            format!("{what}; --issuer is a realm's URL, e.g. https://keycloak.example/realms/dev"),
+            format!("{what}; --issuer is a realm's URL, e.g. https://keycloak.example/realms/prod"),
         ),
         OauthError::OtherIssuer { .. } => (
             Exit::Failed,
