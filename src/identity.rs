@@ -218,6 +218,12 @@ pub fn random_hex<const N: usize>() -> String {
     hex(&random::<N>())
 }
 
+/// Uniform in 0..1.
+pub fn chance() -> f64 {
+    let bits = u32::from_be_bytes(random());
+    f64::from(bits) / (f64::from(u32::MAX) + 1.0)
+}
+
 /// `N` random bytes from the operating system.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

@@ -6,8 +6,8 @@
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
 //!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
 //!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`] are small tools.
-//! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
-//!    [`store`] is the state folder's database. [`trust`] says what of a fleet's signed metadata to believe.
+//! 2. [`trust`] says what of a fleet's signed metadata to believe, [`auth`] decides, both purely. [`wire`]
+//!    turns bytes into requests and fragments into bytes. [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
 //!    [`keysync`] keeps keys and brings others; [`authority`] owns what is in force.
 //! 4. [`admission`] is the single door: decide → reserve → prepare → charge → claim → record →
@@ -35,6 +35,7 @@ mod delivery;
 mod digest;
 mod engine;
 mod files;
+mod fleet;
 #[cfg(feature = "for-tests")]
 pub mod for_tests;
 mod https;

@@ -136,6 +136,7 @@ names! {
         AuditUnavailable = "audit_unavailable", 503, "the access couldn't be recorded, so nothing was done; free space in the state folder or check its permissions";
         ReplayStoreFull = "replay_store_full", 503, "too many DPoP proofs were used lately to remember one more; try again later";
         ModelUnavailable = "model_unavailable", 503, "the endpoint's model isn't loaded; see `slmd status`";
+        ModelNotListed = "model_not_listed", 503, "the fleet's signed list doesn't name the endpoint's bundle; ask its managers to add the digest that `slmd model show` prints";
         TemplateFailed = "template_failed", 500, "a fault of the model, not of the request; ask the operator to import one whose chat template can be run";
         DeadlineExceeded = "deadline_exceeded", 504, "the request's deadline passed before it could be answered";
         Cancelled = "cancelled", 499, "the request was cancelled before its answer was whole";

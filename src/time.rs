@@ -168,6 +168,8 @@ pub struct Moment {
 pub struct Mark {
     at: Timestamp,
     seen: Seen,
+    /// Since when it would have had to happen again.
+    ended: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +187,7 @@ impl Mark {
         Mark {
             at: now.known,
             seen: Seen::Here(now.uptime),
+            ended: None,
         }
     }
 
@@ -194,7 +197,15 @@ impl Mark {
         Mark {
             at,
             seen: Seen::Before { ran, begun },
+            ended: None,
         }
+    }
+
+    /// No younger than what has passed since `end`.
+    #[must_use]
+    pub fn ended(self, end: Timestamp) -> Mark {
+        let ended = Some(end);
+        Mark { ended, ..self }
     }
 
     /// The time to store.
@@ -203,13 +214,14 @@ impl Mark {
     }
 
     pub fn age(&self, now: Moment) -> Duration {
-        match self.seen {
+        let age = match self.seen {
             Seen::Here(at) => now.uptime.since(at),
             Seen::Before { ran, begun } => {
                 let ran = ran.saturating_add(now.uptime.since(begun));
                 now.known.since(self.at).max(ran)
             }
-        }
+        };
+        age.max(self.ended.map_or(Duration::ZERO, |at| now.known.since(at)))
     }
 
     /// When it was, by the clock of `now`.
@@ -414,6 +426,14 @@ mod tests {
         assert_eq!(age(1500, 60), 500);
         assert_eq!(age(900, 60), 15, "from the future");
         assert_eq!(age(1000, 50), 5);
+    }
+
+    #[test]
+    fn what_had_to_happen_again_is_no_younger_than_what_has_passed_since() {
+        let mark = Mark::here(moment(1000, 50)).ended(Timestamp(900));
+        assert_eq!(mark.age(moment(1000, 50)).as_millis(), 100);
+        assert_eq!(mark.age(moment(800, 70)).as_millis(), 20);
+        assert_eq!(mark.at(), Timestamp(1000));
     }
 
     #[test]

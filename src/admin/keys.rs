@@ -40,6 +40,9 @@ pub struct RealmStatus {
     pub issuer: String,
     #[serde(flatten)]
     pub keys: Keys,
+    /// Who has chosen them: "fleet", "hand" or "https".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys_source: Option<String>,
     pub keys_age_seconds: Option<u64>,
     pub keys_confirmed_at: Option<String>,
     /// Scopes that the keys will be too old for, unless they are confirmed.

@@ -5,6 +5,7 @@
 //! read. A reader passes over what it doesn't know, so that a newer daemon may say more. Times are
 //! RFC 3339 in UTC with milliseconds, so their order as text is their order.
 
+mod fleet;
 mod keys;
 pub mod route;
 mod status;
@@ -13,6 +14,7 @@ pub(crate) mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::fleet::{FleetStatus, MirrorStatus, RootPinned, TrustFailure, Trusted};
 pub use self::keys::{
     EndpointStatus, Fetched, Keys, KeysChanged, Listed, PinHeld, Pinned, RealmStatus,
     RefreshStatus, Refreshed,

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Fetched, Listed, Pinned, Refreshed, Reloaded, Status, TimeReset};
+use super::{Fetched, Listed, Pinned, Refreshed, Reloaded, RootPinned, Status, TimeReset, Trusted};
 use crate::audit::Change;
 use crate::auth::Explanation;
 use crate::prompt::Place;
@@ -52,6 +52,8 @@ operations! {
     FetchKeys: CHANGE, "POST" "/keys/{realm}/fetch", AskedFetch;
     PinHeld: CHANGE, "POST" "/keys/{realm}/pin-held", AskedPinHeld;
     RefreshKeys: CHANGE, "POST" "/keys/{realm}/refresh", AskedRefresh;
+    Trust: LOOK, "GET" "/trust", AskedTrust;
+    PinRoot: CHANGE, "PUT" "/trust/root", AskedPinRoot;
 }
 
 impl Operation {
@@ -87,6 +89,8 @@ pub const EXPLAIN: Call<Explanation> = Call(Operation::Explain, PhantomData);
 pub const PIN_KEYS: Call<Pinned> = Call(Operation::PinKeys, PhantomData);
 pub const FETCH_KEYS: Call<Fetched> = Call(Operation::FetchKeys, PhantomData);
 pub const PIN_HELD: Call<Pinned> = Call(Operation::PinHeld, PhantomData);
+pub const TRUST: Call<Trusted> = Call(Operation::Trust, PhantomData);
+pub const PIN_ROOT: Call<RootPinned> = Call(Operation::PinRoot, PhantomData);
 pub const REFRESH_KEYS: Call<Refreshed> = Call(Operation::RefreshKeys, PhantomData);
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::RealmStatus;
+use super::{FleetStatus, RealmStatus};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -18,6 +18,9 @@ pub struct Status {
     pub engine: EngineStatus,
     /// `None`: no broker is configured.
     pub mqtt: Option<MqttStatus>,
+    /// `None`: no fleet is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetStatus>,
     pub audit: AuditStatus,
     /// For administrators: the public socket doesn't tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

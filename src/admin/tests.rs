@@ -35,10 +35,31 @@ fn changed() -> Value {
     json!({"at": "2026-01-01T10:00:00.000Z", "added": ["t"], "removed": ["u", "v"]})
 }
 
+fn fleet() -> Value {
+    json!({
+        "name": "plant",
+        "root_fingerprint": "abcd",
+        "root": 1,
+        "timestamp": 12,
+        "snapshot": 12,
+        "targets": 5,
+        "revocation": null,
+        "expires_at": "2026-01-01T06:00:00.000Z",
+        "expired": true,
+        "revoked": {"dev": 1},
+        "mirrors": [
+            {"mirror": "mqtt", "asked_at": "2026-01-01T11:00:00.000Z", "refused":
+                {"reason": "rollback", "why": "it is old\u{1b}"}},
+            {"mirror": "/media/usb", "asked_at": null, "refused": null},
+        ],
+    })
+}
+
 fn told() -> Value {
     let dev = json!({
         "name": "dev",
         "issuer": "https://k/dev",
+        "keys_source": "fleet",
         "keys_age_seconds": 90_000,
         "keys_confirmed_at": "2025-12-31T00:00:00.000Z",
         "scope_stops_at": {"read": "2026-01-03T00:00:00.000Z", "write": "2026-01-01T12:00:00.000Z"},
@@ -86,6 +107,7 @@ fn told() -> Value {
         "realms": [and(dev, keys()), prod],
         "engine": {"running": 1, "waiting": 2},
         "mqtt": {"connected": false, "problem": "refused\u{1b}", "reconnects": 3},
+        "fleet": fleet(),
         "audit": {"next_index": 9},
         "inside": {
             "listeners": [
@@ -111,7 +133,8 @@ fn told() -> Value {
 
 /// Adds to every object but those whose members are names of realms, scopes or claims.
 fn newer(value: &mut Value) {
-    const NAMES: [&str; 6] = [
+    const NAMES: [&str; 7] = [
+        "revoked",
         "realm_floors",
         "client_floors",
         "scope_stops_at",
@@ -158,6 +181,8 @@ fn what_travels_is_as_it_always_was() {
     travels::<Refreshed>(json!({
         "realm": "dev", "outcome": "failed", "why": "no route", "changed": changed(), "held": keys(),
     }));
+    travels::<Trusted>(json!({"fleet": fleet()}));
+    travels::<RootPinned>(json!({"fingerprint": "f00d", "version": 3}));
     travels::<Reloaded>(json!({"realms": 2, "needs_restart": ["http"]}));
     travels::<TimeReset>(
         json!({"was": "2036-01-01T00:00:00.000Z", "floor": "2026-01-01T00:00:00.000Z"}),

@@ -97,6 +97,11 @@ impl Decider {
         auth::recheck(permitted, &self.authority.snapshot(), &self.clock())
     }
 
+    /// Whether an endpoint may answer with this bundle.
+    pub(super) fn may_run(&self, model: &str, digest: &str) -> bool {
+        self.authority.force().may_run(model, digest)
+    }
+
     /// Takes an accepted token's word for the time, while nothing better tells it.
     fn hear(&self, decision: Decision) -> Decision {
         if let Decision::Permit(permitted) = &decision

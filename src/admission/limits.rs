@@ -126,7 +126,9 @@ impl Limits {
 
     fn tokens_per_minute(&self, permitted: &Permitted) -> u32 {
         let default = || self.settings.load().tokens_per_minute;
-        permitted.grant().tokens_per_minute.unwrap_or_else(default)
+        let grant = permitted.grant();
+        let rate = grant.tokens_per_minute.unwrap_or_else(default);
+        rate.min(grant.tokens_per_minute_at_most.unwrap_or(u32::MAX))
     }
 
     fn take(&self, key: &Key, count: u32, rate: u32) -> Result<(), Refusal> {

@@ -157,6 +157,10 @@ impl Admission {
         let prompt = prepared
             .await
             .unwrap_or_else(|_| Err(RefuseReason::Internal.into()))?;
+        let model = &permitted.endpoint().model;
+        if !self.0.decider.may_run(model, &prompt.model_digest) {
+            return Err(RefuseReason::ModelNotListed.into());
+        }
         Ok(Prepared {
             permitted,
             prompt,

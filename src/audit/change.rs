@@ -43,6 +43,10 @@ changes! {
     KeysHeld = "keys_held";
     KeysRestored = "keys_restored";
     KeysCopyIgnored = "keys_copy_ignored";
+    TrustPinned = "trust_pinned";
+    TrustUpdated = "trust_updated";
+    TrustRefused = "trust_refused";
+    TrustRestored = "trust_restored";
     MqttSubscriptionDenied = "mqtt_subscription_denied";
     MqttTakenOver = "mqtt_taken_over";
     MqttUnstable = "mqtt_unstable";
@@ -57,6 +61,8 @@ changes! {
     AskedFetch = "keys fetch";
     AskedPinHeld = "keys pin held";
     AskedRefresh = "keys refresh";
+    AskedTrust = "trust show";
+    AskedPinRoot = "trust pin";
 }
 
 /// A change as its record names it: what an administrator asked for says of which realm.

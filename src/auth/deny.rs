@@ -3,14 +3,16 @@
 //! It can only take away. It comes from a file for each realm (`Revocations::parse`), read as
 //! strictly as a token: a list that is half understood would let through what it names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::Principal;
 use super::claims::Claims;
 use crate::json;
 use crate::time::{MAX_SECS, Timestamp};
+use crate::trust::targets::Lifted;
 
 const MAX_LEN: usize = 256 * 1024;
 const MAX_ENTRIES: usize = 10_000;
@@ -90,13 +92,8 @@ impl Revocations {
         }
         let value = json::parse(text).map_err(|error| format!("no strict JSON: {error}"))?;
         // serde reads a struct from a list of its values too.
-        let entries = value.get("revoked").and_then(serde_json::Value::as_array);
-        if !value.is_object()
-            || !entries
-                .into_iter()
-                .flatten()
-                .all(serde_json::Value::is_object)
-        {
+        let entries = value.get("revoked").and_then(Value::as_array);
+        if !value.is_object() || !entries.into_iter().flatten().all(Value::is_object) {
             return Err("not of the form of a deny file: it and its entries are objects".into());
         }
         let file: File = serde_json::from_value(value)
@@ -125,6 +122,91 @@ impl Revocations {
     /// Whether the key with this thumbprint is revoked at `now`.
     pub fn revokes_key(&self, thumbprint: &str, now: Timestamp) -> bool {
         self.thumbprints.has(thumbprint, now)
+    }
+
+    /// Everything that either revokes, each for as long as the longer of them says.
+    pub fn join(&mut self, other: &Revocations) {
+        let lists = [
+            (&mut self.thumbprints, &other.thumbprints),
+            (&mut self.subjects, &other.subjects),
+            (&mut self.sessions, &other.sessions),
+            (&mut self.token_ids, &other.token_ids),
+            (&mut self.clients, &other.clients),
+        ];
+        for (list, other) in lists {
+            for (name, until) in &other.0 {
+                list.insert(name.clone(), *until);
+            }
+        }
+        self.not_before = self.not_before.max(other.not_before);
+        for (client, from) in &other.not_before_by_client {
+            let slot = self.not_before_by_client.entry(client.clone());
+            let slot = slot.or_insert(*from);
+            *slot = (*slot).max(*from);
+        }
+    }
+
+    /// Drops what is lifted; with a client goes its own not-before.
+    pub fn lift(&mut self, lifted: &BTreeSet<Lifted>) {
+        for entry in lifted {
+            let (list, name) = match entry {
+                Lifted::Token(name) => (&mut self.token_ids, name),
+                Lifted::Subject(name) => (&mut self.subjects, name),
+                Lifted::Session(name) => (&mut self.sessions, name),
+                Lifted::Client(name) => {
+                    self.not_before_by_client.remove(name);
+                    (&mut self.clients, name)
+                }
+                Lifted::Key(name) => (&mut self.thumbprints, name),
+            };
+            list.0.remove(name);
+        }
+    }
+
+    /// Drops what counts no more at `now`.
+    pub fn expire(&mut self, now: Timestamp) {
+        let lists = [
+            &mut self.thumbprints,
+            &mut self.subjects,
+            &mut self.sessions,
+            &mut self.token_ids,
+            &mut self.clients,
+        ];
+        for list in lists {
+            let counts = |until: Option<Timestamp>| until.is_none_or(|until| now < until);
+            list.0.retain(|_, until| counts(*until));
+        }
+    }
+
+    /// As a deny file, which [`Revocations::parse`] reads where it isn't too large.
+    pub fn to_file(&self) -> Vec<u8> {
+        let kinds = [
+            ("jkt", &self.thumbprints),
+            ("sub", &self.subjects),
+            ("sid", &self.sessions),
+            ("jti", &self.token_ids),
+            ("azp", &self.clients),
+        ];
+        let entries = kinds.iter().flat_map(|(kind, list)| {
+            list.0.iter().map(move |(name, until)| match until {
+                Some(until) => json!({*kind: name, "expires": until.as_secs()}),
+                None => json!({*kind: name}),
+            })
+        });
+        let by_client = self.not_before_by_client.iter();
+        let by_client = by_client.map(|(client, from)| (client.clone(), from.as_secs().into()));
+        let file = json!({
+            "version": 1,
+            "revoked": entries.collect::<Vec<Value>>(),
+            "not_before": self.not_before.as_secs(),
+            "not_before_by_client": Value::Object(by_client.collect()),
+        });
+        file.to_string().into_bytes()
+    }
+
+    /// Whether it is within the bounds of a deny file.
+    pub fn fits(&self) -> bool {
+        self.entries() <= MAX_ENTRIES && self.to_file().len() <= MAX_LEN
     }
 
     /// How many, expired or not.
@@ -206,5 +288,44 @@ impl DenyList {
             return Some("subject");
         }
         realm.clients.has(&who.client, now).then_some("client")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(revoked: &Value) -> Revocations {
+        let file = json!({"version": 1, "revoked": revoked, "not_before": 7,
+            "not_before_by_client": {"c": 9}});
+        Revocations::parse(file.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn it_is_read_as_it_was_written() {
+        let list = parse(
+            &json!([{"jti": "a", "expires": 5}, {"sub": "b"}, {"sid": "c"},
+            {"azp": "d"}, {"jkt": "e"}]),
+        );
+        assert_eq!(Revocations::parse(&list.to_file()), Ok(list));
+    }
+
+    #[test]
+    fn what_one_list_lacks_stays_until_its_end_or_until_it_is_lifted() {
+        let mut list = parse(&json!([{"sub": "a", "expires": 5}, {"sub": "b"}, {"jti": "b"}]));
+        list.join(&parse(
+            &json!([{"sub": "a", "expires": 3}, {"sub": "c", "expires": 9}]),
+        ));
+        let joined = json!([{"sub": "a", "expires": 5}, {"sub": "b"}, {"jti": "b"},
+            {"sub": "c", "expires": 9}]);
+        assert_eq!(list, parse(&joined));
+        list.expire(Timestamp::from_secs(5));
+        list.lift(&[Lifted::Subject("b".into()), Lifted::Subject("x".into())].into());
+        assert_eq!(
+            list,
+            parse(&json!([{"jti": "b"}, {"sub": "c", "expires": 9}]))
+        );
+        list.lift(&[Lifted::Client("c".into())].into());
+        assert!(list.not_before_by_client.is_empty());
     }
 }

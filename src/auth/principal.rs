@@ -34,6 +34,8 @@ pub struct Grant {
     pub scope: Scope,
     /// The lower of the token's and the realm's.
     pub tokens_per_minute: Option<u32>,
+    /// Whatever else holds: the fleet's.
+    pub tokens_per_minute_at_most: Option<u32>,
     /// Tokens of prompt and answer together, as the token limits them.
     pub max_context: Option<u32>,
     /// 0 to 9; the higher goes first.

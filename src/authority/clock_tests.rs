@@ -15,7 +15,7 @@ struct Device {
 impl Device {
     fn start(folder: &TempDir, clocks: Clocks) -> Device {
         let (_, authority) = open(folder, clocks.clone());
-        let prepared = authority.prepare(vec![configured(REALM)]).unwrap();
+        let prepared = authority.prepare(vec![configured(REALM)], false).unwrap();
         authority.follow(prepared, None).unwrap();
         Device { clocks, authority }
     }

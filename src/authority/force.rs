@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Refused;
+use super::{Fleet, Refused};
 use crate::audit;
 use crate::auth::{DenyList, Endpoint, Policy, Realm, Revocations, Snapshot};
+use crate::fleet::Signed;
 use crate::keysync::{Circumstances, Difference, History, Pinned, Set, Source, Verdict};
 use crate::prompt::Scope;
 use crate::time::{Booted, Mark, Moment, Timestamp};
@@ -35,8 +36,12 @@ pub struct Force {
     pub realms: Vec<RealmConfig>,
     /// By realm, also of those that aren't configured now.
     pub keys: BTreeMap<String, Pinned>,
-    /// By realm.
+    /// By realm, of the deny files.
     pub denied: BTreeMap<String, Revocations>,
+    /// `None`: no root is pinned.
+    pub fleet: Option<Arc<Fleet>>,
+    /// Endpoints answer only with bundles that the fleet's list names.
+    pub listed_models_only: bool,
 }
 
 /// What can happen to what is in force.
@@ -46,6 +51,7 @@ pub enum Change {
     Configuration {
         realms: Vec<RealmConfig>,
         denied: BTreeMap<String, Revocations>,
+        listed_models_only: bool,
         /// What the record says; at the start there is none.
         told: Option<Value>,
     },
@@ -56,6 +62,13 @@ pub enum Change {
         realm: String,
         set: Set,
         passed: Duration,
+    },
+    /// The fleet's managers have signed it.
+    Signed(Box<Signed>),
+    /// A person trusts a root, by its fingerprint; `signed` is all that follows from it as yet.
+    Rooted {
+        fingerprint: String,
+        signed: Box<Signed>,
     },
     /// Deny files have changed.
     DenyFile(Vec<(String, Revocations)>),
@@ -102,16 +115,23 @@ pub(super) fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, 
         Change::Configuration {
             realms,
             denied,
+            listed_models_only,
             told,
         } => {
             next.force.realms.clone_from(realms);
             next.force.denied = force.denied_of(realms, denied);
+            next.force.listed_models_only = *listed_models_only;
             next.note(audit::Change::ConfigurationReloaded, told.clone());
         }
         Change::Pinned { realm, set } => next.pinned(force, realm, set, now)?,
         Change::Fetched { realm, set, passed } => {
             next.fetched(force.realm(realm)?, set, *passed, now)?;
         }
+        Change::Signed(signed) => next.signed(signed, now)?,
+        Change::Rooted {
+            fingerprint,
+            signed,
+        } => next.rooted(signed, fingerprint),
         Change::DenyFile(lists) => {
             for (realm, list) in lists.iter().filter(|(realm, _)| force.realm(realm).is_ok()) {
                 next.force.denied.insert(realm.clone(), list.clone());
@@ -134,7 +154,7 @@ pub(super) fn next(force: &Force, change: &Change, now: Moment) -> Result<Next, 
 }
 
 impl Next {
-    fn note(&mut self, what: audit::Change, detail: Option<Value>) {
+    pub(super) fn note(&mut self, what: audit::Change, detail: Option<Value>) {
         self.notes
             .extend(detail.map(|detail| Note { what, detail }));
     }
@@ -179,11 +199,18 @@ impl Next {
         let Some(old) = self.force.keys.get(&realm.name).cloned() else {
             return Ok(());
         };
-        let denied = self.force.denied.get(&realm.name);
+        if self.force.fleet.is_some() && !realm.adds_keys() {
+            return self.confirmed(&realm.name, old, set, now);
+        }
+        let Some(set) = &self.force.revived_by_none(&realm.name, set, now)? else {
+            return Ok(());
+        };
+        let denied = self.force.denied_in(&realm.name);
         let circumstances = Circumstances {
             passed,
             vouch_after: realm.vouch_after(),
             denied: &|thumbprint| {
+                let denied = denied.as_ref();
                 denied.is_some_and(|list| list.revokes_key(thumbprint, now.known))
             },
         };
@@ -220,7 +247,26 @@ impl Next {
         Ok(())
     }
 
-    fn put(&mut self, realm: &str, mut pinned: Pinned, now: Moment) {
+    /// Where the fleet signs the keys, their issuer only says that it still has them all: what it adds
+    /// or has dropped is for the fleet to sign.
+    fn confirmed(
+        &mut self,
+        realm: &str,
+        old: Pinned,
+        set: &Set,
+        now: Moment,
+    ) -> Result<(), Refused> {
+        let served = set.keys.thumbprints();
+        if !old.keys.thumbprints().is_subset(&served) || old.keys.is_empty() {
+            return Ok(());
+        }
+        self.done.verdict = Some(Verdict::Confirmed);
+        let confirmed = Mark::here(now);
+        self.put(realm, Pinned { confirmed, ..old }, now);
+        Ok(())
+    }
+
+    pub(super) fn put(&mut self, realm: &str, mut pinned: Pinned, now: Moment) {
         let old = self.force.keys.get(realm);
         let was = old.map(|old| old.keys.thumbprints()).unwrap_or_default();
         let difference = Difference::between(&was, &pinned.keys.thumbprints());
@@ -249,21 +295,36 @@ impl Force {
     pub(super) fn snapshot(&self, epoch: u64) -> Snapshot {
         let realms = self.realms.iter().map(|realm| {
             let pinned = self.keys.get(&realm.name);
+            let fleet = self.fleet.as_deref();
+            let confirmed = |pinned: &Pinned| match fleet {
+                Some(fleet) => fleet.confirmed(&realm.name, pinned.confirmed),
+                None => pinned.confirmed,
+            };
+            let narrow = |fleet: &Fleet| fleet.narrow(&realm.name, &realm.policy);
             Realm {
                 name: realm.name.clone(),
                 issuer: realm.issuer.clone(),
-                policy: realm.policy.clone(),
+                policy: fleet.map_or_else(|| realm.policy.clone(), narrow),
                 endpoints: realm.endpoints.iter().cloned().map(Arc::new).collect(),
                 keys: pinned.map(|pinned| pinned.keys.clone()).unwrap_or_default(),
-                confirmed: pinned.map(|pinned| pinned.confirmed),
+                confirmed: pinned.map(confirmed),
             }
         });
-        let lists = self.realms.iter().filter_map(|realm| {
-            let list = self.denied.get(&realm.name)?;
-            Some((realm.issuer.clone(), list.clone()))
-        });
+        let lists = self
+            .realms
+            .iter()
+            .filter_map(|realm| Some((realm.issuer.clone(), self.denied_in(&realm.name)?)));
         let realms_of = lists.collect();
         Snapshot::new(epoch, realms.collect(), DenyList { realms: realms_of })
+    }
+
+    /// What is revoked in a realm, by its file or by the fleet.
+    fn denied_in(&self, realm: &str) -> Option<Revocations> {
+        let local = self.denied.get(realm);
+        match &self.fleet {
+            Some(fleet) => fleet.denied(realm, local),
+            None => local.cloned(),
+        }
     }
 
     /// Without the keys that `next` hasn't, and what is to be recorded of that: what may count while
@@ -287,6 +348,25 @@ impl Force {
         (!notes.is_empty()).then_some((less, notes))
     }
 
+    /// A fetched set without the keys that the fleet has revoked; `None`: it has no other.
+    fn revived_by_none(&self, realm: &str, set: &Set, now: Moment) -> Result<Option<Set>, Refused> {
+        let signed = self
+            .fleet
+            .as_ref()
+            .and_then(|fleet| fleet.denied.get(realm));
+        let Some(denied) = signed else {
+            return Ok(Some(set.clone()));
+        };
+        let mut stay = set.keys.thumbprints();
+        let all = stay.len();
+        stay.retain(|key| !denied.revokes_key(key, now.known));
+        match stay.len() {
+            0 => Ok(None),
+            left if left == all => Ok(Some(set.clone())),
+            _ => Ok(Some(set.only(&stay)?)),
+        }
+    }
+
     /// A file that is followed already has been looked at since.
     fn denied_of(
         &self,
@@ -308,6 +388,10 @@ impl RealmConfig {
     fn vouch_after(&self) -> Duration {
         let source = self.jwks.as_ref();
         source.map_or(Duration::MAX, |source| source.vouch_after)
+    }
+
+    fn adds_keys(&self) -> bool {
+        self.jwks.as_ref().is_none_or(|source| source.adds)
     }
 
     /// Keys that vouch for a fetched set, in force or not, by thumbprint.

@@ -6,13 +6,16 @@
 
 #[cfg(test)]
 mod clock_tests;
+mod fleet;
+#[cfg(test)]
+mod fleet_tests;
 mod force;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,19 +27,23 @@ use prometheus_client::metrics::family::Family;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub use self::fleet::Fleet;
+use self::fleet::Following;
 pub use self::force::{Change, Done, Force, RealmConfig};
 use self::force::{Next, Note, next};
 use crate::audit::{self, AuditError, Log};
 use crate::auth::{Clock, Snapshot};
+use crate::fleet::Vault;
 use crate::https::HttpsError;
 use crate::keysync::{
-    DenyFiles, DenyStatus, Flight, Floor, Keyring, KeysError, Lines, NewDenyFiles, Outcome,
+    self, DenyFiles, DenyStatus, Flight, Floor, Keyring, KeysError, Lines, NewDenyFiles, Outcome,
     Refresher, Report, Set, Verdict, Why, tell_left_out,
 };
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time::{Clocks, MAX_SECS, Moment, Reading, Timestamp};
+use crate::trust::TrustError;
 
 /// A floor may be set later than a synchronised clock by so much: a mistake for a day at most.
 const AHEAD: Duration = Duration::from_secs(86_400);
@@ -61,6 +68,16 @@ pub enum Refused {
     TooLate { to: Timestamp, now: Timestamp },
     #[error("{0}")]
     DenyFile(String),
+    #[error("no fleet's root is pinned; run `slmd trust pin ROOT.json`")]
+    NoRoot,
+    #[error("something else was signed and taken up meanwhile")]
+    Overtaken,
+    #[error(
+        "the fleet has revoked more in realm {0:?} than can be kept; let entries end, or lift some"
+    )]
+    TooManyRevoked(String),
+    #[error("not a root that can be trusted: {0}")]
+    Trust(#[from] TrustError),
     #[error("key sets can't be fetched: {0}")]
     Https(#[from] HttpsError),
     #[error("state folder: {0}")]
@@ -85,11 +102,13 @@ struct Inner {
     /// and not on record yet.
     turn: Mutex<Vec<Note>>,
     keyring: Keyring,
+    vault: Vault,
     floor: Floor,
     log: Log,
     refresher: Refresher,
     deny_files: DenyFiles,
     refreshes: Family<OfOutcome, Counter>,
+    following: Following,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,15 +123,18 @@ pub struct Prepared {
     realms: Vec<RealmConfig>,
     deny_files: NewDenyFiles,
     lines: Lines,
+    listed_models_only: bool,
 }
 
 impl Authority {
-    /// With no realm yet. What opening had to mend is recorded.
-    pub fn open(store: &Store, copies: PathBuf, log: &Log) -> Result<Authority, Refused> {
+    /// With no realm yet. What opening had to mend is recorded. `folder`: the state's.
+    pub fn open(store: &Store, folder: &Path, log: &Log) -> Result<Authority, Refused> {
         let clocks = log.clocks().clone();
         let floor = Floor::open(store, clocks.booted())?;
         let begun = clocks.uptime();
+        let copies = folder.join(keysync::FOLDER);
         let keyring = Keyring::open(store, copies, floor.ran(begun), begun)?;
+        let vault = Vault::open(store, folder.join(crate::fleet::FOLDER))?;
         let stored = keyring.load()?;
         let mut keys = stored.clone();
         if clocks.synchronised() {
@@ -125,6 +147,7 @@ impl Authority {
         }
         let force = Force {
             keys,
+            fleet: vault.load()?.map(|held| Arc::new(Fleet::kept(&held))),
             ..Force::default()
         };
         let authority = Authority(Arc::new(Inner {
@@ -133,13 +156,16 @@ impl Authority {
             epoch: watch::Sender::new(0),
             turn: Mutex::default(),
             keyring,
+            vault,
             floor,
             log: log.clone(),
             refresher: Refresher::default(),
             deny_files: DenyFiles::default(),
             refreshes: Family::default(),
+            following: Following::default(),
         }));
         authority.record_repairs()?;
+        authority.begin_fleet()?;
         Ok(authority)
     }
 
@@ -163,6 +189,11 @@ impl Authority {
             "slmd_keys_refreshes",
             "Fetches of a realm's keys, by what came of them",
             self.0.refreshes.clone(),
+        );
+        registry.register(
+            "slmd_trust_refusals",
+            "Mirrors of the fleet that gave nothing good, by reason",
+            self.0.following.refused.clone(),
         );
     }
 
@@ -228,6 +259,7 @@ impl Authority {
             // Its file is what is written.
             Change::DenyFile(_) => Some((next.force.clone(), next.notes.clone())),
             Change::Fetched { .. } => old.without_what_leaves(&next.force),
+            Change::Signed(_) => old.with_what_is_revoked(&next.force),
             _ => None,
         };
         let gone = first.map(|(less, notes)| {
@@ -256,7 +288,11 @@ impl Authority {
                 known: self.clocks().now().max(*to),
                 uptime: at.uptime,
             },
-            _ => self.moment(),
+            _ => {
+                let mut now = self.moment();
+                now.known = now.known.max(self.issued(change).unwrap_or_default());
+                now
+            }
         }
     }
 
@@ -287,6 +323,12 @@ impl Authority {
         };
         match change {
             Change::TimeReset { to, at, .. } => self.0.floor.reset(*to, *at, save),
+            Change::Signed(_) | Change::Rooted { .. } => {
+                let to = self.issued(change).unwrap_or_default();
+                let fleet = next.force.fleet.as_ref().ok_or(Refused::NoRoot)?;
+                let save = || self.0.vault.save(&fleet.signed.held, save);
+                self.0.floor.raise(to, self.clocks().booted(), save)
+            }
             _ => save(),
         }
     }
@@ -310,13 +352,20 @@ impl Authority {
 impl Authority {
     /// Reads and makes all that a configuration's realms need. Whatever can fail does so here or in
     /// [`Authority::follow`], before anything of it is in force.
-    pub fn prepare(&self, realms: Vec<RealmConfig>) -> Result<Prepared, Refused> {
+    pub fn prepare(
+        &self,
+        realms: Vec<RealmConfig>,
+        listed_models_only: bool,
+    ) -> Result<Prepared, Refused> {
         let sources = realms.iter().filter_map(|realm| {
             let source = realm.jwks.clone()?;
             Some((realm.name.clone(), source))
         });
         let lines = self.0.refresher.prepare(&sources.collect())?;
-        self.prepare_with(realms, lines)
+        Ok(Prepared {
+            listed_models_only,
+            ..self.prepare_with(realms, lines)?
+        })
     }
 
     /// What would be in force if a daemon began now; nothing is refreshed.
@@ -334,6 +383,7 @@ impl Authority {
             deny_files: deny_files.map_err(Refused::DenyFile)?,
             realms,
             lines,
+            listed_models_only: false,
         })
     }
 
@@ -343,11 +393,13 @@ impl Authority {
         let change = Change::Configuration {
             denied: prepared.deny_files.lists(),
             realms: prepared.realms,
+            listed_models_only: prepared.listed_models_only,
             told,
         };
         self.apply(&change, &Origin::Daemon)?;
         self.0.deny_files.follow(prepared.deny_files);
         self.0.refresher.follow(prepared.lines);
+        self.ask_fleet();
         let issuers: Vec<&str> = issuers.iter().map(String::as_str).collect();
         self.0.floor.follow(&issuers, self.clocks().booted());
         Ok(())

@@ -48,6 +48,7 @@ fn realm(name: &str, file: Option<u8>) -> RealmConfig {
             ca_file: None,
             plain_http_trusts_this_host: true,
             refresh_interval: Duration::from_secs(900),
+            adds: false,
             vouch_after: Duration::from_secs(86_400),
             min_interval: Duration::from_secs(30),
             timeout: Duration::from_secs(1),
@@ -82,6 +83,7 @@ fn change() -> impl Strategy<Value = Change> {
         Change::Configuration {
             realms: realms.collect(),
             denied: REALMS.map(|name| (name.to_owned(), denied(keys))).into(),
+            listed_models_only: false,
             told: None,
         }
     });
@@ -100,6 +102,7 @@ fn begun() -> Force {
     let realms = Change::Configuration {
         realms: REALMS.map(|name| realm(name, Some(0))).into(),
         denied: BTreeMap::new(),
+        listed_models_only: false,
         told: None,
     };
     next(&Force::default(), &realms, at(0)).unwrap().force
@@ -145,7 +148,10 @@ fn takes_away(before: &Force, change: &Change) -> bool {
                 .all(|key| !known(key) || list.revokes_key(key, at(0).known))
         }),
         Change::TimeReset { .. } => true,
-        Change::Pinned { .. } | Change::Configuration { .. } => false,
+        Change::Pinned { .. }
+        | Change::Configuration { .. }
+        | Change::Signed(_)
+        | Change::Rooted { .. } => false,
     }
 }
 
@@ -207,6 +213,7 @@ proptest! {
         let first = Change::Configuration {
             realms: REALMS.map(|name| realm(name, Some(0))).into(),
             denied: BTreeMap::new(),
+            listed_models_only: false,
             told: None,
         };
         authority.apply(&first, &Origin::Daemon).unwrap();

@@ -48,7 +48,7 @@ pub(super) fn open(folder: &TempDir, clocks: Clocks) -> (Log, Authority) {
     };
     let identity = Identity::new("edge-1").unwrap();
     let log = Log::open(&store, settings, &identity, clocks).unwrap();
-    let authority = Authority::open(&store, folder.path().join("keys"), &log).unwrap();
+    let authority = Authority::open(&store, folder.path(), &log).unwrap();
     (log, authority)
 }
 
@@ -140,7 +140,7 @@ impl Bench {
             issuer,
         };
         let realms = vec![bench.configured()];
-        let prepared = bench.authority.prepare(realms).unwrap();
+        let prepared = bench.authority.prepare(realms, false).unwrap();
         bench.authority.follow(prepared, None).unwrap();
         bench
     }
@@ -152,6 +152,7 @@ impl Bench {
                 ca_file: None,
                 plain_http_trusts_this_host: true,
                 refresh_interval: Duration::from_secs(900),
+                adds: false,
                 vouch_after: Duration::from_secs(86_400),
                 min_interval: Duration::from_secs(30),
                 timeout: Duration::from_millis(500),
@@ -388,7 +389,7 @@ fn a_refused_configuration_leaves_all_as_it_was() {
     without_list.deny_file = Some(missing);
     for refused in [without_ca, without_list] {
         let epoch = bench.authority.snapshot().epoch;
-        let refused = bench.authority.prepare(vec![other.clone(), refused]);
+        let refused = bench.authority.prepare(vec![other.clone(), refused], false);
         assert!(refused.is_err(), "{refused:?}");
         assert_eq!(bench.authority.snapshot().epoch, epoch);
         assert_eq!(bench.authority.deny_status(REALM).unwrap().entries, 1);
@@ -401,7 +402,10 @@ fn a_refused_configuration_leaves_all_as_it_was() {
 #[test]
 fn a_configuration_takes_no_revocation_back() {
     let bench = Bench::new(Some(&jwks("own")));
-    let prepared = bench.authority.prepare(vec![bench.configured()]).unwrap();
+    let prepared = bench
+        .authority
+        .prepare(vec![bench.configured()], false)
+        .unwrap();
     std::fs::write(&bench.denied, r#"{"version":1,"revoked":[{"sub":"a"}]}"#).unwrap();
     bench.authority.look_at_deny_files();
     bench.authority.follow(prepared, Some(json!({}))).unwrap();

@@ -29,6 +29,7 @@ mod sampling;
 mod status;
 mod terminal;
 mod token;
+mod trust;
 mod trust_client;
 mod waiting;
 
@@ -100,6 +101,8 @@ enum Command {
     #[command(subcommand)]
     Keys(keys::Keys),
     #[command(subcommand)]
+    Trust(trust::Trust),
+    #[command(subcommand)]
     Audit(audit::Audit),
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -141,6 +144,7 @@ impl Command {
             Command::Status(command) => command.execute(global),
             Command::Model(command) => command.execute(global),
             Command::Keys(command) => command.execute(global),
+            Command::Trust(command) => command.execute(global),
             Command::Audit(command) => command.execute(global),
             Command::Config(command) => command.execute(global),
             Command::Reload(command) => command.execute(global),

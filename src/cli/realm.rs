@@ -64,6 +64,9 @@ pub(super) fn lines(realm: &RealmStatus, view: View) -> Vec<String> {
         lines.push(format!("  endpoint {client}: model {model}"));
     }
     push_keys(&mut lines, realm, view);
+    if realm.keys_source.as_deref() == Some("fleet") {
+        lines.push("  keys signed by the fleet".to_owned());
+    }
     if let Some(age) = realm.keys_age_seconds {
         let age = ago(std::time::Duration::from_secs(age));
         lines.push(format!("  keys confirmed {age}"));

@@ -12,7 +12,7 @@ use super::look::{self, Seen};
 use super::output::printable;
 use super::realm::{self, View};
 use super::terminal::{Style, Terminal, ago, bytes, count, moment, rough, when};
-use super::{Global, output};
+use super::{Global, output, trust};
 use crate::admin::{self, Answers, ClockStatus, EngineStatus, Inside, MqttStatus, Requests, route};
 use crate::time::{Clocks, Timestamp};
 
@@ -94,9 +94,16 @@ fn page(
     push_clock(&mut lines, clock);
     push_engine(&mut lines, status);
     push_mqtt(&mut lines, status.mqtt.as_ref());
+    lines.extend(
+        status
+            .fleet
+            .iter()
+            .flat_map(|fleet| trust::lines(fleet, view)),
+    );
     lines.push(audit(status, view));
     let mut actions: Vec<String> = clock_actions(clock, view);
     actions.extend(broker_action(status));
+    actions.extend(status.fleet.iter().flat_map(trust::actions));
     actions.extend(certificate_action(status.inside.as_ref(), view));
     match login {
         Ok(Some(end)) => lines.push(login_line(&end, view, &mut actions)),

@@ -14,7 +14,7 @@ use crate::engine::{Family, Text};
 use crate::files::{self, Care};
 use crate::identity::Key;
 use crate::tls::KeyPair;
-use crate::{keysync, store, sys, telemetry, tls};
+use crate::{fleet, keysync, store, sys, telemetry, tls};
 
 /// How closely the machine is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,7 +151,7 @@ fn password(path: &Path, look: Look) -> Looked {
 fn state(folder: &Path) -> Looked {
     files::check_own_folder(folder).map_err(|e| is(folder, &e))?;
     files::check_writable(folder).map_err(|e| is(folder, &e))?;
-    for name in [store::FOLDER, keysync::FOLDER] {
+    for name in [store::FOLDER, keysync::FOLDER, fleet::FOLDER] {
         let inner = folder.join(name);
         files::check_private_folder(&inner).map_err(|e| is(&inner, &e))?;
     }

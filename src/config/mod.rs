@@ -5,6 +5,7 @@
 //! looks at what only this machine can tell, [`commented`] writes the file that is shipped.
 
 mod commented;
+mod fleet;
 mod kind;
 mod machine;
 mod read;
@@ -52,6 +53,7 @@ pub struct Config {
     pub log_format: LogFormat,
     pub http: transport::http::Settings,
     pub mqtt: Option<transport::mqtt::Settings>,
+    pub fleet: Option<crate::fleet::Settings>,
     pub engine: engine::Settings,
     pub admission: admission::Settings,
     pub audit: audit::Settings,
@@ -128,6 +130,13 @@ impl Config {
             waiting.push("realm.endpoint.model".to_owned());
         }
         waiting
+    }
+
+    /// Whether endpoints answer only with bundles that the fleet's list names.
+    #[must_use]
+    pub fn listed_models_only(&self) -> bool {
+        let fleet = self.fleet.as_ref();
+        fleet.is_some_and(|fleet| fleet.require_listed_models)
     }
 
     /// The models that the endpoints name.

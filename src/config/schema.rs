@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::fleet::{adds_keys, check_fleet, mirrors};
 use super::kind::{Kind, optional};
 use super::machine::Thing;
 use super::read::Section;
@@ -21,6 +22,7 @@ use super::value::{
 use super::{Config, Login};
 use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::authority::RealmConfig;
+use crate::fleet::{self, Place};
 use crate::keysync::Source;
 use crate::prompt::SamplingOptions;
 use crate::tls::KeyPair;
@@ -52,6 +54,9 @@ settings! {
         http: Always;
         /// Without this section there is no MQTT. The broker must speak MQTT 5 and have QoS 1.
         mqtt: Perhaps(Always);
+        /// A fleet whose managers sign keys, revocations and policy. Its root is pinned with
+        /// `slmd trust pin`.
+        fleet: Perhaps(Always);
         engine: Always;
         admission: Always;
         audit: Always;
@@ -147,6 +152,20 @@ settings! {
         own: Perhaps(Flat);
     }
 
+    fleet::Settings, check_fleet {
+        /// A level of topics: its files are beneath slm/trust/<name>/.
+        name: restart(topic_level), Written "plant";
+        /// "mqtt" is the broker; else https:// URLs and folders, such as a USB stick's. All are asked,
+        /// none has to be trusted.
+        mirrors: restart(mirrors()), Written ["mqtt"];
+        /// The only CA that is trusted for https://.
+        ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/fleet-ca.pem";
+        /// Between looks at the mirrors; a broker tells of news by itself.
+        interval: restart(time(SECOND, DAY)), Default "15m";
+        /// Endpoints answer only with bundles that the fleet's list names.
+        require_listed_models: live(boolean), Default false;
+    }
+
     engine::Settings {
         /// As many as there are cores.
         threads: restart(count(0, 256)), Default 0;
@@ -237,6 +256,7 @@ settings! {
         /// Names of claims that carry a token's own limits; none are read unless named.
         limit_claims("claims"): Always;
         ..local_groups: BTreeMap::new();
+        ..tokens_per_minute_at_most: None;
     }
 
     LimitClaims {
@@ -257,6 +277,9 @@ settings! {
         refresh_interval: live(time(60 * SECOND, 30 * DAY)), Default "15m";
         /// Least time between fetches for unknown keys.
         min_interval: live(time(SECOND, HOUR)), Default "30s";
+        /// With a fleet's root pinned: "confirm" lets the issuer only confirm what the fleet has signed,
+        /// "add" lets it add keys beside, too.
+        adds("https"): live(adds_keys()), Default "confirm";
         /// In force for so long, a key vouches for others.
         vouch_after: live(time(SECOND, YEAR)), Default "24h";
         /// Of one fetch.
@@ -323,6 +346,13 @@ impl Default for Endpoint {
 }
 
 fn check_root(root: &Section<'_>, config: &Config, _: &[Config]) {
+    let by_broker = |fleet: &fleet::Settings| fleet.mirrors.contains(&Place::Mqtt);
+    if config.mqtt.is_none() && config.fleet.as_ref().is_some_and(by_broker) {
+        root.problem(
+            "fleet",
+            "has the mirror \"mqtt\", and there is no [mqtt]; add it",
+        );
+    }
     if config.realms.is_empty() && !root.has("realm") {
         root.problem(
             "realm",

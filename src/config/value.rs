@@ -308,7 +308,7 @@ pub(super) fn transports(value: &DeValue<'_>) -> Result<Vec<Transport>, String> 
     })
 }
 
-fn list<T>(
+pub(super) fn list<T>(
     value: &DeValue<'_>,
     form: &str,
     read: impl Fn(&str) -> Result<T, String>,

@@ -37,6 +37,7 @@ impl State {
             name: realm.name.clone(),
             issuer: realm.issuer.clone(),
             keys: Keys::from(&realm.keys),
+            keys_source: self.keys_source(&realm.name).map(str::to_owned),
             keys_age_seconds: realm.confirmed.map(|at| at.age(now).as_secs()),
             keys_confirmed_at: realm.confirmed.map(|at| at.shown(now).to_string()),
             scope_stops_at: stops.collect(),
@@ -46,6 +47,18 @@ impl State {
             held,
             deny_list: self.authority.deny_status(&realm.name),
         }
+    }
+
+    /// Who has chosen the realm's keys.
+    fn keys_source(&self, realm: &str) -> Option<&'static str> {
+        let force = self.authority.force();
+        let pinned = force.keys.get(realm)?;
+        let signed = force.fleet.as_ref().and_then(|f| f.signed.keys.get(realm));
+        Some(match signed {
+            Some(signed) if signed.keys.same_keys(&pinned.keys) => "fleet",
+            _ if pinned.history.is_by_hand(&pinned.keys.thumbprints()) => "hand",
+            _ => "https",
+        })
     }
 
     pub(super) fn keys_changed(&self, realm: &str) -> Option<KeysChanged> {
@@ -130,6 +143,7 @@ impl State {
         let change = authority::Change::Configuration {
             realms: config.realms.clone(),
             denied: BTreeMap::new(),
+            listed_models_only: false,
             told: None,
         };
         self.authority.apply(&change, origin)?;

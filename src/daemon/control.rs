@@ -6,8 +6,8 @@ use super::administer::pinned_as;
 use super::core::Core;
 use super::health::keyless;
 use crate::admin::{
-    AuditStatus, EngineStatus, Fetched, Keys, Listed, Pinned, Refreshed, Reloaded, ResetTo, Status,
-    TimeReset,
+    AuditStatus, EngineStatus, Fetched, Keys, Listed, Pinned, Refreshed, Reloaded, ResetTo,
+    RootPinned, Status, TimeReset, Trusted,
 };
 use crate::audit::{self, What};
 use crate::auth::{Explanation, ToExplain};
@@ -55,6 +55,7 @@ impl http::Control for Core {
             realms: self.state.realm_statuses(&snapshot),
             engine: EngineStatus { running, waiting },
             mqtt: self.mqtt.as_ref().map(mqtt::Handle::status),
+            fleet: self.trust().fleet,
             audit: AuditStatus {
                 next_index: self.state.log.next_index(),
             },
@@ -88,6 +89,17 @@ impl http::Control for Core {
     fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Refused> {
         let pinned = self.state.authority.pin(realm, jwks, &Origin::Daemon)?;
         Ok(pinned_as(realm, &pinned))
+    }
+
+    fn trust(&self) -> Trusted {
+        let now = self.state.authority.moment();
+        Trusted {
+            fleet: self.state.fleet_status(&self.config.load(), now),
+        }
+    }
+
+    fn pin_root(&self, root: &[u8]) -> Result<RootPinned, Refused> {
+        self.state.pin_root(root, &Origin::Daemon)
     }
 
     fn fetch_keys(&self, realm: &str) -> Result<Fetched, Refused> {

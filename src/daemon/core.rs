@@ -85,6 +85,9 @@ impl Core {
         let floor = authority.floor().get(now.uptime);
         self.metrics
             .set_clock(floor, authority.clocks().synchronised());
+        let force = authority.force();
+        self.metrics
+            .set_fleet(force.fleet.as_deref(), authority.fleet_heard(), now);
         self.metrics.clear_realms();
         for realm in authority.snapshot().realms.values() {
             let report = authority.report(&realm.name);

@@ -6,9 +6,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::auth::Realm;
+use crate::authority::Fleet;
 use crate::prompt::Scope;
 use crate::telemetry::Registry;
-use crate::time::{Moment, Timestamp};
+use crate::time::{Moment, Timestamp, Uptime};
 
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
@@ -16,6 +17,9 @@ pub(super) struct Metrics {
     scope_remaining: Family<OfScope, Gauge>,
     held: Family<OfRealm, Gauge>,
     deny_entries: Family<OfRealm, Gauge>,
+    trust_version: Family<OfRole, Gauge>,
+    trust_age: Family<Unlabelled, Gauge>,
+    trust_remaining: Family<Unlabelled, Gauge>,
     synchronised: Gauge,
     floor: Gauge,
     /// Readers take turns, so that none sees the realms of another half replaced.
@@ -32,6 +36,15 @@ struct OfScope {
     realm: String,
     scope: &'static str,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRole {
+    role: &'static str,
+}
+
+/// A family of one, so that it can be absent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Unlabelled {}
 
 impl Metrics {
     pub(super) fn register(registry: &mut Registry) -> Metrics {
@@ -51,6 +64,21 @@ impl Metrics {
             metrics.scope_remaining.clone(),
         );
         registry.register(
+            "slmd_trust_version",
+            "Version of each role of the fleet's that is trusted",
+            metrics.trust_version.clone(),
+        );
+        registry.register(
+            "slmd_trust_age_seconds",
+            "Since a mirror of the fleet was found to be good and up to date",
+            metrics.trust_age.clone(),
+        );
+        registry.register(
+            "slmd_trust_remaining_seconds",
+            "Until keys that the fleet has signed begin to grow old",
+            metrics.trust_remaining.clone(),
+        );
+        registry.register(
             "slmd_clock_synchronised",
             "Whether the clock is kept in step with a time source",
             metrics.synchronised.clone(),
@@ -66,6 +94,35 @@ impl Metrics {
     pub(super) fn set_clock(&self, floor: Timestamp, synchronised: bool) {
         self.floor.set(number(floor.as_secs()));
         self.synchronised.set(synchronised.into());
+    }
+
+    pub(super) fn set_fleet(&self, fleet: Option<&Fleet>, heard: Option<Uptime>, now: Moment) {
+        self.trust_version.clear();
+        self.trust_age.clear();
+        self.trust_remaining.clear();
+        let Some(fleet) = fleet else { return };
+        let versions = fleet.signed.versions;
+        let roles = [
+            ("root", Some(versions.root)),
+            ("timestamp", versions.timestamp),
+            ("snapshot", versions.snapshot),
+            ("targets", versions.targets),
+            ("revocation", versions.revocation),
+        ];
+        for (role, version) in roles {
+            if let Some(version) = version {
+                let gauge = self.trust_version.get_or_create(&OfRole { role });
+                gauge.set(number(version));
+            }
+        }
+        if let Some(heard) = heard {
+            let age = self.trust_age.get_or_create(&Unlabelled {});
+            age.set(number(now.uptime.since(heard).as_secs()));
+        }
+        if let Some(end) = fleet.signed.expires {
+            let remaining = self.trust_remaining.get_or_create(&Unlabelled {});
+            remaining.set(number(end.since(now.known).as_secs()));
+        }
     }
 
     /// Begins anew, so that a realm that is gone leaves nothing behind.

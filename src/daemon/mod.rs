@@ -6,6 +6,7 @@
 mod administer;
 mod control;
 mod core;
+mod fleet;
 mod health;
 mod inside;
 mod metrics;
@@ -74,6 +75,8 @@ pub enum RunError {
     },
     #[error("http.tls: {0}")]
     Tls(#[from] crate::tls::TlsError),
+    #[error("fleet.mirrors: {0}")]
+    Fleet(#[from] crate::https::HttpsError),
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
     #[error("no thread to look at the deny files with: {0}")]
@@ -186,6 +189,7 @@ impl Daemon {
         });
         core.follow_epochs();
         core.follow_deny_files().map_err(RunError::Thread)?;
+        fleet::follow(&core.config.load(), &state.authority, &core.shutdown)?;
         let transports = core.serve(sockets, http_metrics);
         Ok(Daemon {
             core,

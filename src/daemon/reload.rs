@@ -26,7 +26,7 @@ impl Core {
         };
         let told = serde_json::to_value(&reloaded).map_err(|e| vec![e.to_string()])?;
         let authority = &self.state.authority;
-        let followed = authority.prepare(running.realms.clone());
+        let followed = authority.prepare(running.realms.clone(), running.listed_models_only());
         let followed = followed.and_then(|prepared| authority.follow(prepared, Some(told)));
         followed.map_err(|e| vec![e.to_string()])?;
         // From here on nothing can fail.

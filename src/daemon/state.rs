@@ -11,12 +11,12 @@ use crate::audit::{self, Change};
 use crate::auth::Snapshot;
 use crate::authority::{Authority, Refused};
 use crate::config::Config;
+use crate::files;
 use crate::identity::{Key, Nonces};
 use crate::prompt::Origin;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time::Clocks;
-use crate::{files, keysync};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl State {
             let recorded = log.change(Origin::Daemon, Change::StoreRecovered, detail, clocks.now());
             recorded.map_err(|e| RunError::Audit(e.to_string()))?;
         }
-        let authority = Authority::open(&store, folder.join(keysync::FOLDER), &log);
+        let authority = Authority::open(&store, &folder, &log);
         let authority = authority.map_err(|refused| not_opened(&folder, refused))?;
         let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         Ok(State {
@@ -79,7 +79,8 @@ impl State {
     /// Puts the configuration's realms in force for the first time.
     pub fn begin(&self, config: &Config, registry: &mut Registry) -> Result<(), RunError> {
         self.authority.register(registry);
-        let begun = self.authority.prepare(config.realms.clone());
+        let listed = config.listed_models_only();
+        let begun = self.authority.prepare(config.realms.clone(), listed);
         let begun = begun.and_then(|prepared| self.authority.follow(prepared, None));
         begun.map_err(|refused| not_opened(&self.folder, refused))
     }

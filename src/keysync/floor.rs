@@ -224,6 +224,32 @@ impl Floor {
         Ok(())
     }
 
+    /// Raises the floor to a time that has passed, unless the clock is synchronised: then that is
+    /// what tells the time. Durable with what `also` writes when this returns. Blocks.
+    pub fn raise<E: From<StoreError>>(
+        &self,
+        to: Timestamp,
+        at: Booted,
+        also: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut raised = self.state().clone();
+        if !raised.raise(to, at.uptime) {
+            return also();
+        }
+        let _writing = self.writing();
+        let (floor, realms) = raised.written(at);
+        let written = self.store.commit(|| {
+            self.insert(&floor, realms)?;
+            also()
+        });
+        let mut state = self.state();
+        state.unsave();
+        written?;
+        // What was heard meanwhile stays.
+        state.raise(to, at.uptime);
+        Ok(())
+    }
+
     /// What the floor is after such a reset.
     pub fn after_reset(to: Timestamp) -> Timestamp {
         to.max(build_time())
@@ -283,6 +309,15 @@ impl Floors {
         for words in self.realms.values_mut() {
             words.forget(at.uptime);
         }
+    }
+
+    /// Whether that changes anything.
+    fn raise(&mut self, to: Timestamp, uptime: Uptime) -> bool {
+        let raises = !self.kept && to > self.floor(uptime);
+        if raises {
+            self.floor = Line::new(to, uptime);
+        }
+        raises
     }
 
     fn synchronise(&mut self, now: Timestamp, uptime: Uptime) {

@@ -115,6 +115,15 @@ impl Set {
         Ok(Set { keys, jwks })
     }
 
+    /// Only these of its keys.
+    pub fn only(&self, thumbprints: &Thumbprints) -> Result<Set, KeysError> {
+        let invalid = |e: KeySetError| KeysError::Invalid(e.0);
+        let jwks = KeySet::only(&self.jwks, thumbprints).map_err(invalid)?;
+        let keys = KeySet::stored(&jwks).map_err(invalid)?;
+        let jwks = jwks.into();
+        Ok(Set { keys, jwks })
+    }
+
     pub fn jwks(&self) -> Arc<[u8]> {
         Arc::clone(&self.jwks)
     }
@@ -132,11 +141,7 @@ impl From<&Pinned> for Set {
 impl Pinned {
     /// Only these of its keys.
     pub fn only(&self, thumbprints: &Thumbprints) -> Result<Set, KeysError> {
-        let invalid = |e: KeySetError| KeysError::Invalid(e.0);
-        let jwks = KeySet::only(&self.jwks, thumbprints).map_err(invalid)?;
-        let keys = KeySet::stored(&jwks).map_err(invalid)?;
-        let jwks = jwks.into();
-        Ok(Set { keys, jwks })
+        Set::from(self).only(thumbprints)
     }
 
     /// Whether nothing of it has changed.

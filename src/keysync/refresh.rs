@@ -25,6 +25,9 @@ pub struct Source {
     /// Every user of this machine may serve the keys: whoever has the port while the issuer is away.
     pub plain_http_trusts_this_host: bool,
     pub refresh_interval: Duration,
+    /// Keys of the issuer's come into force beside what a fleet has signed; otherwise it only
+    /// confirms those. Without a fleet it makes no difference.
+    pub adds: bool,
     /// How long a key must be in force until it vouches for others.
     pub vouch_after: Duration,
     /// Least time between fetches for unknown keys; also the first pause after a failure.

@@ -134,6 +134,12 @@ impl History {
         vouching.cloned().collect()
     }
 
+    /// Whether a person has chosen all of these keys.
+    pub fn is_by_hand(&self, keys: &Thumbprints) -> bool {
+        let chosen = |key| self.keys.get(key).is_some_and(|standing| standing.by_hand);
+        keys.iter().all(chosen)
+    }
+
     /// Whether a person has chosen the same keys in both.
     pub fn is_chosen_as(&self, other: &History) -> bool {
         let chosen = |history: &History| {

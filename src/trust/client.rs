@@ -43,7 +43,7 @@ pub struct Client {
 }
 
 /// What version of each role is trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Versions {
     pub root: u64,
     pub timestamp: Option<u64>,
@@ -119,6 +119,24 @@ impl Client {
         let issued = timestamp.extra.get("issued")?.as_str()?;
         let issued: jiff::Timestamp = issued.parse().ok()?;
         (issued <= timestamp.expires).then(|| stamp(issued))
+    }
+
+    /// When the trusted timestamp ends.
+    pub fn expires(&self) -> Option<Timestamp> {
+        Some(stamp(self.set.timestamp()?.expires))
+    }
+
+    /// When the first of all that is trusted ends.
+    pub fn ends(&self) -> Timestamp {
+        let root = self.set.root().expires;
+        let others = [
+            self.set.timestamp().map(|signed| signed.expires),
+            self.set.snapshot().map(|signed| signed.expires),
+            self.set
+                .targets_role("targets")
+                .map(|signed| signed.expires),
+        ];
+        stamp(others.into_iter().flatten().fold(root, Ord::min))
     }
 
     fn refresh_root(&mut self, mirror: &mut dyn Mirror) -> Result<(), TrustError> {

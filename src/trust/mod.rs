@@ -2,7 +2,8 @@
 //!
 //! Bytes in, decisions out: a [`Mirror`] hands over files, which nobody has to believe, and [`Client`]
 //! says what of them is signed, whole, the newest and belongs together. Time is a parameter. What is
-//! signed is verified by the crate `sigstore-tuf`, which is named here alone.
+//! signed is verified by the crate `sigstore-tuf`, which is named here alone. [`targets`] reads what a
+//! fleet signs.
 
 mod check;
 mod client;
@@ -11,6 +12,7 @@ mod key;
 mod limits;
 mod mirror;
 mod moment;
+pub mod targets;
 
 pub use client::{Client, Target, Versions};
 pub use error::TrustError;

@@ -15,6 +15,7 @@ mod demo;
 mod dpop;
 mod evidence;
 mod fair;
+mod fleet;
 mod http;
 mod install;
 mod keys;

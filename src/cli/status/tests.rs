@@ -32,6 +32,13 @@ engine: 1 running, 2 waiting; neon-dotprod kernels, 4 threads; 23.5 tokens/s
 since the start: 1204 permitted, 3 refused (2 expired, 1 token_missing); 1190
   answers of 90000 tokens
 mqtt: not connected, 3 reconnects
+fleet: plant
+  root version 1, fingerprint abcd
+  timestamp 12, snapshot 12, targets 5, revocation none
+  ended 18 hours ago (2026-01-01 06:00 UTC)
+  revokes in dev: 1 entry
+  mirror mqtt: 13 hours ago (2026-01-01 11:00 UTC), rollback: it is old\u{fffd}
+  mirror /media/usb: not asked yet
 audit: next record 9; 13 % of 64 MB full, the oldest of 29 days ago
 your login: alice at https://k/dev, works offline until 2026-01-02 01:00 UTC (in
   60 min), ends in 8 hours (2026-01-02 08:00 UTC)
@@ -44,6 +51,7 @@ realm dev: https://k/dev
     t came
     u left
     v left
+  keys signed by the fleet
   keys confirmed 25 hours ago
   read stops in 24 hours (2026-01-03 00:00 UTC) unless the keys are confirmed
   write stopped 12 hours ago (2026-01-01 12:00 UTC)
@@ -59,6 +67,10 @@ realm prod: https://k/prod
   slmd keys reset-time
 ! the broker mqtts://broker.plant.example:8883 isn't connected: refused\u{fffd}; it is
   tried again and again: check it, the network and [mqtt] of the configuration
+! what the fleet has signed has ended, and no mirror has anything newer: its
+  keys grow old; ask the fleet's managers to run slmd fleet timestamp, and look
+  at the mirrors
+! the fleet's mirror mqtt has nothing that can be trusted: it is old\u{fffd}
 ! realm dev: Keycloak serves keys that none in force vouches for (f00d); if that
   is meant, run slmd keys pin dev --fetch
 ! realm dev: the new deny-list isn't used, the old one stays: line 1

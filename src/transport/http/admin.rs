@@ -105,6 +105,12 @@ impl Admin {
                 self.answer(route::PIN_KEYS, move |c| c.pin_keys(&realm, &jwks))
                     .await
             }
+            Operation::Trust => self.answer(route::TRUST, |c| Ok(c.trust())).await,
+            Operation::PinRoot => {
+                let root = self.body(request).await?;
+                self.answer(route::PIN_ROOT, move |c| c.pin_root(&root))
+                    .await
+            }
             Operation::FetchKeys => {
                 self.answer(route::FETCH_KEYS, move |c| c.fetch_keys(&realm))
                     .await

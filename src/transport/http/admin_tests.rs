@@ -39,6 +39,14 @@ impl Control for Notes {
     fn keys(&self) -> Listed {
         panic!("nobody asks")
     }
+    fn trust(&self) -> Trusted {
+        unreachable!()
+    }
+
+    fn pin_root(&self, _: &[u8]) -> Result<RootPinned, Refused> {
+        unreachable!()
+    }
+
     fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Refused> {
         self.note(format!("pinned {} bytes for {realm}", jwks.len()));
         Err(Refused::Fetch("none".to_owned()))

@@ -41,7 +41,9 @@ pub use socket::bind;
 use door::{Listening, TlsDoor};
 use reserve::Reserved;
 
-use crate::admin::{Fetched, Listed, Pinned, Refreshed, Reloaded, ResetTo, Status, TimeReset};
+use crate::admin::{
+    Fetched, Listed, Pinned, Refreshed, Reloaded, ResetTo, RootPinned, Status, TimeReset, Trusted,
+};
 use crate::admission::Admission;
 use crate::audit::{Log, What};
 use crate::auth::{Explanation, ToExplain};
@@ -123,6 +125,8 @@ pub trait Control: Send + Sync + 'static {
     fn reload(&self) -> Result<Reloaded, Vec<String>>;
     fn keys(&self) -> Listed;
     fn pin_keys(&self, realm: &str, jwks: &[u8]) -> Result<Pinned, Refused>;
+    fn trust(&self) -> Trusted;
+    fn pin_root(&self, root: &[u8]) -> Result<RootPinned, Refused>;
     /// Fetches the realm's keys without pinning them.
     fn fetch_keys(&self, realm: &str) -> Result<Fetched, Refused>;
     /// Pins the fetched keys that `fingerprint` names.

@@ -86,6 +86,20 @@ pub struct Settings {
     pub reconnect_max: Duration,
 }
 
+impl Settings {
+    /// A connection beside, for something else: of its own client id, which keeps no session.
+    pub fn apart(&self, what: &str, max_packet: u32) -> link::Options {
+        let client_id = format!("{}-{what}", self.client_id);
+        link::Options {
+            client_id,
+            session_expiry: Duration::ZERO,
+            max_packet,
+            will: None,
+            ..options(self.clone(), String::new())
+        }
+    }
+}
+
 /// The running transport. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -180,10 +194,10 @@ fn options(settings: Settings, status_topic: String) -> link::Options {
         session_expiry: settings.session_expiry,
         receive_maximum: settings.receive_maximum.max(1),
         max_packet: u32::try_from(max_packet).unwrap_or(u32::MAX),
-        will: link::Will {
+        will: Some(link::Will {
             topic: status_topic,
             payload: status::will(),
-        },
+        }),
         retain: true,
     }
 }

@@ -21,6 +21,7 @@ use super::status::{self, Notices};
 use super::topics::{Form, Route};
 use crate::audit::Change;
 use crate::delivery::{self, Arrival, Arrived, End, Exact};
+use crate::identity;
 use crate::link::{self, Backoff, Event, Events, Failure, Link, Lost, Message, Publication};
 use crate::prompt::Dialect;
 use crate::shutdown::Shutdown;
@@ -400,7 +401,7 @@ impl Session {
             (_, Some(up)) => Failure::Ended(now.saturating_duration_since(up)),
             (_, None) => Failure::Unreachable,
         };
-        let pause = self.backoff.pause(failure, chance());
+        let pause = self.backoff.pause(failure, identity::chance());
         self.state.retry_at = now + pause;
         tracing::warn!(%lost, pause_ms = pause.as_millis(), "no broker");
         self.context.metrics.connected(false);
@@ -564,10 +565,4 @@ async fn next(
     held.end(time::instant());
     let failed = || Event::Lost(Lost::Network("the connection's task failed".to_owned()));
     (live.events.recv().await.unwrap_or_else(failed), deciding)
-}
-
-/// Uniform in 0..1.
-fn chance() -> f64 {
-    let bits = u32::from_be_bytes(crate::identity::random());
-    f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }

@@ -337,6 +337,11 @@ impl Daemon {
         self.until_ready();
     }
 
+    /// Starts it after a kill; it needn't become ready.
+    pub fn launch_again(&mut self) {
+        self.spawn();
+    }
+
     /// The binary with this daemon's configuration and sockets, for a command of the test's own.
     pub fn binary(&self) -> Command {
         let mut command = Command::new(&self.program[0]);

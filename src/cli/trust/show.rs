@@ -1,0 +1,116 @@
+//! `slmd trust show`, and the fleet's lines of `slmd status`.
+
+use super::super::client::Problem;
+use super::super::exit::Done;
+use super::super::output::printable;
+use super::super::realm::View;
+use super::super::terminal::Terminal;
+use super::super::{Global, offline, output};
+use crate::admin::{FleetStatus, MirrorStatus, Trusted, route};
+use crate::time::Clocks;
+
+pub(super) fn execute(global: &Global) -> Done {
+    let trusted = match global.admin()?.call(route::TRUST) {
+        Err(Problem::Down(_)) => {
+            let config = global.load()?;
+            let state = offline::open(&config)?;
+            let now = state.authority.moment();
+            Trusted {
+                fleet: state.fleet_status(&config, now),
+            }
+        }
+        trusted => trusted?,
+    };
+    if global.json {
+        return output::show(global, &trusted);
+    }
+    let view = View {
+        terminal: Terminal::stdout(),
+        now: Clocks::default().now(),
+    };
+    let Some(fleet) = &trusted.fleet else {
+        return output::line("no fleet is followed; see [fleet] of the configuration");
+    };
+    let mut page = lines(fleet, view);
+    page.extend(actions(fleet).iter().map(|action| view.action(action)));
+    view.fit(&page)
+        .iter()
+        .try_for_each(|text| output::line(text))
+}
+
+/// Name and root, then what is trusted and how that goes.
+pub(in crate::cli) fn lines(fleet: &FleetStatus, view: View) -> Vec<String> {
+    let name = fleet
+        .name
+        .as_deref()
+        .map_or("not configured".into(), printable);
+    let mut lines = vec![format!("fleet: {name}")];
+    if let Some(fingerprint) = &fleet.root_fingerprint {
+        let root = fleet.root.unwrap_or_default();
+        let fingerprint = printable(fingerprint);
+        lines.push(format!("  root version {root}, fingerprint {fingerprint}"));
+    }
+    if let Some(timestamp) = fleet.timestamp {
+        let version = |version: Option<u64>| version.map_or("none".to_owned(), |v| v.to_string());
+        lines.push(format!(
+            "  timestamp {timestamp}, snapshot {}, targets {}, revocation {}",
+            version(fleet.snapshot),
+            version(fleet.targets),
+            version(fleet.revocation)
+        ));
+    }
+    if let Some(at) = &fleet.expires_at {
+        let verb = if fleet.expired { "ended" } else { "ends" };
+        lines.push(format!("  {verb} {}", view.at(at)));
+    }
+    for (realm, entries) in &fleet.revoked {
+        let noun = if *entries == 1 { "entry" } else { "entries" };
+        lines.push(format!(
+            "  revokes in {}: {entries} {noun}",
+            printable(realm)
+        ));
+    }
+    lines.extend(fleet.mirrors.iter().map(|mirror| asked(mirror, view)));
+    lines
+}
+
+fn asked(mirror: &MirrorStatus, view: View) -> String {
+    let place = printable(&mirror.mirror);
+    let when = mirror.asked_at.as_deref();
+    let when = when.map_or_else(|| "not asked yet".to_owned(), |at| view.at(at));
+    match &mirror.refused {
+        None => format!("  mirror {place}: {when}"),
+        Some(refused) => {
+            let (reason, why) = (printable(&refused.reason), printable(&refused.why));
+            format!("  mirror {place}: {when}, {reason}: {why}")
+        }
+    }
+}
+
+/// What only a person can mend.
+pub(in crate::cli) fn actions(fleet: &FleetStatus) -> Vec<String> {
+    let mut actions = Vec::new();
+    if fleet.root_fingerprint.is_none() {
+        actions.push("the fleet has no root here; run slmd trust pin ROOT.json".to_owned());
+    }
+    if fleet.expired {
+        actions.push(
+            "what the fleet has signed has ended, and no mirror has anything newer: its keys grow \
+             old; ask the fleet's managers to run slmd fleet timestamp, and look at the mirrors"
+                .to_owned(),
+        );
+    }
+    let bad = |mirror: &&MirrorStatus| {
+        let refused = mirror.refused.as_ref();
+        refused.is_some_and(|refused| refused.reason != "unreachable")
+    };
+    actions.extend(fleet.mirrors.iter().filter(bad).map(|mirror| {
+        let why = mirror.refused.as_ref().map_or("", |refused| &refused.why);
+        format!(
+            "the fleet's mirror {} has nothing that can be trusted: {}",
+            printable(&mirror.mirror),
+            printable(why)
+        )
+    }));
+    actions
+}

@@ -1,0 +1,155 @@
+//! Following the fleet: its mirrors at each interval, and the broker whenever that has news.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::State;
+use crate::admin::{FleetStatus, MirrorStatus, RootPinned, TrustFailure};
+use crate::authority::{Authority, Refused};
+use crate::config::Config;
+use crate::digest::{hex, sha256};
+use crate::fleet::mirror::mqtt::{self, Broker};
+use crate::fleet::{Follower, Lane, MirrorReport, Place};
+use crate::https::HttpsError;
+use crate::identity::chance;
+use crate::prompt::Origin;
+use crate::shutdown::Shutdown;
+use crate::time::{self, Moment};
+
+/// Between two rounds: whoever floods a topic costs no more than this.
+const GAP: Duration = Duration::from_millis(250);
+
+/// Asks the configured mirrors from now on. To be called on the runtime.
+pub(super) fn follow(
+    config: &Config,
+    authority: &Authority,
+    shutdown: &Shutdown,
+) -> Result<(), HttpsError> {
+    let Some(settings) = &config.fleet else {
+        return Ok(());
+    };
+    let broker = config.mqtt.as_ref();
+    let broker = broker.filter(|_| settings.mirrors.contains(&Place::Mqtt));
+    let broker = broker.map(|mqtt| {
+        let settings = mqtt::Settings {
+            options: mqtt.apart("trust", mqtt::MAX_PACKET),
+            reconnect_min: mqtt.reconnect_min,
+            reconnect_max: mqtt.reconnect_max,
+            prefix: format!("slm/trust/{}", settings.name),
+        };
+        Broker::start(settings, shutdown.clone())
+    });
+    authority.follow_fleet(Follower::new(settings, broker.as_ref())?);
+    let others = settings.mirrors.iter().any(|place| *place != Place::Mqtt);
+    let spawn = |lane, broker| {
+        let round = Rounds {
+            authority: authority.clone(),
+            lane,
+            broker,
+            interval: settings.interval,
+            due: authority.fleet_is_due(),
+        };
+        tokio::spawn(round.run(shutdown.clone()));
+    };
+    if broker.is_some() {
+        spawn(Lane::Broker, broker);
+    }
+    if others {
+        spawn(Lane::Others, None);
+    }
+    Ok(())
+}
+
+/// The rounds of one lane: a web server that hangs delays no revocation that the broker has.
+struct Rounds {
+    authority: Authority,
+    lane: Lane,
+    broker: Option<Broker>,
+    interval: Duration,
+    /// Changes when a root was pinned, or other realms are configured.
+    due: watch::Receiver<u64>,
+}
+
+impl Rounds {
+    /// Also while draining: what still runs can be revoked.
+    async fn run(mut self, shutdown: Shutdown) {
+        let mut next = time::instant();
+        loop {
+            let regular = tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => true,
+                () = news(self.broker.as_ref()) => false,
+                Ok(()) = self.due.changed() => false,
+                () = shutdown.ended() => return,
+            };
+            let (authority, lane) = (self.authority.clone(), self.lane);
+            let round = tokio::task::spawn_blocking(move || authority.look_at_fleet(lane));
+            if round.await.is_err() {
+                tracing::error!("a look at the fleet's mirrors panicked");
+            }
+            if regular {
+                // A fleet that was started together doesn't ask together.
+                next = time::instant() + self.interval.mul_f64(0.9 + 0.2 * chance());
+            }
+            tokio::time::sleep(GAP).await;
+        }
+    }
+}
+
+async fn news(broker: Option<&Broker>) {
+    match broker {
+        Some(broker) => broker.news().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl State {
+    /// Trusts a root that a person has chosen.
+    pub fn pin_root(&self, root: &[u8], by: &Origin) -> Result<RootPinned, Refused> {
+        let version = self.authority.pin_root(root, by)?;
+        Ok(RootPinned {
+            fingerprint: hex(&sha256(root)),
+            version,
+        })
+    }
+
+    /// `None`: this device follows no fleet.
+    pub fn fleet_status(&self, config: &Config, now: Moment) -> Option<FleetStatus> {
+        let force = self.authority.force();
+        let fleet = force.fleet.as_ref();
+        let settings = config.fleet.as_ref();
+        if fleet.is_none() && settings.is_none() {
+            return None;
+        }
+        let mirror = |report: MirrorReport| MirrorStatus {
+            mirror: report.place,
+            asked_at: report.asked_at.map(|at| at.to_string()),
+            refused: report.error.map(|error| TrustFailure {
+                reason: error.name().to_owned(),
+                why: error.to_string(),
+            }),
+        };
+        let mirrors = self.authority.mirrors().unwrap_or_default();
+        let mut status = FleetStatus {
+            name: settings.map(|settings| settings.name.clone()),
+            mirrors: mirrors.into_iter().map(mirror).collect(),
+            ..FleetStatus::default()
+        };
+        if let Some(fleet) = fleet {
+            let signed = &fleet.signed;
+            status.root_fingerprint = Some(hex(&sha256(signed.held.root())));
+            status.root = Some(signed.versions.root);
+            status.timestamp = signed.versions.timestamp;
+            status.snapshot = signed.versions.snapshot;
+            status.targets = signed.versions.targets;
+            status.revocation = signed.versions.revocation;
+            status.expires_at = signed.expires.map(|at| at.to_string());
+            status.expired = signed.expires.is_some_and(|at| at <= now.known);
+            let realms = fleet.denied.iter();
+            status.revoked = realms
+                .map(|(realm, list)| (realm.clone(), list.entries()))
+                .collect();
+        }
+        Some(status)
+    }
+}

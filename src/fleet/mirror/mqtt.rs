@@ -1,0 +1,350 @@
+//! A broker's retained messages, on a connection of their own: no flood of them delays a prompt.
+//!
+//! MQTT knows no "not found" and no order across topics, and a wildcard would bring whatever anybody
+//! has put beneath it. So each file is asked for by its exact topic: what nobody asks for never comes,
+//! and nothing has to be thrown away. A file whose subscription was granted and that didn't come within
+//! [`QUIET`] isn't there. Two topics stay subscribed: the timestamp's, whose change is news, and that of
+//! the root that would come next, so that its absence is known and costs no wait.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{is_plain, unreachable};
+use crate::link::{self, Backoff, Event, Events, Failure, Link, Lost, Message, Subscription};
+use crate::shutdown::Shutdown;
+use crate::time;
+use crate::trust::{Mirror, MirrorError};
+
+/// What hasn't come by so long after its SUBACK isn't there.
+const QUIET: Duration = Duration::from_secs(2);
+/// For a broker to answer a SUBSCRIBE.
+const GRANT: Duration = Duration::from_secs(8);
+/// A signed file of a fleet with its topic; the broker drops what is larger.
+pub const MAX_PACKET: u32 = 64 * 1024;
+const TICK: Duration = Duration::from_millis(200);
+
+const TIMESTAMP: &str = "metadata/timestamp.json";
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub options: link::Options,
+    pub reconnect_min: Duration,
+    pub reconnect_max: Duration,
+    /// `slm/trust/{fleet}`.
+    pub prefix: String,
+}
+
+/// A line to the broker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    asks: mpsc::Sender<Ask>,
+    news: Arc<Notify>,
+    problem: Arc<Mutex<Option<String>>>,
+}
+
+#[derive(Debug)]
+struct Ask {
+    /// `metadata/…` or `targets/…`.
+    file: String,
+    answer: oneshot::Sender<Answer>,
+}
+
+type Answer = Result<Option<Bytes>, MirrorError>;
+
+impl Broker {
+    /// Connects and stays connected until `shutdown` ends. To be called on the runtime.
+    pub fn start(settings: Settings, shutdown: Shutdown) -> Broker {
+        let (asks, asked) = mpsc::channel(1);
+        let broker = Broker {
+            asks,
+            news: Arc::default(),
+            problem: Arc::new(Mutex::new(Some("not connected yet".to_owned()))),
+        };
+        let session = Session {
+            backoff: Backoff::new(settings.reconnect_min, settings.reconnect_max),
+            settings,
+            news: Arc::clone(&broker.news),
+            problem: Arc::clone(&broker.problem),
+            live: None,
+            retry_at: time::instant(),
+            files: BTreeMap::new(),
+            ask: None,
+        };
+        tokio::spawn(session.run(asked, shutdown));
+        broker
+    }
+
+    /// Resolves when the timestamp has changed since the last time.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    fn get(&self, file: String, limit: u64) -> Result<Option<Vec<u8>>, MirrorError> {
+        if !is_plain(&file) {
+            return Ok(None);
+        }
+        if let Some(problem) = self.problem.lock().clone() {
+            return Err(MirrorError::Unreachable(problem));
+        }
+        let (answer, answered) = oneshot::channel();
+        let down = || unreachable("the daemon is going down");
+        self.asks
+            .blocking_send(Ask { file, answer })
+            .map_err(|_| down())?;
+        match answered.blocking_recv().map_err(|_| down())?? {
+            Some(bytes) if bytes.len() as u64 > limit => Err(MirrorError::TooLarge(limit)),
+            found => Ok(found.map(Vec::from)),
+        }
+    }
+}
+
+/// Blocks; not on the runtime's own threads.
+impl Mirror for Broker {
+    fn metadata(&mut self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, MirrorError> {
+        self.get(format!("metadata/{name}"), limit)
+    }
+
+    fn target(&mut self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, MirrorError> {
+        self.get(format!("targets/{path}"), limit)
+    }
+}
+
+/// The task that owns the connection.
+struct Session {
+    settings: Settings,
+    backoff: Backoff,
+    news: Arc<Notify>,
+    problem: Arc<Mutex<Option<String>>>,
+    live: Option<Live>,
+    retry_at: Instant,
+    /// The files that are subscribed to: the timestamp, the next root, what is asked for.
+    files: BTreeMap<String, File>,
+    ask: Option<Ask>,
+}
+
+struct Live {
+    link: Link,
+    events: Events,
+    up: Option<Instant>,
+    /// Files whose SUBACK is to come, in order.
+    subscribing: VecDeque<String>,
+}
+
+struct File {
+    content: Option<Bytes>,
+    asked: Instant,
+    granted: Option<Instant>,
+    denied: Option<String>,
+}
+
+impl File {
+    fn new() -> File {
+        File {
+            content: None,
+            asked: time::instant(),
+            granted: None,
+            denied: None,
+        }
+    }
+
+    /// What is known of it by now, if that is enough.
+    fn answer(&self, now: Instant) -> Option<Answer> {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        match (&self.content, &self.denied, self.granted) {
+            (Some(content), ..) => Some(Ok(Some(content.clone()))),
+            (None, Some(why), _) => Some(Err(unreachable(format!(
+                "the broker denies the subscription: {why}"
+            )))),
+            (None, None, Some(granted)) if since(granted) >= QUIET => Some(Ok(None)),
+            (None, None, None) if since(self.asked) >= GRANT => {
+                Some(Err(unreachable("the broker didn't answer a SUBSCRIBE")))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Session {
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, shutdown: Shutdown) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = next(&mut self.live) => self.event(event),
+                Some(ask) = asks.recv(), if self.ask.is_none() => self.begin(ask),
+                () = tokio::time::sleep_until(self.retry_at.into()), if self.live.is_none() => {
+                    self.connect();
+                }
+                _ = tick.tick(), if self.ask.is_some() => {}
+                () = shutdown.ended() => break,
+            }
+            self.answer();
+        }
+        if let Some(live) = &self.live {
+            let _ = live.link.disconnect();
+        }
+    }
+
+    fn connect(&mut self) {
+        match Link::connect(&self.settings.options) {
+            Ok((link, events)) => {
+                self.live = Some(Live {
+                    link,
+                    events,
+                    up: None,
+                    subscribing: VecDeque::new(),
+                });
+            }
+            Err(lost) => self.lost(&lost),
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Connected { .. } => {
+                if let Some(live) = &mut self.live {
+                    live.up = Some(time::instant());
+                }
+                *self.problem.lock() = None;
+                self.subscribe(TIMESTAMP);
+            }
+            Event::Subscribed(codes) => self.subscribed(&codes),
+            Event::Message(message) => self.message(&message),
+            Event::Acknowledged { .. } => {}
+            Event::Lost(lost) => self.lost(&lost),
+        }
+    }
+
+    fn subscribe(&mut self, file: &str) {
+        self.files.insert(file.to_owned(), File::new());
+        let subscription = Subscription {
+            filter: format!("{}/{file}", self.settings.prefix),
+            at_least_once: true,
+            retained: true,
+        };
+        if let Some(live) = &mut self.live
+            && live.link.subscribe(&[subscription]).is_ok()
+        {
+            live.subscribing.push_back(file.to_owned());
+        }
+    }
+
+    fn forget(&mut self, file: &str) {
+        self.files.remove(file);
+        let topic = format!("{}/{file}", self.settings.prefix);
+        if let Some(live) = &self.live {
+            // One that stays subscribed brings what is dropped.
+            let _ = live.link.unsubscribe(&topic);
+        }
+    }
+
+    fn subscribed(&mut self, codes: &[Result<bool, String>]) {
+        let live = self.live.as_mut();
+        let Some(name) = live.and_then(|live| live.subscribing.pop_front()) else {
+            return;
+        };
+        let Some(file) = self.files.get_mut(&name) else {
+            return;
+        };
+        match codes.first() {
+            Some(Err(why)) => {
+                file.denied = Some(why.clone());
+                if name == TIMESTAMP {
+                    let topics = format!("{}/#", self.settings.prefix);
+                    tracing::warn!(topics, why, "the broker denies the fleet's topics");
+                }
+            }
+            _ => file.granted = Some(time::instant()),
+        }
+    }
+
+    fn message(&mut self, message: &Message) {
+        if let (Some(ack), Some(live)) = (message.ack, &self.live)
+            && live.link.try_ack(ack).is_err()
+        {
+            return self.lost(&Lost::Network("the connection is stuck".to_owned()));
+        }
+        let name = message.topic.strip_prefix(&self.settings.prefix);
+        let Some(name) = name.and_then(|name| name.strip_prefix('/')) else {
+            return;
+        };
+        let Some(file) = self.files.get_mut(name) else {
+            return;
+        };
+        // An empty retained message takes back the one before.
+        let content = (!message.payload.is_empty()).then(|| message.payload.clone());
+        let changed = content != file.content;
+        file.content = content;
+        if changed && (name == TIMESTAMP || is_root(name)) {
+            self.news.notify_one();
+        }
+    }
+
+    fn begin(&mut self, ask: Ask) {
+        if !self.files.contains_key(&ask.file) {
+            if is_root(&ask.file) {
+                let roots = self.files.keys().filter(|name| is_root(name));
+                let roots: Vec<String> = roots.cloned().collect();
+                roots.iter().for_each(|root| self.forget(root));
+            }
+            self.subscribe(&ask.file);
+        }
+        self.ask = Some(ask);
+    }
+
+    /// Answers what is asked, as soon as that is known.
+    fn answer(&mut self) {
+        let Some(ask) = &self.ask else { return };
+        let answer = match (&self.live, self.files.get(&ask.file)) {
+            (Some(live), Some(file)) if live.up.is_some() => file.answer(time::instant()),
+            _ => {
+                let problem = self.problem.lock().clone();
+                Some(Err(unreachable(problem.unwrap_or_default())))
+            }
+        };
+        let Some(answer) = answer else { return };
+        if let Some(Ask { file, answer: to }) = self.ask.take() {
+            if file != TIMESTAMP && !is_root(&file) {
+                self.forget(&file);
+            }
+            // Whoever asked may have left.
+            let _ = to.send(answer);
+        }
+    }
+
+    fn lost(&mut self, lost: &Lost) {
+        let up = self.live.take().and_then(|live| live.up);
+        let now = time::instant();
+        let failure = match (lost, up) {
+            (Lost::TakenOver, _) => Failure::TakenOver,
+            (Lost::Dropped(_), Some(up)) => Failure::Dropped(now.saturating_duration_since(up)),
+            (_, Some(up)) => Failure::Ended(now.saturating_duration_since(up)),
+            (_, None) => Failure::Unreachable,
+        };
+        self.retry_at = now + self.backoff.pause(failure, crate::identity::chance());
+        tracing::info!(%lost, "no broker for the fleet's files");
+        *self.problem.lock() = Some(lost.to_string());
+        self.files.clear();
+    }
+}
+
+/// `metadata/2.root.json`.
+fn is_root(name: &str) -> bool {
+    let version = name.strip_prefix("metadata/");
+    let version = version.and_then(|name| name.strip_suffix(".root.json"));
+    version.is_some_and(|v| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Cancel-safe.
+async fn next(live: &mut Option<Live>) -> Event {
+    let Some(live) = live else {
+        return std::future::pending().await;
+    };
+    let failed = || Event::Lost(Lost::Network("the connection's task failed".to_owned()));
+    live.events.recv().await.unwrap_or_else(failed)
+}
