@@ -7,7 +7,7 @@
 //!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
 //!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
-//!    [`store`] is the state folder's database.
+//!    [`trust`] judges the signed documents of a fleet. [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
 //!    [`keysync`] keeps keys and brings others; [`authority`] owns what is in force.
 //! 4. [`admission`] is the single door: decide → reserve → prepare → charge → claim → record →
@@ -58,6 +58,7 @@ mod telemetry;
 mod time;
 mod tls;
 mod transport;
+mod trust;
 mod wire;
 
 pub use cli::main;

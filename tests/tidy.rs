@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["delivery", "oauth", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],
-    &["auth", "store", "wire"],
+    &["auth", "store", "trust", "wire"],
     &["audit", "quota"],
     &["catalog"],
     &["engine", "keysync"],
