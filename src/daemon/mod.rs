@@ -13,6 +13,7 @@ mod models;
 mod reload;
 mod state;
 
+mod wipe;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,12 +43,15 @@ use models::Loading;
 pub use state::State;
 
 /// Why the daemon didn't start, or stopped.
+pub use wipe::wipe;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("state folder {folder}: {source}", folder = .folder.display())]
     State { folder: PathBuf, source: StoreError },
     #[error("audit log: {0}")]
     Audit(String),
+    #[error("a wipe of {folder} was interrupted; finish it with `slmd wipe`", folder = .0.display())]
+    Wiping(PathBuf),
     #[error("device key: {0}")]
     DeviceKey(String),
     #[error("pinned keys: {0}")]
