@@ -37,7 +37,7 @@ pub mod engine {
 }
 
 pub mod identity {
-    pub use crate::identity::{Identity, random, random_hex};
+    pub use crate::identity::{Identity, PublicKey, random, random_hex};
 }
 
 pub mod prompt {
@@ -75,6 +75,7 @@ pub mod trust {
     pub use crate::trust::{
         Client, Limits, Mirror, MirrorError, Target, TrustError, Versions, canonical,
     };
+    pub use crate::trust::report::{Enrolled, Report, ReportError, verify};
 }
 
 pub mod wire {

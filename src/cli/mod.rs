@@ -11,6 +11,7 @@ mod completions;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
+mod device;
 mod endpoints;
 mod exit;
 mod input;
@@ -32,6 +33,7 @@ mod token;
 mod trust;
 mod trust_client;
 mod waiting;
+mod wipe;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -105,6 +107,9 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Audit),
     #[command(subcommand)]
+    Device(device::Device),
+    Wipe(wipe::Wipe),
+    #[command(subcommand)]
     Config(config::ConfigCommand),
     Reload(status::Reload),
     Completions(completions::Completions),
@@ -146,6 +151,8 @@ impl Command {
             Command::Keys(command) => command.execute(global),
             Command::Trust(command) => command.execute(global),
             Command::Audit(command) => command.execute(global),
+            Command::Device(command) => command.execute(global),
+            Command::Wipe(command) => command.execute(global),
             Command::Config(command) => command.execute(global),
             Command::Reload(command) => command.execute(global),
             Command::Completions(command) => command.execute(),

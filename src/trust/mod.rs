@@ -3,7 +3,7 @@
 //! Bytes in, decisions out: a [`Mirror`] hands over files, which nobody has to believe, and [`Client`]
 //! says what of them is signed, whole, the newest and belongs together. Time is a parameter. What is
 //! signed is verified by the crate `sigstore-tuf`, which is named here alone. [`targets`] reads what a
-//! fleet signs.
+//! fleet signs, [`report`] what a device says of itself.
 
 mod check;
 mod client;
@@ -12,6 +12,7 @@ mod key;
 mod limits;
 mod mirror;
 mod moment;
+pub mod report;
 pub mod targets;
 
 pub use client::{Client, Target, Versions};

@@ -34,3 +34,4 @@ mod reload;
 mod secrets;
 mod support;
 mod tls;
+mod wipe;

@@ -26,7 +26,7 @@ use crate::time::{Clocks, Timestamp};
 pub(super) use end::End;
 #[cfg(test)]
 pub(super) use end::Refresh;
-use saved::Place;
+pub(super) use saved::Place;
 pub(super) use session::Session;
 use words::explain;
 
