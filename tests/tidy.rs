@@ -30,8 +30,8 @@ const LAYERS: &[&[&str]] = &[
     &["delivery", "oauth", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],
-    &["auth", "store", "wire"],
-    &["audit", "quota"],
+    &["auth", "store", "trust", "wire"],
+    &["audit", "quota", "repository"],
     &["catalog"],
     &["engine", "keysync"],
     &["authority"],
@@ -83,7 +83,11 @@ fn documented(text: &str) -> Vec<String> {
 }
 
 /// Crates with sharp edges, and the one module that knows them.
-const KEEPERS: &[(&str, &str)] = &[("rumqttc", "link"), ("sled", "store")];
+const KEEPERS: &[(&str, &str)] = &[
+    ("rumqttc", "link"),
+    ("sigstore_tuf", "trust"),
+    ("sled", "store"),
+];
 
 /// What the repository's root holds.
 const ROOT: &[&str] = &[

@@ -13,6 +13,7 @@ mod config;
 mod demo;
 mod endpoints;
 mod exit;
+mod fleet;
 mod input;
 mod keys;
 mod login;
@@ -101,6 +102,8 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Audit),
     #[command(subcommand)]
+    Fleet(fleet::Fleet),
+    #[command(subcommand)]
     Config(config::ConfigCommand),
     Reload(status::Reload),
     Completions(completions::Completions),
@@ -139,6 +142,7 @@ impl Command {
             Command::Model(command) => command.execute(global),
             Command::Keys(command) => command.execute(global),
             Command::Audit(command) => command.execute(global),
+            Command::Fleet(command) => command.execute(global),
             Command::Config(command) => command.execute(global),
             Command::Reload(command) => command.execute(global),
             Command::Completions(command) => command.execute(),

@@ -27,19 +27,11 @@ pub(super) fn options(options: &Options) -> Result<MqttOptions, Lost> {
         true => format!("[{}]", options.host),
         false => options.host.clone(),
     };
-    let will = &options.will;
-    let will = LastWill::new(
-        will.topic.as_str(),
-        will.payload.as_slice(),
-        QoS::AtLeastOnce,
-        options.retain,
-        None,
-    );
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
 
     let mut mqtt = MqttOptions::new(options.client_id.as_str(), host, options.port);
-    mqtt.set_clean_start(false)
+    mqtt.set_clean_start(options.session_expiry.is_zero())
         .set_manual_acks(true)
         .set_keep_alive(options.keep_alive.max(MIN_KEEP_ALIVE))
         .set_connection_timeout(CONNECT.as_secs())
@@ -50,8 +42,16 @@ pub(super) fn options(options: &Options) -> Result<MqttOptions, Lost> {
         // rumqttc reports an aliased message before it looks the topic up.
         .set_topic_alias_max(Some(0))
         .set_outgoing_inflight_upper_limit(IN_FLIGHT)
-        .set_network_options(network)
-        .set_last_will(will);
+        .set_network_options(network);
+    if let Some(will) = &options.will {
+        mqtt.set_last_will(LastWill::new(
+            will.topic.as_str(),
+            will.payload.as_slice(),
+            QoS::AtLeastOnce,
+            options.retain,
+            None,
+        ));
+    }
     if let Some(username) = &options.username {
         let password = password(options)?;
         let password = password.as_ref().map(|p| p.expose().as_str());
@@ -96,7 +96,10 @@ pub(super) fn filter(subscription: &Subscription) -> Filter {
     };
     let mut filter = Filter::new(subscription.filter.as_str(), qos);
     filter.preserve_retain = true;
-    filter.retain_forward_rule = RetainForwardRule::Never;
+    filter.retain_forward_rule = match subscription.retained {
+        true => RetainForwardRule::OnEverySubscribe,
+        false => RetainForwardRule::Never,
+    };
     filter
 }
 

@@ -9,6 +9,7 @@
 //! SUBACK. Here a publish carries a token, tokens are paired in order with `Outgoing::Publish`,
 //! and every code comes out as an event.
 
+mod address;
 mod backoff;
 mod convert;
 mod poll;
@@ -30,6 +31,7 @@ use tokio::sync::mpsc;
 
 use crate::tls::KeyPair;
 
+pub use address::Broker;
 pub use backoff::{Backoff, Failure};
 
 /// Publishes and acknowledgements that may wait for the event loop.
@@ -54,13 +56,13 @@ pub struct Options {
     pub password_file: Option<PathBuf>,
     pub tls: Option<Tls>,
     pub keep_alive: Duration,
-    /// How long the broker keeps the session of a client that is away.
+    /// How long the broker keeps the session of a client that is away; zero: each begins anew.
     pub session_expiry: Duration,
     /// Unacknowledged QoS 1 messages that the broker may send.
     pub receive_maximum: u16,
     /// The broker drops what is larger.
     pub max_packet: u32,
-    pub will: Will,
+    pub will: Option<Will>,
     /// Whether the will is to be retained: a broker that has no retained messages refuses the
     /// connection for it ([`Lost::NoRetained`]).
     pub retain: bool,
@@ -81,12 +83,14 @@ pub struct Will {
     pub payload: Vec<u8>,
 }
 
-/// A filter, subscribed so that retained messages don't come at once, and say so when they come.
+/// A filter, subscribed so that retained messages say so when they come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
     pub filter: String,
     /// QoS 1, otherwise 0.
     pub at_least_once: bool,
+    /// What the broker retains comes at once, each time it is asked for.
+    pub retained: bool,
 }
 
 /// The properties of MQTT 5 that requests and answers use. No `Debug`: one of them is a token.

@@ -52,10 +52,10 @@ impl Broker {
             session_expiry: Duration::from_secs(60),
             receive_maximum: 4,
             max_packet: 100_000,
-            will: Will {
+            will: Some(Will {
                 topic: "will".to_owned(),
                 payload: b"gone".to_vec(),
-            },
+            }),
             retain: true,
         }
     }
@@ -112,6 +112,7 @@ async fn subscribe(link: &Link, events: &mut Events, filter: &str) -> Vec<Result
     let subscription = Subscription {
         filter: filter.to_owned(),
         at_least_once: true,
+        retained: false,
     };
     link.subscribe(&[subscription]).unwrap();
     match next(events).await {

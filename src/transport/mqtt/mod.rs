@@ -21,7 +21,6 @@ mod status;
 mod topics;
 mod untold;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +31,7 @@ use parking_lot::Mutex;
 use crate::admission::Admission;
 use crate::audit;
 use crate::identity::{Identity, Nonces};
-use crate::link::{self, Backoff};
+use crate::link::{self, Backoff, Broker};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Registry;
 use crate::time;
@@ -41,25 +40,6 @@ pub use metrics::Metrics;
 
 /// What comes beside the body in a packet: the token (16 KiB at most), topics, correlation data.
 const BESIDE_BODY: usize = 64 * 1024;
-
-/// Where the broker is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Broker {
-    pub host: String,
-    pub port: u16,
-    pub tls: bool,
-}
-
-/// Its URL, as the configuration has it.
-impl fmt::Display for Broker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "mqtts" } else { "mqtt" };
-        match (&self.host, self.port) {
-            (host, port) if host.contains(':') => write!(f, "{scheme}://[{host}]:{port}"),
-            (host, port) => write!(f, "{scheme}://{host}:{port}"),
-        }
-    }
-}
 
 /// No MQTT at all without them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +64,20 @@ pub struct Settings {
     pub fragment_interval: Duration,
     pub reconnect_min: Duration,
     pub reconnect_max: Duration,
+}
+
+impl Settings {
+    /// A connection beside, for something else: of its own client id, which keeps no session.
+    pub fn apart(&self, what: &str, max_packet: u32) -> link::Options {
+        let client_id = format!("{}-{what}", self.client_id);
+        link::Options {
+            client_id,
+            session_expiry: Duration::ZERO,
+            max_packet,
+            will: None,
+            ..options(self.clone(), String::new())
+        }
+    }
 }
 
 /// The running transport. Cheap to clone.
@@ -180,10 +174,10 @@ fn options(settings: Settings, status_topic: String) -> link::Options {
         session_expiry: settings.session_expiry,
         receive_maximum: settings.receive_maximum.max(1),
         max_packet: u32::try_from(max_packet).unwrap_or(u32::MAX),
-        will: link::Will {
+        will: Some(link::Will {
             topic: status_topic,
             payload: status::will(),
-        },
+        }),
         retain: true,
     }
 }

@@ -67,6 +67,7 @@ impl Topics {
         all.map(|(filter, at_least_once)| Subscription {
             filter,
             at_least_once,
+            retained: false,
         })
         .collect()
     }
