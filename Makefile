@@ -30,7 +30,7 @@ help:
 	@echo 'make test          everything that must pass: units, engine, the daemon with its model, a broker and Keycloak'
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
-	@echo 'make fuzz          fuzzes token, key set, claims, deny file and DPoP proof for 30 s each (FUZZ_SECONDS),'
+	@echo 'make fuzz          fuzzes token, key set, claims, deny file, DPoP proof and report for 30 s each (FUZZ_SECONDS),'
 	@echo '                   after a first build of two minutes'
 	@echo 'make loom          tries the thread pool of the engine under loom: each order of what its threads do'
 	@echo 'make sanitize      runs the kernels under AddressSanitizer and the pool under ThreadSanitizer'

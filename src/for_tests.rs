@@ -37,7 +37,7 @@ pub mod engine {
 }
 
 pub mod identity {
-    pub use crate::identity::{Identity, random, random_hex};
+    pub use crate::identity::{Identity, PublicKey, random, random_hex};
 }
 
 pub mod prompt {
@@ -69,6 +69,10 @@ pub mod time {
 
 pub mod tls {
     pub use crate::tls::{KeyPair, client, fingerprint};
+}
+
+pub mod trust {
+    pub use crate::trust::report::{Enrolled, Report, ReportError, verify};
 }
 
 pub mod wire {

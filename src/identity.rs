@@ -8,19 +8,19 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aws_lc_rs::signature::Ed25519KeyPair;
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::digest::hex;
+use crate::digest::{hex, sha256};
 use crate::files::{self, Care, FileError};
 use crate::secret::Secret;
 use crate::time::{Moment, Timestamp};
 
 /// The device's key in the state folder.
-const KEY_FILE: &str = "device.key";
+pub const KEY_FILE: &str = "device.key";
 
 /// A PKCS #8 Ed25519 key takes less than 100 bytes.
 const MAX_KEY_FILE: u64 = 1024;
@@ -55,7 +55,12 @@ impl Identity {
 
 /// The device's Ed25519 key. Cheap to clone.
 #[derive(Clone)]
-pub struct Key(Arc<Ed25519KeyPair>);
+pub struct Key(Arc<Pair>);
+
+struct Pair {
+    private: Ed25519KeyPair,
+    public: PublicKey,
+}
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -79,7 +84,21 @@ impl Key {
             Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(&file)?,
             read => Secret::new(read.map_err(told)?),
         };
-        Ok(Key(Arc::new(parse_key(&pkcs8)?)))
+        Key::of(&pkcs8)
+    }
+
+    fn of(pkcs8: &Secret<Vec<u8>>) -> io::Result<Key> {
+        let private = parse_key(pkcs8)?;
+        let public = PublicKey::of(&private)?;
+        Ok(Key(Arc::new(Pair { private, public })))
+    }
+
+    /// The key, where there is one; nothing is made or mended.
+    pub fn find(state_folder: &Path) -> io::Result<Option<Key>> {
+        match files::read(&state_folder.join(KEY_FILE), MAX_KEY_FILE, Care::Own) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => Key::of(&Secret::new(read?)).map(Some),
+        }
     }
 
     /// Whether [`Key::open`] would find fault with it; nothing is made or mended.
@@ -91,6 +110,77 @@ impl Key {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The one of RFC 8037 appendix A.1.
+    #[cfg(test)]
+    pub fn published() -> Key {
+        let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A");
+        let private = Ed25519KeyPair::from_seed_unchecked(&seed.unwrap()).unwrap();
+        let public = PublicKey::of(&private).unwrap();
+        Key(Arc::new(Pair { private, public }))
+    }
+
+    /// What others know the device by.
+    pub fn public(&self) -> &PublicKey {
+        &self.0.public
+    }
+
+    /// A compact JWS (RFC 7515) over `payload`. `typ` is a media type of its own for each kind of
+    /// document, so that none passes for another; nor does a nonce, which is signed without a header.
+    pub fn jws(&self, typ: &str, payload: &[u8]) -> String {
+        let kid = self.0.public.thumbprint();
+        let header = format!(r#"{{"alg":"EdDSA","typ":"{typ}","kid":"{kid}"}}"#);
+        let parts = [header.as_bytes(), payload].map(|part| URL_SAFE_NO_PAD.encode(part));
+        let input = parts.join(".");
+        let signature = URL_SAFE_NO_PAD.encode(self.0.private.sign(input.as_bytes()));
+        format!("{input}.{signature}")
+    }
+}
+
+/// The public half of a device's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    x: [u8; 32],
+    thumbprint: String,
+}
+
+impl PublicKey {
+    fn of(private: &Ed25519KeyPair) -> io::Result<PublicKey> {
+        let x = private.public_key().as_ref().try_into();
+        x.map(PublicKey::new)
+            .map_err(|_| unusable("its public half isn't of 32 bytes"))
+    }
+
+    fn new(x: [u8; 32]) -> PublicKey {
+        // RFC 7638 section 3.2: the required members in lexicographic order.
+        let x_text = URL_SAFE_NO_PAD.encode(x);
+        let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x_text}"}}"#);
+        PublicKey {
+            x,
+            thumbprint: URL_SAFE_NO_PAD.encode(sha256(jwk.as_bytes())),
+        }
+    }
+
+    /// What [`PublicKey::x`] writes.
+    pub fn parse(x: &str) -> Option<PublicKey> {
+        let x = URL_SAFE_NO_PAD.decode(x).ok()?;
+        x.try_into().ok().map(PublicKey::new)
+    }
+
+    /// As it is shown and enrolled: the `x` of its JWK (RFC 8037), 43 characters of base64url.
+    pub fn x(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.x)
+    }
+
+    /// RFC 7638, SHA-256, base64url.
+    pub fn thumbprint(&self) -> &str {
+        &self.thumbprint
+    }
+
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        let key = UnparsedPublicKey::new(&ED25519, &self.x);
+        key.verify(message, signature).is_ok()
     }
 }
 
@@ -190,7 +280,7 @@ impl Nonces {
         let boot = self.boot.to_be_bytes();
         let device = self.device.as_bytes();
         let signed = [b"slmd-dpop-nonce-2\0", device, b"\0", &boot, &said].concat();
-        let signature = self.key.0.sign(&signed);
+        let signature = self.key.0.private.sign(&signed);
         URL_SAFE_NO_PAD.encode([&said, signature.as_ref()].concat())
     }
 }
@@ -246,6 +336,31 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let other = Nonces::new(Key::open(other.path()).unwrap(), "edge-1", 7);
         assert_ne!(other.current(now), first);
+    }
+
+    #[test]
+    fn what_it_signs_is_known_by_its_public_half() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Key::find(folder.path()).unwrap().is_none());
+        let key = Key::open(folder.path()).unwrap();
+        let found = Key::find(folder.path()).unwrap().unwrap();
+        assert_eq!(found.public(), key.public());
+        let shown = key.public().x();
+        assert_eq!(shown.len(), 43);
+        assert_eq!(PublicKey::parse(&shown).as_ref(), Some(key.public()));
+        let jws = key.jws("a+jwt", b"{}");
+        let (input, signature) = jws.rsplit_once('.').unwrap();
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        assert!(key.public().verify(input.as_bytes(), &signature));
+        assert!(!key.public().verify(b"another", &signature));
+        // RFC 8037 appendices A.2 and A.3.
+        let published = PublicKey::parse("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap();
+        let thumbprint = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k";
+        assert_eq!(published.thumbprint(), thumbprint);
+        assert!(!published.verify(input.as_bytes(), &signature));
+        for bad in ["", "11qY", "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo="] {
+            assert_eq!(PublicKey::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

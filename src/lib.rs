@@ -7,8 +7,9 @@
 //!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
 //!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`] are small tools.
 //! 2. [`auth`] decides, purely. [`wire`] turns bytes into requests and fragments into bytes.
-//!    [`store`] is the state folder's database. [`trust`] is what a fleet's signed metadata says.
-//! 3. [`audit`] records, [`quota`] charges, [`repository`] is where a fleet's manager makes that metadata; [`engine`] runs the model that [`catalog`] finds;
+//!    [`trust`] judges the signed documents of a fleet. [`store`] is the state folder's database.
+//! 3. [`audit`] records, [`quota`] charges; [`repository`] is where a fleet's manager makes those documents;
+//!    [`engine`] runs the model that [`catalog`] finds;
 //!    [`keysync`] keeps keys and brings others; [`authority`] owns what is in force.
 //! 4. [`admission`] is the single door: decide → reserve → prepare → charge → claim → record →
 //!    queue. [`admin`] is what administration asks and is told.
