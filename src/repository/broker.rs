@@ -21,6 +21,7 @@ use crate::identity::random_hex;
 use crate::link::{
     Broker, Event, Events, Link, Options, Properties, Publication, Subscription, Tls,
 };
+use crate::trust::report;
 
 /// A broker that says nothing for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -95,6 +96,31 @@ impl<'a> Retained<'a> {
             session.send(self.needless(&pieces, &there)).await?;
             session.close().await;
             Ok(())
+        })
+    }
+
+    /// What devices have said last, by the names in the topics.
+    pub fn reports(&self) -> Result<BTreeMap<String, Vec<u8>>, RepositoryError> {
+        block_on(async {
+            let mut session = self.connect().await?;
+            let mut reports = BTreeMap::new();
+            let device = |topic: &str| {
+                let device = topic.strip_prefix("slm/")?.strip_suffix("/trust")?;
+                Some(device.to_owned())
+            };
+            let each = |topic: String, payload: Bytes| {
+                // One that is too long is kept so far that it is seen to be.
+                let payload = payload[..payload.len().min(report::MAX_LEN + 1)].to_vec();
+                if let Some(device) = device(&topic) {
+                    reports.insert(device, payload);
+                }
+            };
+            if !session.collect("slm/+/trust", each).await? {
+                let what = "it lets us read no reports (slm/+/trust); mend its access list";
+                return Err(RepositoryError::Broker(what.to_owned()));
+            }
+            session.close().await;
+            Ok(reports)
         })
     }
 
@@ -195,11 +221,12 @@ impl Session {
         Ok(there)
     }
 
+    /// `false`: the broker doesn't let us.
     async fn collect(
         &mut self,
         filter: &str,
         mut each: impl FnMut(String, Bytes),
-    ) -> Result<(), RepositoryError> {
+    ) -> Result<bool, RepositoryError> {
         let subscription = Subscription {
             filter: filter.to_owned(),
             at_least_once: true,
@@ -217,7 +244,9 @@ impl Session {
                 Err(_) => return Err(failed(&"the broker was silent")),
             };
             match event {
-                Some(Event::Subscribed(codes)) if codes.iter().any(Result::is_err) => break,
+                Some(Event::Subscribed(codes)) if codes.iter().any(Result::is_err) => {
+                    return Ok(false);
+                }
                 Some(Event::Subscribed(_)) => wait = QUIET,
                 Some(Event::Message(message)) => {
                     read += 1;
@@ -233,7 +262,7 @@ impl Session {
                 None => return Err(failed(&"the connection was lost")),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Publishes all of it, and returns when the broker has each.

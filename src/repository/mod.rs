@@ -15,6 +15,7 @@
 //! ```
 
 mod broker;
+mod devices;
 mod error;
 mod export;
 mod finish;
@@ -44,14 +45,15 @@ use rustix::fs::FlockOperation;
 use crate::files::{self, Care, FileError};
 use crate::secret::Secret;
 pub use broker::Retained;
+pub use devices::{Heard, Standing, standing, stragglers};
 pub use error::RepositoryError;
 use export::{pieces, target_file};
 
 pub use finish::{check_finish, finish, ready};
-pub use folder::to_folder;
+pub use folder::{reports_in, to_folder};
 pub use found::{Founding, found};
 pub use key::{KeyError, KeyId, PrivateKey, PublicKey};
-pub use keyset::{KeyChange, with_fetched};
+pub use keyset::{KeyChange, with_fetched, without};
 pub use metadata::Moment;
 use metadata::{MAX_LEN, Metadata, Role};
 pub use policy::{Allowed, check_policy};

@@ -1,10 +1,14 @@
 //! What the next targets and the next revocation hold, until it is signed.
 
+use std::time::Duration;
+
 use super::error::RepositoryError;
 use super::metadata::{Content, MAX_LEN, Metadata, Targets};
 use super::settings::Expiry;
 use super::state::State;
 use crate::time::Timestamp;
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// The state with `bytes` (`None`: nothing) as a target in the next targets. What is so already, or is
 /// staged so, is left as it is, with its signatures.
@@ -50,24 +54,27 @@ pub fn renew(
     now: Timestamp,
 ) -> Result<State, RepositoryError> {
     let mut next = state.clone();
-    if root {
+    let until = |span| now.saturating_add(span);
+    let staged = &state.staged;
+    if root && !is_fresh(staged.root.as_ref(), until(expiry.root)) {
         let role = state.next_root()?.signed.role.clone();
         let version = state.root()?.signed.version + 1;
-        next.staged.root = Some(Metadata::new(
-            version,
-            now.saturating_add(expiry.root),
-            role,
-        ));
+        next.staged.root = Some(Metadata::new(version, until(expiry.root), role));
     }
-    if targets {
+    if targets && !is_fresh(staged.targets.as_ref(), until(expiry.targets)) {
         let role = state.next_targets()?.signed.role.clone();
         stage_targets(&mut next, role, expiry, now);
     }
-    if revocation {
+    if revocation && !is_fresh(staged.revocation.as_ref(), until(expiry.revocation)) {
         let role = state.next_revocation()?.signed.role.clone();
         stage_revocation(&mut next, role, expiry, now);
     }
     Ok(next)
+}
+
+/// Whether what is staged ends as late as a new one would, but for a day: its signatures are kept.
+fn is_fresh<R>(staged: Option<&Metadata<R>>, until: Timestamp) -> bool {
+    staged.is_some_and(|staged| until.since(staged.signed.expires.0) < DAY)
 }
 
 /// Without signatures: those of what was staged before were for something else.

@@ -5,6 +5,8 @@
 mod support;
 
 mod broker;
+mod devices;
 mod fleet;
 mod keys;
 mod metadata;
+mod readme;

@@ -1,12 +1,14 @@
 //! `slmd fleet`: what a fleet's manager does. No daemon is asked; the repository is a folder.
 
 mod change;
+mod devices;
 mod init;
 mod key;
 mod opened;
 mod passphrase;
 mod publish;
 mod realm;
+mod reports;
 mod sign;
 
 use clap::Subcommand;
@@ -35,6 +37,9 @@ pub(in crate::cli) enum Fleet {
     Sign(sign::Sign),
     Timestamp(publish::Timestamp),
     Publish(publish::Publish),
+    Enroll(devices::Enroll),
+    Status(devices::Status),
+    Retire(devices::Retire),
     Export(publish::Export),
 }
 
@@ -55,6 +60,9 @@ impl Fleet {
             Fleet::Sign(command) => command.execute(global),
             Fleet::Timestamp(command) => command.execute(global),
             Fleet::Publish(command) => command.execute(global),
+            Fleet::Enroll(command) => command.execute(global),
+            Fleet::Status(command) => command.execute(global),
+            Fleet::Retire(command) => command.execute(global),
             Fleet::Export(command) => command.execute(global),
         }
     }

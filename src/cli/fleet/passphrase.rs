@@ -19,7 +19,7 @@ const TRIES: usize = 3;
 pub(super) struct Passphrases {
     /// Take the passphrase from FILE instead of asking: of the key NAME, or of all that aren't named.
     /// May be given for several keys.
-    #[arg(long, value_name = "[NAME=]FILE")]
+    #[arg(long, env = "SLMD_FLEET_PASSPHRASE_FILE", value_name = "[NAME=]FILE")]
     passphrase_file: Vec<String>,
 }
 

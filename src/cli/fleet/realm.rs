@@ -213,7 +213,7 @@ impl LiftOff {
     }
 }
 
-fn checked(realm: &str) -> Result<&str, Failure> {
+pub(super) fn checked(realm: &str) -> Result<&str, Failure> {
     match is_name(realm) {
         true => Ok(realm),
         false => Err(RepositoryError::Name(realm.to_owned()).into()),
