@@ -81,6 +81,10 @@ impl RepositoryError {
         }
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "errors are handed over, and texts too"
+    )]
     pub(super) fn wrong(file: &Path, why: impl ToString) -> RepositoryError {
         RepositoryError::File {
             file: file.to_owned(),

@@ -204,11 +204,15 @@ fn reports_can_be_brought_in_a_folder() {
     let fleet = Fleet::new();
     let device = Device::new("edge-1");
     fleet.ok(&["enroll", "edge-1", &device.x()]);
+    // One in 64 keys begins with a hyphen.
+    let hyphen = "-4R98lp_nmx-7MQZqDh0MWyxNRTCxkMzlTmQpHNb0_w";
+    fleet.ok(&["enroll", "edge-2", hyphen, "--replace"]);
     let said = fleet.refused(&["status"]);
     assert!(said.contains("give --from WHERE"), "{said}");
     std::fs::create_dir(fleet.place().join("reports")).expect("a temporary folder");
     let report = device.report(1, 0, [1, 1], &json!([]));
     fleet.file("reports/edge-1", &format!("{report}\n"));
     let status = fleet.json(&["status", "--from", "reports"]);
-    assert_eq!(status["devices"][0]["state"], "up_to_date");
+    let states = [0, 1].map(|row| status["devices"][row]["state"].clone());
+    assert_eq!(states, ["never", "up_to_date"]);
 }

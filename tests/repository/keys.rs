@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::fleet::{Fleet, PASSPHRASE};
-use crate::support::run;
+use crate::support::{python, run};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -133,4 +133,29 @@ fn without_a_terminal_nobody_agrees() {
     let said = fleet.refused(&["sign", "--key", "offline-1"]);
     assert!(said.contains("no terminal to confirm on"), "{said}");
     assert_eq!(fleet.json(&["review"])["waiting"][0]["missing"], 2);
+}
+
+/// On a terminal passphrases are asked for and shown nowhere, the new ones twice.
+#[test]
+fn a_terminal_is_asked_for_passphrases_and_shows_none() {
+    let fleet = Fleet::empty();
+    let program = env!("CARGO_BIN_EXE_slmd");
+    let output = python(
+        "terminal.py",
+        &[&fleet.place().display().to_string(), program],
+        &[],
+    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{shown}");
+    assert!(!shown.contains("battery"), "{shown}");
+    for text in [
+        "at least 12 characters",
+        "These two differ",
+        "That isn't it",
+        "[y/N]",
+    ] {
+        assert!(shown.contains(text), "{text} isn't in {shown}");
+    }
+    assert!(shown.contains("alice has signed targets"), "{shown}");
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use slmd::for_tests::time::instant;
+
 use crate::fleet::{Fleet, jwks};
 
 const JWKS: &str = "realms/prod/jwks.json";
@@ -269,16 +271,19 @@ fn a_publish_that_is_killed_anywhere_is_completed_by_the_next() {
     let fleet = Fleet::new();
     let mirror = fleet.place().join("mirror");
     let to = mirror.display().to_string();
+    let begun = instant();
+    fleet.ok(&["timestamp"]);
     fleet.ok(&["publish", "--to", &to]);
-    for round in 0..12_u64 {
+    let whole = begun.elapsed();
+    for round in 0..8_u32 {
         let policy = format!(r#"{{"version":1,"realms":{{"r{round}":{{}}}}}}"#);
         let file = fleet.file("policy.json", &policy);
         fleet.ok(&["policy", &file]);
         fleet.sign(&["offline-1", "offline-2"]);
         let mut publish = fleet.command(&["publish", "--to", &to]);
         let mut publish = publish.spawn().expect("it starts");
-        // scrypt takes the first part; the files come after.
-        std::thread::sleep(std::time::Duration::from_millis(100 * round));
+        // The key takes the first half; the files come after.
+        std::thread::sleep(whole / 3 + whole * round / 10);
         publish.kill().expect("it is our child");
         publish.wait().expect("it is our child");
         // What is there is whole: the old or the new.

@@ -32,7 +32,8 @@ Examples:
 pub(in crate::cli) struct Enroll {
     /// The device's name.
     device: String,
-    /// Its public key: 43 characters.
+    /// Its public key: 43 characters, the first of which may be a hyphen.
+    #[arg(allow_hyphen_values = true)]
     key: String,
     /// The box was replaced: its reports count from now on, and the old one's no longer.
     #[arg(long)]
@@ -80,6 +81,7 @@ pub(in crate::cli) struct Retire {
     /// The realm.
     realm: String,
     /// The key, by its `kid` or thumbprint.
+    #[arg(allow_hyphen_values = true)]
     key: String,
     /// A day (2026-11-01), or seconds since 1970.
     #[arg(long, value_name = "DATE", value_parser = date)]

@@ -98,19 +98,24 @@ pub(in crate::cli) struct LiftOff {
 #[derive(Debug, Args)]
 struct Names {
     /// A token, by its id.
-    #[arg(long, value_name = "ID", group = "what")]
+    #[arg(long, value_name = "ID", group = "what", allow_hyphen_values = true)]
     jti: Option<String>,
     /// A person or a service, by the subject of their tokens.
-    #[arg(long, value_name = "ID", group = "what")]
+    #[arg(long, value_name = "ID", group = "what", allow_hyphen_values = true)]
     sub: Option<String>,
     /// A login, by its session.
-    #[arg(long, value_name = "ID", group = "what")]
+    #[arg(long, value_name = "ID", group = "what", allow_hyphen_values = true)]
     sid: Option<String>,
     /// A client.
     #[arg(long, value_name = "CLIENT", group = "what")]
     azp: Option<String>,
     /// A key of the realm, by its RFC 7638 thumbprint.
-    #[arg(long, value_name = "THUMBPRINT", group = "what")]
+    #[arg(
+        long,
+        value_name = "THUMBPRINT",
+        group = "what",
+        allow_hyphen_values = true
+    )]
     jkt: Option<String>,
 }
 
