@@ -151,7 +151,7 @@ dist $(DIST):
 install: $(BIN)
 	install -D -m 755 $(BIN) $(DESTDIR)/usr/bin/slmd
 	install -d $(DESTDIR)/usr/lib/systemd/system
-	install -m 644 systemd/*.service systemd/*.socket $(DESTDIR)/usr/lib/systemd/system/
+	install -m 644 systemd/*.service systemd/*.socket systemd/*.timer $(DESTDIR)/usr/lib/systemd/system/
 	install -D -m 644 systemd/slmd.sysusers $(DESTDIR)/usr/lib/sysusers.d/slmd.conf
 	install -D -m 644 systemd/slmd.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/slmd.conf
 # The program prints them, so that they are of its commands; where it is for another CPU, one for this.

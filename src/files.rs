@@ -257,6 +257,13 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     stage(path, content)?.put()
 }
 
+/// [`replace`], for everybody to read.
+pub fn replace_public(path: &Path, content: &[u8]) -> io::Result<()> {
+    let staged = stage(path, content)?;
+    fs::set_permissions(&staged.new, Permissions::from_mode(0o644))?;
+    staged.put()
+}
+
 /// A file's new content, durable beside it. Removed when dropped.
 #[derive(Debug)]
 pub struct Staged {

@@ -6,10 +6,11 @@
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
 //!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
 //!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`] are small tools.
-//! 2. [`trust`] says what of a fleet's signed metadata to believe, [`auth`] decides, both purely. [`wire`]
-//!    turns bytes into requests and fragments into bytes. [`store`] is the state folder's database.
-//! 3. [`audit`] records, [`quota`] charges; [`engine`] runs the model that [`catalog`] finds;
-//!    [`keysync`] keeps keys and brings others; [`authority`] owns what is in force.
+//! 2. [`trust`] says what to believe of what a fleet or its devices signed, [`auth`] decides, both purely.
+//!    [`wire`] turns bytes into requests and fragments into bytes. [`store`] is the state folder's database.
+//! 3. [`audit`] records, [`quota`] charges; [`repository`] is where a fleet's manager signs for its devices;
+//!    [`engine`] runs the model that [`catalog`] finds; [`keysync`] keeps keys and brings others,
+//!    [`fleet`] what is signed; [`authority`] owns what is in force.
 //! 4. [`admission`] is the single door: decide → reserve → prepare → charge → claim → record →
 //!    queue. [`admin`] is what administration asks and is told.
 //! 5. [`transport`] brings prompts to it over HTTP and MQTT.
@@ -48,6 +49,7 @@ mod process;
 mod prompt;
 mod quota;
 mod reason;
+mod repository;
 mod secret;
 mod share;
 mod shutdown;

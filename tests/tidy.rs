@@ -32,7 +32,7 @@ const LAYERS: &[&[&str]] = &[
     &["telemetry"],
     &["trust"],
     &["auth", "store", "wire"],
-    &["audit", "quota"],
+    &["audit", "quota", "repository"],
     &["catalog"],
     &["engine", "keysync"],
     &["fleet"],

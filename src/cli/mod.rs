@@ -14,6 +14,7 @@ mod demo;
 mod device;
 mod endpoints;
 mod exit;
+mod fleet;
 mod input;
 mod keys;
 mod login;
@@ -107,6 +108,8 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Audit),
     #[command(subcommand)]
+    Fleet(fleet::Fleet),
+    #[command(subcommand)]
     Device(device::Device),
     Wipe(wipe::Wipe),
     #[command(subcommand)]
@@ -151,6 +154,7 @@ impl Command {
             Command::Keys(command) => command.execute(global),
             Command::Trust(command) => command.execute(global),
             Command::Audit(command) => command.execute(global),
+            Command::Fleet(command) => command.execute(global),
             Command::Device(command) => command.execute(global),
             Command::Wipe(command) => command.execute(global),
             Command::Config(command) => command.execute(global),

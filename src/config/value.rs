@@ -16,9 +16,9 @@ use crate::engine::Family;
 use crate::https;
 use crate::identity::{Identity, is_topic_level};
 use crate::json;
+use crate::link::Broker;
 use crate::prompt::{Scope, Transport};
 use crate::telemetry::{self, LogFormat};
-use crate::transport::mqtt::Broker;
 
 /// Linux takes socket paths of at most this many bytes (`sun_path` less its NUL, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -463,35 +463,7 @@ pub(super) fn broker_url() -> Kind<Broker> {
 }
 
 fn broker(value: &DeValue<'_>) -> Result<Broker, String> {
-    let url = text(value)?;
-    let form = "write mqtt://host:port or mqtts://host:port";
-    let (rest, tls) = match (url.strip_prefix("mqtt://"), url.strip_prefix("mqtts://")) {
-        (Some(rest), _) => (rest, false),
-        (_, Some(rest)) => (rest, true),
-        (None, None) => return Err(format!("is {url:?}; {form}")),
-    };
-    if rest.contains('@') {
-        return Err("holds credentials; use `username` and `password_file`".to_owned());
-    }
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
-        _ => (rest, None),
-    };
-    let host = host
-        .strip_prefix('[')
-        .map_or(host, |h| h.trim_end_matches(']'));
-    let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    let default = if tls { 8883 } else { 1883 };
-    let port = port.map_or(Some(default), |port| port.parse().ok().filter(|p| *p != 0));
-    match port {
-        Some(port) if !host.is_empty() && host.chars().all(clean) => Ok(Broker {
-            host: host.to_owned(),
-            port,
-            tls,
-        }),
-        _ => Err(format!("is {url:?}; {form}")),
-    }
+    text(value)?.parse()
 }
 
 #[cfg(test)]
@@ -524,36 +496,6 @@ mod tests {
         }
         assert!(size(0, 9)(&string("1 MB")).is_err());
         assert!(size(0, 9)(&string("10 B")).unwrap_err().contains("9 B"));
-    }
-
-    #[test]
-    fn broker_urls() {
-        let ok = |url: &str, host: &str, port| {
-            let (host, tls) = (host.to_owned(), url.starts_with("mqtts"));
-            assert_eq!(
-                broker(&string(url)),
-                Ok(Broker { host, port, tls }),
-                "{url}"
-            );
-        };
-        ok("mqtts://broker.local", "broker.local", 8883);
-        ok("mqtts://broker.local:1", "broker.local", 1);
-        ok("mqtt://127.0.0.1:1884", "127.0.0.1", 1884);
-        ok("mqtt://broker.local", "broker.local", 1883);
-        ok("mqtt://[::1]:1884", "::1", 1884);
-        ok("mqtt://[::1]/", "::1", 1883);
-        for bad in [
-            "mqtt://",
-            "mqtt://:1",
-            "mqtt://h:0",
-            "mqtt://h:x",
-            "tcp://h",
-            "mqtt://h/p",
-        ] {
-            assert!(broker(&string(bad)).is_err(), "{bad}");
-        }
-        let secret = broker(&string("mqtt://u:hunter2@h")).unwrap_err();
-        assert!(!secret.contains("hunter2"), "{secret}");
     }
 
     #[test]

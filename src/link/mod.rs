@@ -9,6 +9,7 @@
 //! SUBACK. Here a publish carries a token, tokens are paired in order with `Outgoing::Publish`,
 //! and every code comes out as an event.
 
+mod address;
 mod backoff;
 mod convert;
 mod poll;
@@ -30,6 +31,7 @@ use tokio::sync::mpsc;
 
 use crate::tls::KeyPair;
 
+pub use address::Broker;
 pub use backoff::{Backoff, Failure};
 
 /// Publishes and acknowledgements that may wait for the event loop.

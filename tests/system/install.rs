@@ -14,9 +14,11 @@ use crate::support::{root, run};
 const PATIENCE: Duration = Duration::from_secs(60);
 pub const UNITS: &str = "usr/lib/systemd/system";
 /// Besides the manual's first section, which has a page for each command.
-const FILES: [(&str, u32); 10] = [
+const FILES: [(&str, u32); 12] = [
     ("etc/slmd/slmd.toml", 0o640),
     ("usr/bin/slmd", 0o755),
+    ("usr/lib/systemd/system/slmd-fleet-timestamp.service", 0o644),
+    ("usr/lib/systemd/system/slmd-fleet-timestamp.timer", 0o644),
     ("usr/lib/systemd/system/slmd.service", 0o644),
     ("usr/lib/systemd/system/slmd.socket", 0o644),
     ("usr/lib/sysusers.d/slmd.conf", 0o644),

@@ -63,7 +63,12 @@ fn the_formatters_have_nothing_to_complain_about() {
 fn units_name_pages_that_are_there() {
     let installed = installed();
     let mut named = 0;
-    for unit in ["slmd.service", "slmd.socket"] {
+    for unit in [
+        "slmd.service",
+        "slmd.socket",
+        "slmd-fleet-timestamp.service",
+        "slmd-fleet-timestamp.timer",
+    ] {
         let unit = fs::read_to_string(path(&installed, &format!("{UNITS}/{unit}"))).unwrap();
         for page in unit.split("man:").skip(1) {
             let (name, rest) = page.split_once('(').expect("a section");
@@ -73,7 +78,7 @@ fn units_name_pages_that_are_there() {
             named += 1;
         }
     }
-    assert_eq!(named, 3);
+    assert_eq!(named, 5);
 }
 
 /// Whoever asks `whatis` or `apropos` sees the first line, `slmd-ask - what it does`.

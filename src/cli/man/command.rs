@@ -37,6 +37,11 @@ pub(super) const FILES: &[Noted] = &[
         &["run", "model", "keys", "audit", "device", "wipe"],
     ),
     (
+        "./fleet",
+        "A fleet: its keys, what waits for signatures and what is published.",
+        &["fleet"],
+    ),
+    (
         "~/.local/state/slmd/login.json",
         "The saved login, which only its owner may read.",
         &["ask", "endpoints", "login", "logout", "status", "wipe"],

@@ -22,7 +22,6 @@ mod status;
 mod topics;
 mod untold;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +33,7 @@ use tokio::sync::watch;
 use crate::admission::Admission;
 use crate::audit;
 use crate::identity::{Identity, Key, Nonces};
-use crate::link::{self, Backoff};
+use crate::link::{self, Backoff, Broker};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Registry;
 use crate::time;
@@ -43,25 +42,6 @@ pub use metrics::Metrics;
 
 /// What comes beside the body in a packet: the token (16 KiB at most), topics, correlation data.
 const BESIDE_BODY: usize = 64 * 1024;
-
-/// Where the broker is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Broker {
-    pub host: String,
-    pub port: u16,
-    pub tls: bool,
-}
-
-/// Its URL, as the configuration has it.
-impl fmt::Display for Broker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "mqtts" } else { "mqtt" };
-        match (&self.host, self.port) {
-            (host, port) if host.contains(':') => write!(f, "{scheme}://[{host}]:{port}"),
-            (host, port) => write!(f, "{scheme}://{host}:{port}"),
-        }
-    }
-}
 
 /// No MQTT at all without them.
 #[derive(Debug, Clone, PartialEq, Eq)]

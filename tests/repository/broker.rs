@@ -1,0 +1,167 @@
+//! What is published to a real mosquitto is what a device finds there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::fleet::{Fleet, jwks};
+use crate::support::{Ca, Mosquitto, Publish, run};
+
+/// What the broker retains beneath the fleet's topics, laid down as a mirror's folder.
+fn retained(broker: &Mosquitto, mirror: &Path) -> BTreeMap<String, Vec<u8>> {
+    let _ = fs::remove_dir_all(mirror);
+    let mut subscribe = Command::new("mosquitto_sub");
+    subscribe.args([
+        "-V",
+        "5",
+        "-p",
+        &broker.port().to_string(),
+        "-t",
+        "slm/trust/plant/#",
+    ]);
+    subscribe.args(["-F", "%r %t %x", "-W", "2"]);
+    let output = run(&mut subscribe, b"", Duration::from_secs(20));
+    let lines = String::from_utf8(output.stdout).expect("topics and hexadecimal digits");
+    let mut found = BTreeMap::new();
+    for line in lines.lines() {
+        let mut words = line.split(' ');
+        assert_eq!(words.next(), Some("1"), "{line}");
+        let topic = words.next().expect("a topic");
+        let path = topic
+            .strip_prefix("slm/trust/plant/")
+            .expect("a topic of the fleet");
+        let hex = words.next().unwrap_or_default().as_bytes();
+        let digits = hex
+            .chunks(2)
+            .map(|pair| std::str::from_utf8(pair).expect("ASCII"));
+        let bytes: Vec<u8> = digits
+            .map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal"))
+            .collect();
+        let file = mirror.join(path);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("a temporary folder");
+        fs::write(&file, &bytes).expect("a temporary file");
+        found.insert(path.to_owned(), bytes);
+    }
+    found
+}
+
+#[test]
+fn a_broker_retains_what_devices_need_and_nothing_else() {
+    let fleet = Fleet::new();
+    let broker = Mosquitto::start();
+    let to = format!("mqtt://127.0.0.1:{}", broker.port());
+    let mirror = fleet.place().join("seen");
+    fleet.ok(&["publish", "--to", &to]);
+    let set = fleet.file("set.json", &jwks(&["a"]));
+    fleet.ok(&["rotate", "prod", "--jwks", &set]);
+    fleet.sign(&["offline-1", "offline-2"]);
+    fleet.ok(&["publish", "--to", &to]);
+    let first = retained(&broker, &mirror);
+    let read = fleet.read("c", &mirror, &["realms/prod/jwks.json"]);
+    assert_eq!(read["versions"]["targets"], 2);
+    assert!(read["targets"]["realms/prod/jwks.json"].is_string());
+
+    // Once more, it is so already. What somebody else has left there goes.
+    for topic in [
+        "metadata/9.root.json",
+        "metadata/1.targets.jsonx",
+        "targets/poison",
+    ] {
+        let topic = format!("slm/trust/plant/{topic}");
+        broker.publish(&Publish {
+            topic: &topic,
+            payload: "poison",
+            retain: true,
+            ..Publish::default()
+        });
+    }
+    // Not even a timestamp of a version that never was keeps us from publishing.
+    let stamp = fs::read_to_string(fleet.folder().join("metadata/timestamp.json"));
+    let forged = stamp
+        .expect("it is there")
+        .replace("\"version\":2", "\"version\":4000000");
+    broker.publish(&Publish {
+        topic: "slm/trust/plant/metadata/timestamp.json",
+        payload: &forged,
+        retain: true,
+        ..Publish::default()
+    });
+    fleet.ok(&["publish", "--to", &to]);
+    assert_eq!(retained(&broker, &mirror), first);
+
+    for _ in 0..3 {
+        fleet.ok(&["renew", "targets"]);
+        fleet.sign(&["offline-1", "offline-2"]);
+        fleet.ok(&["publish", "--to", &to]);
+    }
+    let names: Vec<String> = retained(&broker, &mirror).into_keys().collect();
+    let metadata: Vec<&str> = names
+        .iter()
+        .filter_map(|name| name.strip_prefix("metadata/"))
+        .collect();
+    assert_eq!(
+        metadata,
+        [
+            "1.revocation.json",
+            "1.root.json",
+            "4.snapshot.json",
+            "4.targets.json",
+            "5.snapshot.json",
+            "5.targets.json",
+            "timestamp.json"
+        ]
+    );
+    assert_eq!(fleet.read("c", &mirror, &[])["versions"]["targets"], 5);
+
+    // An old copy of the fleet's folder sets nothing back.
+    let copy = fleet.place().join("copy");
+    let cp = Command::new("cp")
+        .args(["-a"])
+        .args([&fleet.folder(), &copy])
+        .status();
+    assert!(cp.expect("cp runs").success());
+    fleet.ok(&["timestamp"]);
+    fleet.ok(&["publish", "--to", &to]);
+    let said = fleet.refused(&["publish", "--to", &to, "--fleet", "copy"]);
+    assert!(said.contains("old copy of the fleet"), "{said}");
+}
+
+#[test]
+fn a_broker_that_is_away_is_no_loss() {
+    let fleet = Fleet::new();
+    let mut broker = Mosquitto::start();
+    let to = format!("mqtt://127.0.0.1:{}", broker.port());
+    broker.stop();
+    let mirror = fleet.place().join("mirror").display().to_string();
+    let said = fleet.refused(&["publish", "--to", &to, "--to", &mirror]);
+    assert!(
+        said.contains("run it again when this is mended") && said.contains(&to),
+        "{said}"
+    );
+    assert!(
+        Path::new(&mirror).join("metadata/timestamp.json").exists(),
+        "the other was tried"
+    );
+    broker.restart();
+    fleet.ok(&["publish", "--to", &to]);
+    let seen = fleet.place().join("seen");
+    retained(&broker, &seen);
+    assert_eq!(fleet.read("c", &seen, &[])["versions"]["timestamp"], 1);
+}
+
+#[test]
+fn a_broker_that_lets_nobody_in_says_so() {
+    let fleet = Fleet::new();
+    let broker = Mosquitto::start_with("allow_anonymous false\n");
+    let to = format!("mqtt://127.0.0.1:{}", broker.port());
+    let said = fleet.refused(&["publish", "--to", &to]);
+    assert!(said.contains("not authorized"), "{said}");
+    let said = fleet.refused(&["publish", "--to", "mqtts://localhost"]);
+    assert!(said.contains("ca_file"), "{said}");
+    let ca = Ca::new("fleet");
+    let pem = ca.file().display().to_string();
+    let said = fleet.refused(&["publish", "--to", "mqtts://localhost:1", "--ca-file", &pem]);
+    assert!(said.contains("not published everywhere"), "{said}");
+}

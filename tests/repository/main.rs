@@ -1,0 +1,12 @@
+//! A fleet's repository by the program that people run, read by those who were there before: python-tuf
+//! reads the metadata, OpenSSL the keys, a real mosquitto takes what is published.
+
+#[path = "../system/support/mod.rs"]
+mod support;
+
+mod broker;
+mod devices;
+mod fleet;
+mod keys;
+mod metadata;
+mod readme;
