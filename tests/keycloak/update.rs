@@ -114,7 +114,8 @@ fn an_older_realm_becomes_what_the_file_says_and_loses_nothing() {
     let done = old.apply("");
     assert_eq!(done, planned);
     for line in [
-        "client device-1: attributes.access.token.lifespan, fullScopeAllowed\n",
+        "client device-1: attributes.access.token.lifespan\n",
+        "client device-1: fullScopeAllowed\n",
         "group slm-auditors: new\n",
         "group slm-readers: loses write of slm-chat\n",
         "not in the file and left as they are: by-hand\n",
