@@ -10,7 +10,7 @@ use crate::fleet::{Fleet, jwks};
 use crate::support::{Ca, Mosquitto, Publish, run};
 
 /// What the broker retains beneath the fleet's topics, laid down as a mirror's folder.
-fn retained(broker: &Mosquitto, mirror: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn retained(broker: &Mosquitto, mirror: &Path) -> BTreeMap<String, Vec<u8>> {
     let _ = fs::remove_dir_all(mirror);
     let mut subscribe = Command::new("mosquitto_sub");
     subscribe.args([
