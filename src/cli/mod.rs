@@ -11,6 +11,7 @@ mod completions;
 mod config;
 #[cfg(feature = "demo")]
 mod demo;
+mod device;
 mod endpoints;
 mod exit;
 mod fleet;
@@ -31,6 +32,7 @@ mod status;
 mod terminal;
 mod token;
 mod waiting;
+mod wipe;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -104,6 +106,9 @@ enum Command {
     #[command(subcommand)]
     Fleet(fleet::Fleet),
     #[command(subcommand)]
+    Device(device::Device),
+    Wipe(wipe::Wipe),
+    #[command(subcommand)]
     Config(config::ConfigCommand),
     Reload(status::Reload),
     Completions(completions::Completions),
@@ -143,6 +148,8 @@ impl Command {
             Command::Keys(command) => command.execute(global),
             Command::Audit(command) => command.execute(global),
             Command::Fleet(command) => command.execute(global),
+            Command::Device(command) => command.execute(global),
+            Command::Wipe(command) => command.execute(global),
             Command::Config(command) => command.execute(global),
             Command::Reload(command) => command.execute(global),
             Command::Completions(command) => command.execute(),

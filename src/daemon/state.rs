@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::RunError;
+use super::{RunError, wipe};
 use crate::audit::{self, Change};
 use crate::auth::Snapshot;
 use crate::authority::{Authority, Refused};
@@ -25,6 +25,8 @@ pub struct State {
     pub store: Store,
     pub log: audit::Log,
     pub authority: Authority,
+    /// The device's own.
+    pub key: Key,
     /// What transports give out for DPoP proofs.
     pub nonces: Nonces,
 }
@@ -38,6 +40,7 @@ impl State {
         };
         let own = files::check_own_folder(&folder).map_err(std::io::Error::from);
         own.map_err(|e| fail(StoreError::from_io(&e)))?;
+        wipe::check(&folder)?;
         let store = Store::open(&folder.join(store::FOLDER)).map_err(fail)?;
         let clocks = Clocks::default();
         let log = audit::Log::open(
@@ -60,7 +63,8 @@ impl State {
         let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         Ok(State {
             authority,
-            nonces: Nonces::new(key, &config.identity.device, clocks.booted().boot),
+            nonces: Nonces::new(key.clone(), &config.identity.device, clocks.booted().boot),
+            key,
             folder,
             store,
             log,

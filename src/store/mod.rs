@@ -98,6 +98,17 @@ struct Broken {
     tried: Option<Instant>,
 }
 
+/// Whether another process has the database in `folder`. Nothing is made.
+#[must_use]
+pub fn is_in_use(folder: &Path) -> bool {
+    open::is_locked(folder)
+}
+
+/// Keeps every other process from the database in `folder` until it is closed, and opens nothing.
+pub fn lock(folder: &Path) -> Result<File, StoreError> {
+    open::lock(folder)
+}
+
 impl Store {
     /// Opens or creates the database in `folder`, repairing what can be repaired.
     pub fn open(folder: &Path) -> Result<Store, StoreError> {

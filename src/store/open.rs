@@ -15,6 +15,7 @@ use crate::files::{self, sync_folder};
 /// Damaged databases kept for a look at them.
 const KEPT: u32 = 3;
 
+const LOCK: &str = "lock";
 /// An old handle of ours closes in the background; its lock is waited for this often and long.
 const LOCK_TRIES: u32 = 40;
 const LOCK_WAIT: Duration = Duration::from_millis(50);
@@ -43,8 +44,7 @@ pub(super) struct Opened {
 
 /// Opens the database in `folder`, or a new one when it is beyond repair.
 pub(super) fn open(folder: &Path) -> Result<Opened, StoreError> {
-    private(folder)?;
-    let lock = take_lock(folder)?;
+    let lock = lock(folder)?;
     let home = folder.join("sled");
     let (handle, recovery) = match try_open(&home) {
         Err(StoreError::Corrupt(error)) => {
@@ -151,8 +151,15 @@ fn private(folder: &Path) -> Result<(), StoreError> {
     made.map_err(|e| StoreError::in_file(folder, &e))
 }
 
-fn take_lock(folder: &Path) -> Result<File, StoreError> {
-    let lock = files::lock_file(&folder.join("lock")).map_err(|e| StoreError::from_io(&e))?;
+pub(super) fn is_locked(folder: &Path) -> bool {
+    let lock = File::open(folder.join(LOCK));
+    lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// The folder is made where it is missing.
+pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
+    private(folder)?;
+    let lock = files::lock_file(&folder.join(LOCK)).map_err(|e| StoreError::from_io(&e))?;
     for _ in 0..START_TRIES {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),

@@ -31,3 +31,4 @@ mod reload;
 mod secrets;
 mod support;
 mod tls;
+mod wipe;

@@ -24,7 +24,7 @@ use crate::config::{self, Config};
 use crate::oauth::{self, Client, Code, OauthError, ProofKey, Provider, Tokens};
 use crate::time::{Clocks, Timestamp};
 pub(super) use end::{End, Refresh};
-use saved::Place;
+pub(super) use saved::Place;
 pub(super) use session::Session;
 use words::explain;
 

@@ -117,7 +117,7 @@ impl Place {
     }
 
     /// Whether there was one.
-    pub(super) fn remove(&self) -> Result<bool, Failure> {
+    pub(in crate::cli) fn remove(&self) -> Result<bool, Failure> {
         match fs::remove_file(self.file()) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),

@@ -34,7 +34,7 @@ pub(super) const FILES: &[Noted] = &[
     (
         "/var/lib/slmd",
         "The daemon's state: pinned keys, the audit log, models, the device's own key.",
-        &["run", "model", "keys", "audit"],
+        &["run", "model", "keys", "audit", "device", "wipe"],
     ),
     (
         "./fleet",
@@ -44,7 +44,7 @@ pub(super) const FILES: &[Noted] = &[
     (
         "~/.local/state/slmd/login.json",
         "The saved login, which only its owner may read.",
-        &["ask", "endpoints", "login", "logout", "status"],
+        &["ask", "endpoints", "login", "logout", "status", "wipe"],
     ),
 ];
 
