@@ -10,7 +10,7 @@ use crate::fleet::{Fleet, jwks};
 use crate::support::{Ca, Mosquitto, Publish, run};
 
 /// What the broker retains beneath the fleet's topics, laid down as a mirror's folder.
-fn retained(broker: &Mosquitto, mirror: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn retained(broker: &Mosquitto, mirror: &Path) -> BTreeMap<String, Vec<u8>> {
     let _ = fs::remove_dir_all(mirror);
     let mut subscribe = Command::new("mosquitto_sub");
     subscribe.args([
@@ -164,4 +164,57 @@ fn a_broker_that_lets_nobody_in_says_so() {
     let pem = ca.file().display().to_string();
     let said = fleet.refused(&["publish", "--to", "mqtts://localhost:1", "--ca-file", &pem]);
     assert!(said.contains("not published everywhere"), "{said}");
+}
+
+#[test]
+fn over_tls_the_shipped_access_list_lets_the_manager_publish_and_no_device() {
+    let fleet = Fleet::new();
+    let ca = Ca::new("fleet");
+    let broker = Mosquitto::deployed(&ca.issue("localhost"), &["fleet", "edge-1"]);
+    let to = format!("mqtts://localhost:{}", broker.port());
+    let pem = ca.file().display().to_string();
+    for user in ["fleet", "edge-1"] {
+        fleet.secret(&format!("{user}.password"), &Mosquitto::password(user));
+    }
+    let publish = |user: &'static str| {
+        let words = [
+            "publish",
+            "--to",
+            &to,
+            "--ca-file",
+            &pem,
+            "--username",
+            user,
+        ];
+        let words = words.map(str::to_owned).to_vec();
+        [
+            words,
+            vec!["--password-file".to_owned(), format!("{user}.password")],
+        ]
+        .concat()
+    };
+    let publish = |user| fleet.run(&publish(user).iter().map(String::as_str).collect::<Vec<_>>());
+    let published = |user| {
+        let output = publish(user);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    assert_eq!(published("fleet"), (true, String::new()));
+    fleet.ok(&["timestamp"]);
+    let (done, said) = published("edge-1");
+    assert!(!done);
+    assert!(
+        said.contains("didn't take slm/trust/plant/") && said.contains("not authorized"),
+        "{said}"
+    );
+    assert_eq!(published("fleet"), (true, String::new()));
+    // Where fleet.toml has the broker, its name is enough.
+    let settings = fleet.folder().join("fleet.toml");
+    let text = fs::read_to_string(&settings).expect("it is there");
+    let known = format!(
+        "[[publish]]\nto = {to:?}\nca_file = {pem:?}\nusername = \"fleet\"\npassword_file = \"../fleet.password\"\n"
+    );
+    fs::write(&settings, format!("{text}{known}")).expect("it is ours");
+    let said = fleet.ok(&["timestamp", "--publish"]);
+    assert!(said.contains("published to mqtts://localhost"), "{said}");
 }

@@ -4,7 +4,9 @@ use std::fs;
 
 use slmd::for_tests::time::instant;
 
+use crate::broker::retained;
 use crate::fleet::{Fleet, jwks};
+use crate::support::Mosquitto;
 
 const JWKS: &str = "realms/prod/jwks.json";
 const DENY: &str = "realms/prod/deny.json";
@@ -93,6 +95,21 @@ fn python_tuf_follows_a_fleet_through_all_of_its_changes() {
             .expect("it is there")
             .contains("mallory")
     );
+
+    // And revoked again, at once on the list and with two signatures off the lifts.
+    let said = fleet.ok(&["revoke", "prod", "--sub", "mallory"]);
+    assert!(said.contains("! it was lifted before"), "{said}");
+    fleet.publish();
+    fleet.ok(&["publish", "--to", &to]);
+    let again = read(&[DENY, "realms/prod/lift.json"]);
+    let list = |path: &str| {
+        again["targets"][path]
+            .as_str()
+            .expect("it is there")
+            .to_owned()
+    };
+    assert!(list(DENY).contains("mallory"));
+    assert!(!list("realms/prod/lift.json").contains("mallory"));
 }
 
 #[test]
@@ -269,26 +286,29 @@ fn every_command_can_be_run_twice() {
 #[test]
 fn a_publish_that_is_killed_anywhere_is_completed_by_the_next() {
     let fleet = Fleet::new();
+    let broker = Mosquitto::start();
     let mirror = fleet.place().join("mirror");
     let to = mirror.display().to_string();
+    let and = format!("mqtt://127.0.0.1:{}", broker.port());
+    let publish = ["publish", "--to", &to, "--to", &and];
     let begun = instant();
     fleet.ok(&["timestamp"]);
-    fleet.ok(&["publish", "--to", &to]);
+    fleet.ok(&publish);
     let whole = begun.elapsed();
     for round in 0..8_u32 {
         let policy = format!(r#"{{"version":1,"realms":{{"r{round}":{{}}}}}}"#);
         let file = fleet.file("policy.json", &policy);
         fleet.ok(&["policy", &file]);
         fleet.sign(&["offline-1", "offline-2"]);
-        let mut publish = fleet.command(&["publish", "--to", &to]);
-        let mut publish = publish.spawn().expect("it starts");
+        let mut killed = fleet.command(&publish);
+        let mut killed = killed.spawn().expect("it starts");
         // The key takes the first half; the files come after.
         std::thread::sleep(whole / 3 + whole * round / 10);
-        publish.kill().expect("it is our child");
-        publish.wait().expect("it is our child");
+        killed.kill().expect("it is our child");
+        killed.wait().expect("it is our child");
         // What is there is whole: the old or the new.
         fleet.read("cache", &mirror, &["policy.json"]);
-        fleet.ok(&["publish", "--to", &to]);
+        fleet.ok(&publish);
         let read = fleet.read("cache", &mirror, &["policy.json"]);
         assert_eq!(
             read["targets"]["policy.json"],
@@ -296,4 +316,12 @@ fn a_publish_that_is_killed_anywhere_is_completed_by_the_next() {
             "round {round}"
         );
     }
+    let seen = fleet.place().join("seen");
+    retained(&broker, &seen);
+    let read = fleet.read("cache", &seen, &["policy.json"]);
+    assert!(
+        read["targets"]["policy.json"]
+            .as_str()
+            .is_some_and(|text| text.contains("r7"))
+    );
 }

@@ -51,12 +51,12 @@ fn blocks(language: &str) -> Vec<String> {
 fn from_nothing_to_a_rotation_and_through_every_loss() {
     let fleet = Fleet::empty();
     let place = fleet.place();
-    let broker = Mosquitto::start();
     let ca = Ca::new("fleet");
+    let broker = Mosquitto::deployed(&ca.issue("localhost"), &["fleet"]);
     for name in ["keycloak-ca.pem", "broker-ca.pem"] {
         fs::copy(ca.file(), place.join(name)).expect("a temporary file");
     }
-    fleet.secret("broker-password", "not asked for here");
+    fleet.secret("broker-password", &Mosquitto::password("fleet"));
     fleet.file("policy.json", &blocks("json").concat());
     // Nobody is there to look at what is signed.
     let wrapper = format!(
@@ -70,8 +70,8 @@ fn from_nothing_to_a_rotation_and_through_every_loss() {
 
     let script = format!("set -euo pipefail\n{}", blocks("sh").concat());
     let script = script.replace(
-        "mqtts://broker.example:8883",
-        &format!("mqtt://127.0.0.1:{}", broker.port()),
+        "broker.example:8883",
+        &format!("localhost:{}", broker.port()),
     );
     let script = script.replace(
         "https://keycloak.example",

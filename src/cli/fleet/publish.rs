@@ -209,10 +209,7 @@ fn report(global: &Global, opened: &Opened, to: &[Destination]) -> Done {
         output::line(&format!("published to {place}"))?;
     }
     if to.is_empty() {
-        let folder = opened.repository.folder().display();
-        output::line(&format!(
-            "{folder} itself can be served as a mirror; or give publish --to WHERE"
-        ))?;
+        output::line("no device has it yet: say where to with slmd fleet publish --to WHERE")?;
     }
     for line in lines(&report.waiting) {
         output::line(&format!("still staged: {line}"))?;

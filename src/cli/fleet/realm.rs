@@ -192,11 +192,18 @@ impl Revoke {
         let path = targets::deny(name);
         let list = revocation.add(opened.state.content(&path)?, opened.now)?;
         stage_list(&mut opened, &path, &list)?;
-        if let Some(what) = named {
-            take_back(&mut opened, name, what)?;
-        }
+        let was_lifted = match named {
+            Some(what) => take_back(&mut opened, name, what)?,
+            None => false,
+        };
         sign_here(&mut opened, &self.passphrases)?;
-        told_of(global, &opened, &self.folder)
+        told_of(global, &opened, &self.folder)?;
+        if was_lifted && !global.json {
+            output::line(
+                "! it was lifted before: devices hold to that until targets is signed, too",
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -263,15 +270,16 @@ fn stage_list(opened: &mut Opened, path: &str, list: &[u8]) -> Done {
 }
 
 /// What was lifted once would be let go again.
-fn take_back(opened: &mut Opened, name: &str, what: Named) -> Done {
+fn take_back(opened: &mut Opened, name: &str, what: Named) -> Result<bool, Failure> {
     let path = targets::lift(name);
     let Some(lifts) = opened.state.content(&path)? else {
-        return Ok(());
+        return Ok(false);
     };
-    match Lift(what).take_back(lifts)? {
-        Some(left) => stage(opened, &path, Some(&left)),
-        None => Ok(()),
+    let left = Lift(what).take_back(lifts)?;
+    if let Some(left) = &left {
+        stage(opened, &path, Some(left))?;
     }
+    Ok(left.is_some())
 }
 
 /// Signs the revocation, and has it published, where the keys for that are here.
@@ -301,16 +309,18 @@ fn sign_here(opened: &mut Opened, passphrases: &Passphrases) -> Done {
 }
 
 fn told_of(global: &Global, opened: &Opened, folder: &Folder) -> Done {
-    if !opened.state.staged.is_empty() || global.json {
-        return staged(global, opened, folder);
+    let option = folder.option();
+    if opened.state.staged.revocation.is_none() && !global.json {
+        let published = opened.state.published()?;
+        let (list, stamp) = (&published.revocation.signed, &published.timestamp.signed);
+        let (list, stamp) = (list.version, stamp.version);
+        output::line(&format!("revocation {list}, under timestamp {stamp}"))?;
+        output::line(&format!("next: slmd fleet publish{option}"))?;
     }
-    let published = opened.state.published()?;
-    let (list, stamp) = (&published.revocation.signed, &published.timestamp.signed);
-    output::line(&format!(
-        "revocation {}, under timestamp {}",
-        list.version, stamp.version
-    ))?;
-    output::line(&format!("next: slmd fleet publish{}", folder.option()))
+    match opened.state.staged.is_empty() && !global.json {
+        true => Ok(()),
+        false => staged(global, opened, folder),
+    }
 }
 
 fn time(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
