@@ -72,10 +72,10 @@ pub mod tls {
 }
 
 pub mod trust {
+    pub use crate::trust::report::{Enrolled, Report, ReportError, verify};
     pub use crate::trust::{
         Client, Limits, Mirror, MirrorError, Target, TrustError, Versions, canonical,
     };
-    pub use crate::trust::report::{Enrolled, Report, ReportError, verify};
 }
 
 pub mod wire {

@@ -141,8 +141,8 @@ settings! {
         /// broker can forge one.
         sign_answers: restart(boolean), Default false;
         /// Tell the fleet which keys, models and versions are in force: a retained message on
-        /// slm/{device}/trust, signed by the device's key.
-        report: restart(boolean), Default false;
+        /// slm/{device}/trust, signed by the device's key. Where a fleet is followed, unless set.
+        report: restart(optional(boolean)), Example true;
         /// The first pause after a lost connection.
         reconnect_min: restart(time(100 * MILLISECOND, HOUR)), Default "1s";
         /// The longest.

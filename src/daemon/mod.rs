@@ -14,6 +14,7 @@ mod models;
 mod reload;
 mod report;
 mod state;
+mod statement;
 mod wipe;
 
 use std::future::Future;

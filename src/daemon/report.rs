@@ -7,17 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde_json::Map;
 use tokio::sync::watch;
 
 use super::State;
-use super::core::Core;
-use crate::auth;
 use crate::identity::Key;
 use crate::store::{Store, StoreError, Tree};
-use crate::time::{self, Moment, Timestamp};
+use crate::time::Timestamp;
 use crate::transport::mqtt::Reports;
-use crate::trust::report::{Realm, Report, ReportError, VERSION, sign};
+use crate::trust::report::{Report, ReportError, sign};
 
 /// Changes within so long are told together.
 const AT_MOST_EVERY: Duration = Duration::from_secs(10);
@@ -28,7 +25,7 @@ const BLOCK: u64 = 100;
 const KEY: &[u8] = b"counter";
 
 #[derive(Debug, thiserror::Error)]
-enum Untold {
+pub(super) enum Untold {
     #[error("it can't be numbered: {0}")]
     Store(#[from] StoreError),
     #[error("{0}")]
@@ -61,7 +58,7 @@ impl Reporter {
     }
 
     /// Tells it if it is due. `connection`: which one to the broker this is, where there is one.
-    fn tell(
+    pub(super) fn tell(
         &self,
         mut report: Report,
         connection: Option<u64>,
@@ -164,66 +161,15 @@ impl Counter {
     }
 }
 
-impl Core {
-    /// Once a second. May wait for the disk.
-    pub(super) fn report(&self) {
-        let config = self.config.load();
-        let Some(mqtt) = &self.mqtt else { return };
-        if !config.mqtt.as_ref().is_some_and(|settings| settings.report) {
-            return;
-        }
-        let status = mqtt.status();
-        let connection = status.connected.then_some(status.reconnects);
-        let report = self.state_of_trust(config.identity.device.clone());
-        if let Err(error) = self.reporter.tell(report, connection, time::instant()) {
-            tracing::error!(%error, "the fleet isn't told what is in force");
-        }
-    }
-
-    /// The report, not numbered yet.
-    fn state_of_trust(&self, device: String) -> Report {
-        let authority = &self.state.authority;
-        let (now, snapshot) = (authority.moment(), authority.snapshot());
-        let realms = snapshot.realms.values().map(|realm| {
-            let denied = snapshot.deny.realms.get(&realm.issuer);
-            let denied = denied.map_or(0, |list| list.entries() as u64);
-            (realm.name.clone(), in_force(realm, denied, now))
-        });
-        let models = self.engine.digests();
-        let models = models.map(|(name, digest)| (name.to_owned(), format!("sha256:{digest}")));
-        Report {
-            version: VERSION,
-            device,
-            counter: 0,
-            time: authority.clocks().now(),
-            synchronised: authority.clocks().synchronised(),
-            floor: authority.floor().get(now.uptime),
-            slmd: env!("CARGO_PKG_VERSION").to_owned(),
-            fleet: None,
-            realms: realms.collect(),
-            models: models.collect(),
-            error: None,
-            more: Map::new(),
-        }
-    }
-}
-
-fn in_force(realm: &auth::Realm, denied: u64, now: Moment) -> Realm {
-    let keys = realm.keys.keys();
-    Realm {
-        keys: keys.iter().map(|key| key.thumbprint.clone()).collect(),
-        kids: keys.into_iter().map(|key| key.kid).collect(),
-        confirmed: realm.confirmed.map(|at| at.shown(now)),
-        denied,
-        more: Map::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use serde_json::Map;
+
     use super::*;
+    use crate::time;
+    use crate::trust::report::{Realm, VERSION};
 
     fn report() -> Report {
         let realm = Realm {

@@ -173,7 +173,12 @@ async fn properties_and_tokens_come_through() {
                 let left = message.properties.expiry.expect("what is left of it");
                 assert!((60..=90).contains(&left.as_secs()), "{left:?}");
                 let expiry = properties.expiry;
-                assert!(Properties { expiry, ..message.properties } == properties);
+                assert!(
+                    Properties {
+                        expiry,
+                        ..message.properties
+                    } == properties
+                );
                 // Only four may be unacknowledged, so this also shows that acks arrive.
                 link.try_ack(message.ack.expect("QoS 1")).unwrap();
                 received += 1;

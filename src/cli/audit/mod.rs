@@ -128,7 +128,10 @@ impl Tail {
             false => format!("last={count}&before={next}"),
         };
         for (name, value) in filter.pairs() {
-            query.push_str(&format!("&{name}={}", crate::digest::percent_encoded(&value)));
+            query.push_str(&format!(
+                "&{name}={}",
+                crate::digest::percent_encoded(&value)
+            ));
         }
         for line in admin.audit(&query)?.lines() {
             show.line(&line?)?;

@@ -66,8 +66,8 @@ pub struct Settings {
     pub fragment_interval: Duration,
     pub reconnect_min: Duration,
     pub reconnect_max: Duration,
-    /// Tell the fleet what is in force.
-    pub report: bool,
+    /// Tell the fleet what is in force; `None`: where one is followed.
+    pub report: Option<bool>,
     /// Sign answers with the device's key.
     pub sign_answers: bool,
 }

@@ -1,0 +1,85 @@
+//! What the device's report says: what is in force now, and how its fleet's mirrors do.
+
+use serde_json::Map;
+
+use super::core::Core;
+use crate::auth;
+use crate::config::Config;
+use crate::time::{self, Moment};
+use crate::trust::report::{Fleet, Realm, Report, VERSION};
+
+impl Core {
+    /// Once a second. May wait for the disk.
+    pub(super) fn report(&self) {
+        let config = self.config.load();
+        let (Some(mqtt), true) = (&self.mqtt, reports(&config)) else {
+            return;
+        };
+        let status = mqtt.status();
+        let connection = status.connected.then_some(status.reconnects);
+        let report = self.statement(&config);
+        if let Err(error) = self.reporter.tell(report, connection, time::instant()) {
+            tracing::error!(%error, "the fleet isn't told what is in force");
+        }
+    }
+
+    /// Not numbered yet.
+    fn statement(&self, config: &Config) -> Report {
+        let authority = &self.state.authority;
+        let (now, snapshot) = (authority.moment(), authority.snapshot());
+        let realms = snapshot.realms.values().map(|realm| {
+            let denied = snapshot.deny.realms.get(&realm.issuer);
+            let denied = denied.map_or(0, |list| list.entries() as u64);
+            (realm.name.clone(), in_force(realm, denied, now))
+        });
+        let models = self.engine.digests();
+        let models = models.map(|(name, digest)| (name.to_owned(), format!("sha256:{digest}")));
+        let mut mirrors = authority.mirrors().unwrap_or_default().into_iter();
+        Report {
+            version: VERSION,
+            device: config.identity.device.clone(),
+            counter: 0,
+            time: authority.clocks().now(),
+            synchronised: authority.clocks().synchronised(),
+            floor: authority.floor().get(now.uptime),
+            slmd: env!("CARGO_PKG_VERSION").to_owned(),
+            fleet: self.followed(config),
+            realms: realms.collect(),
+            models: models.collect(),
+            error: mirrors.find_map(|mirror| Some(mirror.error?.name().to_owned())),
+            more: Map::new(),
+        }
+    }
+
+    /// `None`: no fleet is configured, or no root of it is pinned.
+    fn followed(&self, config: &Config) -> Option<Fleet> {
+        let force = self.state.authority.force();
+        let versions = force.fleet.as_ref()?.signed.versions;
+        Some(Fleet {
+            name: config.fleet.as_ref()?.name.clone(),
+            root: versions.root,
+            timestamp: versions.timestamp.unwrap_or(0),
+            snapshot: versions.snapshot.unwrap_or(0),
+            targets: versions.targets.unwrap_or(0),
+            revocation: versions.revocation.unwrap_or(0),
+            more: Map::new(),
+        })
+    }
+}
+
+/// Whoever follows a fleet tells it what came of that, unless it is said otherwise.
+fn reports(config: &Config) -> bool {
+    let settings = config.mqtt.as_ref();
+    settings.is_some_and(|mqtt| mqtt.report.unwrap_or(config.fleet.is_some()))
+}
+
+fn in_force(realm: &auth::Realm, denied: u64, now: Moment) -> Realm {
+    let keys = realm.keys.keys();
+    Realm {
+        keys: keys.iter().map(|key| key.thumbprint.clone()).collect(),
+        kids: keys.into_iter().map(|key| key.kid).collect(),
+        confirmed: realm.confirmed.map(|at| at.shown(now)),
+        denied,
+        more: Map::new(),
+    }
+}
