@@ -30,8 +30,8 @@ help:
 	@echo 'make test          everything that must pass: units, engine, the daemon with its model, a broker and Keycloak'
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
-	@echo 'make fuzz          fuzzes token, key set, claims, deny file and DPoP proof for 30 s each (FUZZ_SECONDS),'
-	@echo '                   after a first build of two minutes'
+	@echo 'make fuzz          fuzzes token, key set, claims, deny file, DPoP proof and signed metadata for 150 s in'
+	@echo '                   all (FUZZ_SECONDS for each), after a first build of two minutes'
 	@echo 'make loom          tries the thread pool of the engine under loom: each order of what its threads do'
 	@echo 'make sanitize      runs the kernels under AddressSanitizer and the pool under ThreadSanitizer'
 	@echo 'make bench         side by side with peers; needs a quiet machine'
@@ -97,7 +97,7 @@ $(HIVEMQ): tests/hivemq/pom.xml | setup-tests
 	@mvn -B -q -Dstyle.color=never -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(@D))/lib
 	@touch $@
 
-# FUZZ_SECONDS for each target; what one run finds the next begins with.
+# FUZZ_SECONDS for each target, or 150 s for all; what one run finds the next begins with.
 fuzz: setup-tests
 	tests/fuzz/run
 

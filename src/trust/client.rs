@@ -171,22 +171,20 @@ impl Client {
     fn seed(&mut self) {
         self.floor = None;
         if let Some(bytes) = self.kept.remove(TIMESTAMP) {
-            // Those that aren't signed stay out.
+            // What isn't signed stays out.
             let _ = self.take_timestamp(bytes, EARLIEST);
         }
-        let Some(bytes) = self.kept.remove(SNAPSHOT) else {
-            return;
-        };
-        let Ok(snapshot) = self.signed::<Snapshot>(&bytes, "snapshot") else {
-            return;
-        };
-        if self.set.update_snapshot(&bytes, EARLIEST).is_err() {
-            self.floor = Some(snapshot);
+        if let Some(bytes) = self.kept.remove(SNAPSHOT)
+            && let Ok(snapshot) = self.signed::<Snapshot>(&bytes, "snapshot")
+        {
+            self.kept.insert(SNAPSHOT.to_owned(), bytes.clone());
+            if self.take_snapshot(bytes, EARLIEST).is_err() {
+                self.floor = Some(snapshot);
+            }
         }
-        self.kept.insert(SNAPSHOT.to_owned(), bytes);
-        if let Some(bytes) = self.kept.get(TARGETS) {
-            // One that no longer belongs to the snapshot is fetched again.
-            let _ = self.set.update_targets(bytes, EARLIEST);
+        if let Some(bytes) = self.kept.get(TARGETS).cloned() {
+            // Those that no longer belong to the snapshot are fetched again.
+            let _ = self.take_targets(bytes, EARLIEST);
         }
     }
 
@@ -224,23 +222,31 @@ impl Client {
     ) -> Result<(), TrustError> {
         let fresh = self.set.check_timestamp_expired(at);
         fresh.map_err(|error| TrustError::of_verifier("timestamp", error))?;
-        let listed = self.set.timestamp().and_then(Signed::snapshot_meta);
-        let listed = listed.cloned().ok_or(TrustError::Incomplete)?;
+        let listed = self.snapshot_listing()?;
         let known = self.set.snapshot();
         if known.is_some_and(|known| known.version == listed.version && !known.is_expired(at)) {
             return Ok(());
         }
         let bytes = self.listed(mirror, "snapshot", &listed, self.limits.snapshot)?;
+        self.take_snapshot(bytes, at)
+    }
+
+    fn take_snapshot(&mut self, bytes: Vec<u8>, at: jiff::Timestamp) -> Result<(), TrustError> {
         let found = self.signed::<Snapshot>(&bytes, "snapshot")?;
-        check::version("snapshot", &listed, found.version)?;
+        check::version("snapshot", &self.snapshot_listing()?, found.version)?;
         if let Some(trusted) = self.set.snapshot().or(self.floor.as_ref()) {
             check::no_older(&found, trusted)?;
         }
         let updated = self.set.update_snapshot(&bytes, at);
         updated.map_err(|error| TrustError::of_verifier("snapshot", error))?;
         self.floor = None;
-        let stays = |file: &str| {
-            [ROOT, TIMESTAMP].contains(&file) || found.meta.contains_key(&unquoted(file))
+        // Of delegated roles, what nobody lists any more goes.
+        let stays = |file: &String| {
+            [ROOT, TIMESTAMP].contains(&file.as_str())
+                || found
+                    .meta
+                    .keys()
+                    .any(|listed| percent_encoded(listed) == *file)
         };
         self.kept.retain(|file, _| stays(file));
         self.keep(SNAPSHOT, bytes);
@@ -258,8 +264,12 @@ impl Client {
             return Ok(());
         }
         let bytes = self.listed(mirror, "targets", &listed, self.limits.targets)?;
+        self.take_targets(bytes, at)
+    }
+
+    fn take_targets(&mut self, bytes: Vec<u8>, at: jiff::Timestamp) -> Result<(), TrustError> {
         let found = self.signed::<Targets>(&bytes, "targets")?;
-        check::version("targets", &listed, found.version)?;
+        check::version("targets", &self.listing("targets")?, found.version)?;
         if let Some(delegations) = &found.delegations {
             check::delegations(delegations, &self.limits)?;
         }
@@ -279,6 +289,12 @@ impl Client {
             Ok(metadata.into_signed())
         });
         signed.map_err(|error| TrustError::of_verifier(role, error))
+    }
+
+    /// What the timestamp says of the snapshot.
+    fn snapshot_listing(&self) -> Result<MetaFile, TrustError> {
+        let listed = self.set.timestamp().and_then(Signed::snapshot_meta);
+        listed.cloned().ok_or(TrustError::Incomplete)
     }
 
     /// What the snapshot says of a targets role.
@@ -319,13 +335,6 @@ impl Client {
 /// The file of a role, without its version; named as python-tuf does.
 fn file(role: &str) -> String {
     format!("{}.json", percent_encoded(role))
-}
-
-/// As metadata lists a role's file.
-fn unquoted(file: &str) -> String {
-    percent_encoding::percent_decode_str(file)
-        .decode_utf8_lossy()
-        .into_owned()
 }
 
 /// A mirror's answer, of which it may have read too much.

@@ -1,5 +1,5 @@
-//! The pure modules of the daemon under the names that they call each other by, and the world that
-//! the fuzz targets decide in.
+//! The pure modules of the daemon under the names that they call each other by, and the worlds
+//! that the fuzz targets decide in.
 
 // The daemon has a caller for each of these; a target needs few of them.
 #![allow(dead_code, unexpected_cfgs)]
@@ -26,5 +26,8 @@ pub mod secret;
 pub mod sys;
 #[path = "../../src/time.rs"]
 pub mod time;
+#[path = "../../src/trust/mod.rs"]
+pub mod trust;
 
+pub mod fleet;
 pub mod world;

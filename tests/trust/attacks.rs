@@ -151,6 +151,27 @@ fn a_target_is_found_where_it_was_delegated_and_nowhere_else() {
     assert_eq!(client.versions().revocation, Some(1));
 }
 
+/// Ed25519, ECDSA P-256 and RSA-PSS; and a fleet's key ids are python-tuf's for each.
+#[test]
+fn keys_of_every_kind_sign() {
+    let mut client = client("kinds");
+    for number in [1, 2] {
+        let mut mirror = Files::of(&state("kinds", number));
+        update(&mut client, &mut mirror, start()).unwrap();
+    }
+    assert_eq!(client.versions().root, 1);
+    let root = &client.kept()["root.json"];
+    let root: serde_json::Value = serde_json::from_slice(root).unwrap();
+    let signatures = root["signatures"].as_array().unwrap();
+    assert_eq!(signatures.len(), 3);
+    for place in 0..3 {
+        let mut less = root.clone();
+        less["signatures"].as_array_mut().unwrap().remove(place);
+        let refused = Client::new(less.to_string().as_bytes(), Limits::FLEET);
+        assert_eq!(refused.unwrap_err().name(), "too_few_signatures");
+    }
+}
+
 /// A mirror that keeps nothing of its limits.
 struct Flood;
 

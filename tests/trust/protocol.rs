@@ -26,8 +26,8 @@ struct Shared {
 
 impl Server {
     fn new(folder: &Path) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
         let shared = Arc::new(Shared {
             files: Mutex::new(Files::of(folder)),
             asked: Mutex::default(),
@@ -48,17 +48,17 @@ impl Server {
     }
 
     fn show(&self, folder: &Path) {
-        *self.shared.files.lock().unwrap() = Files::of(folder);
+        *self.shared.files.lock().expect("no panic before") = Files::of(folder);
     }
 
     fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.shared.asked.lock().unwrap())
+        std::mem::take(&mut self.shared.asked.lock().expect("no panic before"))
     }
 }
 
 impl Shared {
     fn serve(&self, mut stream: TcpStream) {
-        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let mut lines = BufReader::new(stream.try_clone().expect("a descriptor")).lines();
         let Some(Ok(first)) = lines.next() else {
             return;
         };
@@ -71,14 +71,23 @@ impl Shared {
             .nth(1)
             .unwrap_or("/")
             .trim_start_matches('/');
-        self.asked.lock().unwrap().push(name.to_owned());
+        self.asked
+            .lock()
+            .expect("no panic before")
+            .push(name.to_owned());
         let close = "Connection: close\r\n";
-        if self.endless.lock().unwrap().as_deref() == Some(name) {
+        if self.endless.lock().expect("no panic before").as_deref() == Some(name) {
             let _ = write!(stream, "HTTP/1.1 200 OK\r\n{close}\r\n");
             while stream.write_all(&[b' '; 4096]).is_ok() {}
             return;
         }
-        let found = self.files.lock().unwrap().0.get(name).cloned();
+        let found = self
+            .files
+            .lock()
+            .expect("no panic before")
+            .0
+            .get(name)
+            .cloned();
         let (status, body) = match found {
             Some(body) => ("200 OK", body),
             None => ("404 Not Found", Vec::new()),
@@ -102,15 +111,18 @@ impl Device {
     /// With the repository's first root.
     fn new(repository: &str) -> Device {
         let device = Device {
-            folder: tempfile::tempdir().unwrap(),
+            folder: tempfile::tempdir().expect("a temporary folder"),
             preload: None,
         };
-        fs::create_dir(device.metadata()).unwrap();
-        fs::create_dir(device.targets()).unwrap();
+        fs::create_dir(device.metadata()).expect("a temporary folder");
+        fs::create_dir(device.targets()).expect("a temporary folder");
         let root = self::repository(repository).join("root.json");
-        let done = device.run(&["init", root.to_str().unwrap()]);
+        let done = device.run(&["init", root.to_str().expect("a plain path")]);
         assert_eq!(done.status.code(), Some(0), "{done:?}");
-        assert_eq!(device.kept()["root.json"], fs::read(root).unwrap());
+        assert_eq!(
+            device.kept()["root.json"],
+            fs::read(root).expect("it was made")
+        );
         device
     }
 
@@ -132,7 +144,7 @@ impl Device {
         if let Some(time) = &self.preload {
             command.env("LD_PRELOAD", faketime()).env("FAKETIME", time);
         }
-        command.output().unwrap()
+        command.output().expect("slmd runs")
     }
 
     fn refresh(&self, server: &Server) -> Output {
@@ -143,7 +155,7 @@ impl Device {
         let (metadata, base) = (server.url("metadata"), server.url("targets"));
         let folder = self.targets();
         let mut args = vec!["--metadata-url", &metadata, "--target-base-url", &base];
-        args.extend(["--target-dir", folder.to_str().unwrap()]);
+        args.extend(["--target-dir", folder.to_str().expect("a plain path")]);
         args.extend(paths.iter().flat_map(|path| ["--target-name", path]));
         args.push("download");
         self.run(&args)

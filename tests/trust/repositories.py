@@ -4,7 +4,7 @@
 
 FOLDER gets `cases.json` and a folder for each case. In it are `root.json`, which the client begins
 with, and the states of the mirror: `1` is sound, `2` is the attack, `3` is sound and newer.
-`protocol` and `series` are sound all through; the tests attack them themselves.
+`protocol`, `series` and `kinds` are sound all through; the tests attack them themselves.
 """
 
 import copy
@@ -39,8 +39,7 @@ TO_TARGETS = ["timestamp.json", "snapshot.json", "targets.json"]
 class Fleet:
     """Root and targets by two of three keys, one key online, one to revoke: as `slmd fleet` has it."""
 
-    def __init__(self):
-        three = lambda: [CryptoSigner.generate_ed25519() for _ in range(3)]
+    def __init__(self, three=lambda: [CryptoSigner.generate_ed25519() for _ in range(3)], needed=2):
         online, revocation = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
         self.keys = {
             "root": three(),
@@ -54,8 +53,8 @@ class Fleet:
         for role in ["root", "targets", "snapshot", "timestamp"]:
             for key in self.keys[role]:
                 self.root.add_key(key.public_key, role)
-        self.root.roles["root"].threshold = 2
-        self.root.roles["targets"].threshold = 2
+        self.root.roles["root"].threshold = needed
+        self.root.roles["targets"].threshold = needed
         key = revocation.public_key
         role = DelegatedRole("revocation", [key.keyid], 1, True, ["realms/*/deny.json"])
         delegations = Delegations({key.keyid: key}, {"revocation": role})
@@ -495,8 +494,18 @@ def main(out):
         start = int(NOW.timestamp())
         now = int((NOW + after).timestamp())
         told.append({"name": name, "reason": reason, "start": start, "now": now, "raises": raises})
-    for name, count in [("protocol", 3), ("series", 6)]:
-        fleet = Fleet()
+    kinds = [
+        CryptoSigner.generate_ed25519(),
+        CryptoSigner.generate_ecdsa(),
+        CryptoSigner.generate_rsa(),
+    ]
+    series = [
+        ("protocol", 3, Fleet()),
+        ("series", 6, Fleet()),
+        # All three must sign.
+        ("kinds", 2, Fleet(lambda: kinds, 3)),
+    ]
+    for name, count, fleet in series:
         write(out / name, {"root.json": fleet.files["metadata/1.root.json"]})
         for state in range(1, count + 1):
             write(out / name / str(state), fleet.files)
