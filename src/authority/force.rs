@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Fleet, Refused};
+use super::Refused;
+use super::trusted::Fleet;
 use crate::audit;
 use crate::auth::{DenyList, Endpoint, Policy, Realm, Revocations, Snapshot};
 use crate::fleet::Signed;

@@ -14,6 +14,7 @@ mod force;
 mod properties;
 #[cfg(test)]
 mod tests;
+mod trusted;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,10 +28,10 @@ use prometheus_client::metrics::family::Family;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-pub use self::fleet::Fleet;
 use self::fleet::Following;
 pub use self::force::{Change, Done, Force, RealmConfig};
 use self::force::{Next, Note, next};
+pub use self::trusted::Fleet;
 use crate::audit::{self, AuditError, Log};
 use crate::auth::{Clock, Snapshot};
 use crate::fleet::Vault;
@@ -134,7 +135,7 @@ impl Authority {
         let begun = clocks.uptime();
         let copies = folder.join(keysync::FOLDER);
         let keyring = Keyring::open(store, copies, floor.ran(begun), begun)?;
-        let vault = Vault::open(store, folder.join(crate::fleet::FOLDER))?;
+        let vault = Vault::open(store, &folder.join(crate::fleet::FOLDER))?;
         let stored = keyring.load()?;
         let mut keys = stored.clone();
         if clocks.synchronised() {

@@ -197,9 +197,7 @@ impl Daemon {
             metrics,
             reloading: parking_lot::Mutex::default(),
         });
-        core.follow_epochs();
-        core.follow_deny_files().map_err(RunError::Thread)?;
-        fleet::follow(&core.config.load(), &state.authority, &core.shutdown)?;
+        core.follow()?;
         let transports = core.serve(sockets, http_metrics);
         Ok(Daemon {
             core,
@@ -362,6 +360,14 @@ fn listen(key: &'static str, address: Option<SocketAddr>) -> Result<Option<TcpLi
 }
 
 impl Core {
+    /// What can change by itself while the daemon runs.
+    fn follow(self: &Arc<Self>) -> Result<(), RunError> {
+        self.follow_epochs();
+        self.follow_deny_files().map_err(RunError::Thread)?;
+        let (config, authority) = (self.config.load(), &self.state.authority);
+        Ok(fleet::follow(&config, authority, &self.shutdown)?)
+    }
+
     /// What runs is looked at again by every epoch.
     fn follow_epochs(self: &Arc<Self>) {
         let (mut epochs, core) = (self.state.authority.epochs(), Arc::downgrade(self));

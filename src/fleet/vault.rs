@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -57,12 +57,12 @@ type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 impl Vault {
     /// What the store has lost is read back from the copy; what it has kept counts, whatever a file
     /// says.
-    pub fn open(store: &Store, folder: PathBuf) -> Result<Vault, StoreError> {
+    pub fn open(store: &Store, folder: &Path) -> Result<Vault, StoreError> {
         let create = || {
-            files::private_folder(&folder)?;
+            files::private_folder(folder)?;
             folder.parent().map_or(Ok(()), files::sync_folder)
         };
-        create().map_err(|e: io::Error| StoreError::in_file(&folder, &e))?;
+        create().map_err(|e: io::Error| StoreError::in_file(folder, &e))?;
         let tree = store.tree("trust")?;
         let file = folder.join(FILE);
         let lost = store.recovery().is_some() || tree.get(OPENED)?.is_none();
@@ -176,7 +176,7 @@ impl Vault {
     }
 }
 
-fn read(file: &std::path::Path) -> Option<Held> {
+fn read(file: &Path) -> Option<Held> {
     let bytes = match files::read(file, MAX_COPY, Care::Own) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
@@ -255,8 +255,6 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn held(version: u8) -> Held {
@@ -271,7 +269,7 @@ mod tests {
 
     fn open(folder: &Path) -> (Store, Vault) {
         let store = Store::open(&folder.join("db")).unwrap();
-        let vault = Vault::open(&store, folder.join(FOLDER)).unwrap();
+        let vault = Vault::open(&store, &folder.join(FOLDER)).unwrap();
         (store, vault)
     }
 

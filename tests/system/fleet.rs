@@ -400,6 +400,7 @@ fn a_bad_mirror_keeps_no_good_one_from_being_used() {
     until(&daemon, &versions);
     assert_refused(&look_by(&daemon, &first), "key_unknown");
     assert_eq!(look_by(&daemon, &second).status, 200);
+    until_refused(&daemon, "rollback");
     let mirrors = fleet_of(&daemon)["mirrors"].clone();
     let reasons: Vec<&Value> = (0..4).map(|n| &mirrors[n]["refused"]["reason"]).collect();
     assert_eq!(

@@ -23,7 +23,7 @@ impl Folder {
             Err(FileError::TooLarge(limit)) => Err(MirrorError::TooLarge(limit)),
             // A stick that isn't there is no repository without files.
             Err(error) if error.kind() == ErrorKind::NotFound && self.0.is_dir() => Ok(None),
-            Err(error) => Err(unreachable(error)),
+            Err(error) => Err(unreachable(&error)),
         }
     }
 }

@@ -36,13 +36,13 @@ impl Web {
             .get(&format!("{}/{kind}/{name}", self.base), limit);
         let answer = answer.map_err(|error| match error {
             HttpsError::TooLarge(limit) => MirrorError::TooLarge(limit),
-            other => unreachable(other),
+            other => unreachable(&other),
         })?;
         match answer.status {
             200 => Ok(Some(answer.body)),
             // Stores of objects refuse what they don't have.
             403 | 404 | 410 => Ok(None),
-            status => Err(unreachable(format!(
+            status => Err(unreachable(&format!(
                 "the server answered with status {status}"
             ))),
         }

@@ -36,7 +36,7 @@ impl Mirror for Until<'_> {
     }
 }
 
-fn unreachable(why: impl ToString) -> MirrorError {
+fn unreachable(why: &(impl ToString + ?Sized)) -> MirrorError {
     MirrorError::Unreachable(why.to_string())
 }
 

@@ -88,7 +88,8 @@ impl Broker {
         if !is_plain(&file) {
             return Ok(None);
         }
-        if let Some(problem) = self.problem.lock().clone() {
+        let problem = self.problem.lock().clone();
+        if let Some(problem) = problem {
             return Err(MirrorError::Unreachable(problem));
         }
         let (answer, answered) = oneshot::channel();
@@ -157,7 +158,7 @@ impl File {
         let since = |at: Instant| now.saturating_duration_since(at);
         match (&self.content, &self.denied, self.granted) {
             (Some(content), ..) => Some(Ok(Some(content.clone()))),
-            (None, Some(why), _) => Some(Err(unreachable(format!(
+            (None, Some(why), _) => Some(Err(unreachable(&format!(
                 "the broker denies the subscription: {why}"
             )))),
             (None, None, Some(granted)) if since(granted) >= QUIET => Some(Ok(None)),
@@ -304,7 +305,7 @@ impl Session {
             (Some(live), Some(file)) if live.up.is_some() => file.answer(time::instant()),
             _ => {
                 let problem = self.problem.lock().clone();
-                Some(Err(unreachable(problem.unwrap_or_default())))
+                Some(Err(unreachable(&problem.unwrap_or_default())))
             }
         };
         let Some(answer) = answer else { return };

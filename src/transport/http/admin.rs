@@ -106,11 +106,7 @@ impl Admin {
                     .await
             }
             Operation::Trust => self.answer(route::TRUST, |c| Ok(c.trust())).await,
-            Operation::PinRoot => {
-                let root = self.body(request).await?;
-                self.answer(route::PIN_ROOT, move |c| c.pin_root(&root))
-                    .await
-            }
+            Operation::PinRoot => self.pin_root(request).await,
             Operation::FetchKeys => {
                 self.answer(route::FETCH_KEYS, move |c| c.fetch_keys(&realm))
                     .await
@@ -136,6 +132,12 @@ impl Admin {
             }
             Operation::Audit => self.audit(request.uri().query()),
         }
+    }
+
+    async fn pin_root(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+        let root = self.body(request).await?;
+        self.answer(route::PIN_ROOT, move |c| c.pin_root(&root))
+            .await
     }
 
     /// Records a refusal at the refusals' rate.
