@@ -166,17 +166,21 @@ fn systemd_takes_the_units() {
     let destination = installed();
     let path = destination.path();
     let folder = path.join(UNITS);
-    let service = folder.join("slmd.service");
-    let unit = fs::read_to_string(&service).unwrap();
+    let services = ["slmd.service", "slmd-fleet-timestamp.service"].map(|name| folder.join(name));
     // So that the program is found without installing it on this machine.
     let program = path.join("usr/bin/slmd").display().to_string();
-    assert!(unit.contains("ExecStart=/usr/bin/slmd run\n"), "{unit}");
-    fs::write(&service, unit.replace("/usr/bin/slmd", &program)).unwrap();
+    for (service, starts) in services.iter().zip(["slmd run\n", "slmd fleet timestamp "]) {
+        let unit = fs::read_to_string(service).unwrap();
+        let starts = format!("ExecStart=/usr/bin/{starts}");
+        assert!(unit.contains(&starts), "{unit}");
+        fs::write(service, unit.replace("/usr/bin/slmd", &program)).unwrap();
+    }
 
     let mut verify = Command::new("systemd-analyze");
     verify
         .args(["verify", "--man=false"])
-        .args([&service, &folder.join("slmd.socket")]);
+        .args(&services)
+        .args(["slmd.socket", "slmd-fleet-timestamp.timer"].map(|name| folder.join(name)));
     if verify
         .output()
         .is_err_and(|e| e.kind() == ErrorKind::NotFound)
@@ -188,9 +192,11 @@ fn systemd_takes_the_units() {
     assert!(verified.status.success(), "{complaints}");
     assert!(!complaints.contains("slmd"), "{complaints}");
 
-    let mut security = Command::new("systemd-analyze");
-    security.args(["security", "--offline=true", "--threshold=12"]);
-    let scored = run(security.arg(&service), b"", PATIENCE);
-    let table = String::from_utf8_lossy(&scored.stdout);
-    assert!(scored.status.success(), "{}{table}", said(&scored));
+    for service in &services {
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--offline=true", "--threshold=12"]);
+        let scored = run(security.arg(service), b"", PATIENCE);
+        let table = String::from_utf8_lossy(&scored.stdout);
+        assert!(scored.status.success(), "{}{table}", said(&scored));
+    }
 }
