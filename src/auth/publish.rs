@@ -28,9 +28,9 @@ impl Published<'_> {
         }
     }
 
-    /// `msh`: the broker and its other clients see the proof, so it holds for this message only.
+    /// `msh`, also of a signed answer: the broker and its other clients see the proof, so it holds for this message only.
     /// Each part is preceded by its length, so that no two messages collide.
-    fn hash(&self) -> String {
+    pub fn hash(&self) -> String {
         let parts = [
             self.topic.as_bytes(),
             self.response_topic.unwrap_or_default().as_bytes(),

@@ -132,6 +132,12 @@ settings! {
         reply_to: restart(text), Default "slm/{device}/reply/{azp}/#";
         /// At most one message of an answer in this time.
         fragment_interval: restart(time(Duration::ZERO, 10 * SECOND)), Default "50ms";
+        /// Sign answers over MQTT 5 with the device's key, which `slmd device id` shows, so that no
+        /// broker can forge one.
+        sign_answers: restart(boolean), Default false;
+        /// Tell the fleet which keys, models and versions are in force: a retained message on
+        /// slm/{device}/trust, signed by the device's key.
+        report: restart(boolean), Default false;
         /// The first pause after a lost connection.
         reconnect_min: restart(time(100 * MILLISECOND, HOUR)), Default "1s";
         /// The longest.

@@ -44,6 +44,8 @@ const VALUES: &[(&str, &[&str])] = &[
     ("mqtt.receive_maximum", &["1"]),
     ("mqtt.reply_to", &["'a/{azp}/{device}/#'", "'a/{azp}'"]),
     ("mqtt.fragment_interval", &["'0ms'"]),
+    ("mqtt.sign_answers", &["true"]),
+    ("mqtt.report", &["true"]),
     ("mqtt.reconnect_min", &["'2s'"]),
     ("mqtt.reconnect_max", &["'1h'"]),
     ("mqtt.tls.ca_file", &["'/ca.pem'", "'/cb.pem'"]),

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::State;
 use super::metrics::Metrics;
+use super::report::Reporter;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::engine::Engine;
@@ -22,6 +23,7 @@ pub(super) struct Core {
     pub(super) admission: Admission,
     pub(super) engine: Engine,
     pub(super) mqtt: Option<mqtt::Handle>,
+    pub(super) reporter: Reporter,
     pub(super) certificates: Arc<http::Certificates>,
     pub(super) shutdown: Shutdown,
     pub(super) source: Option<PathBuf>,
@@ -54,6 +56,22 @@ impl Core {
             tracing::error!(%error, "delivery housekeeping failed");
         }
         self.refresh_due();
+        self.report();
+    }
+
+    /// Tells the fleet what is in force, where that is wished.
+    fn report(&self) {
+        let config = self.config.load();
+        let Some((mqtt, settings)) = self.mqtt.as_ref().zip(config.mqtt.as_ref()) else {
+            return;
+        };
+        if settings.report {
+            let status = mqtt.status();
+            let connection = status.connected.then_some(status.reconnects);
+            let device = &config.identity.device;
+            self.reporter
+                .look(&self.state, &self.engine, device, connection);
+        }
     }
 
     /// Says when the store breaks, and when it is whole again.

@@ -11,9 +11,10 @@ mod inside;
 mod metrics;
 mod models;
 mod reload;
+mod report;
 mod state;
-
 mod wipe;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,18 +41,19 @@ use core::Core;
 use health::{Health, Readiness};
 use metrics::Metrics;
 use models::Loading;
+use report::Reporter;
 pub use state::State;
+pub use wipe::wipe;
 
 /// Why the daemon didn't start, or stopped.
-pub use wipe::wipe;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("state folder {folder}: {source}", folder = .folder.display())]
     State { folder: PathBuf, source: StoreError },
-    #[error("audit log: {0}")]
-    Audit(String),
     #[error("a wipe of {folder} was interrupted; finish it with `slmd wipe`", folder = .0.display())]
     Wiping(PathBuf),
+    #[error("audit log: {0}")]
+    Audit(String),
     #[error("device key: {0}")]
     DeviceKey(String),
     #[error("pinned keys: {0}")]
@@ -159,18 +161,17 @@ impl Daemon {
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
-        let mqtt = config.mqtt.clone().map(|mut settings| {
-            settings.max_body = config.http.max_body;
-            mqtt::start(
-                settings,
-                config.identity.clone(),
-                state.nonces.clone(),
-                admission.clone(),
-                shutdown.clone(),
-                state.log.clone(),
-                &mut registry,
-            )
-        });
+        let reporter = Reporter::new(state).map_err(|source| state.error(source))?;
+        let given = mqtt::Parts {
+            identity: config.identity.clone(),
+            key: state.key.clone(),
+            nonces: state.nonces.clone(),
+            admission: admission.clone(),
+            shutdown: shutdown.clone(),
+            audit: state.log.clone(),
+            reports: reporter.reports(),
+        };
+        let mqtt = start_mqtt(&config, given, &mut registry);
         let http_metrics = http::Metrics::register(&mut registry);
         let metrics = Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
@@ -178,6 +179,7 @@ impl Daemon {
             admission,
             engine,
             mqtt,
+            reporter,
             certificates: Arc::new(certificates),
             shutdown,
             source,
@@ -269,6 +271,17 @@ impl Daemon {
         self.core.engine.stop();
         tracing::info!("stopped");
     }
+}
+
+/// Where a broker is configured.
+fn start_mqtt(
+    config: &Config,
+    parts: mqtt::Parts,
+    registry: &mut Registry,
+) -> Option<mqtt::Handle> {
+    let mut settings = config.mqtt.clone()?;
+    settings.max_body = config.http.max_body;
+    Some(mqtt::start(settings, parts, registry))
 }
 
 /// To end by, and to reload by.

@@ -240,6 +240,12 @@ impl Engine {
         self.shared.queue.load()
     }
 
+    /// The models by name, with the digests of their bundles.
+    pub fn digests(&self) -> impl Iterator<Item = (&str, &str)> {
+        let models = self.shared.models.values();
+        models.map(|model| (model.name.as_str(), model.digest.as_str()))
+    }
+
     /// What it computes with: the kernels' family and the number of threads.
     #[must_use]
     pub fn kernels(&self) -> (Family, usize) {

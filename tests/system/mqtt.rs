@@ -2,7 +2,8 @@
 //!
 //! Here are the scene that the other files share, and the answers; [`refusals`] is what isn't
 //! answered, [`silence`] what can't be, [`bursts`] is many at once, [`hivemq`] a second kind of broker, [`broker`] one that comes
-//! and goes, [`stops`] a daemon that does, [`repeats`] what is asked again.
+//! and goes, [`stops`] a daemon that does, [`repeats`] what is asked again,
+//! [`signatures`] what the device signs.
 
 mod broker;
 mod bursts;
@@ -11,6 +12,7 @@ mod devices;
 mod hivemq;
 mod refusals;
 mod repeats;
+mod signatures;
 mod silence;
 mod stops;
 

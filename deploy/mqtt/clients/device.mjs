@@ -1,7 +1,8 @@
 // Asks slmd one question over MQTT 5, with mqtt.js. ../README.md says why each step is as it is.
 //
-// Usage: node device.mjs mqtts://HOST:PORT DEVICE CLIENT QUESTION
+// Usage: node device.mjs [--device-key X] mqtts://HOST:PORT DEVICE CLIENT QUESTION
 // DEVICE is the appliance's name; CLIENT the client id (`azp`) in the token, and the broker's user name.
+// X is the appliance's public key, as `slmd device id` shows it: what it hasn't signed counts for nothing.
 //
 // SLMD_TOKEN      the access token
 // SLMD_DPOP_KEY   a PEM file with the P-256 key that the token is bound to, where it is bound to one
@@ -9,15 +10,20 @@
 //
 // Prints the answer as it comes; fails with the refusal when there is none.
 
-import { createHash, createPrivateKey, createPublicKey, randomUUID, sign } from 'node:crypto';
+import { createHash, createPrivateKey, createPublicKey, randomUUID, sign, verify } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { isDeepStrictEqual, parseArgs } from 'node:util';
 import mqtt from 'mqtt';
 
 const DEADLINE = 120; // seconds in all
 const SILENCE = 30; // seconds after which the question is put again
 const TRIES = 10;
 
-const [url, device, client, question] = process.argv.slice(2);
+const { values: options, positionals } = parseArgs({
+  options: { 'device-key': { type: 'string' } },
+  allowPositionals: true,
+});
+const [url, device, client, question] = positionals;
 const { SLMD_TOKEN: token, SLMD_DPOP_KEY, MQTT_PASSWORD: password, MQTT_CA_FILE } = process.env;
 const key = SLMD_DPOP_KEY && createPrivateKey(readFileSync(SLMD_DPOP_KEY));
 const sha256 = (...parts) => createHash('sha256').update(Buffer.concat(parts)).digest('base64url');
@@ -34,14 +40,17 @@ const payload = Buffer.from(JSON.stringify({
   max_completion_tokens: 64,
 }));
 
+const part = (bytes) => {
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(bytes.length);
+  return Buffer.concat([length, bytes]);
+};
+// What a proof, and the signature of an answer, name the question by.
+const msh = sha256(...[Buffer.from(topic), Buffer.from(reply), correlation, payload].map(part));
+
 /** A DPoP proof for this message and no other. */
 function proof(nonce) {
   const { kty, crv, x, y } = createPublicKey(key).export({ format: 'jwk' });
-  const part = (bytes) => {
-    const length = Buffer.alloc(4);
-    length.writeUInt32BE(bytes.length);
-    return Buffer.concat([length, bytes]);
-  };
   const header = { typ: 'dpop+jwt', alg: 'ES256', jwk: { kty, crv, x, y } };
   const claims = {
     jti: randomUUID(),
@@ -49,13 +58,32 @@ function proof(nonce) {
     htm: 'PUBLISH',
     htu: `mqtt://${device}/${topic}`,
     ath: sha256(Buffer.from(token)),
-    msh: sha256(part(Buffer.from(topic)), part(Buffer.from(reply)), part(correlation), part(payload)),
+    msh,
     nonce,
   };
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
   const input = `${encode(header)}.${encode(claims)}`;
   const signature = sign('sha256', Buffer.from(input), { key, dsaEncoding: 'ieee-p1363' });
   return `${input}.${signature.toString('base64url')}`;
+}
+
+const jwk = { kty: 'OKP', crv: 'Ed25519', x: options['device-key'] };
+const deviceKey = jwk.x && createPublicKey({ key: jwk, format: 'jwk' });
+let telling; // the answer whose pieces are taken
+
+/** Whether the appliance has said this of our question. */
+function isSigned({ signature, ...said }, bytes) {
+  const [header, claims, mark] = String(signature).split('.');
+  const input = Buffer.from(`${header}.${claims}`);
+  if (!mark || !verify(null, input, deviceKey, Buffer.from(mark, 'base64url'))) return false;
+  const read = (text) => JSON.parse(Buffer.from(text, 'base64url'));
+  const { alg, typ } = read(header);
+  const { answer: id, ...rest } = read(claims);
+  // All that it says stands in the signature, and nothing else does.
+  const all = { ...said, body: sha256(bytes), device, msh };
+  if (alg !== 'EdDSA' || typ !== 'slmd-answer+jwt' || !isDeepStrictEqual(rest, all)) return false;
+  if (said.seq === '0' && said.status === '200') telling = id;
+  return said.seq === '0' || id === telling;
 }
 
 const answer = { text: '', shown: '', next: 0, gap: false };
@@ -115,13 +143,17 @@ function ask(wait) {
 broker.on('message', (from, bytes, { properties }) => {
   // The session may have kept what an earlier question was told.
   if (from !== reply && from !== nonces) return;
-  const body = JSON.parse(bytes);
   if (from === nonces) {
-    nonce = body.nonce;
+    nonce = JSON.parse(bytes).nonce;
     if (tries === 0) ask(0);
     return;
   }
-  const user = properties.userProperties;
+  const user = { ...properties?.userProperties };
+  if (deviceKey && !isSigned(user, bytes)) {
+    console.error(`dropped: not signed by ${device} as an answer to this`);
+    return;
+  }
+  const body = JSON.parse(bytes);
   if (user.verified === 'false' && answer.next > 0) return; // told to somebody else: ours runs
   if (user.status === '200') {
     take(Number(user.seq), body);

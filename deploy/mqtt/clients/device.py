@@ -1,7 +1,8 @@
 """Asks slmd one question over MQTT 5, with paho-mqtt. ../README.md says why each step is as it is.
 
-Usage: device.py mqtts://HOST:PORT DEVICE CLIENT QUESTION
+Usage: device.py [--device-key X] mqtts://HOST:PORT DEVICE CLIENT QUESTION
 DEVICE is the appliance's name; CLIENT the client id (`azp`) in the token, and the broker's user name.
+X is the appliance's public key, as `slmd device id` shows it: what it hasn't signed counts for nothing.
 
 SLMD_TOKEN      the access token
 SLMD_DPOP_KEY   a PEM file with the P-256 key that the token is bound to, where it is bound to one
@@ -10,6 +11,7 @@ MQTT_PASSWORD, MQTT_CA_FILE   for the broker
 Prints the answer as it comes; fails with the refusal when there is none.
 """
 
+import argparse
 import base64
 import hashlib
 import json
@@ -33,25 +35,57 @@ def encode(data):
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def proof(key, device, token, topic, reply, correlation, payload, nonce):
+def message_hash(topic, reply, correlation, payload):
+    """What a proof, and the signature of an answer, name the question by."""
+    parts = (topic.encode(), reply.encode(), correlation, payload)
+    return encode(hashlib.sha256(b"".join(len(p).to_bytes(4, "big") + p for p in parts)).digest())
+
+
+def proof(key, device, token, topic, msh, nonce):
     """A DPoP proof for this message and no other."""
     import jwt  # PyJWT[crypto]
 
-    parts = (topic.encode(), reply.encode(), correlation, payload)
-    hashed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     claims = {
         "jti": str(uuid.uuid4()),
         "iat": int(time.time()),
         "htm": "PUBLISH",
         "htu": f"mqtt://{device}/{topic}",
         "ath": encode(hashlib.sha256(token.encode()).digest()),
-        "msh": encode(hashlib.sha256(hashed).digest()),
+        "msh": msh,
         "nonce": nonce,
     }
     numbers = key.public_key().public_numbers()
     x, y = (encode(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
     jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
     return jwt.encode(claims, key, algorithm="ES256", headers={"typ": "dpop+jwt", "jwk": jwk})
+
+
+class Signatures:
+    """Tells what the appliance has said of this question from what somebody else has."""
+
+    def __init__(self, x, device, msh):
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        self.key = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(x + "="))
+        self.bound, self.answer = {"device": device, "msh": msh}, None
+
+    def good(self, user, payload):
+        import jwt  # PyJWT[crypto]
+
+        try:
+            signed = jwt.decode_complete(user["signature"], self.key, algorithms=["EdDSA"])
+        except (KeyError, jwt.InvalidTokenError):
+            return False
+        claims = signed["payload"]
+        answer = claims.get("answer")
+        # All that it says stands in the signature, and nothing else does.
+        said = {name: value for name, value in user.items() if name != "signature"}
+        said |= {"body": encode(hashlib.sha256(payload).digest()), "answer": answer, **self.bound}
+        if signed["header"].get("typ") != "slmd-answer+jwt" or claims != said:
+            return False
+        if user["seq"] == "0" and user["status"] == "200":
+            self.answer = answer
+        return user["seq"] == "0" or answer == self.answer
 
 
 class Answer:
@@ -106,14 +140,21 @@ def connect(url, client, topics, inbox):
 
 
 def main():
-    url, device, client, question = urllib.parse.urlsplit(sys.argv[1]), *sys.argv[2:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device-key", metavar="X")
+    for name in ("url", "device", "client", "question"):
+        parser.add_argument(name)
+    asked = parser.parse_args()
+    url, device, client = urllib.parse.urlsplit(asked.url), asked.device, asked.client
     token, key, nonce = os.environ["SLMD_TOKEN"], None, None
     topic, nonces = f"slm/{device}/v1/chat/completions", f"slm/{device}/nonce"
     correlation = uuid.uuid4().bytes
     reply = f"slm/{device}/reply/{client}/{correlation.hex()}"
-    ask = {"messages": [{"role": "user", "content": question}], "stream": True}
+    ask = {"messages": [{"role": "user", "content": asked.question}], "stream": True}
     ask |= {"temperature": 0, "max_completion_tokens": 64}
     payload, inbox = json.dumps(ask).encode(), queue.Queue()
+    msh = message_hash(topic, reply, correlation, payload)
+    signatures = Signatures(asked.device_key, device, msh) if asked.device_key else None
     if "SLMD_DPOP_KEY" in os.environ:
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -129,7 +170,7 @@ def main():
             properties.ResponseTopic, properties.CorrelationData = reply, correlation
             properties.MessageExpiryInterval = max(1, int(end - time.monotonic()))
             if key:
-                made = proof(key, device, token, topic, reply, correlation, payload, nonce)
+                made = proof(key, device, token, topic, msh, nonce)
                 properties.UserProperty = [("authorization", f"DPoP {token}"), ("dpop", made)]
             else:
                 properties.UserProperty = ("authorization", f"Bearer {token}")
@@ -141,11 +182,14 @@ def main():
             continue
         if message.topic not in (reply, nonces):
             continue  # of an earlier question, kept by the session
-        body = json.loads(message.payload)
         if message.topic == nonces:
-            nonce, due = body["nonce"], due if tries else 0.0
+            nonce, due = json.loads(message.payload)["nonce"], due if tries else 0.0
             continue
-        user = dict(message.properties.UserProperty)
+        user = dict(getattr(message.properties, "UserProperty", []))
+        if signatures and not signatures.good(user, message.payload):
+            print(f"dropped: not signed by {device} as an answer to this", file=sys.stderr)
+            continue
+        body = json.loads(message.payload)
         if user.get("verified") == "false" and answer.next:
             continue  # told to somebody else: ours runs
         due = time.monotonic() + SILENCE

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::outbox::{Outbox, Unsent};
 use super::request::{Form, Reply};
+use super::signature::Telling;
 use crate::admission::{Recorded, Ticket};
 use crate::link::{Properties, Publication};
 use crate::prompt::{AnswerReceiver, Finish, Fragment, Outcome, RequestId};
@@ -17,6 +18,8 @@ use crate::wire::{self, Framer};
 /// The messages of one answer, in order.
 pub(super) struct Messages<'a> {
     outbox: &'a Outbox,
+    /// Where they are signed.
+    telling: Option<Telling<'a>>,
     reply: &'a Reply,
     id: &'a RequestId,
     seq: u32,
@@ -46,9 +49,15 @@ struct Plain<'a> {
 }
 
 impl<'a> Messages<'a> {
-    pub(super) fn new(outbox: &'a Outbox, reply: &'a Reply, id: &'a RequestId) -> Messages<'a> {
+    pub(super) fn new(
+        outbox: &'a Outbox,
+        telling: Option<Telling<'a>>,
+        reply: &'a Reply,
+        id: &'a RequestId,
+    ) -> Messages<'a> {
         Messages {
             outbox,
+            telling,
             reply,
             id,
             seq: 0,
@@ -129,6 +138,10 @@ impl<'a> Messages<'a> {
         user.extend(retry_after.map(|secs| pair("retry-after", secs)));
         if !self.verified {
             user.push(pair("verified", false.to_string()));
+        }
+        if let Some(telling) = &self.telling {
+            let signature = telling.sign(&self.reply.request, &user, body);
+            user.push(pair("signature", signature));
         }
         Publication {
             topic: self.reply.topic.clone(),
@@ -321,12 +334,13 @@ mod tests {
         let reply = Reply {
             topic: "slm/edge-1/reply/dev/7".to_owned(),
             correlation: Some(Bytes::from_static(b"7")),
+            request: String::new(),
             form: Form::Plain {
                 client: "dev".to_owned(),
             },
         };
         let id = RequestId::beside(Some("req\"1"));
-        let mut messages = Messages::new(&outbox, &reply, &id);
+        let mut messages = Messages::new(&outbox, None, &reply, &id);
         let accepted = messages.frame(200, false, br#"{"a":1}"#);
         assert_eq!(accepted.topic, "slm/edge-1/reply/dev/7/accepted");
         let body = r#"{"status":200,"request_id":"req\"1","seq":0,"final":false,"body":{"a":1}}"#;

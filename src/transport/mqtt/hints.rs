@@ -41,6 +41,7 @@ mod tests {
         Reply {
             topic: "slm/edge-1/reply/dev/1".to_owned(),
             correlation: None,
+            request: String::new(),
             form,
         }
     }

@@ -103,6 +103,7 @@ mod tests {
         Reply {
             topic: topic.to_owned(),
             correlation: correlation.map(|c| Bytes::from_static(c.as_bytes())),
+            request: String::new(),
             form: Form::Properties,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A message's way: [`session`] receives it, [`topics`] routes it, [`request`] reads it,
 //! [`serve`] brings it to admission in a task of its own, [`answer`] frames what comes back,
-//! [`outbox`] sees that the broker gets it, and the [`Machine`](crate::delivery::Machine) says when
+//! [`signature`] binds it to its request, [`outbox`] sees that the broker gets it, and the [`Machine`](crate::delivery::Machine) says when
 //! the message may be acknowledged. What whoever has shown no token may be told, and where, is for
 //! [`refusals`] and [`inboxes`] to say; what can't be told shows in [`untold`]. Delivery is at least
 //! once: a PUBACK follows the broker's PUBACK for the last message of the answer, and the record that
@@ -17,6 +17,7 @@ mod refusals;
 mod request;
 mod serve;
 mod session;
+mod signature;
 mod status;
 mod topics;
 mod untold;
@@ -28,10 +29,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::admission::Admission;
 use crate::audit;
-use crate::identity::{Identity, Nonces};
+use crate::identity::{Identity, Key, Nonces};
 use crate::link::{self, Backoff};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Registry;
@@ -84,7 +86,25 @@ pub struct Settings {
     pub fragment_interval: Duration,
     pub reconnect_min: Duration,
     pub reconnect_max: Duration,
+    /// Tell the fleet what is in force.
+    pub report: bool,
+    /// Sign answers with the device's key.
+    pub sign_answers: bool,
 }
+
+/// What the transport is given to work with.
+pub struct Parts {
+    pub identity: Identity,
+    pub key: Key,
+    pub nonces: Nonces,
+    pub admission: Admission,
+    pub shutdown: Shutdown,
+    pub audit: audit::Log,
+    pub reports: Reports,
+}
+
+/// The device's report as it is to be published, where there is one.
+pub type Reports = watch::Receiver<Option<Arc<str>>>;
 
 /// The running transport. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -92,7 +112,7 @@ pub struct Handle {
     status: status::Cell,
     beats: Arc<AtomicU64>,
     /// Closed when the loop has ended.
-    ended: tokio::sync::watch::Receiver<()>,
+    ended: watch::Receiver<()>,
 }
 
 impl Handle {
@@ -113,19 +133,20 @@ impl Handle {
 }
 
 /// Runs until `shutdown` ends; connects, reconnects, never gives up. To be called on the runtime.
-pub fn start(
-    settings: Settings,
-    identity: Identity,
-    nonces: Nonces,
-    admission: Admission,
-    shutdown: Shutdown,
-    audit: audit::Log,
-    registry: &mut Registry,
-) -> Handle {
+pub fn start(settings: Settings, parts: Parts, registry: &mut Registry) -> Handle {
     let now = time::instant();
-    let Identity { device, .. } = identity;
+    let Parts {
+        identity: Identity { device, .. },
+        nonces,
+        admission,
+        shutdown,
+        audit,
+        ..
+    } = parts;
     let topics = topics::Topics::new(&device, &settings.reply_to);
     let (max_body, fragment_interval) = (settings.max_body, settings.fragment_interval);
+    let signs = settings.sign_answers;
+    let signer = signs.then(|| signature::Signer::new(parts.key, &device));
     let backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
     let options = options(settings, topics.status());
     let window = usize::from(options.receive_maximum);
@@ -136,6 +157,7 @@ pub fn start(
         admission,
         topics: Arc::new(topics),
         nonces,
+        signer,
         outbox,
         metrics: Metrics::register(registry),
         status: status.clone(),
@@ -150,10 +172,11 @@ pub fn start(
         backoff,
         notices: status::Notices::new(audit),
         shutdown,
+        reports: parts.reports,
         beats: Arc::clone(&beats),
         state: session::Underway::new(now),
     };
-    let (running, ended) = tokio::sync::watch::channel(());
+    let (running, ended) = watch::channel(());
     tokio::spawn(async move {
         session.run(submissions).await;
         drop(running);

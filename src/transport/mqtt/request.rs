@@ -49,6 +49,8 @@ pub(super) struct Reply {
     pub(super) topic: String,
     /// Correlation Data, or the 3.1.1 form's id.
     pub(super) correlation: Option<Bytes>,
+    /// What the answer's signature names the request by; MQTT 3.1.1 has none.
+    pub(super) request: String,
     pub(super) form: Form,
 }
 
@@ -267,12 +269,14 @@ fn reply(topics: &Topics, message: &Message, form: topics::Form<'_>) -> Option<R
                 .correlation
                 .clone()
                 .filter(|c| c.len() <= MAX_CORRELATION),
+            request: published(message).hash(),
             form: Form::Properties,
         });
     };
     Some(Reply {
         topic: topics.plain_reply(client, id),
         correlation: Some(Bytes::copy_from_slice(id.as_bytes())),
+        request: String::new(),
         form: Form::Plain {
             client: client.to_owned(),
         },
@@ -313,7 +317,7 @@ fn plain_credential(value: Option<&str>) -> Result<Credential, Refusal> {
     Credential::from_authorization(value, || Err(DenyReason::ProofUnsupported.into()))
 }
 
-/// What a DPoP proof covers.
+/// What a DPoP proof covers, and the signature of an answer.
 fn published(message: &Message) -> Published<'_> {
     Published {
         topic: &message.topic,

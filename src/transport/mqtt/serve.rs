@@ -13,6 +13,7 @@ use super::metrics::Metrics;
 use super::outbox::{Outbox, Unsent};
 use super::refusals::{Refusals, Whose};
 use super::request::{Asked, Form, Reply, Unread};
+use super::signature::Signer;
 use super::status::Cell;
 use super::topics::Topics;
 use super::untold::Why;
@@ -31,6 +32,8 @@ pub(super) struct Context {
     pub(super) admission: Admission,
     pub(super) topics: Arc<Topics>,
     pub(super) nonces: Nonces,
+    /// Where answers are signed.
+    pub(super) signer: Option<Signer>,
     pub(super) outbox: Outbox,
     pub(super) metrics: Metrics,
     pub(super) status: Cell,
@@ -186,6 +189,12 @@ impl Context {
         }
     }
 
+    /// The messages of one telling of an answer.
+    fn messages<'a>(&'a self, reply: &'a Reply, id: &'a RequestId) -> Messages<'a> {
+        let telling = self.signer.as_ref().map(Signer::begin);
+        Messages::new(&self.outbox, telling, reply, id)
+    }
+
     async fn run(
         &self,
         admitted: Admitted,
@@ -198,8 +207,7 @@ impl Context {
             fragments: admitted.answer,
             permit: admitted.permit,
         };
-        let messages = Messages::new(&self.outbox, reply, &admitted.id);
-        let mut messages = messages.of_run(&ticket);
+        let mut messages = self.messages(reply, &admitted.id).of_run(&ticket);
         let (text, outcome) = match answer.send(&mut messages, self.fragment_interval).await {
             Ended::Sent {
                 text,
@@ -239,7 +247,7 @@ impl Context {
             fragments,
             permit: stored.with(()),
         };
-        let mut messages = Messages::new(&self.outbox, reply, &stored.request_id);
+        let mut messages = self.messages(reply, &stored.request_id);
         match answer.send(&mut messages, self.fragment_interval).await {
             Ended::Sent { status, .. } => self.metrics.request(status),
             Ended::Unsendable { why, .. } => self.unsendable(&stored.request_id, reply, &why),
@@ -310,7 +318,7 @@ impl Context {
             return End::Done;
         }
         let refusal = refusal.map(|refusal| hints::advise(reply, refusal));
-        let mut messages = Messages::new(&self.outbox, reply, id);
+        let mut messages = self.messages(reply, id);
         if !verified {
             messages.mark_unverified();
         }

@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 
+use super::Reports;
 use super::outbox::{Pending, Submission};
 use super::request;
 use super::serve::{self, Came, Context, Deciding};
@@ -58,6 +59,7 @@ pub(super) struct Session {
     pub(super) backoff: Backoff,
     pub(super) notices: Notices,
     pub(super) shutdown: Shutdown,
+    pub(super) reports: Reports,
     pub(super) beats: Arc<AtomicU64>,
     pub(super) state: Underway,
 }
@@ -87,6 +89,8 @@ struct Live {
     denied: bool,
     /// The DPoP nonce last published.
     nonce: Option<String>,
+    /// The report last published.
+    report: Option<Arc<str>>,
     /// The broker may have dropped messages that it counts as sent.
     overrun: bool,
 }
@@ -150,6 +154,7 @@ impl Session {
             subscribed: false,
             denied: false,
             nonce: None,
+            report: None,
             overrun: false,
         });
     }
@@ -235,6 +240,7 @@ impl Session {
         if listens {
             self.publish_status(status::up(self.notices.now()));
             self.publish_nonce();
+            self.publish_report();
         }
         if denied.is_empty() {
             return self.context.status.denied(None);
@@ -271,6 +277,20 @@ impl Session {
         let sent = self.publish_retained(topic, payload.to_string().into_bytes());
         if let (Some(_), Some(live)) = (sent, &mut self.state.live) {
             live.nonce = Some(nonce.value);
+        }
+    }
+
+    /// Tells the fleet what it hasn't heard on this connection.
+    fn publish_report(&mut self) {
+        let report = self.reports.borrow().clone();
+        let told = self.state.live.as_ref().map(|live| &live.report);
+        let Some(report) = report.filter(|report| told != Some(&Some(Arc::clone(report)))) else {
+            return;
+        };
+        let topic = self.context.topics.report();
+        let sent = self.publish_retained(topic, report.as_bytes().to_vec());
+        if let (Some(_), Some(live)) = (sent, &mut self.state.live) {
+            live.report = Some(report);
         }
     }
 
@@ -460,6 +480,7 @@ impl Session {
             self.subscribe();
         } else if live.subscribed {
             self.publish_nonce();
+            self.publish_report();
         }
     }
 

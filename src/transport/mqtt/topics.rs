@@ -7,6 +7,7 @@
 //! slm/{device}/reply/…                answers
 //! slm/{device}/status                 retained: up or down
 //! slm/{device}/nonce                  retained: what DPoP proofs must say
+//! slm/{device}/trust                  retained: the device's report to its fleet
 //! ```
 
 use crate::link::Subscription;
@@ -73,6 +74,10 @@ impl Topics {
 
     pub(super) fn nonce(&self) -> String {
         format!("{}nonce", self.root)
+    }
+
+    pub(super) fn report(&self) -> String {
+        format!("{}trust", self.root)
     }
 
     pub(super) fn device(&self) -> &str {
@@ -299,6 +304,7 @@ mod tests {
             "$SYS/x",
             "slm/edge-2/v1/chat/completions",
             "slm/edge-1/status",
+            "slm/edge-1/trust",
             "slm/trust/fleet/metadata/root",
             "slm/pool/p/v1/chat/completions",
             "slm",

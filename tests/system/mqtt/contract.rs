@@ -115,7 +115,7 @@ fn the_asyncapi_document_has_the_codes_operations_and_reasons() {
     let channels = document["channels"].as_object().expect("an object");
     let address = |channel: &Value| channel["address"].as_str().expect("text").to_owned();
     let addresses: BTreeSet<String> = channels.values().map(address).collect();
-    let mut expected: BTreeSet<String> = ["status", "nonce", "reply/{client}/{name}"]
+    let mut expected: BTreeSet<String> = ["status", "nonce", "trust", "reply/{client}/{name}"]
         .map(|rest| format!("slm/{{device}}/{rest}"))
         .into();
     for branch in ["accepted", "rejected"] {
@@ -241,7 +241,10 @@ impl Tap {
         let heard = self.heard.borrow();
         let messages = heard.iter().filter(|m| !m.topic.starts_with("subscribed/"));
         let messages = messages.map(|message| {
-            let mut value = json!({"topic": message.topic, "payload": message.json()});
+            // The report is no JSON.
+            let payload = serde_json::from_str(&message.payload);
+            let payload: Value = payload.unwrap_or_else(|_| message.payload.clone().into());
+            let mut value = json!({"topic": message.topic, "payload": payload});
             if let Some(headers) = message.properties.get("user-properties") {
                 value["headers"] = headers.clone();
             }
@@ -295,7 +298,8 @@ fn ask_all(tap: &Tap) {
 
 #[test]
 fn what_goes_over_a_broker_is_as_the_asyncapi_document_says() {
-    let scene = Scene::start("[admission]\nprompts_per_minute = 15\n");
+    let signs = "[mqtt]\nsign_answers = true\nreport = true\n";
+    let scene = Scene::start(&format!("{signs}[admission]\nprompts_per_minute = 15\n"));
     let tap = Tap {
         everything: scene.broker.subscribe("#"),
         scene,
@@ -308,7 +312,7 @@ fn what_goes_over_a_broker_is_as_the_asyncapi_document_says() {
     let seen: BTreeSet<&str> = names.iter().flatten().map(String::as_str).collect();
     let expected = "answer cancel chatPlainRequest chatRequest completionRequest nonce \
                     plainAccepted plainRejected refusal401 refusal403 refusal404 refusal429 \
-                    refusal499 refusal504 status";
+                    refusal499 refusal504 report status";
     assert_eq!(seen, expected.split(' ').collect());
 
     let of = |part: &str, told: &str| -> BTreeSet<String> {

@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -85,38 +85,13 @@ impl Site {
     /// One of the clients, of which a device has made what it needs.
     fn command(&self, client: &str, token: &str, bound: bool) -> Command {
         secrets::prompt(QUESTION);
-        let source = root().join("deploy/mqtt/clients").join(client);
         let port = self.broker.port().to_string();
-        let url = format!("mqtts://localhost:{port}");
-        let (mut command, at) = match client {
-            "device.py" => {
-                let mut python = Command::new(target().join("venv/bin/python"));
-                python.arg(source);
-                (python, vec![&*url])
-            }
-            "device.mjs" => {
-                let program = self.path(client);
-                let modules = target().join("node/node_modules");
-                if !program.exists() {
-                    fs::copy(source, &program).expect("a temporary file");
-                    symlink(modules, self.path("node_modules")).expect("a link can be made");
-                }
-                let mut node = Command::new("node");
-                node.arg(program);
-                (node, vec![&*url])
-            }
-            _ => {
-                let program = self.path("device");
-                let mut cc = Command::new("cc");
-                cc.args(["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]);
-                cc.arg(&program)
-                    .arg(source)
-                    .args(["-lmosquitto", "-lcjson"]);
-                succeeded(&run(&mut cc, b"", ANSWER));
-                (Command::new(program), vec!["localhost", &*port])
-            }
+        let mut command = program(client, self.folder.path());
+        match client {
+            "device.c" => command.args(["localhost", &port]),
+            _ => command.arg(format!("mqtts://localhost:{port}")),
         };
-        command.args(at).args(["edge-1", "device-1", QUESTION]);
+        command.args(["edge-1", "device-1", QUESTION]);
         command.env("MQTT_PASSWORD", Mosquitto::password("device-1"));
         command.env("MQTT_CA_FILE", self.ca.file());
         command.env("SLMD_TOKEN", token);
@@ -134,6 +109,39 @@ impl Site {
         let name = format!("slmd_mqtt_requests_total{{status=\"{status}\"}} ");
         let count = metrics.lines().find_map(|line| line.strip_prefix(&name));
         count.map_or(0, |count| count.parse().expect("a number"))
+    }
+}
+
+/// The client, ready to be run in this folder.
+pub fn program(client: &str, folder: &Path) -> Command {
+    let source = root().join("deploy/mqtt/clients").join(client);
+    match client {
+        "device.py" => {
+            let mut python = Command::new(target().join("venv/bin/python"));
+            python.arg(source);
+            python
+        }
+        "device.mjs" => {
+            let program = folder.join(client);
+            let modules = target().join("node/node_modules");
+            if !program.exists() {
+                fs::copy(source, &program).expect("a temporary file");
+                symlink(modules, folder.join("node_modules")).expect("a link can be made");
+            }
+            let mut node = Command::new("node");
+            node.arg(program);
+            node
+        }
+        _ => {
+            let program = folder.join("device");
+            let mut cc = Command::new("cc");
+            cc.args(["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]);
+            cc.arg(&program)
+                .arg(source)
+                .args(["-lmosquitto", "-lcjson"]);
+            succeeded(&run(&mut cc, b"", ANSWER));
+            Command::new(program)
+        }
     }
 }
 
@@ -215,13 +223,14 @@ const MAY: [&str; 3] = [
     "slm/edge-1/v1/completions/cancel",
     "slm/edge-1/v1/chat/completions/device-2/7",
 ];
-const MAY_NOT: [&str; 9] = [
+const MAY_NOT: [&str; 10] = [
     "slm/edge-1/v1/chat/completions/device-1/7",
     "slm/edge-1/v1/models",
     "slm/edge-1/reply/device-1/1",
     "slm/edge-1/reply/device-2/1",
     "slm/edge-1/status",
     "slm/edge-1/nonce",
+    "slm/edge-1/trust",
     "slm/edge-2/v1/chat/completions",
     "subscribed/1",
     "elsewhere",
@@ -231,7 +240,7 @@ const NOT_AUTHORIZED: u64 = 135;
 
 #[test]
 fn a_device_may_ask_and_hears_its_own_answers_only() {
-    let site = Site::start("");
+    let site = Site::start("[mqtt]\nreport = true\n");
     let mut device = Command::new(target().join("venv/bin/python"))
         .arg(root().join("tests/clients/mqtt_acl.py"))
         .arg(site.broker.port().to_string())
