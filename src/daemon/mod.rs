@@ -166,19 +166,16 @@ impl Daemon {
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
         let (reporter, reports) = Reporter::new(state).map_err(|source| state.error(source))?;
-        let mqtt = config.mqtt.clone().map(|mut settings| {
-            settings.max_body = config.http.max_body;
-            let parts = mqtt::Parts {
-                identity: config.identity.clone(),
-                key: state.key.clone(),
-                nonces: state.nonces.clone(),
-                admission: admission.clone(),
-                shutdown: shutdown.clone(),
-                audit: state.log.clone(),
-                reports,
-            };
-            mqtt::start(settings, parts, &mut registry)
-        });
+        let given = mqtt::Parts {
+            identity: config.identity.clone(),
+            key: state.key.clone(),
+            nonces: state.nonces.clone(),
+            admission: admission.clone(),
+            shutdown: shutdown.clone(),
+            audit: state.log.clone(),
+            reports,
+        };
+        let mqtt = start_mqtt(&config, given, &mut registry);
         let http_metrics = http::Metrics::register(&mut registry);
         let metrics = Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
@@ -277,6 +274,17 @@ impl Daemon {
         self.core.engine.stop();
         tracing::info!("stopped");
     }
+}
+
+/// Where a broker is configured.
+fn start_mqtt(
+    config: &Config,
+    parts: mqtt::Parts,
+    registry: &mut Registry,
+) -> Option<mqtt::Handle> {
+    let mut settings = config.mqtt.clone()?;
+    settings.max_body = config.http.max_body;
+    Some(mqtt::start(settings, parts, registry))
 }
 
 /// To end by, and to reload by.
