@@ -110,6 +110,9 @@ struct Row {
     revocation: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     slmd: Option<String>,
+    /// Why its report doesn't count, by a name that doesn't change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
     /// What the device says is wrong, or why its report doesn't count.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -241,12 +244,14 @@ fn row(opened: &Opened, device: &str, heard: &Heard, silent: Duration) -> Result
         targets: None,
         revocation: None,
         slmd: None,
+        reason: None,
         error: None,
     };
     let report = match heard {
         Heard::Nothing => return Ok(row),
         Heard::Refused(why) => {
             row.state = "refused";
+            row.reason = Some(why.name());
             row.error = Some(why.to_string());
             return Ok(row);
         }
