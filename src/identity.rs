@@ -19,6 +19,9 @@ use crate::files::{self, Care, FileError};
 use crate::secret::Secret;
 use crate::time::{Moment, Timestamp};
 
+/// Where a device's name stands in topics, fleets have this one.
+const FLEETS: &str = "trust";
+
 /// The device's key in the state folder.
 pub const KEY_FILE: &str = "device.key";
 
@@ -31,14 +34,14 @@ const NONCE_PERIOD: u64 = 300;
 /// The appliance as topics, audit and DPoP names speak of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Identity {
-    /// One MQTT topic level: no `/`, `+`, `#`, no control characters, at most 64 bytes.
+    /// See [`is_device_name`].
     pub device: String,
     /// The kernel's id of this boot; random where the kernel tells none.
     pub boot_id: String,
 }
 
 impl Identity {
-    /// `None` when `device` can't be a topic level.
+    /// `None` when `device` can't be a device's name.
     pub fn new(device: &str) -> Option<Identity> {
         // Where the kernel's can't be read (`ProcSubset=pid`) this process has one all the same.
         static BOOT_ID: OnceLock<String> = OnceLock::new();
@@ -46,7 +49,7 @@ impl Identity {
             let kernels = fs::read_to_string("/proc/sys/kernel/random/boot_id");
             kernels.map_or_else(|_| random_hex::<16>(), |id| id.trim().to_owned())
         });
-        is_topic_level(device).then(|| Identity {
+        is_device_name(device).then(|| Identity {
             device: device.to_owned(),
             boot_id: boot_id.clone(),
         })
@@ -301,6 +304,12 @@ pub fn host_name() -> Option<String> {
 pub fn is_topic_level(text: &str) -> bool {
     let clean = |c: char| !matches!(c, '/' | '+' | '#' | '$') && !c.is_control();
     !text.is_empty() && text.len() <= 64 && text.chars().all(clean)
+}
+
+/// Whether `text` may name a device: one level of a topic, but not that of the fleets' topics,
+/// `slm/trust/…`.
+pub fn is_device_name(text: &str) -> bool {
+    is_topic_level(text) && text != FLEETS
 }
 
 /// `N` random bytes as hexadecimal.

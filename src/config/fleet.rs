@@ -50,6 +50,9 @@ pub(super) fn check_fleet(
             section.problem("ca_file", "is missing: HTTPS needs the CA to trust, as PEM");
         }
     }
+    if settings.password_file.is_some() && settings.username.is_none() {
+        section.problem("password_file", "needs `username` too");
+    }
     if settings.mirrors.is_empty() {
         section.problem("mirrors", "is empty; name one");
     }

@@ -164,6 +164,11 @@ settings! {
         /// "mqtt" is the broker; else https:// URLs and folders, such as a USB stick's. All are asked,
         /// none has to be trusted.
         mirrors: restart(mirrors()), Written ["mqtt"];
+        /// A user of its own at the broker, which needs one where each user may have one connection;
+        /// [mqtt]'s unless set.
+        username: restart(optional(text)), Example "edge-1-fleet";
+        /// Owner slmd, mode 0600.
+        password_file: restart(optional(path_to(Thing::Password))), Example "/etc/slmd/fleet-password";
         /// The only CA that is trusted for https://.
         ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/fleet-ca.pem";
         /// Between looks at the mirrors; a broker tells of news by itself.

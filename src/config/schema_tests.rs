@@ -56,6 +56,8 @@ const VALUES: &[(&str, &[&str])] = &[
         "fleet.mirrors",
         &["['https://m.example/tuf', '/media/usb']", "['/media/usb']"],
     ),
+    ("fleet.username", &["'u'", "'v'"]),
+    ("fleet.password_file", &["'/p'"]),
     ("fleet.ca_file", &["'/ca.pem'", "'/cb.pem'"]),
     ("fleet.interval", &["'1d'"]),
     ("fleet.require_listed_models", &["true"]),
@@ -144,6 +146,7 @@ const COMPANIONS: &[(&str, &[&str])] = &[
     ("mqtt.tls.cert_file", &["mqtt.tls.key_file"]),
     ("mqtt.tls.key_file", &["mqtt.tls.cert_file"]),
     ("fleet.", &["fleet.name", "fleet.mirrors", "fleet.ca_file"]),
+    ("fleet.password_file", &["fleet.username"]),
     ("realm.jwks.", &["realm.jwks.ca_file"]),
     (
         "",

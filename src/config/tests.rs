@@ -45,6 +45,18 @@ fn a_realm_is_all_it_needs() {
     );
 }
 
+/// Its topics, `slm/trust/…`, would be its fleet's.
+#[test]
+fn no_device_is_called_as_the_fleets_topics() {
+    let text = LEAST.replace("\"edge-1\"", "\"trust\"");
+    let found = problems(&text);
+    assert!(
+        found.len() == 1 && found[0].contains("is \"trust\", which"),
+        "{found:?}"
+    );
+    assert!(Config::parse(&LEAST.replace("\"edge-1\"", "\"trusty\"")).is_ok());
+}
+
 #[test]
 fn every_mistake_is_told_with_its_place() {
     let text = r#"device = "a/b"

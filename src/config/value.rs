@@ -231,8 +231,9 @@ pub(super) fn plain_name(value: &DeValue<'_>) -> Result<String, String> {
 /// The device's name.
 pub(super) fn identity() -> Kind<Identity> {
     let read = |value: &DeValue<'_>| {
-        let identity = Identity::new(&topic_level(value)?);
-        identity.ok_or_else(|| "is no level of a topic".to_owned())
+        let name = topic_level(value)?;
+        let taken = || format!("is {name:?}, which the fleets' topics have; choose another");
+        Identity::new(&name).ok_or_else(taken)
     };
     Kind::new(read, |identity| json!(identity.device))
 }

@@ -32,8 +32,13 @@ pub(super) fn follow(
     let broker = config.mqtt.as_ref();
     let broker = broker.filter(|_| settings.mirrors.contains(&Place::Mqtt));
     let broker = broker.map(|mqtt| {
+        let mut options = mqtt.apart("trust", mqtt::MAX_PACKET);
+        if settings.username.is_some() {
+            options.username.clone_from(&settings.username);
+            options.password_file.clone_from(&settings.password_file);
+        }
         let settings = mqtt::Settings {
-            options: mqtt.apart("trust", mqtt::MAX_PACKET),
+            options,
             reconnect_min: mqtt.reconnect_min,
             reconnect_max: mqtt.reconnect_max,
             prefix: format!("slm/trust/{}", settings.name),

@@ -23,6 +23,9 @@ pub use self::vault::{FOLDER, Vault};
 pub struct Settings {
     pub name: String,
     pub mirrors: Vec<Place>,
+    /// At the broker, with its password; the same as for prompts where it is unset.
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
     /// The CA to trust for `https://` mirrors.
     pub ca_file: Option<PathBuf>,
     pub interval: Duration,

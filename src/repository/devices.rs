@@ -16,7 +16,7 @@ use super::error::RepositoryError;
 use super::state::State;
 use super::{Repository, put, read};
 use crate::files::Care;
-use crate::identity::{PublicKey, is_topic_level};
+use crate::identity::{PublicKey, is_device_name};
 use crate::time::Timestamp;
 use crate::trust::report::{self, Enrolled, Report, ReportError};
 
@@ -132,7 +132,7 @@ impl Repository {
         key: &PublicKey,
         replace: bool,
     ) -> Result<(), RepositoryError> {
-        if !is_topic_level(device) {
+        if !is_device_name(device) {
             let what = format!("{device:?} can't be a device's name; `slmd device id` shows it");
             return Err(RepositoryError::Refused(what));
         }
@@ -209,8 +209,9 @@ pub struct Straggler {
     pub why: String,
 }
 
-/// Devices that haven't reported all of `needed`, thumbprints of the realm's other keys. One that has
-/// said nothing since `after` is waited for no longer.
+/// Devices that haven't reported all of `needed`, thumbprints of the realm's other keys. One that isn't
+/// configured for the realm needs none of them: a report names all realms that it is configured for. One
+/// that has said nothing since `after` is waited for no longer.
 pub fn stragglers(
     heard: &BTreeMap<String, Heard>,
     realm: &str,
@@ -225,8 +226,10 @@ pub fn stragglers(
             // Not its word, so nobody knows whether it is silent.
             Heard::Refused(why) => format!("its report doesn't count: {why}"),
             Heard::Report(report) => {
-                let has = report.realms.get(realm).map(|realm| &realm.keys);
-                let has: BTreeSet<&String> = has.into_iter().flatten().collect();
+                let Some(known) = report.realms.get(realm) else {
+                    continue;
+                };
+                let has: BTreeSet<&String> = known.keys.iter().collect();
                 let lacks = needed.iter().filter(|key| !has.contains(key)).count();
                 let silent = after.is_some_and(|after| report.time < after);
                 if lacks == 0 || silent {
@@ -269,7 +272,9 @@ mod tests {
         repository.enroll(name, key.public(), false).unwrap();
         repository.enroll(name, key.public(), false).unwrap();
         repository.enroll("edge-2", key.public(), false).unwrap();
-        assert!(repository.enroll("a/b", key.public(), false).is_err());
+        for taken in ["a/b", "trust"] {
+            assert!(repository.enroll(taken, key.public(), false).is_err());
+        }
         let signed = |counter| {
             let jws = report::sign(&report(name, counter, &[]), &key).unwrap();
             BTreeMap::from([(name.to_owned(), vec![jws.into_bytes()])])
@@ -301,10 +306,16 @@ mod tests {
     #[test]
     fn who_lacks_a_key_or_says_nothing_is_waited_for() {
         let told = |keys: &[&str]| Heard::Report(Box::new(report("d", 1, keys)));
+        let mut elsewhere = report("d", 1, &[]);
+        elsewhere.realms.clear();
         let heard = BTreeMap::from([
             ("has".to_owned(), told(&["new", "old"])),
             ("lacks".to_owned(), told(&["old"])),
             ("never".to_owned(), Heard::Nothing),
+            (
+                "of another realm".to_owned(),
+                Heard::Report(Box::new(elsewhere)),
+            ),
             (
                 "forged".to_owned(),
                 Heard::Refused(ReportError::BadSignature),

@@ -196,10 +196,14 @@ impl Retire {
         };
         let kept = repository::without(current, &self.key)?;
         let heard = heard(&opened, &self.sources)?;
-        if heard.is_empty() && self.after.is_none() {
-            let what = "no device is enrolled, so nobody can say that all have the other keys";
+        let concerned = |heard: &Heard| heard.report().is_none_or(|r| r.realms.contains_key(name));
+        if !heard.values().any(concerned) && self.after.is_none() {
+            let what = match heard.is_empty() {
+                true => "no device is enrolled".to_owned(),
+                false => format!("no enrolled device is configured for the realm {name}"),
+            };
             return Err(Failure::failed(format!(
-                "{what}; enroll them, or give --after"
+                "{what}, so nobody can say that all have the other keys; enroll them, or give --after"
             )));
         }
         let needed = kept.left.iter().map(|key| key.thumbprint.clone()).collect();
