@@ -36,8 +36,17 @@ pub mod engine {
     };
 }
 
+pub mod fleet {
+    pub use crate::fleet::mirror::mqtt::{Broker, MAX_PACKET, Settings as BrokerSettings};
+    pub use crate::fleet::{Follower, Held, Lane, Place, Settings, Wanted};
+}
+
 pub mod identity {
     pub use crate::identity::{Identity, PublicKey, random, random_hex};
+}
+
+pub mod link {
+    pub use crate::link::{Event, Link, Options, Properties, Publication};
 }
 
 pub mod prompt {
@@ -53,6 +62,10 @@ pub mod reason {
 
 pub mod secret {
     pub use crate::secret::Secret;
+}
+
+pub mod shutdown {
+    pub use crate::shutdown::Shutdown;
 }
 
 pub mod store {

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
+use super::devices::Devices;
 use super::error::RepositoryError;
 use super::export::{Piece, mirror};
 use super::folder::not_older;
@@ -21,6 +22,7 @@ use crate::identity::random_hex;
 use crate::link::{
     Broker, Event, Events, Link, Options, Properties, Publication, Subscription, Tls,
 };
+use crate::time;
 use crate::trust::report;
 
 /// A broker that says nothing for so long is given up.
@@ -32,6 +34,11 @@ const MOST_RETAINED: usize = 20_000;
 const MOST_PACKET: u32 = 1 << 20;
 /// Publishes on their way at a time.
 const IN_FLIGHT: usize = 16;
+/// Devices' topics that are waited for at a time. A broker queues so many messages for a client, and
+/// drops what is beyond without a word: mosquitto 1,000 of them (`max_queued_messages`).
+const AT_A_TIME: usize = 500;
+/// Topics in one SUBSCRIBE.
+const TOGETHER: usize = 50;
 
 const TIMESTAMP: &str = "metadata/timestamp.json";
 
@@ -87,7 +94,9 @@ impl<'a> Retained<'a> {
         let pieces = mirror(state)?;
         block_on(async {
             let mut session = self.connect().await?;
-            let there = session.read(&self.topic("#")).await?;
+            // The timestamp first: what a flood beneath the wildcard drowns is sent again.
+            let filters = [TIMESTAMP, "#"].map(|beneath| self.topic(beneath));
+            let there = session.read(&filters).await?;
             self.not_older(state, &there)?;
             let (stamp, rest): (Vec<&Piece>, Vec<&Piece>) =
                 pieces.iter().partition(|piece| piece.path == TIMESTAMP);
@@ -99,23 +108,25 @@ impl<'a> Retained<'a> {
         })
     }
 
-    /// What devices have said last, by the names in the topics.
-    pub fn reports(&self) -> Result<BTreeMap<String, Vec<u8>>, RepositoryError> {
+    /// What these devices have said last. Each is asked for by its own topic: a wildcard would bring
+    /// what anybody has put beneath it, and not all that devices have.
+    pub fn reports(&self, devices: &Devices) -> Result<BTreeMap<String, Vec<u8>>, RepositoryError> {
         block_on(async {
             let mut session = self.connect().await?;
             let mut reports = BTreeMap::new();
+            let topics = devices.names().map(|device| format!("slm/{device}/trust"));
             let device = |topic: &str| {
                 let device = topic.strip_prefix("slm/")?.strip_suffix("/trust")?;
                 Some(device.to_owned())
             };
-            let each = |topic: String, payload: Bytes| {
+            let each = |topic: &str, payload: &Bytes| {
                 // One that is too long is kept so far that it is seen to be.
                 let payload = payload[..payload.len().min(report::MAX_LEN + 1)].to_vec();
-                if let Some(device) = device(&topic) {
+                if let Some(device) = device(topic) {
                     reports.insert(device, payload);
                 }
             };
-            if !session.collect("slm/+/trust", each).await? {
+            if !session.pick(topics, each).await? {
                 let what = "it lets us read no reports (slm/+/trust); mend its access list";
                 return Err(RepositoryError::Broker(what.to_owned()));
             }
@@ -206,63 +217,91 @@ struct Session {
 }
 
 impl Session {
-    /// What is retained beneath `filter`; nothing, where we may not read.
-    async fn read(&mut self, filter: &str) -> Result<BTreeMap<String, Kept>, RepositoryError> {
+    /// What is retained beneath `filters`; nothing, where we may not read.
+    async fn read(
+        &mut self,
+        filters: &[String],
+    ) -> Result<BTreeMap<String, Kept>, RepositoryError> {
         let mut there = BTreeMap::new();
-        self.collect(filter, |topic, payload| {
-            let stamp = topic.ends_with(TIMESTAMP);
-            let kept = Kept {
-                digest: sha256(&payload),
-                payload: if stamp { payload } else { Bytes::new() },
-            };
-            there.insert(topic, kept);
-        })
-        .await?;
+        self.subscribe(filters)?;
+        let mut wait = PATIENCE;
+        for _ in 0..MOST_RETAINED {
+            match timeout(wait, self.events.recv()).await {
+                Ok(Some(Event::Subscribed(codes))) if codes.iter().any(Result::is_err) => break,
+                Ok(Some(Event::Subscribed(_))) => wait = QUIET,
+                Ok(Some(Event::Message(message))) if message.retain => {
+                    let stamp = message.topic.ends_with(TIMESTAMP);
+                    let digest = sha256(&message.payload);
+                    let payload = stamp.then_some(message.payload).unwrap_or_default();
+                    there.insert(message.topic, Kept { digest, payload });
+                }
+                Ok(event) => {
+                    going_on(event)?;
+                }
+                Err(_) if wait == QUIET => break,
+                Err(_) => return Err(failed(&"the broker was silent")),
+            }
+        }
         Ok(there)
     }
 
-    /// `false`: the broker doesn't let us.
-    async fn collect(
+    /// What is retained under each of these topics. `false`: the broker doesn't let us.
+    async fn pick(
         &mut self,
-        filter: &str,
-        mut each: impl FnMut(String, Bytes),
+        mut topics: impl Iterator<Item = String>,
+        mut each: impl FnMut(&str, &Bytes),
     ) -> Result<bool, RepositoryError> {
-        let subscription = Subscription {
-            filter: filter.to_owned(),
-            at_least_once: true,
-            retained: true,
-        };
-        self.link
-            .subscribe(&[subscription])
-            .map_err(|e| failed(&e))?;
-        let mut wait = PATIENCE;
-        let mut read = 0;
-        while read < MOST_RETAINED {
-            let event = match timeout(wait, self.events.recv()).await {
-                Ok(event) => event,
-                Err(_) if wait == QUIET => break,
+        let mut waiting: BTreeSet<String> = BTreeSet::new();
+        let mut ungranted = 0;
+        let mut heard = time::instant();
+        loop {
+            while waiting.len() + TOGETHER <= AT_A_TIME {
+                let some: Vec<String> = topics.by_ref().take(TOGETHER).collect();
+                if some.is_empty() {
+                    break;
+                }
+                self.subscribe(&some)?;
+                ungranted += 1;
+                heard = time::instant();
+                waiting.extend(some);
+            }
+            if waiting.is_empty() {
+                return Ok(true);
+            }
+            // News of those that have answered is no answer of the others.
+            let silent = heard + if ungranted == 0 { QUIET } else { PATIENCE };
+            match timeout_at(silent.into(), self.events.recv()).await {
+                Ok(Some(Event::Subscribed(codes))) => {
+                    if codes.iter().any(Result::is_err) {
+                        return Ok(false);
+                    }
+                    ungranted -= 1;
+                    heard = time::instant();
+                }
+                Ok(Some(Event::Message(message))) => {
+                    if waiting.remove(&message.topic) {
+                        heard = time::instant();
+                    }
+                    each(&message.topic, &message.payload);
+                }
+                Ok(event) => {
+                    going_on(event)?;
+                }
+                Err(_) if ungranted == 0 => waiting.clear(),
                 Err(_) => return Err(failed(&"the broker was silent")),
-            };
-            match event {
-                Some(Event::Subscribed(codes)) if codes.iter().any(Result::is_err) => {
-                    return Ok(false);
-                }
-                Some(Event::Subscribed(_)) => wait = QUIET,
-                Some(Event::Message(message)) => {
-                    read += 1;
-                    if let Some(ack) = message.ack {
-                        self.link.try_ack(ack).map_err(|e| failed(&e))?;
-                    }
-                    if message.retain {
-                        each(message.topic, message.payload);
-                    }
-                }
-                Some(Event::Lost(lost)) => return Err(failed(&lost)),
-                Some(_) => {}
-                None => return Err(failed(&"the connection was lost")),
             }
         }
-        Ok(true)
+    }
+
+    /// At QoS 0: each file is whole or not there, and nothing has to be acknowledged.
+    fn subscribe(&mut self, filters: &[String]) -> Result<(), RepositoryError> {
+        let subscription = |filter: &String| Subscription {
+            filter: filter.clone(),
+            at_least_once: false,
+            retained: true,
+        };
+        let subscriptions: Vec<Subscription> = filters.iter().map(subscription).collect();
+        self.link.subscribe(&subscriptions).map_err(|e| failed(&e))
     }
 
     /// Publishes all of it, and returns when the broker has each.
@@ -286,12 +325,7 @@ impl Session {
                     let topic = waiting.remove(&token).unwrap_or_default();
                     result.map_err(|why| refused(&topic, &why))?;
                 }
-                Event::Message(message) => {
-                    // What is published comes back to whoever has subscribed.
-                    if let Some(ack) = message.ack {
-                        self.link.try_ack(ack).map_err(|e| failed(&e))?;
-                    }
-                }
+                // What is published comes back to whoever has subscribed.
                 _ => {}
             }
         }
@@ -307,10 +341,16 @@ impl Session {
 
 async fn next(events: &mut Events) -> Result<Event, RepositoryError> {
     match timeout(PATIENCE, events.recv()).await {
-        Ok(Some(Event::Lost(lost))) => Err(failed(&lost)),
-        Ok(Some(event)) => Ok(event),
-        Ok(None) => Err(failed(&"the connection was lost")),
+        Ok(event) => going_on(event),
         Err(_) => Err(failed(&"the broker was silent")),
+    }
+}
+
+fn going_on(event: Option<Event>) -> Result<Event, RepositoryError> {
+    match event {
+        Some(Event::Lost(lost)) => Err(failed(&lost)),
+        Some(event) => Ok(event),
+        None => Err(failed(&"the connection was lost")),
     }
 }
 

@@ -55,6 +55,10 @@ impl Devices {
         self.keys.is_empty()
     }
 
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+
     /// What `reports` (by the device in whose name they came, one of each source) are worth; the newest
     /// counts, and counters go on.
     pub fn judge(&mut self, reports: &BTreeMap<String, Vec<Vec<u8>>>) -> BTreeMap<String, Heard> {
@@ -109,7 +113,8 @@ impl Repository {
                 continue;
             };
             let name = percent_decode_str(name).decode_utf8_lossy().into_owned();
-            devices.keys.insert(name, device_key(&file)?);
+            let text = read(&file, MAX_DEVICE, Care::Trusted)?.unwrap_or_default();
+            devices.keys.insert(name, device_key(&file, &text)?);
         }
         let file = folder.join("counters");
         if let Some(text) = read(&file, MAX_COUNTERS, Care::Trusted)? {
@@ -136,8 +141,12 @@ impl Repository {
             let what = format!("{device:?} can't be a device's name; `slmd device id` shows it");
             return Err(RepositoryError::Refused(what));
         }
-        let mut devices = self.devices()?;
-        match devices.keys.get(device) {
+        // Of the others nothing is read: there may be ten thousand.
+        let file = self.device_file(device);
+        match read(&file, MAX_DEVICE, Care::Trusted)?
+            .map(|text| device_key(&file, &text))
+            .transpose()?
+        {
             Some(known) if known.x() != key.x() && !replace => {
                 let thumbprint = known.thumbprint();
                 return Err(RepositoryError::Refused(format!(
@@ -146,13 +155,14 @@ impl Repository {
                 )));
             }
             Some(known) if known.x() != key.x() => {
+                let mut devices = self.devices()?;
                 devices.counters.remove(device);
                 self.keep_counters(&devices)?;
             }
             _ => {}
         }
         let text = format!("{}\n", json!(DeviceFile { x: key.x() }));
-        put(&self.device_file(device), text.as_bytes())
+        put(&file, text.as_bytes())
     }
 
     fn device_file(&self, device: &str) -> PathBuf {
@@ -161,10 +171,9 @@ impl Repository {
     }
 }
 
-fn device_key(file: &Path) -> Result<PublicKey, RepositoryError> {
-    let text = read(file, MAX_DEVICE, Care::Trusted)?.unwrap_or_default();
+fn device_key(file: &Path, text: &[u8]) -> Result<PublicKey, RepositoryError> {
     let device: DeviceFile =
-        serde_json::from_slice(&text).map_err(|error| RepositoryError::wrong(file, error))?;
+        serde_json::from_slice(text).map_err(|error| RepositoryError::wrong(file, error))?;
     let key = PublicKey::parse(&device.x);
     key.ok_or_else(|| RepositoryError::wrong(file, "x is no Ed25519 key"))
 }

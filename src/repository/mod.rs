@@ -45,7 +45,7 @@ use rustix::fs::FlockOperation;
 use crate::files::{self, Care, FileError};
 use crate::secret::Secret;
 pub use broker::Retained;
-pub use devices::{Heard, Standing, standing, stragglers};
+pub use devices::{Devices, Heard, Standing, standing, stragglers};
 pub use error::RepositoryError;
 use export::{pieces, target_file};
 

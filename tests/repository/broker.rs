@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::fleet::{Fleet, jwks};
-use crate::support::{Ca, Mosquitto, Publish, run};
+use crate::support::{Ca, Mosquitto, Publish, retain_all, run};
 
 /// What the broker retains beneath the fleet's topics, laid down as a mirror's folder.
 pub fn retained(broker: &Mosquitto, mirror: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -126,6 +126,34 @@ fn a_broker_retains_what_devices_need_and_nothing_else() {
     fleet.ok(&["publish", "--to", &to]);
     let said = fleet.refused(&["publish", "--to", &to, "--fleet", "copy"]);
     assert!(said.contains("old copy of the fleet"), "{said}");
+}
+
+/// Whoever floods the fleet's topics keeps nobody from publishing.
+#[test]
+fn a_flood_of_foreign_messages_delays_no_publish() {
+    let fleet = Fleet::new();
+    let broker = Mosquitto::start();
+    let poison = |number| {
+        (
+            format!("slm/trust/plant/metadata/{number}.x"),
+            vec![b'x'; 4096],
+        )
+    };
+    retain_all(broker.port(), (0..1500).map(poison));
+    let to = format!("mqtt://127.0.0.1:{}", broker.port());
+    fleet.ok(&["publish", "--to", &to]);
+    let set = fleet.file("set.json", &jwks(&["a"]));
+    fleet.ok(&["rotate", "prod", "--jwks", &set]);
+    fleet.sign(&["offline-1", "offline-2"]);
+    fleet.ok(&["publish", "--to", &to]);
+    let mirror = fleet.place().join("seen");
+    // What is foreign is taken away meanwhile, as far as it was seen.
+    for _ in 0..2 {
+        fleet.ok(&["publish", "--to", &to]);
+    }
+    retained(&broker, &mirror);
+    let read = fleet.read("c", &mirror, &["realms/prod/jwks.json"]);
+    assert_eq!(read["versions"]["targets"], 2);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use slmd::for_tests::identity::PublicKey;
 use slmd::for_tests::time;
 
 use crate::fleet::{Fleet, jwks};
-use crate::support::{Mosquitto, Publish};
+use crate::support::{Mosquitto, Publish, retain_all};
 
 struct Device {
     name: &'static str,
@@ -215,4 +215,34 @@ fn reports_can_be_brought_in_a_folder() {
     let status = fleet.json(&["status", "--from", "reports"]);
     let states = [0, 1].map(|row| status["devices"][row]["state"].clone());
     assert_eq!(states, ["never", "up_to_date"]);
+}
+
+/// More than a broker queues for one client, whatever anybody else has put beside them.
+#[test]
+fn all_of_a_large_fleet_are_heard() {
+    const DEVICES: usize = 1300;
+    let fleet = Fleet::new();
+    let device = Device::new("edge-1");
+    fleet.ok(&["enroll", "edge-1", &device.x()]);
+    let folder = fleet.folder().join("devices");
+    let enrolled = std::fs::read(folder.join("edge-1.json")).expect("it is enrolled");
+    let names = || (0..DEVICES).map(|number| format!("box-{number}"));
+    for name in names() {
+        std::fs::write(folder.join(format!("{name}.json")), &enrolled).expect("a temporary file");
+    }
+    let broker = Mosquitto::start();
+    // One key and name for all: that their reports come is what counts here.
+    let report = device.report(1, 0, [1, 1], &json!([])).into_bytes();
+    let foreign = (0..DEVICES).map(|number| format!("a-{number}"));
+    let messages = foreign.chain(names());
+    let messages = messages.map(|name| (format!("slm/{name}/trust"), report.clone()));
+    retain_all(broker.port(), messages);
+    let to = format!("mqtt://127.0.0.1:{}", broker.port());
+    let status = fleet.json(&["status", "--from", &to]);
+    let rows = status["devices"].as_array().expect("a list");
+    let said = |state: &str| rows.iter().filter(|row| row["state"] == state).count();
+    assert_eq!(
+        (rows.len(), said("refused"), said("never")),
+        (1301, 1300, 1)
+    );
 }

@@ -9,7 +9,8 @@ use slmd::for_tests::time::{instant, now};
 
 use crate::support::fleet::{TOPICS, fingerprint, retain};
 use crate::support::{
-    Daemon, Fleet, Issuer, Mosquitto, Response, Setup, chat, claims, http, run, send, within,
+    Daemon, Fleet, Issuer, Mosquitto, Response, Setup, chat, claims, http, retain_all, run, send,
+    within,
 };
 
 const TIMESTAMP: &str = "metadata/timestamp.json";
@@ -313,9 +314,16 @@ fn poisoned_messages_are_skipped_and_told() {
         ["malformed", "rollback", "foreign_signer"],
         "{told:?}"
     );
+    // Nor does a flood end the line to the broker.
+    let topic = format!("{TOPICS}/{TIMESTAMP}");
+    let flood = (0..1000).map(|n| (topic.clone(), format!("[{n}").into_bytes()));
+    retain_all(scene.broker.port(), flood);
+    std::thread::sleep(Duration::from_secs(1));
+    until_refused(&scene.daemon, "malformed");
     let metrics = scene.daemon.admin_http("GET", "/metrics", "").body;
     let counted = r#"slmd_trust_refusals_total{reason="rollback"} 1"#;
     assert!(metrics.contains(counted), "{metrics}");
+    assert!(!metrics.contains(r#"{reason="unreachable"}"#), "{metrics}");
     // Put right, it counts again.
     scene.fleet.forget_told();
     let versions = scene.fleet.publish(&json!({"stamp": true}));

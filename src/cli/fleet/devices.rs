@@ -232,7 +232,7 @@ fn heard(opened: &Opened, sources: &Sources) -> Result<BTreeMap<String, Heard>, 
     if devices.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let reports = sources.read(opened)?;
+    let reports = sources.read(opened, &devices)?;
     let heard = devices.judge(&reports);
     opened.repository.keep_counters(&devices)?;
     Ok(heard)

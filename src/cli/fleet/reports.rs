@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::opened::Opened;
 use crate::cli::exit::Failure;
-use crate::repository::{self, Destination, Retained};
+use crate::repository::{self, Destination, Devices, Retained};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Sources {
@@ -27,7 +27,11 @@ pub(in crate::cli) struct Sources {
 
 impl Sources {
     /// By device, one of each source.
-    pub(super) fn read(&self, opened: &Opened) -> Result<BTreeMap<String, Vec<Vec<u8>>>, Failure> {
+    pub(super) fn read(
+        &self,
+        opened: &Opened,
+        devices: &Devices,
+    ) -> Result<BTreeMap<String, Vec<Vec<u8>>>, Failure> {
         let sources = self.all(opened);
         if sources.is_empty() {
             let what = "fleet.toml names no broker to read reports from; give --from WHERE";
@@ -37,7 +41,7 @@ impl Sources {
         for source in sources {
             let fleet = &opened.repository.settings.name;
             let found = match Retained::at(&source, fleet) {
-                Some(broker) => broker.and_then(|broker| broker.reports()),
+                Some(broker) => broker.and_then(|broker| broker.reports(devices)),
                 None => repository::reports_in(Path::new(&source.to)),
             };
             let found = found.map_err(|why| Failure::failed(format!("{}: {why}", source.to)))?;

@@ -42,6 +42,8 @@ pub use metrics::Metrics;
 
 /// What comes beside the body in a packet: the token (16 KiB at most), topics, correlation data.
 const BESIDE_BODY: usize = 64 * 1024;
+/// Unacknowledged messages on a connection beside; half of what waits in a link's queue.
+const APART: u16 = 32;
 
 /// No MQTT at all without them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +81,8 @@ impl Settings {
         link::Options {
             client_id,
             session_expiry: Duration::ZERO,
+            // Acknowledged as they come, so a flood of them always finds room in the link's queue.
+            receive_maximum: APART,
             max_packet,
             will: None,
             ..options(self.clone(), String::new())

@@ -17,6 +17,7 @@ mod http;
 mod issuer;
 mod mqtt;
 mod python;
+mod retain;
 pub mod secrets;
 mod wait;
 
@@ -30,6 +31,7 @@ pub use http::{Exchange, Response, exchange, http, send};
 pub use issuer::{Issuer, claims};
 pub use mqtt::{Message, Mosquitto, Publish, Subscriber, free_port};
 pub use python::python;
+pub use retain::{options, retain_all};
 pub use wait::{exit, run, within};
 
 use std::path::{Path, PathBuf};
