@@ -232,7 +232,7 @@ impl Session {
                 Ok(Some(Event::Message(message))) if message.retain => {
                     let stamp = message.topic.ends_with(TIMESTAMP);
                     let digest = sha256(&message.payload);
-                    let payload = stamp.then_some(message.payload).unwrap_or_default();
+                    let payload = if stamp { message.payload } else { Bytes::new() };
                     there.insert(message.topic, Kept { digest, payload });
                 }
                 Ok(event) => {
@@ -320,13 +320,10 @@ impl Session {
             if waiting.is_empty() {
                 return Ok(());
             }
-            match next(&mut self.events).await? {
-                Event::Acknowledged { token, result } => {
-                    let topic = waiting.remove(&token).unwrap_or_default();
-                    result.map_err(|why| refused(&topic, &why))?;
-                }
-                // What is published comes back to whoever has subscribed.
-                _ => {}
+            // What is published comes back to whoever has subscribed.
+            if let Event::Acknowledged { token, result } = next(&mut self.events).await? {
+                let topic = waiting.remove(&token).unwrap_or_default();
+                result.map_err(|why| refused(&topic, &why))?;
             }
         }
     }

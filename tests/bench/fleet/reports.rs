@@ -54,7 +54,7 @@ fn enroll(fleet: &Fleet, number: usize) -> (String, String) {
     let kid = PublicKey::parse(&x).expect("it is a key");
     let kid = kid.thumbprint();
     let at = Timestamp::from_secs(now().as_secs() - 60).to_string();
-    let version = u64::from(number % 10 != 0);
+    let version = u64::from(!number.is_multiple_of(10));
     let digest = format!("sha256:{}", "0".repeat(64));
     let report = json!({"version": 1, "device": device, "counter": 7, "time": at,
         "synchronised": true, "floor": at, "slmd": "0.1.0",
