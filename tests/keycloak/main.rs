@@ -5,6 +5,9 @@
 //! test that stops Keycloak; what a test changes, it changes in a realm or for a user of its own. Run one subject with
 //! `cargo test --test keycloak ldap`.
 
+#[path = "../repository/fleet.rs"]
+#[expect(dead_code, reason = "python-tuf reads what tests/repository has made")]
+mod managers;
 #[path = "../system/support/mod.rs"]
 mod support;
 
@@ -16,6 +19,7 @@ mod directory;
 mod dpop;
 mod explain;
 mod files;
+mod fleet;
 mod grants;
 mod judge;
 mod ldap;
