@@ -147,7 +147,7 @@ fn kept_running_it_can_be_asked() {
     within(PATIENCE, "the permit", || {
         let records = slmd(&["audit", "tail"]);
         // The demo's own was the first.
-        (records.matches("chat demo/slm mqtt").count() == 2).then_some(())
+        (records.matches("chat demo/slm-chat mqtt").count() == 2).then_some(())
     });
 
     signal(&kept.process, libc::SIGINT);
