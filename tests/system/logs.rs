@@ -28,6 +28,12 @@ fn ask(daemon: &Daemon, token: &str) {
     assert_eq!(daemon.chat("no token", &body).status, 401);
 }
 
+/// Readiness is looked at once a second.
+fn ready(daemon: &Daemon, words: &str) {
+    let told = || daemon.log().contains(words).then_some(());
+    within(PATIENCE, "readiness in the log", told);
+}
+
 /// Another start of the daemon's configuration, which can't succeed while it runs.
 fn second(daemon: &Daemon) -> Output {
     let output = run(daemon.binary().arg("run"), b"", PATIENCE);
@@ -54,6 +60,7 @@ fn assert_object(line: &str) -> Value {
 fn json_is_an_object_a_line() {
     let (mut daemon, token) = start(Setup::new().with("log_format = \"json\""));
     ask(&daemon, &token);
+    ready(&daemon, r#""message":"ready""#);
     let last = second(&daemon);
     daemon.terminate();
     let log = daemon.log();
@@ -82,8 +89,8 @@ fn json_is_an_object_a_line() {
 fn the_environment_has_the_last_word() {
     let (daemon, token) = start(Setup::new().env("SLMD_LOG", "warn,slmd::daemon=info"));
     ask(&daemon, &token);
+    ready(&daemon, " INFO slmd::daemon::health: ready");
     let log = daemon.log();
-    assert!(log.contains(" INFO slmd::daemon::health: ready"), "{log}");
     let wanted = |line: &str| {
         [" INFO slmd::daemon", " WARN ", " ERROR "]
             .iter()
