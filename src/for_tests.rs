@@ -73,7 +73,7 @@ pub mod store {
 }
 
 pub mod time {
-    pub use crate::time::{Clocks, Mark, Moment, Timestamp, Uptime, instant};
+    pub use crate::time::{Clocks, Known, Mark, Moment, Timestamp, Uptime, instant};
 
     pub fn now() -> Timestamp {
         Clocks::default().now()

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::ops::Add;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -254,12 +254,39 @@ pub struct Reading {
     pub synchronised: bool,
 }
 
+/// What time it is, as far as is known, for who asks at a time of its own. Cheap to clone.
+#[derive(Clone)]
+pub struct Known(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Known {
+    pub fn new(known: impl Fn() -> Timestamp + Send + Sync + 'static) -> Known {
+        Known(Arc::new(known))
+    }
+
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+/// By the wall clock alone.
+impl Default for Known {
+    fn default() -> Known {
+        Known::new(now)
+    }
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Known").field(&self.now()).finish()
+    }
+}
+
 /// What the machine's clocks are read by. Whoever lives at one time has one, so that tests can have it
 /// live at another. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Clocks {
     #[cfg(test)]
-    set: Option<std::sync::Arc<parking_lot::Mutex<Reading>>>,
+    set: Option<Arc<parking_lot::Mutex<Reading>>>,
 }
 
 impl Clocks {
@@ -301,7 +328,7 @@ impl Clocks {
     #[cfg(test)]
     pub fn at(reading: Reading) -> Clocks {
         Clocks {
-            set: Some(std::sync::Arc::new(parking_lot::Mutex::new(reading))),
+            set: Some(Arc::new(parking_lot::Mutex::new(reading))),
         }
     }
 

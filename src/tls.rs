@@ -6,17 +6,19 @@ mod validity;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::files::{self, Care};
 use crate::secret::Secret;
-use crate::time::Timestamp;
+use crate::time::{Known, Timestamp};
 
 /// No sound chain, bundle of CAs or key comes near.
 const MAX_PEM: u64 = 1 << 20;
@@ -36,9 +38,15 @@ pub struct KeyPair {
     pub key_file: PathBuf,
 }
 
-/// For connections to a server whose CA is pinned, with our own certificate where there is one.
-pub fn client(ca_file: &Path, own: Option<&KeyPair>) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+/// For connections to a server whose CA is pinned, with our own certificate where there is one. The
+/// server's certificate has to be good at the time that is known, whatever the machine's clock says.
+pub fn client(
+    ca_file: &Path,
+    own: Option<&KeyPair>,
+    known: &Known,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(default_provider());
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(At(known.clone())))
         .with_safe_default_protocol_versions()
         .map_err(|e| error(ca_file, &e))?
         .with_root_certificates(roots(ca_file)?);
@@ -49,6 +57,16 @@ pub fn client(ca_file: &Path, own: Option<&KeyPair>) -> Result<Arc<ClientConfig>
             .map_err(|e| error(&own.cert_file, &e))?,
     };
     Ok(Arc::new(config))
+}
+
+#[derive(Debug)]
+struct At(Known);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = Duration::from_secs(self.0.now().as_secs());
+        Some(UnixTime::since_unix_epoch(now))
+    }
 }
 
 /// A server's side of TLS.

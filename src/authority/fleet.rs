@@ -18,7 +18,7 @@ use crate::digest::{hex, sha256};
 use crate::fleet::{Follower, Held, Lane, MirrorReport, Signed, Wanted};
 use crate::keysync::{Difference, History, Pinned, Set};
 use crate::prompt::Origin;
-use crate::time::{self, Mark, Moment, Timestamp, Uptime};
+use crate::time::{self, Known, Mark, Moment, Timestamp, Uptime};
 use crate::trust::TrustError;
 use crate::trust::targets;
 
@@ -296,6 +296,18 @@ impl Authority {
             self.apply(&Change::Signed(Box::new(signed)), &Origin::Daemon)?;
         }
         Ok(())
+    }
+
+    /// For certificates: by the clock while something keeps it, and else no earlier than the floor.
+    pub fn known(&self) -> Known {
+        let authority = self.clone();
+        Known::new(move || {
+            let clocks = authority.clocks();
+            match clocks.synchronised() {
+                true => clocks.now(),
+                false => authority.moment().known,
+            }
+        })
     }
 
     /// Since when the clock can't be before: the fleet's word, where nothing better tells the time.

@@ -32,7 +32,7 @@ pub(super) fn follow(
     let broker = config.mqtt.as_ref();
     let broker = broker.filter(|_| settings.mirrors.contains(&Place::Mqtt));
     let broker = broker.map(|mqtt| {
-        let mut options = mqtt.apart("trust", mqtt::MAX_PACKET);
+        let mut options = mqtt.apart("trust", mqtt::MAX_PACKET, authority.known());
         if settings.username.is_some() {
             options.username.clone_from(&settings.username);
             options.password_file.clone_from(&settings.password_file);

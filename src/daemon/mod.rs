@@ -174,6 +174,7 @@ impl Daemon {
             shutdown: shutdown.clone(),
             audit: state.log.clone(),
             reports,
+            known: state.authority.known(),
         };
         let mqtt = start_mqtt(&config, given, &mut registry);
         let http_metrics = http::Metrics::register(&mut registry);

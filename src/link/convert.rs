@@ -58,7 +58,7 @@ pub(super) fn options(options: &Options) -> Result<MqttOptions, Lost> {
         mqtt.set_credentials(username.as_str(), password.unwrap_or_default());
     }
     if let Some(Tls { ca_file, own }) = &options.tls {
-        let tls = tls::client(ca_file, own.as_ref());
+        let tls = tls::client(ca_file, own.as_ref(), &options.known);
         let tls = tls.map_err(|error| Lost::Network(format!("TLS: {error}")))?;
         mqtt.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
     }

@@ -29,6 +29,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::mpsc;
 
+use crate::time::Known;
 use crate::tls::KeyPair;
 
 pub use address::Broker;
@@ -55,6 +56,8 @@ pub struct Options {
     /// Read at each connect: the password may be a short-lived token.
     pub password_file: Option<PathBuf>,
     pub tls: Option<Tls>,
+    /// When the broker's certificate has to be good.
+    pub known: Known,
     pub keep_alive: Duration,
     /// How long the broker keeps the session of a client that is away; zero: each begins anew.
     pub session_expiry: Duration,

@@ -48,6 +48,7 @@ impl Broker {
             username: None,
             password_file: None,
             tls: None,
+            known: Known::default(),
             keep_alive: Duration::from_secs(5),
             session_expiry: Duration::from_secs(60),
             receive_maximum: 4,

@@ -22,7 +22,7 @@ use crate::identity::random_hex;
 use crate::link::{
     Broker, Event, Events, Link, Options, Properties, Publication, Subscription, Tls,
 };
-use crate::time;
+use crate::time::{self, Known};
 use crate::trust::report;
 
 /// A broker that says nothing for so long is given up.
@@ -79,6 +79,7 @@ impl<'a> Retained<'a> {
             username: destination.username.clone(),
             password_file: destination.password_file.clone(),
             tls,
+            known: Known::default(),
             keep_alive: Duration::from_secs(30),
             session_expiry: Duration::ZERO,
             receive_maximum: 64,

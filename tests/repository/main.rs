@@ -7,6 +7,7 @@ mod support;
 mod broker;
 mod devices;
 mod fleet;
+mod follow;
 mod keys;
 mod metadata;
 mod readme;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use serde_json::json;
+use slmd::for_tests::time::Known;
 use slmd::for_tests::tls::{client, fingerprint};
 use tempfile::TempDir;
 use toml::{Table, Value};
@@ -104,7 +105,8 @@ impl Scene {
 
     /// The fingerprint of the certificate that a new client is greeted with.
     fn shown(&self) -> String {
-        let config = client(&self.ca.file(), None).expect("the test's CA is good");
+        let config =
+            client(&self.ca.file(), None, &Known::default()).expect("the test's CA is good");
         let name = ServerName::try_from("localhost").expect("a name");
         let mut tls = ClientConnection::new(config, name).expect("a client");
         let mut tcp = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde_json::{Value, json};
+use slmd::for_tests::time::Known;
 use slmd::for_tests::tls::{KeyPair, client, fingerprint};
 
 use crate::support::{
@@ -72,7 +73,8 @@ impl Scene {
             cert_file: own.cert.clone(),
             key_file: own.key.clone(),
         });
-        client(&self.ca.file(), own.as_ref()).expect("the test's certificates are good")
+        client(&self.ca.file(), own.as_ref(), &Known::default())
+            .expect("the test's certificates are good")
     }
 
     fn connect(&self, config: Arc<ClientConfig>) -> io::Result<Connection> {

@@ -36,7 +36,7 @@ use crate::identity::{Identity, Key, Nonces};
 use crate::link::{self, Backoff, Broker};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Registry;
-use crate::time;
+use crate::time::{self, Known};
 
 pub use metrics::Metrics;
 
@@ -76,7 +76,7 @@ pub struct Settings {
 
 impl Settings {
     /// A connection beside, for something else: of its own client id, which keeps no session.
-    pub fn apart(&self, what: &str, max_packet: u32) -> link::Options {
+    pub fn apart(&self, what: &str, max_packet: u32, known: Known) -> link::Options {
         let client_id = format!("{}-{what}", self.client_id);
         link::Options {
             client_id,
@@ -85,7 +85,7 @@ impl Settings {
             receive_maximum: APART,
             max_packet,
             will: None,
-            ..options(self.clone(), String::new())
+            ..options(self.clone(), String::new(), known)
         }
     }
 }
@@ -99,6 +99,8 @@ pub struct Parts {
     pub shutdown: Shutdown,
     pub audit: audit::Log,
     pub reports: Reports,
+    /// When the broker's certificate has to be good.
+    pub known: Known,
 }
 
 /// The device's report as it is to be published, where there is one.
@@ -146,7 +148,7 @@ pub fn start(settings: Settings, parts: Parts, registry: &mut Registry) -> Handl
     let signs = settings.sign_answers;
     let signer = signs.then(|| signature::Signer::new(parts.key, &device));
     let backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
-    let options = options(settings, topics.status());
+    let options = options(settings, topics.status(), parts.known);
     let window = usize::from(options.receive_maximum);
     let (outbox, submissions) = outbox::Outbox::new(window);
     let (status, beats) = (status::Cell::default(), Arc::default());
@@ -186,7 +188,7 @@ pub fn start(settings: Settings, parts: Parts, registry: &mut Registry) -> Handl
     }
 }
 
-fn options(settings: Settings, status_topic: String) -> link::Options {
+fn options(settings: Settings, status_topic: String, known: Known) -> link::Options {
     // Twice the body limit, so that a body somewhat too large gets its refusal: beyond the
     // packet limit the broker drops without a word.
     let max_packet = settings.max_body.saturating_mul(2) + BESIDE_BODY;
@@ -197,6 +199,7 @@ fn options(settings: Settings, status_topic: String) -> link::Options {
         username: settings.username,
         password_file: settings.password_file,
         tls: settings.tls,
+        known,
         keep_alive: settings.keep_alive,
         session_expiry: settings.session_expiry,
         receive_maximum: settings.receive_maximum.max(1),
