@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::RunError;
 use crate::store::{self, StoreError};
-use crate::{files, identity, keysync};
+use crate::{files, fleet, identity, keysync};
 
 const MARK: &str = "wiping";
 
@@ -18,7 +18,7 @@ const FORGOTTEN: [&str; 5] = [
     identity::KEY_FILE,
     "adapters",
     keysync::FOLDER,
-    "trust",
+    fleet::FOLDER,
     store::FOLDER,
 ];
 

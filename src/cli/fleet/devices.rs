@@ -421,6 +421,7 @@ mod tests {
             targets: Some(2),
             revocation: None,
             slmd: None,
+            reason: None,
             error: None,
         };
         let text = prometheus(&[row]);

@@ -135,6 +135,8 @@ async fn device(
     let fleet = Settings {
         name: "plant".to_owned(),
         mirrors: vec![Place::Mqtt],
+        username: None,
+        password_file: None,
         ca_file: None,
         interval: Duration::from_secs(900),
         require_listed_models: false,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use slmd::for_tests::identity::random_hex;
 use slmd::for_tests::link::{Event, Link, Options, Properties, Publication};
+use slmd::for_tests::time::Known;
 
 const IN_FLIGHT: usize = 16;
 
@@ -23,6 +24,7 @@ pub fn options(port: u16, client: &str, max_packet: u32) -> Options {
         max_packet,
         will: None,
         retain: true,
+        known: Known::default(),
     }
 }
 
