@@ -20,9 +20,6 @@ pub mod json;
 pub mod prompt;
 #[path = "../../src/reason.rs"]
 pub mod reason;
-// Without the rest of `trust`, which it needs nothing of.
-#[path = "../../src/trust/report.rs"]
-pub mod report;
 #[path = "../../src/secret.rs"]
 pub mod secret;
 #[path = "../../src/sys.rs"]

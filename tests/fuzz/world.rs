@@ -86,6 +86,7 @@ fn policy() -> Policy {
         unsynchronised_scopes: Vec::new(),
         roles: BTreeMap::new(),
         tokens_per_minute: None,
+        tokens_per_minute_at_most: None,
         require_dpop: Vec::new(),
         limit_claims: LimitClaims::default(),
         record_username: true,

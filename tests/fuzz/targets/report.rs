@@ -12,7 +12,7 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use serde_json::{Value, json};
 use slmd_fuzz::identity::PublicKey;
 use slmd_fuzz::json;
-use slmd_fuzz::report::{Enrolled, verify};
+use slmd_fuzz::trust::report::{Enrolled, verify};
 use slmd_fuzz::world::{KEY, encode, sign};
 
 const DEVICE: &str = "edge-1";
