@@ -24,6 +24,7 @@ mod logs;
 mod look;
 mod manual;
 mod metrics;
+mod mirror;
 mod mqtt;
 mod names;
 mod newcomer;
