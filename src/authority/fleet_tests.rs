@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::force::{Next, RealmConfig};
-use super::tests::{REALM, configured, jwks, of_all, open};
+use super::tests::{REALM, configured, jwks, of_all, open, source};
 use super::*;
 use crate::auth::Revocations;
 use crate::fleet::{Held, Signed};
@@ -58,14 +58,8 @@ fn at(hours: u64) -> Moment {
 fn realm(adds: bool) -> RealmConfig {
     RealmConfig {
         jwks: Some(Source {
-            uri: "http://127.0.0.1:9/certs".to_owned(),
-            ca_file: None,
-            plain_http_trusts_this_host: true,
-            refresh_interval: Duration::from_secs(900),
             adds,
-            vouch_after: Duration::from_secs(86_400),
-            min_interval: Duration::from_secs(30),
-            timeout: Duration::from_secs(1),
+            ..source("http://127.0.0.1:9/certs")
         }),
         deny_file: Some(PathBuf::from("deny")),
         ..configured(REALM)

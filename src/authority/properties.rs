@@ -9,10 +9,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::force::{Force, Next};
-use super::tests::{configured, jwks, of_all, open};
+use super::tests::{configured, jwks, of_all, open, source};
 use super::*;
 use crate::auth::Revocations;
-use crate::keysync::Source;
 use crate::time::{Booted, Uptime};
 
 const REALMS: [&str; 2] = ["dev", "prod"];
@@ -43,16 +42,7 @@ fn denied(keys: u8) -> Revocations {
 /// One whose file is at the `file`th path, if it has one.
 fn realm(name: &str, file: Option<u8>) -> RealmConfig {
     RealmConfig {
-        jwks: Some(Source {
-            uri: "http://127.0.0.1:9/certs".to_owned(),
-            ca_file: None,
-            plain_http_trusts_this_host: true,
-            refresh_interval: Duration::from_secs(900),
-            adds: false,
-            vouch_after: Duration::from_secs(86_400),
-            min_interval: Duration::from_secs(30),
-            timeout: Duration::from_secs(1),
-        }),
+        jwks: Some(source("http://127.0.0.1:9/certs")),
         deny_file: file.map(|file| PathBuf::from(file.to_string())),
         ..configured(name)
     }

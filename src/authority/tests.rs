@@ -52,6 +52,20 @@ pub(super) fn open(folder: &TempDir, clocks: Clocks) -> (Log, Authority) {
     (log, authority)
 }
 
+/// Where keys are fetched from that nobody else serves.
+pub(super) fn source(uri: &str) -> Source {
+    Source {
+        uri: uri.to_owned(),
+        ca_file: None,
+        plain_http_trusts_this_host: true,
+        refresh_interval: Duration::from_secs(900),
+        adds: false,
+        vouch_after: Duration::from_secs(86_400),
+        min_interval: Duration::from_secs(30),
+        timeout: Duration::from_secs(1),
+    }
+}
+
 pub(super) fn configured(name: &str) -> RealmConfig {
     RealmConfig {
         name: name.to_owned(),
@@ -148,14 +162,8 @@ impl Bench {
     fn configured(&self) -> RealmConfig {
         RealmConfig {
             jwks: Some(Source {
-                uri: self.issuer.uri.clone(),
-                ca_file: None,
-                plain_http_trusts_this_host: true,
-                refresh_interval: Duration::from_secs(900),
-                adds: false,
-                vouch_after: Duration::from_secs(86_400),
-                min_interval: Duration::from_secs(30),
                 timeout: Duration::from_millis(500),
+                ..source(&self.issuer.uri)
             }),
             deny_file: Some(self.denied.clone()),
             ..configured(REALM)

@@ -1,6 +1,6 @@
 //! `slmd wipe`: makes a box forget, before it goes to somebody else.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use clap::Args;
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::exit::{Done, Exit, Failure};
 use super::login::Place;
-use super::{Global, offline, output};
+use super::{Global, input, offline, output};
 use crate::config::Config;
 use crate::daemon::{self, RunError};
 use crate::store::{self, StoreError};
@@ -112,25 +112,19 @@ fn report(global: &Global, wiped: &Wiped) -> Done {
 
 /// Asks for the device's name, so that nobody wipes another box than he thinks.
 fn confirm(folder: &Path, device: &str) -> Done {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
+    if !std::io::stdin().is_terminal() {
         return Err(Failure::new(
             Exit::Usage,
             "nothing was forgotten: there is no terminal to confirm on; give --yes",
         ));
     }
-    let mut out = std::io::stderr().lock();
     writeln!(
-        out,
+        std::io::stderr(),
         "{} forgets its key, pinned keys, answers and audit log ({}). This can't be undone.",
         output::printable(device),
         folder.display()
     )?;
-    write!(out, "Type the device's name to go on: ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    std::io::Read::take(stdin.lock(), 256).read_line(&mut answer)?;
-    match answer.trim() == device {
+    match input::answer("Type the device's name to go on: ", 256)? == device {
         true => Ok(()),
         false => Err(Failure::failed("nothing was forgotten")),
     }

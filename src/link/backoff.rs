@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Lost;
+
 /// A connection that lived shorter than this, or than the longest pause, failed "right after
 /// connecting". Two boxes with one client id that throw each other out would otherwise look
 /// stable as soon as both wait long.
@@ -18,6 +20,18 @@ pub enum Failure {
     Dropped(Duration),
     /// Another client took our session: reconnecting at once would take it back, and so on.
     TakenOver,
+}
+
+impl Failure {
+    /// `lived`: how long after CONNACK, where there was one.
+    pub fn of(lost: &Lost, lived: Option<Duration>) -> Failure {
+        match (lost, lived) {
+            (Lost::TakenOver, _) => Failure::TakenOver,
+            (Lost::Dropped(_), Some(lived)) => Failure::Dropped(lived),
+            (_, Some(lived)) => Failure::Ended(lived),
+            (_, None) => Failure::Unreachable,
+        }
+    }
 }
 
 /// Exponential backoff with jitter over the whole range from `min` to the ceiling, so that a

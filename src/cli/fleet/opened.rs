@@ -1,13 +1,12 @@
 //! The repository that a command works on, and what all commands say about its state.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
 use super::passphrase::Passphrases;
-use crate::cli::exit::{Done, Exit, Failure};
+use crate::cli::exit::{Done, Failure};
 use crate::repository::{
     self, KeyId, Moment, Pending, PrivateKey, Repository, RepositoryError, State,
 };
@@ -136,24 +135,6 @@ pub(super) fn lines(waiting: &[Waiting]) -> Vec<String> {
         format!("{name} {version}: signed by {signers}; {missing}")
     };
     waiting.iter().map(line).collect()
-}
-
-/// Asks on the terminal. `instead`: what to give where there is none.
-pub(super) fn confirm(question: &str, instead: &str) -> Done {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        let what = "nothing was changed: there is no terminal to confirm on";
-        return Err(Failure::new(Exit::Usage, format!("{what}; {instead}")));
-    }
-    let mut out = std::io::stderr().lock();
-    write!(out, "{question} [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    std::io::Read::take(stdin.lock(), 16).read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::failed("nothing was changed")),
-    }
 }
 
 /// `2026-11-27`.

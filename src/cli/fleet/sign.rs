@@ -6,10 +6,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::key::stem;
-use super::opened::{Folder, Opened, Waiting, confirm, day, lines, next_step};
+use super::opened::{Folder, Opened, Waiting, day, lines, next_step};
 use super::passphrase::Passphrases;
 use crate::cli::exit::{Done, Failure};
-use crate::cli::{Global, output};
+use crate::cli::{Global, input, output};
 use crate::repository::{self, Pending, PublicKey, RepositoryError};
 
 /// Show what waits for signatures, and how it differs from what is published.
@@ -106,7 +106,7 @@ impl Sign {
             show(&opened, &to_sign)?;
         }
         if !self.yes {
-            confirm(
+            input::confirm(
                 &format!("Sign this with {name}?"),
                 "look at it with slmd fleet review, then give --yes",
             )?;

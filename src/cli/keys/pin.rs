@@ -1,10 +1,10 @@
 //! `slmd keys pin`: a person decides which keys a realm's tokens are verified with.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::super::client::{Problem, body};
-use super::super::exit::{Done, Exit, Failure};
+use super::super::exit::{Done, Failure};
 use super::super::{Global, offline, output};
 use super::{lines, segment};
 use crate::admin::{Keys, PinHeld, Pinned, route};
@@ -114,7 +114,6 @@ impl Pin {
 
 /// Shows what would be trusted, and asks.
 fn confirm(realm: &str, set: &Keys, instead: &str) -> Done {
-    let stdin = std::io::stdin();
     let mut out = std::io::stderr().lock();
     writeln!(
         out,
@@ -124,22 +123,7 @@ fn confirm(realm: &str, set: &Keys, instead: &str) -> Done {
         writeln!(out, "{text}")?;
     }
     writeln!(out, "  fingerprint {}", output::printable(&set.fingerprint))?;
-    if !stdin.is_terminal() {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!(
-                "nothing was changed: there is no terminal to confirm on; compare these \
-                 thumbprints with a second source's, then {instead}"
-            ),
-        ));
-    }
-    write!(out, "Pin them? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    let mut stdin = std::io::Read::take(stdin.lock(), 16);
-    stdin.read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::failed("nothing was changed")),
-    }
+    drop(out);
+    let instead = format!("compare these thumbprints with a second source's, then {instead}");
+    input::confirm("Pin them?", &instead)
 }

@@ -1,12 +1,12 @@
 //! `slmd trust pin`: a person decides which fleet this device follows.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::super::client::Problem;
-use super::super::exit::{Done, Exit, Failure};
+use super::super::exit::{Done, Failure};
 use super::super::{Global, offline, output};
 use crate::admin::route;
 use crate::cli::input;
@@ -74,7 +74,6 @@ impl Pin {
 
 /// Shows what would be trusted, and asks.
 fn confirm(version: u64, fingerprint: &str) -> Done {
-    let stdin = std::io::stdin();
     let mut out = std::io::stderr().lock();
     writeln!(
         out,
@@ -82,20 +81,7 @@ fn confirm(version: u64, fingerprint: &str) -> Done {
     )?;
     writeln!(out, "  root version {version}")?;
     writeln!(out, "  fingerprint {fingerprint}")?;
-    if !stdin.is_terminal() {
-        return Err(Failure::new(
-            Exit::Usage,
-            "nothing was changed: there is no terminal to confirm on; compare this fingerprint \
-             with the fleet's managers', then give --fingerprint F",
-        ));
-    }
-    write!(out, "Pin it? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    let mut stdin = std::io::Read::take(stdin.lock(), 16);
-    stdin.read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::failed("nothing was changed")),
-    }
+    drop(out);
+    let instead = "compare this fingerprint with the fleet's managers', then give --fingerprint F";
+    input::confirm("Pin it?", instead)
 }

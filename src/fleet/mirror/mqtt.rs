@@ -321,12 +321,8 @@ impl Session {
     fn lost(&mut self, lost: &Lost) {
         let up = self.live.take().and_then(|live| live.up);
         let now = time::instant();
-        let failure = match (lost, up) {
-            (Lost::TakenOver, _) => Failure::TakenOver,
-            (Lost::Dropped(_), Some(up)) => Failure::Dropped(now.saturating_duration_since(up)),
-            (_, Some(up)) => Failure::Ended(now.saturating_duration_since(up)),
-            (_, None) => Failure::Unreachable,
-        };
+        let lived = up.map(|up| now.saturating_duration_since(up));
+        let failure = Failure::of(lost, lived);
         self.retry_at = now + self.backoff.pause(failure, crate::identity::chance());
         tracing::info!(%lost, "no broker for the fleet's files");
         *self.problem.lock() = Some(lost.to_string());

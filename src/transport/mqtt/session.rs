@@ -415,12 +415,8 @@ impl Session {
         self.context.admission.deliveries().lost();
         self.state.pending.lost();
         let now = time::instant();
-        let failure = match (lost, up) {
-            (Lost::TakenOver, _) => Failure::TakenOver,
-            (Lost::Dropped(_), Some(up)) => Failure::Dropped(now.saturating_duration_since(up)),
-            (_, Some(up)) => Failure::Ended(now.saturating_duration_since(up)),
-            (_, None) => Failure::Unreachable,
-        };
+        let lived = up.map(|up| now.saturating_duration_since(up));
+        let failure = Failure::of(lost, lived);
         let pause = self.backoff.pause(failure, identity::chance());
         self.state.retry_at = now + pause;
         tracing::warn!(%lost, pause_ms = pause.as_millis(), "no broker");
