@@ -214,29 +214,32 @@ impl Authority {
         Ok(version)
     }
 
-    /// Asks the lane's mirrors, and puts in force what is new. Blocks, within bounds; to be called
-    /// once at a time for each lane.
-    pub fn look_at_fleet(&self, lane: Lane) {
+    /// Asks the lane's mirrors, and puts in force what is new. Whether all of them were good; there
+    /// is nothing to ask them before a root is pinned. Blocks, within bounds; to be called once at a
+    /// time for each lane.
+    pub fn look_at_fleet(&self, lane: Lane) -> bool {
         for _ in 0..AGAIN {
             match self.look_once(lane) {
-                Ok(()) => return,
+                Ok(good) => return good,
                 Err(Refused::Overtaken) => {}
                 Err(error) => {
                     tracing::error!(%error, "what the fleet has signed isn't in force");
-                    return;
+                    return false;
                 }
             }
         }
+        false
     }
 
-    fn look_once(&self, lane: Lane) -> Result<(), Refused> {
+    fn look_once(&self, lane: Lane) -> Result<bool, Refused> {
         let follower = self.0.following.follower.lock().clone();
         let force = self.force();
         let (Some(follower), Some(fleet)) = (follower, &force.fleet) else {
-            return Ok(());
+            return Ok(true);
         };
         let now = self.moment().known;
         let found = follower.look(&fleet.signed.held, &force.wanted(), now, lane);
+        let good = found.refused.is_empty();
         for (mirror, error) in &found.refused {
             self.mirror_refused(mirror, error);
         }
@@ -247,7 +250,7 @@ impl Authority {
                 *self.0.following.heard.lock() = Some(self.clocks().uptime());
             }
         }
-        Ok(())
+        Ok(good)
     }
 
     /// When a mirror of the fleet was last found to be good and up to date.

@@ -19,6 +19,8 @@ use crate::time::{self, Moment};
 
 /// Between two rounds: whoever floods a topic costs no more than this.
 const GAP: Duration = Duration::from_millis(250);
+/// The first pause after a look that failed.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Asks the configured mirrors from now on. To be called on the runtime.
 pub(super) fn follow(
@@ -52,7 +54,10 @@ pub(super) fn follow(
             authority: authority.clone(),
             lane,
             broker,
-            interval: settings.interval,
+            pace: Pace {
+                interval: settings.interval,
+                failed: 0,
+            },
             due: authority.fleet_is_due(),
         };
         tokio::spawn(round.run(shutdown.clone()));
@@ -71,7 +76,7 @@ struct Rounds {
     authority: Authority,
     lane: Lane,
     broker: Option<Broker>,
-    interval: Duration,
+    pace: Pace,
     /// Changes when a root was pinned, or other realms are configured.
     due: watch::Receiver<u64>,
 }
@@ -89,15 +94,46 @@ impl Rounds {
             };
             let (authority, lane) = (self.authority.clone(), self.lane);
             let round = tokio::task::spawn_blocking(move || authority.look_at_fleet(lane));
-            if round.await.is_err() {
+            let good = round.await.unwrap_or_else(|_| {
                 tracing::error!("a look at the fleet's mirrors panicked");
-            }
-            if regular {
-                // A fleet that was started together doesn't ask together.
-                next = time::instant() + self.interval.mul_f64(0.9 + 0.2 * chance());
-            }
+                false
+            });
+            let now = time::instant();
+            next = match regular {
+                true => now + self.pace.due(good, chance()),
+                false if good => next,
+                false => next.min(now + self.pace.again(chance())),
+            };
             tokio::time::sleep(GAP).await;
         }
+    }
+}
+
+/// How long after a look the next one comes without news. Pure.
+struct Pace {
+    interval: Duration,
+    /// How many looks in a row that were due have failed. One that news has brought doesn't count:
+    /// whoever makes up news would set the pace.
+    failed: u32,
+}
+
+impl Pace {
+    /// After one that was due.
+    fn due(&mut self, good: bool, chance: f64) -> Duration {
+        if good {
+            self.failed = 0;
+            // A fleet that was started together doesn't ask together.
+            return self.interval.mul_f64(0.9 + 0.2 * chance);
+        }
+        let pause = self.again(chance);
+        self.failed = self.failed.saturating_add(1);
+        pause
+    }
+
+    /// After one that failed.
+    fn again(&self, chance: f64) -> Duration {
+        let doubled = RETRY.saturating_mul(2_u32.saturating_pow(self.failed));
+        doubled.min(self.interval).mul_f64(0.5 + chance)
     }
 }
 
@@ -156,5 +192,48 @@ impl State {
                 .collect();
         }
         Some(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_fails_is_followed_by_others_up_to_the_interval() {
+        let mut pace = Pace {
+            interval: Duration::from_secs(60),
+            failed: 0,
+        };
+        let due = |pace: &mut Pace, good| pace.due(good, 0.5).as_secs();
+        let failed = [5, 10, 20, 40, 60, 60].map(|_| due(&mut pace, false));
+        assert_eq!(failed, [5, 10, 20, 40, 60, 60]);
+        assert_eq!(due(&mut pace, true), 60);
+        assert_eq!(due(&mut pace, false), 5, "a good one begins anew");
+        // News that is none brings the next look no closer each time.
+        assert_eq!(due(&mut pace, false), 10);
+        let by_news = [(); 100].map(|()| pace.again(0.5).as_secs());
+        assert_eq!(by_news, [20; 100]);
+        for _ in 0..100 {
+            let _ = pace.due(false, 0.5);
+        }
+        assert_eq!(due(&mut pace, false), 60);
+    }
+
+    #[test]
+    fn chance_spreads_both_and_an_interval_below_the_first_pause_holds() {
+        let mut pace = Pace {
+            interval: Duration::from_secs(1),
+            failed: 0,
+        };
+        for (good, chance, pause) in [
+            (true, 0.0, 900),
+            (true, 1.0, 1100),
+            (false, 0.0, 500),
+            (false, 1.0, 1500),
+        ] {
+            let due = pace.due(good, chance);
+            assert_eq!(due.as_millis(), pause, "{good} {chance}");
+        }
     }
 }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{is_plain, unreachable};
@@ -22,7 +21,8 @@ use crate::trust::{Mirror, MirrorError};
 
 /// What hasn't come by so long after its SUBACK isn't there.
 const QUIET: Duration = Duration::from_secs(2);
-/// For a broker to answer a SUBSCRIBE.
+/// For a broker to answer a SUBSCRIBE, and for what is asked to wait for a connection that is being
+/// made.
 const GRANT: Duration = Duration::from_secs(8);
 /// A signed file of a fleet with its topic; the broker drops what is larger.
 pub const MAX_PACKET: u32 = 64 * 1024;
@@ -44,13 +44,13 @@ pub struct Settings {
 pub struct Broker {
     asks: mpsc::Sender<Ask>,
     news: Arc<Notify>,
-    problem: Arc<Mutex<Option<String>>>,
 }
 
 #[derive(Debug)]
 struct Ask {
     /// `metadata/…` or `targets/…`.
     file: String,
+    since: Instant,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -63,13 +63,12 @@ impl Broker {
         let broker = Broker {
             asks,
             news: Arc::default(),
-            problem: Arc::new(Mutex::new(Some("not connected yet".to_owned()))),
         };
         let session = Session {
             backoff: Backoff::new(settings.reconnect_min, settings.reconnect_max),
             settings,
             news: Arc::clone(&broker.news),
-            problem: Arc::clone(&broker.problem),
+            problem: String::new(),
             live: None,
             retry_at: time::instant(),
             files: BTreeMap::new(),
@@ -88,15 +87,14 @@ impl Broker {
         if !is_plain(&file) {
             return Ok(None);
         }
-        let problem = self.problem.lock().clone();
-        if let Some(problem) = problem {
-            return Err(MirrorError::Unreachable(problem));
-        }
         let (answer, answered) = oneshot::channel();
+        let ask = Ask {
+            file,
+            since: time::instant(),
+            answer,
+        };
         let down = || unreachable("the daemon is going down");
-        self.asks
-            .blocking_send(Ask { file, answer })
-            .map_err(|_| down())?;
+        self.asks.blocking_send(ask).map_err(|_| down())?;
         match answered.blocking_recv().map_err(|_| down())?? {
             Some(bytes) if bytes.len() as u64 > limit => Err(MirrorError::TooLarge(limit)),
             found => Ok(found.map(Vec::from)),
@@ -120,7 +118,8 @@ struct Session {
     settings: Settings,
     backoff: Backoff,
     news: Arc<Notify>,
-    problem: Arc<Mutex<Option<String>>>,
+    /// Why there is no connection.
+    problem: String,
     live: Option<Live>,
     retry_at: Instant,
     /// The files that are subscribed to: the timestamp, the next root, what is asked for.
@@ -172,6 +171,8 @@ impl File {
 
 impl Session {
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>, shutdown: Shutdown) {
+        // Before the first ask, which would find no connection on its way.
+        self.connect();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -211,8 +212,8 @@ impl Session {
                 if let Some(live) = &mut self.live {
                     live.up = Some(time::instant());
                 }
-                *self.problem.lock() = None;
                 self.subscribe(TIMESTAMP);
+                self.seek();
             }
             Event::Subscribed(codes) => self.subscribed(&codes),
             Event::Message(message) => self.message(&message),
@@ -236,7 +237,9 @@ impl Session {
     }
 
     fn forget(&mut self, file: &str) {
-        self.files.remove(file);
+        if self.files.remove(file).is_none() {
+            return;
+        }
         let topic = format!("{}/{file}", self.settings.prefix);
         if let Some(live) = &self.live {
             // One that stays subscribed brings what is dropped.
@@ -286,30 +289,44 @@ impl Session {
         }
     }
 
+    /// On a connection that is being made, once it is.
     fn begin(&mut self, ask: Ask) {
-        if !self.files.contains_key(&ask.file) {
-            if is_root(&ask.file) {
-                let roots = self.files.keys().filter(|name| is_root(name));
-                let roots: Vec<String> = roots.cloned().collect();
-                roots.iter().for_each(|root| self.forget(root));
-            }
-            self.subscribe(&ask.file);
-        }
         self.ask = Some(ask);
+        if self.live.as_ref().is_some_and(|live| live.up.is_some()) {
+            self.seek();
+        }
+    }
+
+    /// Subscribes to what is asked for.
+    fn seek(&mut self) {
+        let asked = self.ask.as_ref().map(|ask| ask.file.clone());
+        let Some(file) = asked.filter(|file| !self.files.contains_key(file)) else {
+            return;
+        };
+        if is_root(&file) {
+            let roots = self.files.keys().filter(|name| is_root(name));
+            let roots: Vec<String> = roots.cloned().collect();
+            roots.iter().for_each(|root| self.forget(root));
+        }
+        self.subscribe(&file);
     }
 
     /// Answers what is asked, as soon as that is known.
     fn answer(&mut self) {
         let Some(ask) = &self.ask else { return };
+        let now = time::instant();
+        let waited = now.saturating_duration_since(ask.since);
         let answer = match (&self.live, self.files.get(&ask.file)) {
-            (Some(live), Some(file)) if live.up.is_some() => file.answer(time::instant()),
-            _ => {
-                let problem = self.problem.lock().clone();
-                Some(Err(unreachable(&problem.unwrap_or_default())))
-            }
+            (None, _) => Some(Err(unreachable(&self.problem))),
+            (Some(_), Some(file)) => file.answer(now),
+            (Some(_), None) if waited < GRANT => None,
+            (Some(_), None) => Some(Err(unreachable("the broker isn't connected yet"))),
         };
         let Some(answer) = answer else { return };
-        if let Some(Ask { file, answer: to }) = self.ask.take() {
+        if let Some(Ask {
+            file, answer: to, ..
+        }) = self.ask.take()
+        {
             if file != TIMESTAMP && !is_root(&file) {
                 self.forget(&file);
             }
@@ -325,7 +342,7 @@ impl Session {
         let failure = Failure::of(lost, lived);
         self.retry_at = now + self.backoff.pause(failure, crate::identity::chance());
         tracing::info!(%lost, "no broker for the fleet's files");
-        *self.problem.lock() = Some(lost.to_string());
+        self.problem = lost.to_string();
         self.files.clear();
     }
 }
