@@ -139,6 +139,7 @@ fn open_log(store: &Store) -> Log {
         max_bytes: 64 * 1024 * 1024,
         retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: 60,
+        export: Default::default(),
     };
     let identity = Identity::new("edge-1").unwrap();
     Log::open(store, settings, &identity, Clocks::default()).unwrap()

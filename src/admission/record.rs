@@ -211,6 +211,7 @@ mod tests {
             max_bytes: 1 << 20,
             retention: Duration::from_secs(86_400),
             refusals_per_minute,
+            export: Default::default(),
         };
         let identity = Identity::new("edge-1").unwrap();
         let log = audit::Log::open(&store, settings, &identity, Clocks::default()).unwrap();

@@ -8,11 +8,12 @@
 //! fast, and removes records by cap and retention ([`trim`]): beyond the cap those who have most
 //! lose their own oldest ([`owners`]), so that nobody can push out another's evidence. Indexes are
 //! dense when they are given and have gaps where records were removed. [`Reader`] shows those that a
-//! [`Filter`] asks for.
+//! [`Filter`] asks for, and [`export`] sends them on.
 
 mod append;
 mod change;
 pub mod counts;
+pub mod export;
 mod filter;
 #[cfg(test)]
 mod filter_tests;
@@ -65,6 +66,7 @@ pub struct Settings {
     /// Refusals recorded one by one a minute, of each principal and of each origin and reason; the
     /// rest is counted.
     pub refusals_per_minute: u32,
+    pub export: export::Settings,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -254,6 +256,14 @@ impl Log {
                 synced?;
             }
         }
+        pairs.into_iter().map(kept::line).collect()
+    }
+
+    /// Likewise, but what isn't durable yet is left out, and nobody waits for the disk.
+    fn read_durable(&self, from: u64, limit: usize) -> Result<Vec<Line>, AuditError> {
+        let durable = self.state().durable().to_be_bytes();
+        let mut pairs = self.0.records.range(&from.to_be_bytes(), limit)?;
+        pairs.retain(|(key, _)| key[..] < durable[..]);
         pairs.into_iter().map(kept::line).collect()
     }
 

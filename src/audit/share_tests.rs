@@ -20,6 +20,7 @@ fn open(folder: &TempDir) -> Log {
         max_bytes: 0,
         retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: u32::MAX,
+        export: Default::default(),
     };
     let identity = Identity::new("edge-1").unwrap();
     Log::open(&store, settings, &identity, Clocks::default()).unwrap()

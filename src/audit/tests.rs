@@ -16,6 +16,7 @@ pub(super) fn settings() -> Settings {
         max_bytes: 64 * 1024 * 1024,
         retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: 3,
+        export: Default::default(),
     }
 }
 

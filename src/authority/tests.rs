@@ -45,6 +45,7 @@ pub(super) fn open(folder: &TempDir, clocks: Clocks) -> (Log, Authority) {
         max_bytes: 1 << 24,
         retention: Duration::from_secs(86_400),
         refusals_per_minute: 9,
+        export: Default::default(),
     };
     let identity = Identity::new("edge-1").unwrap();
     let log = Log::open(&store, settings, &identity, clocks).unwrap();

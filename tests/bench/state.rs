@@ -52,6 +52,7 @@ fn open(store: &Store) -> Log {
         max_bytes: 1024 * 1024 * 1024,
         retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: 60,
+        export: Default::default(),
     };
     let identity = Identity::new("edge-1").expect("a good name");
     Log::open(store, settings, &identity, Clocks::default()).expect("a new log opens")

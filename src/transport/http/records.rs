@@ -203,6 +203,7 @@ mod tests {
             max_bytes: 64 << 20,
             retention: Duration::from_secs(90 * 86_400),
             refusals_per_minute: 60,
+            export: Default::default(),
         };
         let store = Store::open(folder.path()).unwrap();
         let identity = Identity::new("edge-1").unwrap();
