@@ -34,6 +34,9 @@ pub struct Inside {
     pub listeners: Vec<String>,
     /// Where the broker is.
     pub broker: Option<String>,
+    /// Where the log collector is.
+    #[serde(default)]
+    pub collector: Option<String>,
     /// When the server's certificate in force ends, where there is TLS.
     pub certificate_ends_at: Option<String>,
     /// Resident, mapped files included.
@@ -115,4 +118,19 @@ pub struct Untold {
 pub struct AuditStatus {
     /// Of the record that comes next.
     pub next_index: u64,
+    /// Where else records go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exports: Vec<ExportStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportStatus {
+    /// `syslog` or `journald`.
+    pub to: String,
+    /// It has all records before this.
+    pub confirmed_index: u64,
+    /// Records that cap or retention took before they were sent, since the start.
+    pub missing: u64,
+    /// Why it doesn't get on.
+    pub problem: Option<String>,
 }

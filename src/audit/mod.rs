@@ -9,13 +9,14 @@
 //! lose their own oldest ([`owners`]), so that nobody can push out another's evidence. Indexes are
 //! dense when they are given and have gaps where records were removed; the hashes that the tree needs
 //! of these stay ([`prune`]). Opening reads the [`head`] record and what came after ([`recover`]).
-//! [`Reader`] shows those that a [`Filter`] asks for.
+//! [`Reader`] shows those that a [`Filter`] asks for, and [`export`] sends them on.
 
 mod append;
 mod change;
 mod checkpoint;
 pub mod counts;
 mod epoch;
+pub mod export;
 mod filter;
 #[cfg(test)]
 mod filter_tests;
@@ -85,6 +86,7 @@ pub struct Settings {
     pub checkpoint_records: u64,
     /// and where there is one that none covers, after so long.
     pub checkpoint_interval: Duration,
+    pub export: export::Settings,
 }
 
 /// Whose log it is.
@@ -321,6 +323,14 @@ impl Log {
     pub fn line(&self, index: u64) -> Result<Option<Line>, AuditError> {
         let line = self.read(index, 1)?.pop();
         Ok(line.filter(|line| line.index == index))
+    }
+
+    /// As [`Log::read`], but what isn't durable yet is left out, and nobody waits for the disk.
+    fn read_durable(&self, from: u64, limit: usize) -> Result<Vec<Line>, AuditError> {
+        let durable = self.state().durable().to_be_bytes();
+        let mut pairs = self.0.records.range(&from.to_be_bytes(), limit)?;
+        pairs.retain(|(key, _)| key[..] < durable[..]);
+        pairs.into_iter().map(kept::line).collect()
     }
 
     /// The index from which on there are `count` records before `end`, or all of them.

@@ -1,5 +1,7 @@
 //! `slmd status` and `slmd reload`.
 
+mod export;
+
 use std::time::Duration;
 
 use clap::Args;
@@ -101,8 +103,10 @@ fn page(
             .flat_map(|fleet| trust::lines(fleet, view)),
     );
     lines.push(audit(status, view));
+    lines.extend(export::lines(status));
     let mut actions: Vec<String> = clock_actions(clock, view);
     actions.extend(broker_action(status));
+    actions.extend(export::actions(status));
     actions.extend(status.fleet.iter().flat_map(trust::actions));
     actions.extend(certificate_action(status.inside.as_ref(), view));
     match login {

@@ -5,6 +5,7 @@
 //! looks at what only this machine can tell, [`commented`] writes the file that is shipped.
 
 mod commented;
+mod export;
 mod fleet;
 mod kind;
 mod machine;

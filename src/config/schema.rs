@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::export::{check_collector, collector, facility};
 use super::fleet::{adds_keys, check_fleet, mirrors};
 use super::kind::{Kind, optional};
 use super::machine::Thing;
@@ -20,6 +21,7 @@ use super::value::{
     realm_name, required, scopes, socket_path, text, time, topic_level, transports,
 };
 use super::{Config, Login};
+use crate::audit::{self, export};
 use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::authority::RealmConfig;
 use crate::fleet::{self, Place};
@@ -27,7 +29,7 @@ use crate::keysync::Source;
 use crate::prompt::SamplingOptions;
 use crate::tls::KeyPair;
 use crate::transport::{http, mqtt};
-use crate::{admission, audit, engine, https, link};
+use crate::{admission, engine, https, link};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -222,6 +224,30 @@ settings! {
         checkpoint_records: live(count(1, 1 << 20)), Default 1000;
         /// and after so long where there is a new one.
         checkpoint_interval: live(time(SECOND, DAY)), Default "1m";
+        export: Flat;
+    }
+
+    export::Settings {
+        /// Records go to this machine's journal, too, each member as a field (journalctl -t
+        /// slmd-audit).
+        journald: restart(boolean), Default false;
+        /// Records go to a collector, too, as syslog over TLS (RFC 5424, 5425): deploy/syslog/README.md.
+        syslog: Perhaps(Always);
+    }
+
+    export::Syslog, check_collector {
+        /// Where it listens.
+        address: restart(collector()), Written "logs.example:6514";
+        /// The only CA that its certificate may be of; without one, in plain, within this machine only.
+        /// Read again at each connect, as are the two below.
+        ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/logs-ca.pem";
+        /// What its certificate is for; the host of `address` unless set.
+        server_name: restart(optional(text)), Example "logs.example";
+        own: Perhaps(Flat);
+        /// One of kern, user, daemon, auth, authpriv, audit, local0 to local7 and the rest of RFC 5424.
+        facility: restart(facility()), Default "audit";
+        /// Your organisation's number with IANA: adds an element slmd@N with the record's index.
+        enterprise("enterprise_number"): restart(optional(count(1, u64::from(u32::MAX)))), Example 64512;
     }
 
     RealmConfig, check_realm {

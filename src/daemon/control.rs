@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::administer::pinned_as;
 use super::core::Core;
 use super::health::keyless;
+use super::inside::export_status;
 use crate::admin::{
     AuditStatus, EngineStatus, Fetched, Keys, Listed, Pinned, Refreshed, Reloaded, ResetTo,
     RootPinned, Status, TimeReset, Trusted,
@@ -58,6 +59,12 @@ impl http::Control for Core {
             fleet: self.trust().fleet,
             audit: AuditStatus {
                 next_index: self.state.log.next_index(),
+                exports: self
+                    .exports
+                    .standings()
+                    .into_iter()
+                    .map(export_status)
+                    .collect(),
             },
             inside: None,
         }

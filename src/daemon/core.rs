@@ -11,6 +11,7 @@ use super::State;
 use super::metrics::Metrics;
 use super::report::Reporter;
 use crate::admission::Admission;
+use crate::audit::export::Exports;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::keysync::{Report, Why};
@@ -24,6 +25,7 @@ pub(super) struct Core {
     pub(super) engine: Engine,
     pub(super) mqtt: Option<mqtt::Handle>,
     pub(super) reporter: Reporter,
+    pub(super) exports: Exports,
     pub(super) certificates: Arc<http::Certificates>,
     pub(super) shutdown: Shutdown,
     pub(super) source: Option<PathBuf>,
@@ -91,6 +93,7 @@ impl Core {
         let force = authority.force();
         self.metrics
             .set_fleet(force.fleet.as_deref(), authority.fleet_heard(), now);
+        self.exports.measure(&self.state.log);
         self.metrics.clear_realms();
         for realm in authority.snapshot().realms.values() {
             let report = authority.report(&realm.name);

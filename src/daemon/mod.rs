@@ -32,6 +32,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::admission::{Admission, Parts};
 use crate::audit::Change;
+use crate::audit::export::{self, Exports};
 use crate::config::Config;
 use crate::engine::{Engine, LoadError};
 use crate::shutdown::Shutdown;
@@ -177,6 +178,7 @@ impl Daemon {
             known: state.authority.known(),
         };
         let mqtt = start_mqtt(&config, given, &mut registry);
+        let exports = start_exports(&config, state, &shutdown, &mut registry)?;
         let http_metrics = http::Metrics::register(&mut registry);
         let metrics = Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
@@ -185,6 +187,7 @@ impl Daemon {
             engine,
             mqtt,
             reporter,
+            exports,
             certificates: Arc::new(certificates),
             shutdown,
             source,
@@ -272,6 +275,7 @@ impl Daemon {
         within(LAST_WORDS, &mut self.transports).await;
         self.core.shutdown.end();
         within(LAST_WORDS, &mut self.transports).await;
+        self.core.exports.join(LAST_WORDS).await;
         self.core.engine.stop();
         tracing::info!("stopped");
     }
@@ -286,6 +290,22 @@ fn start_mqtt(
     let mut settings = config.mqtt.clone()?;
     settings.max_body = config.http.max_body;
     Some(mqtt::start(settings, parts, registry))
+}
+
+fn start_exports(
+    config: &Config,
+    state: &State,
+    shutdown: &Shutdown,
+    registry: &mut Registry,
+) -> Result<Exports, RunError> {
+    let parts = export::Parts {
+        log: state.log.clone(),
+        device: config.identity.device.clone(),
+        known: state.authority.known(),
+        shutdown: shutdown.clone(),
+    };
+    let exports = Exports::start(&config.audit.export, &parts, registry);
+    exports.map_err(|error| RunError::Audit(error.to_string()))
 }
 
 /// To end by, and to reload by.
