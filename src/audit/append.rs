@@ -149,6 +149,7 @@ impl Shared {
         state.pending_bytes += pending.json.len();
         state.pending.push_back(pending);
         self.metrics.records.inc();
+        self.metrics.last.set(now.as_secs());
         Ok(record.index)
     }
 

@@ -52,7 +52,10 @@ fn promtool_takes_configuration_and_rules() {
         command.args(arguments).current_dir(place.path());
         let output = run(&mut command, b"", PATIENCE);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.success(), said + &String::from_utf8_lossy(&output.stderr))
+        (
+            output.status.success(),
+            said + &String::from_utf8_lossy(&output.stderr),
+        )
     };
     // Which it wants to be there.
     let (good, said) = promtool(&["check", "config", "prometheus.yml"]);
@@ -72,7 +75,10 @@ fn promtool_takes_configuration_and_rules() {
 
 #[test]
 fn each_alert_is_tested_and_says_what_is_wrong_where_and_what_to_do() {
-    let (rules, tests) = (yaml(&folder().join("rules.yml")), yaml(&folder().join("rules_test.yml")));
+    let (rules, tests) = (
+        yaml(&folder().join("rules.yml")),
+        yaml(&folder().join("rules_test.yml")),
+    );
     let groups = list(&rules["groups"]).iter();
     let alerts = groups.flat_map(|group| list(&group["rules"]));
     let alerts: Vec<&Value> = alerts.filter(|rule| rule["alert"].is_string()).collect();
@@ -80,19 +86,29 @@ fn each_alert_is_tested_and_says_what_is_wrong_where_and_what_to_do() {
     for rule in alerts {
         let name = text(&rule["alert"]);
         let severity = text(&rule["labels"]["severity"]);
-        assert!(["critical", "warning", "info"].contains(&severity), "{name}: {severity}");
+        assert!(
+            ["critical", "warning", "info"].contains(&severity),
+            "{name}: {severity}"
+        );
         // It lasts, or counts what happened in a time.
         let lasts = rule["for"].is_string() || text(&rule["expr"]).contains('[');
         assert!(lasts || severity == "info", "{name} fires at once");
         let annotations = &rule["annotations"];
-        assert!(text(&annotations["summary"]).contains("{{ $labels."), "{name}");
+        assert!(
+            text(&annotations["summary"]).contains("{{ $labels."),
+            "{name}"
+        );
         assert!(text(&annotations["description"]).len() > 60, "{name}");
         let mut cases = list(&tests["tests"]).iter();
         let case = cases.find(|case| case["name"] == name);
         let case = case.unwrap_or_else(|| panic!("{name} isn't tested"));
         let expected = list(&case["promql_expr_test"]).iter();
         let counts: BTreeSet<usize> = expected.map(|at| list(&at["exp_samples"]).len()).collect();
-        assert_eq!(counts, [0, 1].into(), "{name} has to be silent, and to fire");
+        assert_eq!(
+            counts,
+            [0, 1].into(),
+            "{name} has to be silent, and to fire"
+        );
     }
 }
 
@@ -108,7 +124,11 @@ fn dashboards_are_what_grafanas_schema_says() {
     arguments.extend(paths.iter().map(String::as_str));
     let output = python("monitoring.py", &arguments, &[]);
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 
     // And it can tell.
     let place = tempfile::tempdir().expect("a temporary folder");
@@ -147,13 +167,19 @@ fn panels_say_what_they_show_and_stand_beside_each_other() {
             if panel["type"] == "row" {
                 continue;
             }
-            assert!(text(&panel["description"]).ends_with('.'), "{name}: {title}");
+            assert!(
+                text(&panel["description"]).ends_with('.'),
+                "{name}: {title}"
+            );
             let shown = &panel["fieldConfig"]["defaults"];
             assert!(shown["unit"].is_string(), "{name}: {title}");
             assert!(shown["thresholds"]["steps"].is_array(), "{name}: {title}");
             assert!(!list(&panel["targets"]).is_empty(), "{name}: {title}");
             for target in list(&panel["targets"]) {
-                assert_eq!(target["datasource"]["uid"], "${datasource}", "{name}: {title}");
+                assert_eq!(
+                    target["datasource"]["uid"], "${datasource}",
+                    "{name}: {title}"
+                );
             }
         }
     }
@@ -168,7 +194,10 @@ fn grafana_finds_prometheus_and_the_dashboards() {
     let configuration = yaml(&folder().join("prometheus.yml"));
     let interval = &configuration["global"]["scrape_interval"];
     assert_eq!(&source["jsonData"]["timeInterval"], interval);
-    assert_eq!((text(&source["type"]), text(&source["uid"])), ("prometheus", "prometheus"));
+    assert_eq!(
+        (text(&source["type"]), text(&source["uid"])),
+        ("prometheus", "prometheus")
+    );
     let boards = yaml(&provisioning.join("dashboards/slmd.yaml"));
     let path = text(&boards["providers"][0]["options"]["path"]);
     let readme = fs::read_to_string(folder().join("README.md")).expect("it is there");
