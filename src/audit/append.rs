@@ -77,6 +77,7 @@ impl Shared {
         for filled in state.epoch.push(&self.tiles, writer, leaf)? {
             self.filled(state, writer, filled)?;
         }
+        self.metrics.last.set(now.as_secs());
         Ok(record.index)
     }
 

@@ -17,6 +17,7 @@ pub struct Metrics {
     pub(super) removed: Counter,
     pub(super) unread: Gauge,
     pub(super) fill: Gauge<f64, AtomicU64>,
+    pub(super) last: Gauge<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -55,6 +56,11 @@ impl Metrics {
             "slmd_audit_fill_ratio",
             "How full the audit log is; at 1 those who have most of it lose their oldest records",
             self.fill.clone(),
+        );
+        registry.register(
+            "slmd_audit_last_record_timestamp_seconds",
+            "Time of the newest record in the audit log",
+            self.last.clone(),
         );
     }
 }

@@ -237,7 +237,7 @@ impl Authority {
         let (Some(follower), Some(fleet)) = (follower, &force.fleet) else {
             return Ok(true);
         };
-        let now = self.moment().known;
+        let now = self.moment();
         let found = follower.look(&fleet.signed.held, &force.wanted(), now, lane);
         let good = found.refused.is_empty();
         for (mirror, error) in &found.refused {

@@ -24,6 +24,7 @@ mod grants;
 mod judge;
 mod ldap;
 mod login;
+mod monitoring;
 mod offline;
 mod outage;
 mod place;
