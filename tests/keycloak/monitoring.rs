@@ -28,12 +28,6 @@ const PATHS: [&str; 3] = ["device", "fleet", "access"];
 
 /// What nothing here brings about, and why.
 const ABSENT: &[(&str, &str)] = &[
-    ("slmd_audit_tree_size", "the log has no tree yet"),
-    ("slmd_audit_checkpoint_size", "the log isn't signed yet"),
-    (
-        "slmd_audit_checkpoint_timestamp_seconds",
-        "the log isn't signed yet",
-    ),
     (
         "slmd_audit_witness_timestamp_seconds",
         "no witness is configured",
