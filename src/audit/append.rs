@@ -74,10 +74,10 @@ impl Shared {
         state.pending_bytes += pending.json.len();
         state.pending.push_back(pending);
         self.metrics.records.inc();
+        self.metrics.last.set(now.as_secs());
         for filled in state.epoch.push(&self.tiles, writer, leaf)? {
             self.filled(state, writer, filled)?;
         }
-        self.metrics.last.set(now.as_secs());
         Ok(record.index)
     }
 
@@ -167,5 +167,7 @@ impl Shared {
             .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let fill = bytes as f64 / state.budget().max(1) as f64;
         self.metrics.fill.set(fill.min(1.0));
+        let leaves = state.next.saturating_sub(state.epoch.base);
+        self.metrics.leaves.set(leaves);
     }
 }

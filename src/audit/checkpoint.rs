@@ -243,6 +243,8 @@ impl Log {
             self.0.store.sync()?;
         }
         signer.newest.send_replace(Some(Arc::clone(&signed)));
+        self.0.metrics.signed.set(size);
+        self.0.metrics.signed_at.set(now.as_secs());
         Ok(signed)
     }
 

@@ -566,8 +566,10 @@ fn metrics_carry_the_promised_names() {
     let log = open(&folder, settings());
     log.metrics().register(&mut registry);
     log.permit(access(Verdict::Permit), SALT, START).unwrap();
+    let signed = log.sign_now(START).unwrap();
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let at = START.as_secs();
     for line in [
         "slmd_audit_records_total 1",
         "slmd_audit_refusals_summarised_total 0",
@@ -576,6 +578,10 @@ fn metrics_carry_the_promised_names() {
         "slmd_audit_records_unread 0",
         "slmd_audit_bytes ",
         "slmd_audit_fill_ratio 0.0000",
+        &format!("slmd_audit_last_record_timestamp_seconds {at}\n"),
+        &format!("slmd_audit_tree_size {}\n", signed.size),
+        &format!("slmd_audit_checkpoint_size {}\n", signed.size),
+        &format!("slmd_audit_checkpoint_timestamp_seconds {at}\n"),
     ] {
         assert!(text.contains(line), "{line} in {text}");
     }
