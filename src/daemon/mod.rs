@@ -113,17 +113,19 @@ pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError
     )?;
     let result = Daemon::start(config, source, &state, loading).await;
     match result {
-        Ok(daemon) => daemon.serve().await,
+        Ok(daemon) => {
+            let served = daemon.serve().await;
+            state.close();
+            served.map_err(|source| state.error(source))
+        }
         Err(error) => {
             state.record(
                 Change::StartRefused,
                 serde_json::json!({"why": error.to_string()}),
             )?;
-            return Err(error);
+            Err(error)
         }
     }
-    state.close();
-    Ok(())
 }
 
 fn raise_descriptors(config: &Config) {
@@ -214,18 +216,23 @@ impl Daemon {
         })
     }
 
-    async fn serve(mut self) {
+    /// Until it is told to stop; an error where only a new start can mend what is damaged.
+    async fn serve(mut self) -> Result<(), StoreError> {
         systemd::ready();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let ended = loop {
             tokio::select! {
                 _ = tick.tick() => self.tick(),
                 _ = self.hangup.recv() => self.reload().await,
-                () = stop(&mut self.term, &mut self.interrupt) => break,
+                () = stop(&mut self.term, &mut self.interrupt) => break Ok(()),
             }
-        }
+            if let Some(error @ StoreError::Corrupt(_)) = self.core.state.store.problem() {
+                break Err(error);
+            }
+        };
         self.drain().await;
+        ended
     }
 
     /// Housekeeping; the watchdog is fed when all parts have made progress. It may block: the
