@@ -162,9 +162,8 @@ mod tests {
 
     use super::super::progress::Metrics;
     use super::*;
-    use crate::audit::tests::{START, access, later, open, settings};
+    use crate::audit::tests::{START, access, later, open, open_at, settings};
     use crate::audit::{Settings, Verdict};
-    use crate::identity::Identity;
     use crate::store::Store;
     use crate::time::{Clocks, Reading};
 
@@ -181,9 +180,8 @@ mod tests {
             at: Clocks::default().booted(),
             synchronised: true,
         });
-        let store = Store::open(folder.path()).unwrap();
-        let identity = Identity::new("edge-1").unwrap();
-        let log = Log::open(&store, settings(), &identity, clocks).unwrap();
+        let store = Store::open(&folder.path().join("db")).unwrap();
+        let log = open_at(&store, &folder, settings(), clocks);
         for _ in 0..count {
             let access = access(Verdict::Permit);
             log.permit(access, [0; 16], START).unwrap();
