@@ -14,6 +14,7 @@ mod crash;
 mod demo;
 mod dpop;
 mod evidence;
+mod export;
 mod fair;
 mod fleet;
 mod http;

@@ -23,7 +23,7 @@ use crate::time::{self, Clocks, Known};
 const MOST: usize = 1024;
 
 /// A connection is ended when nothing has come for so long,
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET: Duration = Duration::from_secs(5);
 /// or when it is so old.
 const OLD: Duration = Duration::from_secs(60);
 

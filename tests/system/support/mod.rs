@@ -9,6 +9,7 @@
 
 mod certs;
 mod clock;
+mod collector;
 mod daemon;
 mod disk;
 mod dpop;
@@ -24,6 +25,7 @@ mod wait;
 
 pub use certs::{Ca, Certificate};
 pub use clock::{Clock, Kept};
+pub use collector::{Collector, Received};
 pub use daemon::{Daemon, Setup, signal};
 pub use disk::Disk;
 pub use dpop::{Holder, bound, message_hash, thumbprint};
