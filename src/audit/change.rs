@@ -48,6 +48,7 @@ changes! {
     TrustUpdated = "trust_updated";
     TrustRefused = "trust_refused";
     TrustRestored = "trust_restored";
+    TrustUnread = "trust_unread";
     MqttSubscriptionDenied = "mqtt_subscription_denied";
     MqttTakenOver = "mqtt_taken_over";
     MqttUnstable = "mqtt_unstable";

@@ -36,7 +36,18 @@ impl http::Control for Core {
                 other => format!("state folder {folder}: {other}"),
             });
         }
-        match keyless(&self.state.authority.snapshot().realms) {
+        let (snapshot, force) = (
+            self.state.authority.snapshot(),
+            self.state.authority.force(),
+        );
+        let unread = force.fleet.as_ref().map(|fleet| &fleet.unread);
+        if let Some(unread) = unread.filter(|_| snapshot.opens_none()) {
+            return Err(format!(
+                "no token is accepted, as what is kept of the fleet's trust can't be read ({unread}); \
+                 a mirror that has it anew mends that, or `slmd trust pin ROOT.json`"
+            ));
+        }
+        match keyless(&snapshot.realms) {
             Some(why) => Err(why),
             None => Ok(()),
         }

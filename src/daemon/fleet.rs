@@ -178,7 +178,10 @@ impl State {
         };
         if let Some(fleet) = fleet {
             let signed = &fleet.signed;
-            status.root_fingerprint = Some(hex(&sha256(signed.held.root())));
+            let unread = &fleet.unread;
+            status.unread = (!unread.is_empty()).then(|| unread.to_string());
+            let root = signed.held.root();
+            status.root_fingerprint = (!root.is_empty()).then(|| hex(&sha256(root)));
             status.root = Some(signed.versions.root);
             status.timestamp = signed.versions.timestamp;
             status.snapshot = signed.versions.snapshot;

@@ -5,6 +5,7 @@ use serde_json::Map;
 use super::core::Core;
 use crate::auth;
 use crate::config::Config;
+use crate::reason::DenyReason;
 use crate::time::{self, Moment};
 use crate::trust::report::{Fleet, Realm, Report, VERSION};
 
@@ -35,6 +36,15 @@ impl Core {
         let models = self.engine.digests();
         let models = models.map(|(name, digest)| (name.to_owned(), format!("sha256:{digest}")));
         let mut mirrors = authority.mirrors().unwrap_or_default().into_iter();
+        let mut refused = mirrors.find_map(|mirror| Some(mirror.error?.name().to_owned()));
+        let force = authority.force();
+        if force
+            .fleet
+            .as_ref()
+            .is_some_and(|fleet| !fleet.unread.is_empty())
+        {
+            refused = Some(DenyReason::TrustUnread.to_string());
+        }
         Report {
             version: VERSION,
             device: config.identity.device.clone(),
@@ -46,7 +56,7 @@ impl Core {
             fleet: self.followed(config),
             realms: realms.collect(),
             models: models.collect(),
-            error: mirrors.find_map(|mirror| Some(mirror.error?.name().to_owned())),
+            error: refused,
             more: Map::new(),
         }
     }

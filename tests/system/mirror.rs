@@ -11,6 +11,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use serde_json::{Value, json};
+use slmd::for_tests::store::Store;
 
 use crate::support::fleet::{TOPICS, retain};
 use crate::support::{
@@ -158,6 +159,75 @@ fn a_folder_that_is_away_at_first_is_found_within_seconds() {
     fleet.copy_to(&stick);
     daemon.until_ready();
     assert_eq!(look(&daemon, &issuer), 200);
+}
+
+/// Damaged on the disk, or left by a newer release.
+#[test]
+fn what_is_kept_and_cant_be_read_lets_nobody_in_until_it_is_mended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (stick, away) = (folder.path().join("stick"), folder.path().join("away"));
+    let (mut fleet, issuer) = (Fleet::new(), Issuer::new("ES256", "a"));
+    fleet.keys(&issuer.jwks());
+    fleet.revoke(&json!([{"sub": "nobody"}]));
+    fleet.copy_to(&stick);
+    let setup = hourly(stick.to_str().expect("UTF-8"));
+    let mut daemon = Daemon::start(setup.with("[fleet]\ninterval = \"1s\""));
+    fleet.pin(&daemon);
+    daemon.until_ready();
+    assert_eq!(look(&daemon, &issuer), 200);
+    for (row, content) in [
+        ("d:dev:000", "{\"version\""),
+        ("t:policy.json:000", "{\"version\": 2}"),
+        ("z:newer:000", "{}"),
+    ] {
+        fs::rename(&stick, &away).expect("a folder");
+        daemon.terminate();
+        spoil(&daemon, row, content);
+        for start in 0..2 {
+            daemon.launch_again();
+            assert_eq!(look(&daemon, &issuer), 503, "{row} at start {start}");
+            daemon.terminate();
+        }
+        daemon.launch_again();
+        let ready = http(&daemon.socket(), "GET", "/readyz", &[], "");
+        assert!(
+            ready.status == 503 && ready.body.contains("trust pin"),
+            "{}",
+            ready.body
+        );
+        let unread = daemon.status()["fleet"]["unread"].clone();
+        let told = last(&daemon, "trust_unread");
+        assert_eq!(told["why"], unread);
+        assert_eq!(told["all_realms"], row != "d:dev:000", "{told}");
+        match row {
+            // A person begins again from the root.
+            "z:newer:000" => fleet.pin(&daemon),
+            _ => fs::rename(&away, &stick).expect("a folder"),
+        }
+        daemon.until_ready();
+        assert_eq!(look(&daemon, &issuer), 200);
+        assert_eq!(daemon.status()["fleet"]["unread"], Value::Null);
+        if row != "z:newer:000" {
+            let told = last(&daemon, "trust_updated");
+            assert_eq!(told.get("unread"), Some(&Value::Null), "{told}");
+        }
+    }
+}
+
+/// Of the store of a daemon that doesn't run.
+fn spoil(daemon: &Daemon, row: &str, content: &str) {
+    let store = Store::open(&daemon.state_dir().join("db")).expect("nobody else has it");
+    let tree = store.tree("trust").expect("a tree");
+    let spoiled = store.commit(|| tree.insert(row.as_bytes(), content.as_bytes()));
+    spoiled.expect("it is written");
+}
+
+/// The detail of the last record of it.
+fn last(daemon: &Daemon, what: &str) -> Value {
+    let lines = daemon.audit(0).into_iter();
+    let records = lines.map(|line| serde_json::from_str::<Value>(&line).expect("JSON"));
+    let mut of_it = records.filter(|record| record["what"] == what);
+    of_it.next_back().expect("a record")["detail"].clone()
 }
 
 /// Stands before a broker and lets nobody through until it is open.

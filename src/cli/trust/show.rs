@@ -93,6 +93,13 @@ pub(in crate::cli) fn actions(fleet: &FleetStatus) -> Vec<String> {
     if fleet.root_fingerprint.is_none() {
         actions.push("the fleet has no root here; run slmd trust pin ROOT.json".to_owned());
     }
+    if let Some(unread) = &fleet.unread {
+        actions.push(format!(
+            "what is kept of the fleet can't be read, and tokens are refused for it ({}); a mirror \
+             that has it anew mends that, or slmd trust pin ROOT.json, which begins again",
+            printable(unread)
+        ));
+    }
     if fleet.expired {
         actions.push(
             "what the fleet has signed has ended, and no mirror has anything newer: its keys grow \

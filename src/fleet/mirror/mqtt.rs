@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{is_plain, unreachable};
-use crate::link::{self, Backoff, Event, Events, Failure, Link, Lost, Message, Subscription};
+use crate::link::{self, Ack, Backoff, Event, Events, Failure, Link, Lost, Message, Subscription};
 use crate::shutdown::Shutdown;
 use crate::time;
 use crate::trust::{Mirror, MirrorError};
@@ -27,6 +27,9 @@ const GRANT: Duration = Duration::from_secs(8);
 /// A signed file of a fleet with its topic; the broker drops what is larger.
 pub const MAX_PACKET: u32 = 64 * 1024;
 const TICK: Duration = Duration::from_millis(200);
+/// Acknowledgements that may wait for the link's queue: brokers send more at once than our Receive
+/// Maximum allows (mosquitto 2.0 does so in a flood).
+const UNACKNOWLEDGED: usize = 4096;
 
 const TIMESTAMP: &str = "metadata/timestamp.json";
 
@@ -133,6 +136,8 @@ struct Live {
     up: Option<Instant>,
     /// Files whose SUBACK is to come, in order.
     subscribing: VecDeque<String>,
+    /// In the order of their messages.
+    acks: VecDeque<Ack>,
 }
 
 struct File {
@@ -182,9 +187,10 @@ impl Session {
                 () = tokio::time::sleep_until(self.retry_at.into()), if self.live.is_none() => {
                     self.connect();
                 }
-                _ = tick.tick(), if self.ask.is_some() => {}
+                _ = tick.tick(), if self.ask.is_some() || self.owes() => {}
                 () = shutdown.ended() => break,
             }
+            self.acknowledge();
             self.answer();
         }
         if let Some(live) = &self.live {
@@ -200,6 +206,7 @@ impl Session {
                     events,
                     up: None,
                     subscribing: VecDeque::new(),
+                    acks: VecDeque::new(),
                 });
             }
             Err(lost) => self.lost(&lost),
@@ -268,10 +275,11 @@ impl Session {
     }
 
     fn message(&mut self, message: &Message) {
-        if let (Some(ack), Some(live)) = (message.ack, &self.live)
-            && live.link.try_ack(ack).is_err()
-        {
-            return self.lost(&Lost::Network("the connection is stuck".to_owned()));
+        if let (Some(ack), Some(live)) = (message.ack, &mut self.live) {
+            if live.acks.len() >= UNACKNOWLEDGED {
+                return self.lost(&Lost::Network("the connection is stuck".to_owned()));
+            }
+            live.acks.push_back(ack);
         }
         let name = message.topic.strip_prefix(&self.settings.prefix);
         let Some(name) = name.and_then(|name| name.strip_prefix('/')) else {
@@ -286,6 +294,20 @@ impl Session {
         file.content = content;
         if changed && (name == TIMESTAMP || is_root(name)) {
             self.news.notify_one();
+        }
+    }
+
+    fn owes(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| !live.acks.is_empty())
+    }
+
+    /// As far as there is room; the rest waits.
+    fn acknowledge(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        while let Some(ack) = live.acks.front()
+            && live.link.try_ack(*ack).is_ok()
+        {
+            live.acks.pop_front();
         }
     }
 
