@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
 use crate::auth::Permitted;
-use crate::prompt::Finish;
+use crate::prompt::{Finish, Transport};
 use crate::reason::{DenyReason, Reason};
 use crate::telemetry::Registry;
 
@@ -19,7 +19,7 @@ pub(super) struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
     finishes: Family<FinishLabels, Counter>,
     local_peers: Counter,
-    /// By reason, in all; permits have an empty one.
+    /// Of clients' requests by reason; permits have an empty one.
     totals: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
@@ -78,7 +78,9 @@ impl Metrics {
             reason,
         };
         self.decisions.get_or_create(&labels).inc();
-        *self.totals.lock().entry(reason).or_default() += 1;
+        if Transport::ALL.iter().any(|it| it.as_str() == transport) {
+            *self.totals.lock().entry(reason).or_default() += 1;
+        }
     }
 
     /// Loud, because it is for emergencies.
