@@ -281,7 +281,9 @@ impl Hashes for View<'_> {
             let read = Tile::decode(&stored.ok_or(ProofError::Gone)?);
             *last = Some(((tiles, tile), read.ok_or(ProofError::Damaged(tiles, tile))?));
         }
-        let node = last.as_ref().and_then(|(_, t)| t.node(within, begin >> within));
+        let node = last
+            .as_ref()
+            .and_then(|(_, t)| t.node(within, begin >> within));
         node.ok_or(ProofError::Gone)
     }
 }

@@ -67,7 +67,12 @@ impl Head {
         if *form != FORM || sha256(said) != *hash {
             return None;
         }
-        let mut numbers = numbers.as_chunks().0.iter().copied().map(u64::from_be_bytes);
+        let mut numbers = numbers
+            .as_chunks()
+            .0
+            .iter()
+            .copied()
+            .map(u64::from_be_bytes);
         let mut next = || numbers.next();
         let [epoch, base, first] = [next()?, next()?, next()?];
         let [next, removed, unread] = [next()?, next()?, next()?];

@@ -135,7 +135,10 @@ impl Shared {
         let signed = signed.filter(|signed| signed.epoch == state.epoch.number);
         let durable = state.durable().saturating_sub(state.epoch.base);
         let sizes = state.held.iter().copied();
-        for size in sizes.chain(signed.map(|signed| signed.size)).chain([durable]) {
+        for size in sizes
+            .chain(signed.map(|signed| signed.size))
+            .chain([durable])
+        {
             if let Some(last) = size.checked_sub(1) {
                 add(last);
             }

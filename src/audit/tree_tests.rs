@@ -147,7 +147,10 @@ impl World {
         let state = log.state();
         prop_assert_eq!((state.epoch.number, state.epoch.base), (1, 0));
         let size = self.appended.0.len() as u64;
-        prop_assert_eq!(state.epoch.root(size, &log.0.tiles).unwrap(), self.appended.root(size));
+        prop_assert_eq!(
+            state.epoch.root(size, &log.0.tiles).unwrap(),
+            self.appended.root(size)
+        );
         drop(state);
         for signed in &self.signed {
             prop_assert_eq!(signed.root, self.appended.root(signed.size));

@@ -16,8 +16,8 @@ use super::table::{
 };
 use super::value::{
     address, boolean, broker_url, bytes, count, grace, groups, here, hosts, identity, issuer,
-    kernels, log_filter, log_format, log_origin, loopback, number, origins, path_to, plain_name, realm_name,
-    required, scopes, socket_path, text, time, topic_level, transports,
+    kernels, log_filter, log_format, log_origin, loopback, number, origins, path_to, plain_name,
+    realm_name, required, scopes, socket_path, text, time, topic_level, transports,
 };
 use super::{Config, Login};
 use crate::auth::{Endpoint, LimitClaims, Policy};

@@ -50,7 +50,7 @@ impl State {
             folder: &folder,
         };
         let log = audit::Log::open(&store, config.audit.clone(), device, clocks.clone())
-        .map_err(|e| RunError::Audit(e.to_string()))?;
+            .map_err(|e| RunError::Audit(e.to_string()))?;
         // What opening had to mend is an event of its own.
         if let Some(recovery) = store.recovery() {
             tracing::error!(error = recovery.error, kept = %recovery.kept.display(), "the store was damaged");
