@@ -143,6 +143,7 @@ fn settings() -> Settings {
         origin: "slmd.internal".to_owned(),
         checkpoint_records: 1000,
         checkpoint_interval: Duration::from_secs(60),
+        witnesses: Vec::new(),
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) fn settings() -> Settings {
         origin: "slmd.internal".to_owned(),
         checkpoint_records: 1000,
         checkpoint_interval: Duration::from_secs(60),
+        witnesses: Vec::new(),
     }
 }
 

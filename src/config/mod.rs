@@ -16,6 +16,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod value;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::fmt;

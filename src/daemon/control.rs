@@ -58,6 +58,7 @@ impl http::Control for Core {
             fleet: self.trust().fleet,
             audit: AuditStatus {
                 next_index: self.state.log.next_index(),
+                witnesses: self.witnessed(),
             },
             inside: None,
         }

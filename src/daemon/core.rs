@@ -18,12 +18,14 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Exposition;
 use crate::time::Reading;
 use crate::transport::{http, mqtt};
+use crate::witness::Witnesses;
 
 pub(super) struct Core {
     pub(super) admission: Admission,
     pub(super) engine: Engine,
     pub(super) mqtt: Option<mqtt::Handle>,
     pub(super) reporter: Reporter,
+    pub(super) witnesses: Witnesses,
     pub(super) certificates: Arc<http::Certificates>,
     pub(super) shutdown: Shutdown,
     pub(super) source: Option<PathBuf>,
@@ -88,6 +90,7 @@ impl Core {
         let floor = authority.floor().get(now.uptime);
         self.metrics
             .set_clock(floor, authority.clocks().synchronised());
+        self.witnesses.set_metrics(now.known);
         let force = authority.force();
         self.metrics
             .set_fleet(force.fleet.as_deref(), authority.fleet_heard(), now);

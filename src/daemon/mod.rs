@@ -82,6 +82,8 @@ pub enum RunError {
     },
     #[error("http.tls: {0}")]
     Tls(#[from] crate::tls::TlsError),
+    #[error("audit.witness: {0}")]
+    Witness(#[from] crate::witness::OpenError),
     #[error("fleet.mirrors: {0}")]
     Fleet(#[from] crate::https::HttpsError),
     #[error("signals can't be received: {0}")]
@@ -177,6 +179,7 @@ impl Daemon {
             known: state.authority.known(),
         };
         let mqtt = start_mqtt(&config, given, &mut registry);
+        let witnesses = state.witnesses(&config, &mut registry)?;
         let http_metrics = http::Metrics::register(&mut registry);
         let metrics = Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
@@ -185,6 +188,7 @@ impl Daemon {
             engine,
             mqtt,
             reporter,
+            witnesses,
             certificates: Arc::new(certificates),
             shutdown,
             source,
@@ -374,7 +378,9 @@ impl Core {
         self.follow_epochs();
         self.follow_deny_files().map_err(RunError::Thread)?;
         let (config, authority) = (self.config.load(), &self.state.authority);
-        Ok(fleet::follow(&config, authority, &self.shutdown)?)
+        self.witnesses.follow(&self.shutdown);
+        fleet::follow(&config, authority, &self.witnesses, &self.shutdown)?;
+        Ok(())
     }
 
     /// What runs is looked at again by every epoch.
