@@ -162,6 +162,14 @@ const COMPANIONS: &[(&str, &[&str])] = &[
     ("mqtt.tls.key_file", &["mqtt.tls.cert_file"]),
     ("fleet.", &["fleet.name", "fleet.mirrors", "fleet.ca_file"]),
     ("fleet.password_file", &["fleet.username"]),
+    (
+        "audit.witness.",
+        &[
+            "audit.witness.key",
+            "audit.witness.url",
+            "audit.witness.ca_file",
+        ],
+    ),
     ("realm.jwks.", &["realm.jwks.ca_file"]),
     (
         "",
@@ -212,7 +220,7 @@ fn put(table: &mut Table, path: &str, value: Value) {
         table.insert(path.to_owned(), value);
         return;
     };
-    let list = matches!(head, "realm" | "endpoint");
+    let list = matches!(head, "realm" | "endpoint" | "witness");
     let empty = Value::Table(Table::new());
     let empty = if list {
         Value::Array(vec![empty])

@@ -230,7 +230,7 @@ impl<T: Table> Entry<T> for Always {
     }
 }
 
-/// A list of tables. It is kept whole where something of it needs a restart.
+/// A list of tables. Where something of it needs a restart, there are as many as there were.
 pub(super) struct Each;
 
 impl<T: Table> Entry<Vec<T>> for Each {
@@ -249,7 +249,12 @@ impl<T: Table> Entry<Vec<T>> for Each {
     }
 
     fn keep(&self, key: &'static str, field: &mut Vec<T>, running: &Vec<T>) -> Vec<String> {
-        if field == running || !T::rows(false).iter().any(Row::needs_restart) {
+        if field.len() == running.len() {
+            let kept = field.iter_mut().zip(running);
+            let kept = kept.flat_map(|(table, running)| table.keep(running));
+            return kept.map(|inner| format!("{key}.{inner}")).collect();
+        }
+        if !T::rows(false).iter().any(Row::needs_restart) {
             return Vec::new();
         }
         field.clone_from(running);

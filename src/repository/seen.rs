@@ -24,7 +24,7 @@ use crate::files::{self, Care};
 use crate::identity::PublicKey;
 use crate::time::Timestamp;
 use crate::tlog::checkpoint::{Checkpoint, CheckpointError};
-use crate::tlog::note::{self, Algorithm, Note, VerifierKey};
+use crate::tlog::note::{self, Note};
 use crate::tlog::text;
 use crate::tlog::tree::Hash;
 use crate::tlog::witness::{Doubt, judge};
@@ -206,10 +206,7 @@ impl Shown {
 
 /// The checkpoint that `note` is, and its epoch, by the device's key.
 fn opened(note: &[u8], key: &PublicKey) -> Result<(u64, Checkpoint, Note), Unsound> {
-    let origin = note.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let origin = std::str::from_utf8(origin).map_err(|_| Unsound::Origin)?;
-    let log = VerifierKey::new(origin, Algorithm::Ed25519, key).map_err(|_| Unsound::Origin)?;
-    let (checkpoint, note) = Checkpoint::open(note, &log).map_err(Unsound::Checkpoint)?;
+    let (checkpoint, note) = Checkpoint::by(note, key).map_err(Unsound::Checkpoint)?;
     let epoch = checkpoint.origin.rsplit('/').next();
     let epoch = epoch.and_then(text::decimal).ok_or(Unsound::Origin)?;
     Ok((epoch, checkpoint, note))

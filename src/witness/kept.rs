@@ -7,7 +7,7 @@ use super::{Refused, Shared, State, Watcher};
 use crate::audit::{AuditError, MAX_HELD, Signed};
 use crate::time::{MAX_SECS, Timestamp};
 use crate::tlog::checkpoint::{Checkpoint, CheckpointError};
-use crate::tlog::note::{Algorithm, Note, VerifierKey};
+use crate::tlog::note::Note;
 use crate::tlog::text;
 use crate::tlog::tree::verify_consistency;
 
@@ -157,11 +157,7 @@ impl Shared {
 
     /// A checkpoint that this device has signed, of whichever log.
     pub(super) fn own(&self, note: &[u8]) -> Result<(Checkpoint, Note), Refused> {
-        let origin = note.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let origin = std::str::from_utf8(origin).map_err(|_| Refused::Foreign)?;
-        let log = VerifierKey::new(origin, Algorithm::Ed25519, &self.device);
-        let log = log.map_err(|_| Refused::Foreign)?;
-        Checkpoint::open(note, &log).map_err(|error| match error {
+        Checkpoint::by(note, &self.device).map_err(|error| match error {
             CheckpointError::Note(error) => Refused::Malformed(error),
             _ => Refused::Foreign,
         })

@@ -212,7 +212,7 @@ fn what_a_stranger_brings_changes_nothing() {
     let foreign = Note::signed(&text, &log, &stranger.sign_note(&text).unwrap()).unwrap();
     let huge = format!("{}{}", "x".repeat(1 << 20), good);
     for (note, refused) in [
-        ("", "foreign"),
+        ("", "malformed"),
         ("garbage", "malformed"),
         (&huge as &str, "malformed"),
         (&second.note, "not_cosigned"),

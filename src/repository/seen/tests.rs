@@ -6,7 +6,7 @@ use super::*;
 use crate::identity::Key;
 use crate::repository::PrivateKey;
 use crate::tlog::leaves::Leaves;
-use crate::tlog::note::SignatureError;
+use crate::tlog::note::{Algorithm, SignatureError, VerifierKey};
 
 const NAME: &str = "edge 1";
 
