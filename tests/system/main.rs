@@ -36,3 +36,4 @@ mod secrets;
 mod support;
 mod tls;
 mod wipe;
+mod witness;
