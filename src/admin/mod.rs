@@ -21,8 +21,8 @@ pub use self::keys::{
 };
 pub use self::route::{Call, Operation};
 pub use self::status::{
-    Answers, AuditStatus, ClientFloor, ClockStatus, EngineStatus, ExportStatus, Inside, MqttStatus,
-    Requests, Status, Untold,
+    Answers, AuditStatus, ClientFloor, ClockStatus, Cosigned, EngineStatus, ExportStatus, Inside,
+    MqttStatus, Requests, Status, Untold, WitnessStatus,
 };
 
 /// The configuration was read anew.

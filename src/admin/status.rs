@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FleetStatus, RealmStatus};
+use super::{FleetStatus, RealmStatus, TrustFailure};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -121,6 +121,9 @@ pub struct AuditStatus {
     /// Where else records go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exports: Vec<ExportStatus>,
+    /// Who watches the log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<WitnessStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,4 +136,28 @@ pub struct ExportStatus {
     pub missing: u64,
     /// Why it doesn't get on.
     pub problem: Option<String>,
+}
+
+/// A witness of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    pub name: String,
+    /// Where it is asked; one without brings what it has cosigned over the fleet's broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    pub cosigned: Option<Cosigned>,
+    /// It knows a log that this one can't have grown from.
+    #[serde(default)]
+    pub alarm: bool,
+    /// What is wrong, by a name that doesn't change and in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<TrustFailure>,
+}
+
+/// The last that it has cosigned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cosigned {
+    pub epoch: u64,
+    pub size: u64,
+    pub at: String,
 }

@@ -34,6 +34,7 @@ changes! {
     StartRefused = "start_refused";
     Stop = "stop";
     StoreRecovered = "store_recovered";
+    AuditWitnessRefused = "audit_witness_refused";
     AuditEpochBegun = "audit_epoch_begun";
     ConfigurationReloaded = "configuration_reloaded";
     DenyListReplaced = "deny_list_replaced";

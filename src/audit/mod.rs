@@ -14,6 +14,7 @@
 mod append;
 mod change;
 mod checkpoint;
+mod cosigned;
 pub mod counts;
 mod epoch;
 #[cfg(test)]
@@ -54,7 +55,9 @@ use tokio::sync::watch;
 
 pub use self::change::{Change, What};
 use self::checkpoint::Signer;
-pub use self::checkpoint::{FOLDER, Signed};
+pub use self::checkpoint::{FOLDER, MAX_HELD, Signed};
+use self::cosigned::Cosigned;
+pub use self::cosigned::Witness;
 pub use self::epoch::ProofError;
 pub use self::filter::{Filter, Unfit};
 pub use self::metrics::Metrics;
@@ -89,6 +92,8 @@ pub struct Settings {
     /// and where there is one that none covers, after so long.
     pub checkpoint_interval: Duration,
     pub export: export::Settings,
+    /// Who watches the log. Taken when the daemon starts.
+    pub witnesses: Vec<Witness>,
 }
 
 /// Whose log it is.
@@ -144,6 +149,7 @@ struct Shared {
     /// The last checkpoint, and how the epoch began.
     checkpoints: Tree,
     signer: Signer,
+    cosigned: Mutex<Cosigned>,
     boot_id: String,
     state: Mutex<State>,
     next: watch::Sender<u64>,
@@ -173,6 +179,7 @@ impl Log {
             heads: store.tree("audit_head")?,
             signer: Signer::new(log, key.clone(), folder, &settings.origin, name),
             checkpoints,
+            cosigned: Mutex::default(),
             boot_id: identity.boot_id.clone(),
             state: Mutex::new(State::new(settings)),
             next: watch::Sender::new(0),

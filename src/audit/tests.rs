@@ -20,6 +20,7 @@ pub(crate) fn settings() -> Settings {
         checkpoint_records: 1000,
         checkpoint_interval: Duration::from_secs(60),
         export: Default::default(),
+        witnesses: Vec::new(),
     }
 }
 

@@ -35,6 +35,7 @@ mod trust;
 mod trust_client;
 mod waiting;
 mod wipe;
+mod witness;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -14,7 +14,7 @@ use super::look::{self, Seen};
 use super::output::printable;
 use super::realm::{self, View};
 use super::terminal::{Style, Terminal, ago, bytes, count, moment, rough, when};
-use super::{Global, output, trust};
+use super::{Global, output, trust, witness};
 use crate::admin::{self, Answers, ClockStatus, EngineStatus, Inside, MqttStatus, Requests, route};
 use crate::time::{Clocks, Timestamp};
 
@@ -104,10 +104,12 @@ fn page(
     );
     lines.push(audit(status, view));
     lines.extend(export::lines(status));
+    lines.extend(witness::lines(&status.audit.witnesses, view));
     let mut actions: Vec<String> = clock_actions(clock, view);
     actions.extend(broker_action(status));
     actions.extend(export::actions(status));
     actions.extend(status.fleet.iter().flat_map(trust::actions));
+    actions.extend(witness::actions(&status.audit.witnesses));
     actions.extend(certificate_action(status.inside.as_ref(), view));
     match login {
         Ok(Some(end)) => lines.push(login_line(&end, view, &mut actions)),

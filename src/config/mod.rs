@@ -17,6 +17,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod value;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -76,6 +76,7 @@ impl http::Control for Core {
                     .into_iter()
                     .map(export_status)
                     .collect(),
+                witnesses: self.witnessed(),
             },
             inside: None,
         }

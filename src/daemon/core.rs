@@ -18,6 +18,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Exposition;
 use crate::time::{Reading, Timestamp};
 use crate::transport::{http, mqtt};
+use crate::witness::Witnesses;
 
 pub(super) struct Core {
     pub(super) admission: Admission,
@@ -25,6 +26,7 @@ pub(super) struct Core {
     pub(super) mqtt: Option<mqtt::Handle>,
     pub(super) reporter: Reporter,
     pub(super) exports: Exports,
+    pub(super) witnesses: Witnesses,
     pub(super) certificates: Arc<http::Certificates>,
     pub(super) shutdown: Shutdown,
     pub(super) source: Option<PathBuf>,

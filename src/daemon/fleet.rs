@@ -1,4 +1,5 @@
-//! Following the fleet: its mirrors at each interval, and the broker whenever that has news.
+//! Following the fleet: its mirrors at each interval, and the broker whenever that has news, also of
+//! what witnesses have cosigned.
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::identity::chance;
 use crate::prompt::Origin;
 use crate::shutdown::Shutdown;
 use crate::time::{self, Moment};
+use crate::trust::report::cosigned_file;
+use crate::witness::Witnesses;
 
 /// Between two rounds: whoever floods a topic costs no more than this.
 const GAP: Duration = Duration::from_millis(250);
@@ -26,6 +29,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) fn follow(
     config: &Config,
     authority: &Authority,
+    witnesses: &Witnesses,
     shutdown: &Shutdown,
 ) -> Result<(), HttpsError> {
     let Some(settings) = &config.fleet else {
@@ -44,9 +48,13 @@ pub(super) fn follow(
             reconnect_min: mqtt.reconnect_min,
             reconnect_max: mqtt.reconnect_max,
             prefix: format!("slm/trust/{}", settings.name),
+            watched: cosigned(config, witnesses).map(|(_, file)| file).collect(),
         };
         Broker::start(settings, shutdown.clone())
     });
+    if let Some(broker) = &broker {
+        hear(config, broker, witnesses, shutdown);
+    }
     authority.follow_fleet(Follower::new(settings, broker.as_ref())?);
     let others = settings.mirrors.iter().any(|place| *place != Place::Mqtt);
     let spawn = |lane, broker| {
@@ -69,6 +77,44 @@ pub(super) fn follow(
         spawn(Lane::Others, None);
     }
     Ok(())
+}
+
+/// Where witnesses bring what they have cosigned, by their number.
+fn cosigned<'a>(
+    config: &'a Config,
+    witnesses: &'a Witnesses,
+) -> impl Iterator<Item = (usize, String)> + 'a {
+    let device = &config.identity.device;
+    let heard = witnesses.heard();
+    heard.map(move |(number, name)| (number, cosigned_file(device, name)))
+}
+
+/// Takes up what they bring.
+fn hear(config: &Config, broker: &Broker, witnesses: &Witnesses, shutdown: &Shutdown) {
+    for (number, file) in cosigned(config, witnesses) {
+        let Some(mut notes) = broker.watched(&file) else {
+            continue;
+        };
+        let (witnesses, shutdown) = (witnesses.clone(), shutdown.clone());
+        let hear = async move {
+            while notes.changed().await.is_ok() {
+                let note = notes.borrow_and_update().clone();
+                let Some(note) = note else { continue };
+                let witnesses = witnesses.clone();
+                let take = move || witnesses.take(number, &note);
+                if tokio::task::spawn_blocking(take).await.is_err() {
+                    tracing::error!("taking up a witness's note panicked");
+                }
+                tokio::time::sleep(GAP).await;
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = hear => {}
+                () = shutdown.ended() => {}
+            }
+        });
+    }
 }
 
 /// The rounds of one lane: a web server that hangs delays no revocation that the broker has.

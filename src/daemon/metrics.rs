@@ -39,6 +39,7 @@ impl Core {
         let (authority, config) = (&self.state.authority, self.config.load());
         let (now, snapshot) = (authority.moment(), authority.snapshot());
         self.exports.measure(&self.state.log);
+        self.witnesses.set_metrics(now.known);
         let mut gauges = Gauges::default();
         gauges.add_clock(authority, now);
         let realms: Vec<OfRealm<'_>> = snapshot

@@ -84,6 +84,8 @@ pub enum RunError {
     },
     #[error("http.tls: {0}")]
     Tls(#[from] crate::tls::TlsError),
+    #[error("audit.witness: {0}")]
+    Witness(#[from] crate::witness::OpenError),
     #[error("fleet.mirrors: {0}")]
     Fleet(#[from] crate::https::HttpsError),
     #[error("signals can't be received: {0}")]
@@ -182,6 +184,7 @@ impl Daemon {
         };
         let mqtt = start_mqtt(&config, given, &mut registry);
         let exports = start_exports(&config, state, &shutdown, &mut registry)?;
+        let witnesses = state.witnesses(&config, &mut registry)?;
         let http_metrics = http::Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
         let core = Arc::new(Core {
@@ -190,6 +193,7 @@ impl Daemon {
             mqtt,
             reporter,
             exports,
+            witnesses,
             certificates: Arc::new(certificates),
             shutdown,
             source,
@@ -404,7 +408,9 @@ impl Core {
         self.follow_epochs();
         self.follow_deny_files().map_err(RunError::Thread)?;
         let (config, authority) = (self.config.load(), &self.state.authority);
-        Ok(fleet::follow(&config, authority, &self.shutdown)?)
+        self.witnesses.follow(&self.shutdown);
+        fleet::follow(&config, authority, &self.witnesses, &self.shutdown)?;
+        Ok(())
     }
 
     /// What runs is looked at again by every epoch.

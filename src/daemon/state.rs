@@ -17,6 +17,7 @@ use crate::prompt::Origin;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time::Clocks;
+use crate::witness::{OpenError, Witnesses};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -96,6 +97,16 @@ impl State {
         let begun = self.authority.prepare(config.realms.clone(), listed);
         let begun = begun.and_then(|prepared| self.authority.follow(prepared, None));
         begun.map_err(|refused| not_opened(&self.folder, refused))
+    }
+
+    /// Those who watch the log, with what was kept of them.
+    pub fn witnesses(
+        &self,
+        config: &Config,
+        registry: &mut Registry,
+    ) -> Result<Witnesses, OpenError> {
+        let (all, device) = (&config.audit.witnesses, self.key.public());
+        Witnesses::open(all, &self.log, &self.store, device, registry)
     }
 
     /// What would be in force if a daemon began now; nothing is refreshed.

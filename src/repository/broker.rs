@@ -136,6 +136,24 @@ impl<'a> Retained<'a> {
         })
     }
 
+    /// Brings what the fleet's witness has cosigned: notes by the device.
+    pub fn publish_cosigned(
+        &self,
+        witness: &str,
+        notes: &[(String, String)],
+    ) -> Result<(), RepositoryError> {
+        let notes = notes.iter().map(|(device, note)| {
+            let topic = self.topic(&report::cosigned_file(device, witness));
+            publication(topic, note.clone().into())
+        });
+        block_on(async {
+            let mut session = self.connect().await?;
+            session.send(notes.collect()).await?;
+            session.close().await;
+            Ok(())
+        })
+    }
+
     fn topic(&self, beneath: &str) -> String {
         format!("slm/trust/{}/{beneath}", self.fleet)
     }
@@ -159,7 +177,9 @@ impl<'a> Retained<'a> {
             .filter_map(|piece| before(&piece.path))
             .collect();
         let before: BTreeSet<String> = before.iter().map(|path| self.topic(path)).collect();
-        let needless = there.keys();
+        // What a witness brings is its own.
+        let cosigned = self.topic(report::COSIGNED);
+        let needless = there.keys().filter(|topic| !topic.starts_with(&cosigned));
         let needless = needless.filter(|topic| !ours.contains(*topic) && !before.contains(*topic));
         needless
             .map(|topic| publication(topic.clone(), Vec::new()))

@@ -38,3 +38,4 @@ mod secrets;
 mod support;
 mod tls;
 mod wipe;
+mod witness;

@@ -4,14 +4,15 @@
 //! has put beneath it. So each file is asked for by its exact topic: what nobody asks for never comes,
 //! and nothing has to be thrown away. A file whose subscription was granted and that didn't come within
 //! [`QUIET`] isn't there. Two topics stay subscribed: the timestamp's, whose change is news, and that of
-//! the root that would come next, so that its absence is known and costs no wait.
+//! the root that would come next, so that its absence is known and costs no wait. So do those that are
+//! watched, which are no files of the fleet's: what comes there is handed on as it is.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{is_plain, unreachable};
 use crate::link::{self, Ack, Backoff, Event, Events, Failure, Link, Lost, Message, Subscription};
@@ -40,6 +41,8 @@ pub struct Settings {
     pub reconnect_max: Duration,
     /// `slm/trust/{fleet}`.
     pub prefix: String,
+    /// Topics beneath it whose content is handed on.
+    pub watched: Vec<String>,
 }
 
 /// A line to the broker. Cheap to clone.
@@ -47,7 +50,11 @@ pub struct Settings {
 pub struct Broker {
     asks: mpsc::Sender<Ask>,
     news: Arc<Notify>,
+    watched: Arc<Watched>,
 }
+
+/// What is watched, and what it holds: the newest alone, so that a flood costs no memory.
+type Watched = BTreeMap<String, watch::Sender<Option<Bytes>>>;
 
 #[derive(Debug)]
 struct Ask {
@@ -63,15 +70,19 @@ impl Broker {
     /// Connects and stays connected until `shutdown` ends. To be called on the runtime.
     pub fn start(settings: Settings, shutdown: Shutdown) -> Broker {
         let (asks, asked) = mpsc::channel(1);
+        let watched = settings.watched.iter().cloned();
+        let watched = watched.map(|file| (file, watch::Sender::new(None)));
         let broker = Broker {
             asks,
             news: Arc::default(),
+            watched: Arc::new(watched.collect()),
         };
         let session = Session {
             backoff: Backoff::new(settings.reconnect_min, settings.reconnect_max),
             settings,
             news: Arc::clone(&broker.news),
             problem: String::new(),
+            watched: Arc::clone(&broker.watched),
             live: None,
             retry_at: time::instant(),
             files: BTreeMap::new(),
@@ -84,6 +95,11 @@ impl Broker {
     /// Resolves when the timestamp has changed since the last time.
     pub async fn news(&self) {
         self.news.notified().await;
+    }
+
+    /// What one of the watched topics holds, as it comes.
+    pub fn watched(&self, file: &str) -> Option<watch::Receiver<Option<Bytes>>> {
+        self.watched.get(file).map(watch::Sender::subscribe)
     }
 
     fn get(&self, file: String, limit: u64) -> Result<Option<Vec<u8>>, MirrorError> {
@@ -123,6 +139,7 @@ struct Session {
     news: Arc<Notify>,
     /// Why there is no connection.
     problem: String,
+    watched: Arc<Watched>,
     live: Option<Live>,
     retry_at: Instant,
     /// The files that are subscribed to: the timestamp, the next root, what is asked for.
@@ -221,6 +238,8 @@ impl Session {
                 }
                 self.subscribe(TIMESTAMP);
                 self.seek();
+                let watched: Vec<String> = self.watched.keys().cloned().collect();
+                watched.iter().for_each(|file| self.subscribe(file));
             }
             Event::Subscribed(codes) => self.subscribed(&codes),
             Event::Message(message) => self.message(&message),
@@ -265,7 +284,7 @@ impl Session {
         match codes.first() {
             Some(Err(why)) => {
                 file.denied = Some(why.clone());
-                if name == TIMESTAMP {
+                if name == TIMESTAMP || self.watched.contains_key(&name) {
                     let topics = format!("{}/#", self.settings.prefix);
                     tracing::warn!(topics, why, "the broker denies the fleet's topics");
                 }
@@ -292,6 +311,9 @@ impl Session {
         let content = (!message.payload.is_empty()).then(|| message.payload.clone());
         let changed = content != file.content;
         file.content = content;
+        if let Some(watched) = self.watched.get(name) {
+            watched.send_replace(file.content.clone());
+        }
         if changed && (name == TIMESTAMP || is_root(name)) {
             self.news.notify_one();
         }
