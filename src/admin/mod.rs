@@ -5,8 +5,10 @@
 //! read. A reader passes over what it doesn't know, so that a newer daemon may say more. Times are
 //! RFC 3339 in UTC with milliseconds, so their order as text is their order.
 
+mod diagnosis;
 mod fleet;
 mod keys;
+mod problem;
 pub mod route;
 mod status;
 #[cfg(test)]
@@ -14,15 +16,19 @@ pub(crate) mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::diagnosis::{
+    draining, fleet_problems, held_keys, problems, realm_problems, store as store_problem,
+};
 pub use self::fleet::{FleetStatus, MirrorStatus, RootPinned, TrustFailure, Trusted};
 pub use self::keys::{
     EndpointStatus, Fetched, Keys, KeysChanged, Listed, PinHeld, Pinned, RealmStatus,
     RefreshStatus, Refreshed,
 };
+pub use self::problem::{Kind, Problem};
 pub use self::route::{Call, Operation};
 pub use self::status::{
-    Answers, AuditStatus, ClientFloor, ClockStatus, EngineStatus, Inside, MqttStatus, Requests,
-    Status, Untold,
+    Answers, AuditStatus, ClientFloor, ClockStatus, DiskStatus, EngineStatus, Inside, ModelStatus,
+    MqttStatus, Requests, Status, StoreStatus, Untold,
 };
 
 /// The configuration was read anew.

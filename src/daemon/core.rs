@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::State;
+use super::health::Noticed;
 use super::metrics::Metrics;
 use super::report::Reporter;
 use crate::admission::Admission;
@@ -32,6 +33,7 @@ pub(super) struct Core {
     pub(super) started: Instant,
     pub(super) config: ArcSwap<Config>,
     pub(super) metrics: Metrics,
+    pub(super) noticed: Noticed,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
 }
@@ -57,6 +59,7 @@ impl Core {
         }
         self.refresh_due();
         self.report();
+        self.notice();
     }
 
     /// Says when the store breaks, and when it is whole again.
@@ -91,6 +94,7 @@ impl Core {
         let force = authority.force();
         self.metrics
             .set_fleet(force.fleet.as_deref(), authority.fleet_heard(), now);
+        self.metrics.set_problems(|kind| self.noticed.count(kind));
         self.metrics.clear_realms();
         for realm in authority.snapshot().realms.values() {
             let report = authority.report(&realm.name);

@@ -5,6 +5,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
+use crate::admin::Kind;
 use crate::auth::Realm;
 use crate::authority::Fleet;
 use crate::prompt::Scope;
@@ -22,6 +23,7 @@ pub(super) struct Metrics {
     trust_remaining: Family<Unlabelled, Gauge>,
     synchronised: Gauge,
     floor: Gauge,
+    problems: Family<OfProblem, Gauge>,
     /// Readers take turns, so that none sees the realms of another half replaced.
     pub(super) turn: Mutex<()>,
 }
@@ -40,6 +42,12 @@ struct OfScope {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRole {
     role: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfProblem {
+    problem: &'static str,
+    severity: &'static str,
 }
 
 /// A family of one, so that it can be absent.
@@ -88,7 +96,24 @@ impl Metrics {
             "The time before which it certainly isn't",
             metrics.floor.clone(),
         );
+        registry.register(
+            "slmd_problems",
+            "What is wrong, as slmd status tells it",
+            metrics.problems.clone(),
+        );
         metrics
+    }
+
+    /// All of them, so that one that is over is seen to be.
+    pub(super) fn set_problems(&self, count: impl Fn(Kind) -> usize) {
+        for kind in Kind::ALL.iter().copied() {
+            let labels = OfProblem {
+                problem: kind.name(),
+                severity: kind.severity(),
+            };
+            let gauge = self.problems.get_or_create(&labels);
+            gauge.set(number(count(kind) as u64));
+        }
     }
 
     pub(super) fn set_clock(&self, floor: Timestamp, synchronised: bool) {

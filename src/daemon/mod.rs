@@ -40,7 +40,7 @@ use crate::telemetry::{Exposition, Registry};
 use crate::transport::{http, mqtt};
 use crate::{process, systemd, time};
 use core::Core;
-use health::{Health, Readiness};
+use health::{Health, Noticed, Readiness};
 use metrics::Metrics;
 use models::Loading;
 use report::Reporter;
@@ -193,6 +193,7 @@ impl Daemon {
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
             metrics,
+            noticed: Noticed::default(),
             reloading: parking_lot::Mutex::default(),
         });
         core.follow()?;

@@ -29,6 +29,7 @@ use self::group::Group;
 use self::handle::Handle;
 pub use self::open::Recovery;
 use self::table::{Pair, Table};
+use crate::files;
 
 /// The database in the state folder.
 pub const FOLDER: &str = "db";
@@ -376,8 +377,7 @@ impl Shared {
     }
 
     fn has_room(&self) -> bool {
-        rustix::fs::statvfs(&self.home)
-            .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= ROOM)
+        files::room(&self.home).is_some_and(|(free, _)| free >= ROOM)
     }
 
     /// Remembers that the handle is of no more use; sled's errors stick to it.
