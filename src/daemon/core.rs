@@ -59,7 +59,9 @@ impl Core {
         }
         self.refresh_due();
         self.report();
-        self.notice();
+        if self.noticed.is_due(self.state.authority.moment()) {
+            self.notice();
+        }
     }
 
     /// Says when the store breaks, and when it is whole again.
@@ -94,6 +96,7 @@ impl Core {
         let force = authority.force();
         self.metrics
             .set_fleet(force.fleet.as_deref(), authority.fleet_heard(), now);
+        self.notice();
         self.metrics.set_problems(|kind| self.noticed.count(kind));
         self.metrics.clear_realms();
         for realm in authority.snapshot().realms.values() {

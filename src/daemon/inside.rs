@@ -21,12 +21,10 @@ impl Core {
         status
     }
 
-    /// Takes note, now and then, of what has come and gone.
+    /// Takes note of what has come and gone.
     pub(super) fn notice(&self) {
         let now = self.state.authority.moment();
-        if self.noticed.is_due(now) {
-            self.noticed.keep(admin::problems(&self.whole()), now);
-        }
+        self.noticed.keep(admin::problems(&self.whole()), now);
     }
 
     pub(super) fn whole(&self) -> Status {
