@@ -336,13 +336,6 @@ pub fn lock_file(path: &Path) -> io::Result<File> {
     options.open(path).map_err(|e| link_error(e).into())
 }
 
-/// Bytes that are free for us on a folder's disk, and all of it.
-pub fn room(folder: &Path) -> Option<(u64, u64)> {
-    let disk = rustix::fs::statvfs(folder).ok()?;
-    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    Some((bytes(disk.f_bavail), bytes(disk.f_blocks)))
-}
-
 /// Syncs a folder, so that what was created or renamed in it survives a power cut.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()

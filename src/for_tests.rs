@@ -29,6 +29,10 @@ pub mod config {
     pub use crate::config::Config;
 }
 
+pub mod daemon {
+    pub use crate::daemon::worst::Worst;
+}
+
 pub mod engine {
     pub use crate::engine::{
         EngineError, Family, LoadOptions, Model, Sequence, gguf, import, sample::Sampler, text,
@@ -70,6 +74,10 @@ pub mod shutdown {
 
 pub mod store {
     pub use crate::store::Store;
+}
+
+pub mod telemetry {
+    pub use crate::telemetry::Format;
 }
 
 pub mod time {

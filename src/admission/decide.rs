@@ -10,6 +10,7 @@ use crate::authority::Authority;
 use crate::keysync::{Outcome, Why};
 use crate::prompt::{Origin, Request};
 use crate::reason::DenyReason;
+use crate::telemetry::Registry;
 
 /// Verified tokens kept; each costs about 2 KiB.
 const CACHED_TOKENS: usize = 1024;
@@ -34,10 +35,12 @@ pub(super) struct Decider {
 }
 
 impl Decider {
-    pub(super) fn new(authority: Authority) -> Decider {
+    pub(super) fn new(authority: Authority, registry: &mut Registry) -> Decider {
+        let cache = Cache::new(CACHED_TOKENS);
+        cache.register(registry);
         Decider {
             authority,
-            cache: Cache::new(CACHED_TOKENS),
+            cache,
             refreshing: Waiters::new(),
         }
     }

@@ -24,6 +24,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use inbox::{Asker, Delivered, Delivery, Rejected, StoredAnswer, Ticket};
+#[cfg(any(test, feature = "for-tests"))]
+pub use metrics::fill as fill_metrics;
 pub use pipeline::Admitted;
 pub use record::Recorded;
 
@@ -111,7 +113,7 @@ impl Admission {
             replay: Replay::open(&parts.store, parts.log.clocks().booted(), registry)?,
             limits: Limits::new(Arc::clone(&settings)),
             settings,
-            decider: Decider::new(parts.authority.clone()),
+            decider: Decider::new(parts.authority.clone(), registry),
             running: Running::default(),
             recorder: Recorder {
                 log: parts.log,

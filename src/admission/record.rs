@@ -163,7 +163,8 @@ impl Recorder {
     /// Refusals ride on the next sync, so that a flood of them can't wear out the flash.
     fn note(&self, access: &Access) -> Noted {
         let decision = access.reason.map_or(Ok(()), Err);
-        self.metrics.decided(access.origin.transport(), decision);
+        let (transport, realm) = (access.origin.transport(), access.realm.as_deref());
+        self.metrics.decided(transport, realm, decision);
         self.log.refuse(access, self.log.clocks().now())
     }
 

@@ -235,7 +235,7 @@ impl Authority {
         let (Some(follower), Some(fleet)) = (follower, &force.fleet) else {
             return Ok(());
         };
-        let now = self.moment().known;
+        let now = self.moment();
         let found = follower.look(&fleet.signed.held, &force.wanted(), now, lane);
         for (mirror, error) in &found.refused {
             self.mirror_refused(mirror, error);

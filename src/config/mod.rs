@@ -41,6 +41,11 @@ pub const DEFAULT_PATH: &str = "/etc/slmd/slmd.toml";
 /// No sound configuration comes near; a wrong file (a disk image) must not fill the memory.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// Metrics have series for each of them, and somebody has to keep those.
+pub const MAX_REALMS: usize = 32;
+pub const MAX_MODELS: usize = 16;
+pub const MAX_MIRRORS: usize = 16;
+
 /// The whole configuration, checked. Holding one proves that its parts fit together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {

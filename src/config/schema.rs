@@ -19,7 +19,7 @@ use super::value::{
     kernels, log_filter, log_format, loopback, number, origins, path_to, plain_name, realm_name,
     required, scopes, socket_path, text, time, topic_level, transports,
 };
-use super::{Config, Login};
+use super::{Config, Login, MAX_MODELS, MAX_REALMS};
 use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::authority::RealmConfig;
 use crate::fleet::{self, Place};
@@ -357,6 +357,15 @@ impl Default for Endpoint {
 }
 
 fn check_root(root: &Section<'_>, config: &Config, _: &[Config]) {
+    let (realms, models) = (config.realms.len(), config.models().len());
+    if realms > MAX_REALMS {
+        let message = format!("is there {realms} times; {MAX_REALMS} are the most");
+        root.problem("realm", message);
+    }
+    if models > MAX_MODELS {
+        let message = format!("endpoints name {models} models; {MAX_MODELS} are the most");
+        root.problem("realm", message);
+    }
     let by_broker = |fleet: &fleet::Settings| fleet.mirrors.contains(&Place::Mqtt);
     if config.mqtt.is_none() && config.fleet.as_ref().is_some_and(by_broker) {
         root.problem(

@@ -43,9 +43,7 @@ impl http::Control for Core {
     }
 
     fn metrics(&self, format: Format) -> String {
-        let _turn = self.metrics.turn.lock();
-        self.set_metrics();
-        self.exposition.text(format)
+        self.exposition.text(&self.gauges(), format)
     }
 
     fn reload(&self) -> Result<Reloaded, Vec<String>> {

@@ -9,15 +9,14 @@ use parking_lot::Mutex;
 
 use super::State;
 use super::health::Noticed;
-use super::metrics::Metrics;
 use super::report::Reporter;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::keysync::{Report, Why};
+use crate::keysync::Why;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Exposition;
-use crate::time::Reading;
+use crate::time::{Reading, Timestamp};
 use crate::transport::{http, mqtt};
 
 pub(super) struct Core {
@@ -32,10 +31,18 @@ pub(super) struct Core {
     pub(super) exposition: Exposition,
     pub(super) started: Instant,
     pub(super) config: ArcSwap<Config>,
-    pub(super) metrics: Metrics,
     pub(super) noticed: Noticed,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
+    pub(super) last_reload: Mutex<LastReload>,
+}
+
+/// What came of reading the configuration.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LastReload {
+    /// The last time that it was read.
+    pub(super) taken: bool,
+    pub(super) in_force_since: Timestamp,
 }
 
 impl Core {
@@ -84,27 +91,6 @@ impl Core {
             if let Err(error) = thread.spawn(fetch) {
                 tracing::error!(realm, %error, "no thread to refresh keys with");
             }
-        }
-    }
-
-    pub(super) fn set_metrics(&self) {
-        let authority = &self.state.authority;
-        let now = authority.moment();
-        let floor = authority.floor().get(now.uptime);
-        self.metrics
-            .set_clock(floor, authority.clocks().synchronised());
-        let force = authority.force();
-        self.metrics
-            .set_fleet(force.fleet.as_deref(), authority.fleet_heard(), now);
-        self.notice();
-        self.metrics.set_problems(|kind| self.noticed.count(kind));
-        self.metrics.clear_realms();
-        for realm in authority.snapshot().realms.values() {
-            let report = authority.report(&realm.name);
-            let held = report.map(|Report { held, .. }| held.is_some());
-            let denied = authority.deny_status(&realm.name);
-            let denied = denied.map(|status| status.entries);
-            self.metrics.set_realm(realm, now, held, denied);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::store::StoreError;
 use crate::transport::http::Control;
 use crate::transport::mqtt;
-use crate::{files, process, time};
+use crate::{process, time};
 
 impl Core {
     /// What is wrong as well, and since when.
@@ -112,7 +112,7 @@ impl State {
     }
 
     fn disk_status(&self) -> Option<DiskStatus> {
-        let (free_bytes, size_bytes) = files::room(&self.folder)?;
+        let (free_bytes, size_bytes) = self.store.disk()?;
         let folder = self.folder.display().to_string();
         Some(DiskStatus {
             folder,

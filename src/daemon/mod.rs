@@ -16,6 +16,8 @@ mod report;
 mod state;
 mod statement;
 mod wipe;
+#[cfg(any(test, feature = "for-tests"))]
+pub mod worst;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -39,9 +41,8 @@ use crate::store::StoreError;
 use crate::telemetry::{Exposition, Registry};
 use crate::transport::{http, mqtt};
 use crate::{process, systemd, time};
-use core::Core;
+use core::{Core, LastReload};
 use health::{Health, Noticed, Readiness};
-use metrics::Metrics;
 use models::Loading;
 use report::Reporter;
 pub use state::State;
@@ -178,7 +179,6 @@ impl Daemon {
         };
         let mqtt = start_mqtt(&config, given, &mut registry);
         let http_metrics = http::Metrics::register(&mut registry);
-        let metrics = Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
         let core = Arc::new(Core {
             admission,
@@ -192,9 +192,12 @@ impl Daemon {
             exposition: Exposition::new(registry),
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
-            metrics,
             noticed: Noticed::default(),
             reloading: parking_lot::Mutex::default(),
+            last_reload: parking_lot::Mutex::new(LastReload {
+                taken: true,
+                in_force_since: state.authority.clocks().now(),
+            }),
         });
         core.follow()?;
         let transports = core.serve(sockets, http_metrics);

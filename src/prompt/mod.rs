@@ -57,6 +57,20 @@ impl Finish {
         }
     }
 
+    #[cfg(any(test, feature = "for-tests"))]
+    pub fn all() -> impl Iterator<Item = Finish> {
+        let plain = [
+            Finish::Stop,
+            Finish::Length,
+            Finish::Cancelled,
+            Finish::Deadline,
+            Finish::Failed,
+            Finish::Shutdown,
+        ];
+        let revoked = DenyReason::ALL.iter().copied().map(Finish::Revoked);
+        plain.into_iter().chain(revoked)
+    }
+
     /// Why the permission was taken away.
     pub fn reason(self) -> Option<DenyReason> {
         match self {

@@ -29,7 +29,6 @@ use self::group::Group;
 use self::handle::Handle;
 pub use self::open::Recovery;
 use self::table::{Pair, Table};
-use crate::files;
 
 /// The database in the state folder.
 pub const FOLDER: &str = "db";
@@ -209,6 +208,11 @@ impl Store {
         self.0.problem.lock().clone()
     }
 
+    /// The bytes that are free on its disk, and the disk's size.
+    pub fn disk(&self) -> Option<(u64, u64)> {
+        self.0.disk()
+    }
+
     /// What the database takes on the disk, garbage included.
     #[cfg(test)]
     pub fn size_on_disk(&self) -> u64 {
@@ -377,7 +381,13 @@ impl Shared {
     }
 
     fn has_room(&self) -> bool {
-        files::room(&self.home).is_some_and(|(free, _)| free >= ROOM)
+        self.disk().is_some_and(|(free, _)| free >= ROOM)
+    }
+
+    fn disk(&self) -> Option<(u64, u64)> {
+        let disk = rustix::fs::statvfs(&self.home).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        Some((bytes(disk.f_bavail), bytes(disk.f_blocks)))
     }
 
     /// Remembers that the handle is of no more use; sled's errors stick to it.

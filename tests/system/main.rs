@@ -25,6 +25,7 @@ mod look;
 mod manual;
 mod metrics;
 mod mirror;
+mod monitoring;
 mod mqtt;
 mod names;
 mod newcomer;

@@ -147,7 +147,10 @@ impl Public {
                     let _read = self.authorized(look, caller, id, request).await?;
                 }
                 let format = accept::format(request.headers());
-                Ok(accept::metrics(format, self.control.metrics(format)))
+                let control = Arc::clone(&self.control);
+                let text = tokio::task::spawn_blocking(move || control.metrics(format)).await;
+                let text = text.map_err(|_| Refusal::new(RefuseReason::Internal))?;
+                Ok(accept::metrics(format, text))
             }
             Look::Status => self.status(caller, id, request).await,
         }

@@ -18,6 +18,12 @@ pub(super) fn at(path: &str) -> Option<Place<Route>> {
     Place::find(operations.chain([("GET", "/livez", Route::Live)]), path)
 }
 
+/// What metrics call the routes.
+#[cfg(any(test, feature = "for-tests"))]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    operations().map(|(entry, _)| entry.path).chain(["/livez"])
+}
+
 fn operations() -> impl Iterator<Item = (&'static Entry, Route)> {
     let dialects = Dialect::ALL
         .iter()

@@ -184,6 +184,7 @@ impl Context {
 
     fn untold(&self, reason: Reason, origin: &Origin, why: Why) {
         if let Origin::Mqtt { topic } = origin {
+            self.metrics.untold();
             let now = crate::time::instant();
             self.status.untold(reason, topic, why, now);
         }

@@ -16,6 +16,7 @@ pub mod fleet;
 mod http;
 mod issuer;
 mod mqtt;
+pub mod prometheus;
 mod python;
 mod retain;
 pub mod secrets;
