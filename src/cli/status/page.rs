@@ -220,9 +220,6 @@ impl Page {
         if let Some(KeysChanged { at, .. }) = &realm.keys_changed {
             text.push_str(&format!(", changed {}", self.relative(at)));
         }
-        if !realm.keys.left_out.is_empty() {
-            text.push_str(&format!(", {} left out", realm.keys.left_out.len()));
-        }
         if realm.held.is_some() {
             text.push_str(", another set is held");
         }
