@@ -1,5 +1,6 @@
 """The demo's parts, each as `deploy` has it but for addresses: Keycloak, the broker, slmd, Prometheus."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 DEVICE, CLIENT, REALM = "edge-1", "device-1", "prod"
 # Seconds. Eight times of what two free cores need.
 START_KEYCLOAK, START = 400, 120
+FETCH = 1800
 
 
 class Parts:
@@ -47,16 +49,13 @@ class Parts:
 
     def fetch(self, script, what):
         """In the cache of its user; a second run finds it there."""
-        environment = {**os.environ, "PATH": self.stage.environment["PATH"]}
         with Progress(what):
-            done = subprocess.run(
-                [os.path.join(ROOT, "tests", script)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                env=environment, start_new_session=True, check=False,
-            )
-        self.stage.note(script, done.stderr)
-        if done.returncode != 0:
-            raise Failed(f"{what}: {done.stderr.strip()}")
-        return done.stdout.strip()
+            script, environment = os.path.join(ROOT, "tests", script), dict(os.environ)
+            code, output, said = self.stage.finish((script,), FETCH, subprocess.PIPE, environment)
+            self.stage.note(script, said)
+            if code != 0:
+                raise Failed(f"{what} can't be had: {said.strip()}")
+        return output.strip()
 
     def fetch_client(self):
         """The device's client and the one package that it needs, of the version that the tests have."""
@@ -67,12 +66,19 @@ class Parts:
             os.makedirs(cache(), exist_ok=True)
             fresh = tempfile.mkdtemp(prefix="fetch.", dir=cache())
             with Progress(f"{package} (0.1 MB the first time)"):
-                self.stage.runs("python3", "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile",
+                self.stage.runs(*self.pip(), "install", "--quiet", "--no-deps", "--no-compile",
                                 "--disable-pip-version-check", "--target", fresh, package)
             os.rename(fresh, there)
         self.stage.environment["PYTHONPATH"] = there
         client = os.path.join(ROOT, "deploy/mqtt/clients/device.py")
         self.stage.write("bin/device.py", f"#!/bin/sh\nexec python3 -B '{client}' \"$@\"\n", mode=0o700)
+
+    def pip(self):
+        """Debian's Python has none of its own, and gives each environment one."""
+        if importlib.util.find_spec("pip"):
+            return "python3", "-m", "pip"
+        self.stage.runs("python3", "-m", "venv", "venv")
+        return self.stage.path("venv/bin/python"), "-m", "pip"
 
     def certificates(self):
         """An authority of the demo's own, and what it vouches for: this machine, by the name localhost."""

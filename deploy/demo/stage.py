@@ -78,30 +78,39 @@ class Stage:
 
     def runs(self, *command, limit=120, **environment):
         """A command that isn't shown; what it printed."""
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit, cwd=self.folder,
-            env={**self.environment, **environment}, check=False,
-        )
-        self.note(" ".join(command), done.stdout + done.stderr)
-        if done.returncode != 0:
-            raise Failed(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()}")
-        return done.stdout
+        code, output, said = self.finish(command, limit, subprocess.PIPE, {**self.environment, **environment})
+        self.note(" ".join(command), output + said)
+        if code != 0:
+            raise Failed(f"{command[0]} ended with {code}: {said.strip()}")
+        return output
 
-    def types(self, command, wants=0, limit=180, hides=()):
+    def types(self, command, wants=0, limit=180):
         """Shows a command as a person types it, runs it and shows what it printed; returns that."""
         print(f"  $ {command}".replace("\n", "\n    "), flush=True)
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, timeout=limit, cwd=self.folder, env=self.environment,
-            start_new_session=True, check=False,
-        )
-        self.note(f"$ {command}", done.stdout)
-        for line in done.stdout.splitlines():
-            if not any(words in line for words in hides):
-                print(f"    {line}".rstrip(), flush=True)
-        if wants is not None and done.returncode != wants:
-            raise Failed(f"this ended with {done.returncode} and not {wants}: {command}")
-        return done.stdout
+        typed = ("bash", "-o", "pipefail", "-c", command)
+        code, output, _ = self.finish(typed, limit, subprocess.STDOUT, self.environment)
+        self.note(f"$ {command}", output)
+        for line in output.splitlines():
+            print(f"    {line}".rstrip(), flush=True)
+        if wants is not None and code != wants:
+            raise Failed(f"this ended with {code} and not {wants}: {command}")
+        return output
+
+    def finish(self, command, limit, errors, environment):
+        """Runs it to its end; when that takes too long or the demo ends, it and its children go."""
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.folder,
+            env=environment, start_new_session=True,
+        ) as process:
+            try:
+                output, said = process.communicate(timeout=limit)
+            except subprocess.TimeoutExpired as late:
+                kill(process)
+                raise Failed(f"{command[0]} didn't end within {limit} s: {' '.join(command)}") from late
+            except BaseException:
+                kill(process)
+                raise
+        return process.returncode, output, said or ""
 
     def note(self, command, output):
         """In the log, where no token belongs."""
@@ -139,6 +148,12 @@ class Stage:
         shutil.rmtree(self.folder, ignore_errors=True)
         if os.path.exists(self.folder):
             print(f"demo: {self.folder} can't be removed", file=sys.stderr)
+
+
+def kill(process):
+    """With all that it has started, and without a word to it."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def end(process):

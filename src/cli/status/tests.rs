@@ -65,7 +65,7 @@ not ready, 14 problems: edge-1, slmd 1.2.3, up 1 h 1 min, 412 MB of memory
 
 realm     dev: https://k/dev
           1 key signed by the fleet, confirmed 25 hours ago, changed 14 hours
-            ago, 2 left out, another set is held
+            ago, another set is held
           refresh: held 13 hours ago (2026-01-01 11:00 UTC), next now; deny-list
             of 2 entries
           unless confirmed, read stops in 24 hours, write stopped 12 hours ago
