@@ -17,7 +17,7 @@ LONG = 2
 # Where no terminal is, a long step says so again after so many seconds.
 AGAIN = 30
 # Until a process that was asked to end is killed.
-PATIENCE = 15
+PATIENCE = 5
 
 
 class Failed(Exception):
