@@ -76,6 +76,14 @@ impl Head {
             self.pending_bytes -= pending.json.len();
         }
     }
+
+    /// A salt that was erased isn't written again.
+    pub(super) fn forget_salt(&mut self, index: u64) {
+        let mut pending = self.pending.iter_mut();
+        if let Some(pending) = pending.find(|pending| pending.index == index) {
+            pending.salt = None;
+        }
+    }
 }
 
 impl Shared {
@@ -99,8 +107,10 @@ impl Shared {
         salt: Option<[u8; 16]>,
         now: Timestamp,
     ) -> Result<u64, AuditError> {
-        if let Event::Access(access) = &mut event {
-            access.bound();
+        match &mut event {
+            Event::Access(access) => access.bound(),
+            Event::Finish(finished) => finished.bound(),
+            _ => {}
         }
         if state.pending_bytes > MAX_PENDING {
             self.store.write(|writer| self.keep_up(state, writer))?;

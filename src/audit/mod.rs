@@ -8,7 +8,7 @@
 //! fast, and removes records by cap and retention ([`trim`]): beyond the cap those who have most
 //! lose their own oldest ([`owners`]), so that nobody can push out another's evidence. Indexes are
 //! dense when they are given and have gaps where records were removed. [`Reader`] shows those that a
-//! [`Filter`] asks for.
+//! [`Filter`] asks for, [`Log::page`] those of them that a [`View`] lets somebody see.
 
 mod append;
 mod change;
@@ -16,9 +16,14 @@ pub mod counts;
 mod filter;
 #[cfg(test)]
 mod filter_tests;
+mod forget;
 mod kept;
+mod matcher;
 mod metrics;
 mod owners;
+mod page;
+#[cfg(test)]
+mod page_tests;
 mod reader;
 mod record;
 mod refusals;
@@ -31,6 +36,7 @@ mod tag;
 mod tests;
 mod text;
 mod trim;
+mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,10 +47,13 @@ use tokio::sync::watch;
 use self::append::Head;
 pub use self::change::{Change, What};
 pub use self::filter::{Filter, Unfit};
+pub use self::forget::{Forgotten, Unforgotten};
 pub use self::metrics::Metrics;
+pub use self::page::{Asked, MAX_PAGE, Order, Page};
 pub use self::reader::{MAX_LAST, Reader, Start, Step, Wanted};
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
 pub use self::tag::Tag;
+pub use self::view::View;
 use crate::digest::{digest, hex};
 use crate::identity::Identity;
 use crate::prompt::Origin;

@@ -87,6 +87,8 @@ table! {
         Metrics = "read_metrics", "GET" "/metrics", Audit;
         /// Ready or not is for everybody; all the rest (`?verbose`) is what the scope is for.
         Status = "read_status", "GET" "/readyz", Audit;
+        /// Records of the token's own realm.
+        Audit = "read_audit", "GET" "/v1/audit", Audit;
     }
 }
 

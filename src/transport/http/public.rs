@@ -12,8 +12,9 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::{Route, not_found, wrong_method};
-use super::{Control, Settings, accept, answer, host, request, route};
+use super::{Control, Settings, accept, answer, auditor, host, request, route};
 use crate::admission::{Admission, Recorded};
+use crate::audit::View;
 use crate::auth::{Credential, Permitted};
 use crate::prompt::{self, Dialect, Look, Origin, Place, RequestId, Transport};
 use crate::reason::{Refusal, RefuseReason};
@@ -150,6 +151,19 @@ impl Public {
                 Ok(accept::metrics(format, self.control.metrics(format)))
             }
             Look::Status => self.status(caller, id, request).await,
+            Look::Audit => {
+                let permitted = self.authorized(look, caller, id, request).await?;
+                let refused = |refusal| {
+                    let refusal = permitted.with(refusal);
+                    Refused::recorded(refusal, look.entry().scope)
+                };
+                let query = request.uri().query().unwrap_or_default();
+                let asked = auditor::asked(query).map_err(refused)?;
+                let view = View::Realm(permitted.grant().realm.clone());
+                let log = self.control.audit();
+                let page = auditor::answer(log, view, asked, query, request.headers()).await;
+                page.map_err(refused)
+            }
         }
     }
 
