@@ -201,19 +201,16 @@ mod tests {
 
     use super::*;
     use crate::admission::running::tests::permitted;
-    use crate::identity::Identity;
+    use crate::audit::tests::{open_in, settings};
     use crate::reason::Reason;
-    use crate::time::Clocks;
 
     fn recorder(folder: &TempDir, refusals_per_minute: u32) -> Recorder {
-        let store = Store::open(folder.path()).unwrap();
+        let store = Store::open(&folder.path().join("db")).unwrap();
         let settings = audit::Settings {
-            max_bytes: 1 << 20,
-            retention: Duration::from_secs(86_400),
             refusals_per_minute,
+            ..settings()
         };
-        let identity = Identity::new("edge-1").unwrap();
-        let log = audit::Log::open(&store, settings, &identity, Clocks::default()).unwrap();
+        let log = open_in(&store, folder, settings);
         Recorder {
             floor: Floor::open(&store, log.clocks().booted()).unwrap(),
             log,

@@ -53,6 +53,7 @@ changes! {
     StartRefused = "start_refused";
     Stop = "stop";
     StoreRecovered = "store_recovered";
+    AuditEpochBegun = "audit_epoch_begun";
     ConfigurationReloaded = "configuration_reloaded";
     DenyListReplaced = "deny_list_replaced";
     DenyListRefused = "deny_list_refused";

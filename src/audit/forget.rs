@@ -19,7 +19,7 @@ pub struct Forgotten {
     /// Where the access stands.
     pub index: u64,
     pub request_id: String,
-    /// It was there until now.
+    /// `false`: it was gone already.
     pub erased: bool,
 }
 
@@ -80,9 +80,7 @@ impl Log {
 
     fn named(&self, request: &str) -> Result<(u64, Access), Unforgotten> {
         if let Ok(index) = request.parse() {
-            let line = self.read(index, 1)?.pop();
-            let found = line.filter(|line| line.index == index);
-            let record = found.and_then(|line| line.record());
+            let record = self.line(index)?.and_then(|line| line.record());
             return match record.map(|record| record.event) {
                 Some(Event::Access(access)) => Ok((index, *access)),
                 Some(_) => Err(Unforgotten::NoPrompt(index)),

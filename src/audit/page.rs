@@ -171,7 +171,7 @@ impl<'a> Block<'a> {
         let here = self.lines.binary_search_by_key(&index, |line| line.index);
         let line = match here.ok().and_then(|place| self.lines.get(place)) {
             Some(line) => Some(line.clone()),
-            None => self.log.read(index, 1)?.pop(),
+            None => self.log.line(index)?,
         };
         // Of a log that was lost, another record may have the index now.
         Ok(line

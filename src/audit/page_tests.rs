@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::filter_tests::{crowded, filter, finish, of};
 use super::record::Summary;
-use super::tests::{START, later, open, settings};
+use super::tests::{START, later, open, open_in, settings};
 use super::*;
 use crate::prompt::{Finish, RequestId};
 use crate::reason::{DenyReason, Reason};
@@ -137,6 +137,7 @@ fn everything() -> Vec<(Event, bool)> {
             Event::Truncated {
                 first_index: 0,
                 removed: 1,
+                removed_in_all: 1,
                 losses: Vec::new(),
                 of_others: 0,
             },
@@ -296,8 +297,7 @@ fn what_cant_be_read_is_shown_to_the_whole_log_s_reader_alone() {
     store
         .write(|writer| writer.insert(&tree, &key, newer.as_bytes()))
         .unwrap();
-    let identity = Identity::new("edge-1").unwrap();
-    let log = Log::open(&store, settings(), &identity, Clocks::default()).unwrap();
+    let log = open_in(&store, &folder, settings());
     for (view, pairs, count) in [
         (View::Whole, &[][..], 1),
         (View::Whole, &[("where", "event=rollout")], 1),

@@ -63,6 +63,9 @@ pub enum Event {
     Truncated {
         first_index: u64,
         removed: u64,
+        /// Of the epoch, since it began. Where more are missing, somebody took them out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        removed_in_all: Option<u64>,
         /// Whose they were where the cap removed them. Between `first_index` and here only these
         /// are missing.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,16 +1,17 @@
 //! `GET /v1/audit`: pages of the records that a client may see.
 
 use bytes::Bytes;
-use hyper::header::{HeaderMap, LINK, VARY};
-use hyper::{Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::header::{LINK, VARY};
+use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::accept;
 use super::query::{bad_value, number, read};
 use super::reply::{self, Body, JSON};
+use super::{accept, evidence};
 use crate::audit::{Asked, Line, Log, MAX_PAGE, Order, Page, View};
-use crate::reason::{Refusal, RefuseReason};
+use crate::reason::Refusal;
 
 /// One record a line, each the bytes that the log's tree has as a leaf.
 pub(super) const JSON_LINES: &str = "application/jsonl";
@@ -31,7 +32,7 @@ struct Listed<'a> {
 }
 
 /// What a query asks for.
-pub(super) fn asked(query: &str) -> Result<Asked, Refusal> {
+fn asked(query: &str) -> Result<Asked, Refusal> {
     let ([from, limit, order], filter) = read(query, NAMES)?;
     let limit = match number("limit", limit)? {
         None => DEFAULT_LIMIT,
@@ -53,27 +54,17 @@ pub(super) fn asked(query: &str) -> Result<Asked, Refusal> {
     })
 }
 
-/// Reads a page off the async threads, and writes it as `headers` want it.
+/// The page that a request asks for, in the form that it wants.
 pub(super) async fn answer(
     log: Log,
     view: View,
-    asked: Asked,
-    query: &str,
-    headers: &HeaderMap,
+    request: &Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    let page = tokio::task::spawn_blocking(move || log.page(&view, &asked)).await;
-    let page = match page {
-        Ok(Ok(page)) => page,
-        Ok(Err(error)) => {
-            tracing::error!(%error, "the audit log can't be read");
-            return Err(RefuseReason::AuditUnavailable.into());
-        }
-        Err(error) => {
-            tracing::error!(%error, "an audit page failed");
-            return Err(RefuseReason::Internal.into());
-        }
-    };
-    let mut response = match accept::wants(headers, JSON_LINES, JSON) {
+    let query = request.uri().query().unwrap_or_default();
+    let asked = asked(query)?;
+    let page = evidence::blocking(move || log.page(&view, &asked).map_err(evidence::failed));
+    let page = page.await?;
+    let mut response = match accept::wants(request.headers(), JSON_LINES, JSON) {
         true => reply::full(StatusCode::OK, JSON_LINES, lines(&page.lines)),
         false => listed(&page),
     };

@@ -14,6 +14,7 @@ mod auditor;
 mod certificates;
 mod connections;
 mod door;
+mod evidence;
 mod host;
 mod metrics;
 mod public;

@@ -12,7 +12,7 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::{Route, not_found, wrong_method};
-use super::{Control, Settings, accept, answer, auditor, host, request, route};
+use super::{Control, Settings, accept, answer, auditor, evidence, host, request, route};
 use crate::admission::{Admission, Recorded};
 use crate::audit::View;
 use crate::auth::{Credential, Permitted};
@@ -151,20 +151,33 @@ impl Public {
                 Ok(accept::metrics(format, self.control.metrics(format)))
             }
             Look::Status => self.status(caller, id, request).await,
-            Look::Audit => {
-                let permitted = self.authorized(look, caller, id, request).await?;
-                let refused = |refusal| {
-                    let refusal = permitted.with(refusal);
-                    Refused::recorded(refusal, look.entry().scope)
-                };
-                let query = request.uri().query().unwrap_or_default();
-                let asked = auditor::asked(query).map_err(refused)?;
-                let view = View::Realm(permitted.grant().realm.clone());
-                let log = self.control.audit();
-                let page = auditor::answer(log, view, asked, query, request.headers()).await;
-                page.map_err(refused)
+            Look::Audit | Look::Checkpoint | Look::Proof | Look::Consistency => {
+                self.audit(look, name, caller, id, request).await
             }
         }
+    }
+
+    /// Records of the realm that the token is of, and what proves them.
+    async fn audit(
+        &self,
+        look: Look,
+        name: &str,
+        caller: Caller,
+        id: &RequestId,
+        request: &Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let permitted = self.authorized(look, caller, id, request).await?;
+        let log = self.control.audit();
+        let answer = match look {
+            Look::Checkpoint => evidence::checkpoint(&log),
+            Look::Proof => evidence::proof(log, name, false).await,
+            Look::Consistency => evidence::consistency(log, name).await,
+            _ => {
+                let view = View::Realm(permitted.grant().realm.clone());
+                auditor::answer(log, view, request).await
+            }
+        };
+        answer.map_err(|refusal| Refused::recorded(permitted.with(refusal), look.entry().scope))
     }
 
     async fn complete(

@@ -143,24 +143,18 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{Change, Filter, Settings};
-    use crate::identity::Identity;
+    use crate::audit::tests::{open_in, settings};
+    use crate::audit::{Change, Filter};
     use crate::prompt::Origin;
     use crate::store::Store;
-    use crate::time::{Clocks, Timestamp};
+    use crate::time::Timestamp;
 
     /// Who follows hears that the daemon lives, and of what comes; the stop ends it.
     #[tokio::test]
     async fn a_silent_log_gives_signs_of_life() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            max_bytes: 64 << 20,
-            retention: Duration::from_secs(90 * 86_400),
-            refusals_per_minute: 60,
-        };
-        let store = Store::open(folder.path()).unwrap();
-        let identity = Identity::new("edge-1").unwrap();
-        let log = Log::open(&store, settings, &identity, Clocks::default()).unwrap();
+        let store = Store::open(&folder.path().join("db")).unwrap();
+        let log = open_in(&store, &folder, settings());
         let shutdown = Shutdown::default();
         let mut lines = Lines {
             reader: Some(Reader::new(log.clone(), wanted("follow", 0).unwrap())),
