@@ -5,7 +5,7 @@
 
 pub mod audit {
     pub use crate::audit::{
-        Access, AuditError, Change, Event, Finished, Log, Settings, Tag, Verdict, What,
+        Access, AuditError, Change, Device, Event, Finished, Log, Settings, Tag, Verdict, What,
         counts::COUNTED_FOR,
     };
 }
@@ -46,7 +46,7 @@ pub mod fleet {
 }
 
 pub mod identity {
-    pub use crate::identity::{Identity, PublicKey, random, random_hex};
+    pub use crate::identity::{Identity, Key, PublicKey, random, random_hex};
 }
 
 pub mod link {

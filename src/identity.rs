@@ -28,6 +28,9 @@ pub const KEY_FILE: &str = "device.key";
 /// A PKCS #8 Ed25519 key takes less than 100 bytes.
 const MAX_KEY_FILE: u64 = 1024;
 
+/// What a witness signs begins with this line (C2SP tlog-cosignature), and a device is none.
+const COSIGNATURE: &str = "cosignature/";
+
 /// How long one nonce is the current one, in seconds. It is taken for as long again.
 const NONCE_PERIOD: u64 = 300;
 
@@ -139,6 +142,17 @@ impl Key {
         let signature = URL_SAFE_NO_PAD.encode(self.0.private.sign(input.as_bytes()));
         format!("{input}.{signature}")
     }
+
+    /// A signature over a note's text (C2SP signed-note). `None` where it isn't whole lines: the input
+    /// of a JWS has no line's end, and a nonce has control characters, so neither passes for a note. Nor
+    /// does what a witness signs.
+    pub fn sign_note(&self, text: &str) -> Option<[u8; 64]> {
+        let lines = text.ends_with('\n') && !text.starts_with('\n');
+        let clean = text.bytes().all(|byte| byte >= b' ' || byte == b'\n');
+        let note = lines && clean && !text.starts_with(COSIGNATURE);
+        let signature = note.then(|| self.0.private.sign(text.as_bytes()));
+        signature.and_then(|signature| signature.as_ref().try_into().ok())
+    }
 }
 
 /// The public half of a device's key.
@@ -155,7 +169,8 @@ impl PublicKey {
             .map_err(|_| unusable("its public half isn't of 32 bytes"))
     }
 
-    fn new(x: [u8; 32]) -> PublicKey {
+    /// As RFC 8032 encodes it.
+    pub fn new(x: [u8; 32]) -> PublicKey {
         // RFC 7638 section 3.2: the required members in lexicographic order.
         let x_text = URL_SAFE_NO_PAD.encode(x);
         let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x_text}"}}"#);
@@ -174,6 +189,11 @@ impl PublicKey {
     /// As it is shown and enrolled: the `x` of its JWK (RFC 8037), 43 characters of base64url.
     pub fn x(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.x)
+    }
+
+    /// As RFC 8032 encodes it.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.x
     }
 
     /// RFC 7638, SHA-256, base64url.
@@ -418,6 +438,29 @@ mod tests {
         let refused = Key::open(folder.path()).unwrap_err().to_string();
         assert!(refused.contains("symbolic link"), "{refused}");
         assert_eq!(mode(&target), 0o644, "its mode is its owner's affair");
+    }
+
+    #[test]
+    fn what_is_no_note_is_not_signed_as_one() {
+        let key = Key::published();
+        let text = "slmd.internal/edge-1/1\n3\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+        let signature = key.sign_note(text).unwrap();
+        assert!(key.public().verify(text.as_bytes(), &signature));
+        let jws = key.jws("slmd-report+jwt", b"{}");
+        let (input, _) = jws.rsplit_once('.').unwrap();
+        let cosigned = format!("cosignature/v1\ntime 7\n{text}");
+        for other in [
+            "",
+            "\n",
+            "\na\n",
+            input,
+            "a\nb",
+            "slmd-dpop-nonce-2\0a\n",
+            "a\r\n",
+            &cosigned,
+        ] {
+            assert_eq!(key.sign_note(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
 //!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
 //!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`] are small tools.
-//! 2. [`trust`] says what to believe of what a fleet or its devices signed, [`auth`] decides, both purely.
+//! 2. [`tlog`] proves what a log holds, [`trust`] says what to believe of what a fleet or its devices signed, [`auth`] decides, both purely.
 //!    [`wire`] turns bytes into requests and fragments into bytes. [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`repository`] is where a fleet's manager signs for its devices;
 //!    [`engine`] runs the model that [`catalog`] finds; [`keysync`] keeps keys and brings others,
@@ -59,6 +59,7 @@ mod sys;
 mod systemd;
 mod telemetry;
 mod time;
+mod tlog;
 mod tls;
 mod transport;
 mod trust;

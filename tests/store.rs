@@ -13,8 +13,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use slmd::for_tests::audit::{Access, Change, Event, Log, Settings, Verdict};
-use slmd::for_tests::identity::{Identity, random};
+use slmd::for_tests::audit::{Access, Change, Device, Event, Log, Settings, Verdict};
+use slmd::for_tests::identity::{Identity, Key, random};
 use slmd::for_tests::prompt::{Origin, RequestId};
 use slmd::for_tests::store::Store;
 use slmd::for_tests::time::Clocks;
@@ -33,8 +33,9 @@ fn child() {
     let Ok(folder) = std::env::var(FOLDER) else {
         return;
     };
-    let store = Store::open(folder.as_ref()).unwrap();
-    let log = open_log(&store);
+    let folder = Path::new(&folder);
+    let store = Store::open(&folder.join("db")).unwrap();
+    let log = open_log(&store, folder, settings());
     let inbox = store.tree("inbox").unwrap();
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -102,13 +103,13 @@ fn run_and_kill(folder: &Path, round: usize) -> Vec<(u64, String)> {
 
 /// Opens what the child left: everything acknowledged is there, and no index is missing.
 fn check(folder: &Path, acknowledged: &[(u64, String)], round: usize) {
-    let store = Store::open(folder).unwrap();
+    let store = Store::open(&folder.join("db")).unwrap();
     assert!(
         store.recovery().is_none(),
         "round {round}: {:?}",
         store.recovery()
     );
-    let log = open_log(&store);
+    let log = open_log(&store, folder, settings());
     let (inbox, salts) = (
         store.tree("inbox").unwrap(),
         store.tree("audit_salts").unwrap(),
@@ -134,14 +135,25 @@ fn check(folder: &Path, acknowledged: &[(u64, String)], round: usize) {
     }
 }
 
-fn open_log(store: &Store) -> Log {
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         max_bytes: 64 * 1024 * 1024,
         retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: 60,
+        origin: "slmd.internal".to_owned(),
+        checkpoint_records: 1000,
+        checkpoint_interval: Duration::from_secs(60),
+    }
+}
+
+/// The log of a state folder, whose store is open.
+fn open_log(store: &Store, folder: &Path, settings: Settings) -> Log {
+    let device = Device {
+        identity: &Identity::new("edge-1").unwrap(),
+        key: &Key::open(folder).unwrap(),
+        folder,
     };
-    let identity = Identity::new("edge-1").unwrap();
-    Log::open(store, settings, &identity, Clocks::default()).unwrap()
+    Log::open(store, settings, device, Clocks::default()).unwrap()
 }
 
 fn permit(id: &RequestId) -> Access {
@@ -218,8 +230,8 @@ fn what_a_full_disk_swallowed_outlives_the_housekeeping() {
 #[test]
 fn a_read_is_not_counted_while_the_disk_is_full() {
     let disk = SmallDisk::new(8);
-    let store = Store::open(&disk.0.path().join("store")).unwrap();
-    let log = open_log(&store);
+    let store = Store::open(&disk.0.path().join("db")).unwrap();
+    let log = open_log(&store, disk.0.path(), settings());
     let (read, now) = (permit(&RequestId::random()), slmd::for_tests::time::now());
     store.commit(|| log.append_read(read.clone(), now)).unwrap();
     log.begin_counting(&read, now);
@@ -249,8 +261,8 @@ fn swallowed_and_written_again(first: impl Fn(&Store, &Log)) {
     let disk = SmallDisk::new(8);
     let ballast = disk.0.path().join("ballast");
     std::fs::write(&ballast, vec![1; 3 * 1024 * 1024]).unwrap();
-    let store = Store::open(&disk.0.path().join("store")).unwrap();
-    let log = open_log(&store);
+    let store = Store::open(&disk.0.path().join("db")).unwrap();
+    let log = open_log(&store, disk.0.path(), settings());
     let mut ids = Vec::new();
     let append = |ids: &mut Vec<RequestId>| {
         let id = RequestId::random();
@@ -271,9 +283,9 @@ fn swallowed_and_written_again(first: impl Fn(&Store, &Log)) {
     store.sync().unwrap();
     drop((log, store));
 
-    let store = Store::open(&disk.0.path().join("store")).unwrap();
+    let store = Store::open(&disk.0.path().join("db")).unwrap();
     assert!(store.recovery().is_none());
-    let log = open_log(&store);
+    let log = open_log(&store, disk.0.path(), settings());
     assert_eq!(log.next_index(), swallowed as u64 + 1);
     let salts = store.tree("audit_salts").unwrap();
     let mut index = 0;

@@ -30,6 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["delivery", "oauth", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],
+    &["tlog"],
     &["trust"],
     &["auth", "store", "wire"],
     &["audit", "quota", "repository"],

@@ -2,10 +2,10 @@
 
 use super::AuditError;
 use super::owners::Owner;
-use super::record::{Line, Record};
+use super::record::{Event, Line, Record};
 
-/// What a record costs beside its JSON: key, salt, page structure.
-const OVERHEAD: u64 = 64;
+/// What a record costs beside its JSON: key, salt, page structure, its hash in the tree.
+pub(super) const OVERHEAD: u64 = 96;
 
 /// A record of the log; what it says, where this release can read it.
 pub(super) struct Kept {
@@ -20,6 +20,20 @@ impl Kept {
             index: line.index,
             record: line.record(),
             bytes: cost(&line.json),
+        }
+    }
+
+    /// Whether it tells of records that are removed after it was written.
+    pub(super) fn is_truncation(&self) -> bool {
+        let record = self.record.as_ref();
+        record.is_some_and(|record| matches!(record.event, Event::Truncated { .. }))
+    }
+
+    /// How many records of the epoch were removed in all, where it tells of it.
+    pub(super) fn removed_in_all(&self) -> Option<u64> {
+        match self.record.as_ref()?.event {
+            Event::Truncated { removed_in_all, .. } => removed_in_all,
+            _ => None,
         }
     }
 

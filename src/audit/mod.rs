@@ -1,52 +1,77 @@
 //! The record of every decision and finish, durable before the work that it speaks of starts.
 //!
-//! Records are JSON under dense indexes in the store. What is here so far is an append-only log
-//! with a cap; the Merkle tree, its signed checkpoints and the proofs (RFC 6962) will stand on
-//! the same records, which is why their bytes never change once written.
+//! Records are JSON under dense indexes in the store, whose bytes never change: they are the leaves of
+//! a Merkle tree (RFC 6962), and the device signs its head. A tree is of one [`epoch`], stored in
+//! [`tile`]s; [`checkpoint`] signs and proves.
 //!
 //! [`Log`] appends ([`append`]), counts reads ([`counts`]) and refusals ([`refusals`]) that come too
 //! fast, and removes records by cap and retention ([`trim`]): beyond the cap those who have most
 //! lose their own oldest ([`owners`]), so that nobody can push out another's evidence. Indexes are
-//! dense when they are given and have gaps where records were removed. [`Reader`] shows those that a
-//! [`Filter`] asks for.
+//! dense when they are given and have gaps where records were removed; the hashes that the tree needs
+//! of these stay ([`prune`]). Opening reads the [`head`] record and what came after ([`recover`]).
+//! [`Reader`] shows those that a [`Filter`] asks for, [`Log::page`] those of them that a [`View`] lets
+//! somebody see.
 
 mod append;
 mod change;
+mod checkpoint;
 pub mod counts;
+mod epoch;
 mod filter;
 #[cfg(test)]
 mod filter_tests;
+mod forget;
+mod head;
 mod kept;
+mod matcher;
 mod metrics;
 mod owners;
+mod page;
+#[cfg(test)]
+mod page_tests;
+mod prove;
+mod prune;
 mod reader;
 mod record;
+mod recover;
 mod refusals;
 #[cfg(test)]
 mod release_tests;
 #[cfg(test)]
 mod share_tests;
+mod state;
 mod tag;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
+mod tile;
+#[cfg(test)]
+mod tree_tests;
 mod trim;
+mod view;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use self::append::Head;
 pub use self::change::{Change, What};
+use self::checkpoint::Signer;
+pub use self::checkpoint::{FOLDER, Signed};
+pub use self::epoch::ProofError;
 pub use self::filter::{Filter, Unfit};
+pub use self::forget::{Forgotten, Unforgotten};
 pub use self::metrics::Metrics;
+pub use self::page::{Asked, MAX_PAGE, Order, Page};
 pub use self::reader::{MAX_LAST, Reader, Start, Step, Wanted};
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
+use self::state::State;
 pub use self::tag::Tag;
+pub use self::view::View;
 use crate::digest::{digest, hex};
-use crate::identity::Identity;
+use crate::identity::{Identity, Key};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError, Tree};
 use crate::time::{Clocks, Timestamp};
@@ -65,6 +90,22 @@ pub struct Settings {
     /// Refusals recorded one by one a minute, of each principal and of each origin and reason; the
     /// rest is counted.
     pub refusals_per_minute: u32,
+    /// What the log's name begins with, where checkpoints name it. Taken when the log is opened.
+    pub origin: String,
+    /// A checkpoint is signed after so many records,
+    pub checkpoint_records: u64,
+    /// and where there is one that none covers, after so long.
+    pub checkpoint_interval: Duration,
+}
+
+/// Whose log it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Device<'a> {
+    pub identity: &'a Identity,
+    /// Signs checkpoints.
+    pub key: &'a Key,
+    /// The state folder, for the checkpoint beside the store.
+    pub folder: &'a Path,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +116,10 @@ pub enum AuditError {
     TooLarge,
     #[error("the audit log has a key that is no index")]
     NoIndex,
+    #[error("the log's tree: {0}")]
+    Tree(#[from] ProofError),
+    #[error("audit.origin can't name a log in a checkpoint")]
+    Origin,
 }
 
 /// What became of a refusal.
@@ -97,8 +142,14 @@ struct Shared {
     records: Tree,
     /// Salts of prompt commitments by the record's index, apart so that one can be erased.
     salts: Tree,
+    /// The tree's hashes.
+    tiles: Tree,
+    heads: Tree,
+    /// The last checkpoint, and how the epoch began.
+    checkpoints: Tree,
+    signer: Signer,
     boot_id: String,
-    state: Mutex<Head>,
+    state: Mutex<State>,
     next: watch::Sender<u64>,
     metrics: Metrics,
 }
@@ -107,16 +158,27 @@ impl Log {
     pub fn open(
         store: &Store,
         settings: Settings,
-        identity: &Identity,
+        device: Device<'_>,
         clocks: Clocks,
     ) -> Result<Log, AuditError> {
+        let Device {
+            identity,
+            key,
+            folder,
+        } = device;
+        let checkpoints = store.tree("audit_checkpoints")?;
+        let (log, name) = (checkpoints.clone(), &identity.device);
         let shared = Shared {
             clocks,
             store: store.clone(),
             records: store.tree("audit")?,
             salts: store.tree("audit_salts")?,
+            tiles: store.tree("audit_tiles")?,
+            heads: store.tree("audit_head")?,
+            signer: Signer::new(log, key.clone(), folder, &settings.origin, name),
+            checkpoints,
             boot_id: identity.boot_id.clone(),
-            state: Mutex::new(Head::new(settings)),
+            state: Mutex::new(State::new(settings)),
             next: watch::Sender::new(0),
             metrics: Metrics::default(),
         };
@@ -222,17 +284,26 @@ impl Log {
         Ok(index)
     }
 
-    /// Housekeeping: summaries, retention, cap, sync. Called about once a second. Blocks.
+    /// Housekeeping: summaries, retention, cap, sync, checkpoint. Called about once a second. Blocks.
     /// `synchronised`: whether the clock was when it said `now`.
     pub fn tick(&self, now: Timestamp, synchronised: bool) -> Result<(), AuditError> {
         self.0.summarise(&mut self.state(), now, false)?;
         self.0.retain(&mut self.state(), now, synchronised)?;
-        self.0.sync()
+        self.0.sync()?;
+        self.sign_when_due(now)
     }
 
-    /// Writes what is only counted so far, and syncs. Blocks.
+    /// Writes what is only counted so far, signs the log and syncs. Blocks.
     pub fn close(&self, now: Timestamp) -> Result<(), AuditError> {
         self.0.summarise(&mut self.state(), now, true)?;
+        self.sign_now(now)?;
+        let mut state = self.state();
+        self.0.store.write(|writer| {
+            self.0.keep_up(&mut state, writer)?;
+            state.epoch.store_open(0, &self.0.tiles, writer)?;
+            self.0.write_head(&mut state, writer)
+        })?;
+        drop(state);
         self.0.sync()
     }
 
@@ -255,6 +326,12 @@ impl Log {
             }
         }
         pairs.into_iter().map(kept::line).collect()
+    }
+
+    /// The record with this index, where it is there. Durable, as what [`Log::read`] returns. Blocks.
+    pub fn line(&self, index: u64) -> Result<Option<Line>, AuditError> {
+        let line = self.read(index, 1)?.pop();
+        Ok(line.filter(|line| line.index == index))
     }
 
     /// The index from which on there are `count` records before `end`, or all of them.
@@ -321,14 +398,14 @@ impl Log {
         &self.0.metrics
     }
 
-    fn state(&self) -> MutexGuard<'_, Head> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.state()
     }
 }
 
 impl Shared {
     /// A panic elsewhere leaves the counters behind at worst; the next reopening sets them right.
-    fn state(&self) -> MutexGuard<'_, Head> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 

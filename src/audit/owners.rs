@@ -74,6 +74,32 @@ impl Owner {
     fn is_refusals(self) -> bool {
         matches!(self, Owner::Refusals(_))
     }
+
+    /// As it is stored.
+    pub(super) fn code(self) -> (u8, u32) {
+        match self {
+            Owner::Principal(slot) => (0, slot.into()),
+            Owner::Refusals(slot) => (1, slot.into()),
+            Owner::Admin(uid) => (2, uid),
+            Owner::Daemon => (3, 0),
+            Owner::Truncations => (4, 0),
+            Owner::Unknown => (5, 0),
+        }
+    }
+
+    pub(super) fn of_code(kind: u8, which: u32) -> Option<Owner> {
+        let slot = || u16::try_from(which).ok();
+        let owner = match kind {
+            0 => Owner::Principal(slot()?),
+            1 => Owner::Refusals(slot()?),
+            2 => Owner::Admin(which),
+            3 => Owner::Daemon,
+            4 => Owner::Truncations,
+            5 => Owner::Unknown,
+            _ => return None,
+        };
+        Some(owner)
+    }
 }
 
 fn principal(tag: Option<Tag>) -> Owner {
@@ -91,7 +117,7 @@ fn slot(tag: Tag) -> u16 {
 }
 
 /// What everybody's records take.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Owners {
     bytes: BTreeMap<Owner, u64>,
     total: u64,
@@ -101,6 +127,10 @@ pub(super) struct Owners {
 impl Owners {
     pub(super) fn total(&self) -> u64 {
         self.total
+    }
+
+    pub(super) fn each(&self) -> impl Iterator<Item = (Owner, u64)> {
+        self.bytes.iter().map(|(owner, bytes)| (*owner, *bytes))
     }
 
     pub(super) fn add(&mut self, owner: Owner, bytes: u64) {

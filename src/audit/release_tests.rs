@@ -1,6 +1,6 @@
 //! Logs of other releases: of earlier ones, and of newer ones that were taken back.
 
-use super::tests::{SALT, START, access, all, later, settings};
+use super::tests::{SALT, START, access, all, later, open_in, settings};
 use super::*;
 
 #[test]
@@ -51,7 +51,7 @@ fn records_of_newer_releases_are_kept() {
         ),
     ];
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
+    let store = Store::open(&folder.path().join("db")).unwrap();
     let tree = store.tree("audit").unwrap();
     for (index, line) in lines.iter().enumerate() {
         let key = (index as u64).to_be_bytes();
@@ -59,10 +59,16 @@ fn records_of_newer_releases_are_kept() {
             .write(|writer| writer.insert(&tree, &key, line.as_bytes()))
             .unwrap();
     }
-    let identity = Identity::new("edge-1").unwrap();
-    let log = Log::open(&store, settings(), &identity, Clocks::default()).unwrap();
+    let log = open_in(&store, &folder, settings());
     assert_eq!(log.metrics().unread.get(), 4);
-    let read = log.read(0, 10).unwrap();
+    // The tree begins after them, and says so.
+    let begun = log.line(5).unwrap().unwrap().record().unwrap().event;
+    assert!(
+        matches!(&begun, Event::Change { what, detail, .. }
+            if *what == Change::AuditEpochBegun.into() && detail["why"] == "no_tree"),
+        "{begun:?}"
+    );
+    let read = log.read(0, 5).unwrap();
     let texts = read.iter().map(|line| str::from_utf8(&line.json).unwrap());
     assert!(texts.eq(lines.iter().map(String::as_str)));
     // What it has in common with this release is read.
@@ -72,7 +78,7 @@ fn records_of_newer_releases_are_kept() {
     ));
     assert_eq!(
         log.permit(access(Verdict::Permit), SALT, later(1)).unwrap(),
-        5
+        6
     );
     let old = later(91 * 86_400);
     log.tick(old, true).unwrap();
@@ -80,7 +86,7 @@ fn records_of_newer_releases_are_kept() {
     let last = left.last().map(|record| &record.event);
     // Whether the last goes too depends on this machine's clock being synchronised.
     assert!(
-        matches!(last, Some(Event::Truncated { removed: 5 | 6, .. })),
+        matches!(last, Some(Event::Truncated { removed: 5 | 7, .. })),
         "{left:?}"
     );
     assert_eq!(log.metrics().unread.get(), 0);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::kept::OVERHEAD;
 use super::owners::{Owner, STEP};
 use super::record::Whose;
 use super::*;
@@ -15,14 +16,12 @@ use crate::reason::{DenyReason, Reason};
 const BUDGET: u64 = 64 * 1024;
 
 fn open(folder: &TempDir) -> Log {
-    let store = Store::open(folder.path()).unwrap();
     let settings = Settings {
         max_bytes: 0,
-        retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: u32::MAX,
+        ..tests::settings()
     };
-    let identity = Identity::new("edge-1").unwrap();
-    Log::open(&store, settings, &identity, Clocks::default()).unwrap()
+    tests::open(folder, settings)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +100,9 @@ fn event(step: Step) -> Event {
                 &subject,
                 "device",
             )),
+            realm: None,
+            endpoint: None,
+            access_index: None,
             finish: Finish::Stop,
             usage: Usage::default(),
             answer_hash: "0".repeat(step.padding),
@@ -155,7 +157,7 @@ fn records(log: &Log) -> Vec<Record> {
 /// The log holds what it must, in order, and tells of what it lost.
 fn check(log: &Log, recorded: &Recorded) -> Result<(), TestCaseError> {
     let records = records(log);
-    let bytes = |record: &Record| serde_json::to_vec(record).unwrap().len() as u64 + 64;
+    let bytes = |record: &Record| serde_json::to_vec(record).unwrap().len() as u64 + OVERHEAD;
     let total: u64 = records.iter().map(bytes).sum();
     prop_assert!(total <= BUDGET, "{} bytes", total);
     prop_assert!(records.is_sorted_by(|a, b| a.index < b.index));
@@ -225,7 +227,7 @@ proptest! {
                 let index = log.0.append(&mut log.state(), event, None, Timestamp(n as u64));
                 let index = index.unwrap();
                 let bytes = log.0.records.get(&index.to_be_bytes()).unwrap();
-                let bytes = bytes.expect("what is appended is there").len() as u64 + 64;
+                let bytes = bytes.expect("what is appended is there").len() as u64 + OVERHEAD;
                 if log.metrics().removed.get() == removed {
                     prop_assert_eq!(log.0.state().owners.total(), before + bytes);
                 }

@@ -11,11 +11,14 @@ use crate::reason::{DenyReason, Reason};
 pub(super) const SALT: [u8; 16] = [7; 16];
 pub(super) const START: Timestamp = Timestamp(1_800_000_000_000);
 
-pub(super) fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         max_bytes: 64 * 1024 * 1024,
         retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: 3,
+        origin: "slmd.internal".to_owned(),
+        checkpoint_records: 1000,
+        checkpoint_interval: Duration::from_secs(60),
     }
 }
 
@@ -39,9 +42,21 @@ impl Log {
 }
 
 pub(super) fn open(folder: &TempDir, settings: Settings) -> Log {
-    let store = Store::open(folder.path()).unwrap();
-    let identity = Identity::new("edge-1").unwrap();
-    Log::open(&store, settings, &identity, Clocks::default()).unwrap()
+    let store = Store::open(&folder.path().join("db")).unwrap();
+    open_in(&store, folder, settings)
+}
+
+pub(crate) fn open_in(store: &Store, folder: &TempDir, settings: Settings) -> Log {
+    open_at(store, folder, settings, Clocks::default())
+}
+
+pub(crate) fn open_at(store: &Store, folder: &TempDir, settings: Settings, clocks: Clocks) -> Log {
+    let device = Device {
+        identity: &Identity::new("edge-1").unwrap(),
+        key: &Key::published(),
+        folder: folder.path(),
+    };
+    Log::open(store, settings, device, clocks).unwrap()
 }
 
 pub(super) fn access(decision: Verdict) -> Access {
@@ -84,6 +99,9 @@ fn finished() -> Finished {
     Finished {
         request_id: RequestId::random(),
         principal: access(Verdict::Permit).tag(),
+        realm: Some("dev".to_owned()),
+        endpoint: Some("slm".to_owned()),
+        access_index: Some(7),
         finish: Finish::Length,
         usage: Usage {
             prompt_tokens: 31,
@@ -150,13 +168,14 @@ fn equal_records_are_equal_bytes() {
         event: Event::Truncated {
             first_index: 4,
             removed: 4,
+            removed_in_all: Some(4),
             losses: Vec::new(),
             of_others: 0,
         },
     };
     assert_eq!(
         serde_json::to_string(&record).unwrap(),
-        r#"{"version":1,"index":5,"time":1800000000000,"synchronised":true,"boot_id":"b","event":"truncated","first_index":4,"removed":4}"#
+        r#"{"version":1,"index":5,"time":1800000000000,"synchronised":true,"boot_id":"b","event":"truncated","first_index":4,"removed":4,"removed_in_all":4}"#
     );
 }
 
@@ -370,13 +389,12 @@ fn an_administrators_looks_are_counted_and_changes_are_not() {
 #[test]
 fn the_cap_holds_on_the_disk_and_removes_the_oldest() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path()).unwrap();
-    let identity = Identity::new("edge-1").unwrap();
+    let store = Store::open(&folder.path().join("db")).unwrap();
     let small = Settings {
         max_bytes: 12 * 1024 * 1024,
         ..settings()
     };
-    let log = Log::open(&store, small.clone(), &identity, Clocks::default()).unwrap();
+    let log = open_in(&store, &folder, small.clone());
     let mut largest = 0;
     for n in 0..20_000 {
         let append = log.append_permit(access(Verdict::Permit), SALT, START);
@@ -436,6 +454,7 @@ fn retention_needs_a_known_time() {
             Event::Truncated {
                 first_index: 4,
                 removed: 4,
+                removed_in_all: Some(4),
                 losses: Vec::new(),
                 of_others: 0,
             }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::append::Head;
 use super::kept::{Kept, line};
 use super::owners::Owner;
 use super::record::{Event, Loss, MAX_LOSSES};
+use super::state::State;
 use super::{AuditError, MAX_READ, Shared};
 use crate::store::Writer;
 use crate::time::Timestamp;
@@ -29,7 +29,7 @@ pub(super) const MOST: usize = 16_384;
 
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 
-impl Head {
+impl State {
     /// What records may take by themselves.
     pub(super) fn budget(&self) -> u64 {
         let room = self.settings.max_bytes.saturating_sub(DISK_BASE);
@@ -114,7 +114,7 @@ fn name(loss: &mut Loss, event: &Event) {
 impl Shared {
     pub(super) fn enforce_cap(
         &self,
-        state: &mut Head,
+        state: &mut State,
         writer: &Writer<'_>,
         now: Timestamp,
     ) -> Result<(), AuditError> {
@@ -151,7 +151,7 @@ impl Shared {
     /// clock gone wrong must not empty the log.
     pub(super) fn retain(
         &self,
-        state: &mut Head,
+        state: &mut State,
         now: Timestamp,
         synchronised: bool,
     ) -> Result<(), AuditError> {
@@ -213,7 +213,7 @@ impl Shared {
     /// nothing tells of.
     fn remove(
         &self,
-        state: &mut Head,
+        state: &mut State,
         writer: &Writer<'_>,
         removals: Removals,
         now: Timestamp,
@@ -223,22 +223,29 @@ impl Shared {
         }
         let first_index = removals.first_left.unwrap_or(state.next);
         let (losses, of_others) = removals.largest();
+        let base = state.epoch.base;
+        let of_epoch = |removal: &&Removal| removal.index >= base;
+        state.removed += removals.records.iter().filter(of_epoch).count() as u64;
         let truncated = Event::Truncated {
             first_index,
             removed: removals.records.len() as u64,
+            removed_in_all: Some(state.removed),
             losses,
             of_others,
         };
         self.append_one(state, writer, truncated, None, now)?;
-        for removal in removals.records {
+        let indexes = removals.records.iter().map(|removal| removal.index);
+        self.before_removing(state, writer, indexes.clone())?;
+        for removal in &removals.records {
             let key = removal.index.to_be_bytes();
             writer.remove(&self.salts, &key)?;
             writer.remove(&self.records, &key)?;
             state.owners.remove(removal.owner, removal.bytes);
             self.metrics.removed.inc();
-            self.metrics.unread.dec_by(i64::from(removal.unread));
+            state.unread = state.unread.saturating_sub(u64::from(removal.unread));
         }
+        self.prune_around(state, writer, indexes)?;
         state.first = first_index;
-        Ok(())
+        self.write_head(state, writer)
     }
 }

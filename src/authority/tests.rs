@@ -18,9 +18,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::audit::Settings;
+use crate::audit::tests::{open_at, settings};
 use crate::auth::{KeySet, Policy};
-use crate::identity::Identity;
 use crate::keysync::{Pinned, Source};
 
 pub(super) const REALM: &str = "dev";
@@ -41,13 +40,7 @@ pub(super) fn of_all(sets: &[&[u8]]) -> Vec<u8> {
 
 pub(super) fn open(folder: &TempDir, clocks: Clocks) -> (Log, Authority) {
     let store = Store::open(&folder.path().join("db")).unwrap();
-    let settings = Settings {
-        max_bytes: 1 << 24,
-        retention: Duration::from_secs(86_400),
-        refusals_per_minute: 9,
-    };
-    let identity = Identity::new("edge-1").unwrap();
-    let log = Log::open(&store, settings, &identity, clocks).unwrap();
+    let log = open_at(&store, folder, settings(), clocks);
     let authority = Authority::open(&store, folder.path(), &log).unwrap();
     (log, authority)
 }

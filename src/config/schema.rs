@@ -16,8 +16,8 @@ use super::table::{
 };
 use super::value::{
     address, boolean, broker_url, bytes, count, grace, groups, here, hosts, identity, issuer,
-    kernels, log_filter, log_format, loopback, number, origins, path_to, plain_name, realm_name,
-    required, scopes, socket_path, text, time, topic_level, transports,
+    kernels, log_filter, log_format, log_origin, loopback, number, origins, path_to, plain_name,
+    realm_name, required, scopes, socket_path, text, time, topic_level, transports,
 };
 use super::{Config, Login, MAX_MODELS, MAX_REALMS};
 use crate::auth::{Endpoint, LimitClaims, Policy};
@@ -215,6 +215,13 @@ settings! {
         retention: live(time(HOUR, 10 * YEAR)), Default "90d";
         /// Of each principal, and of each reason; then they are counted.
         refusals_per_minute: live(count(1, 100_000)), Default 60;
+        /// What the log's name begins with in its checkpoints, before device and epoch. With a domain of
+        /// your own it is like no other's.
+        origin: restart(log_origin), Default "slmd.internal";
+        /// A checkpoint is signed after so many records,
+        checkpoint_records: live(count(1, 1 << 20)), Default 1000;
+        /// and after so long where there is a new one.
+        checkpoint_interval: live(time(SECOND, DAY)), Default "1m";
     }
 
     RealmConfig, check_realm {

@@ -76,6 +76,9 @@ const VALUES: &[(&str, &[&str])] = &[
     ("audit.max_size", &["'16 MiB'", "'1024 GiB'"]),
     ("audit.retention", &["'1h'"]),
     ("audit.refusals_per_minute", &["1"]),
+    ("audit.origin", &["'logs.example.com/devices'", "'x'"]),
+    ("audit.checkpoint_records", &["1", "1048576"]),
+    ("audit.checkpoint_interval", &["'1s'", "'1d'"]),
     ("realm.name", &["'other'", "'dev'"]),
     (
         "realm.issuer",

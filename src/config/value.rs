@@ -228,6 +228,21 @@ pub(super) fn plain_name(value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
+/// What a transparency log's name begins with: a name without a scheme, as C2SP recommends.
+pub(super) fn log_origin(value: &DeValue<'_>) -> Result<String, String> {
+    let origin = text(value)?;
+    let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    let label = |label: &str| !label.is_empty() && label.chars().all(clean);
+    if origin.len() <= 255 && origin.split('/').all(label) && !origin.starts_with("cosignature") {
+        Ok(origin)
+    } else {
+        Err(format!(
+            "is {origin:?}; write a domain of yours, and what you like of a path, like \
+             \"logs.example.com/devices\""
+        ))
+    }
+}
+
 /// The device's name.
 pub(super) fn identity() -> Kind<Identity> {
     let read = |value: &DeValue<'_>| {

@@ -43,13 +43,14 @@ impl State {
         wipe::check(&folder)?;
         let store = Store::open(&folder.join(store::FOLDER)).map_err(fail)?;
         let clocks = Clocks::default();
-        let log = audit::Log::open(
-            &store,
-            config.audit.clone(),
-            &config.identity,
-            clocks.clone(),
-        )
-        .map_err(|e| RunError::Audit(e.to_string()))?;
+        let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
+        let device = audit::Device {
+            identity: &config.identity,
+            key: &key,
+            folder: &folder,
+        };
+        let log = audit::Log::open(&store, config.audit.clone(), device, clocks.clone())
+            .map_err(|e| RunError::Audit(e.to_string()))?;
         // What opening had to mend is an event of its own.
         if let Some(recovery) = store.recovery() {
             tracing::error!(error = recovery.error, kept = %recovery.kept.display(), "the store was damaged");
@@ -60,7 +61,6 @@ impl State {
         }
         let authority = Authority::open(&store, &folder, &log);
         let authority = authority.map_err(|refused| not_opened(&folder, refused))?;
-        let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         Ok(State {
             authority,
             nonces: Nonces::new(key.clone(), &config.identity.device, clocks.booted().boot),

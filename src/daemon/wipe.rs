@@ -9,17 +9,18 @@ use std::path::Path;
 
 use super::RunError;
 use crate::store::{self, StoreError};
-use crate::{files, fleet, identity, keysync};
+use crate::{audit, files, fleet, identity, keysync};
 
 const MARK: &str = "wiping";
 
 /// What is forgotten, the most secret first.
-const FORGOTTEN: [&str; 5] = [
+const FORGOTTEN: [&str; 6] = [
     identity::KEY_FILE,
     "adapters",
     keysync::FOLDER,
     fleet::FOLDER,
     store::FOLDER,
+    audit::FOLDER,
 ];
 
 /// Whether a wipe of the folder has begun and not ended.

@@ -226,6 +226,17 @@ impl Store {
         self.0.syncs.load(Ordering::Relaxed)
     }
 
+    /// Takes the database away, as a disk does that fails; `meanwhile` something becomes of its
+    /// folder. It is opened again when somebody writes.
+    #[cfg(test)]
+    pub fn lose(&self, meanwhile: impl FnOnce(&Path)) {
+        let _writer = self.0.writer.lock();
+        self.0.database.write().handle = None;
+        meanwhile(&self.0.home);
+        let error = StoreError::Io("lost".to_owned());
+        *self.0.broken.lock() = Some(Broken { error, tried: None });
+    }
+
     /// How many times a tree was read.
     #[cfg(test)]
     pub fn reads(&self) -> u64 {
@@ -261,6 +272,16 @@ impl Tree {
     /// Up to `limit` pairs with keys ≥ `from`, in order.
     pub fn range(&self, from: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
         self.read(|table| table.range(from, limit))
+    }
+
+    /// Up to `limit` keys ≥ `from`, in order.
+    pub fn keys(&self, from: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.read(|table| table.keys(from, limit))
+    }
+
+    /// The last key.
+    pub fn last(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(Table::last)
     }
 
     /// Counts by walking the whole tree.

@@ -92,6 +92,17 @@ impl Table {
         Ok(pairs)
     }
 
+    pub(super) fn keys(&self, from: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let keys = self.values.range(from..).keys().take(limit);
+        keys.map(|key| Ok(key.map_err(from_sled)?.to_vec()))
+            .collect()
+    }
+
+    pub(super) fn last(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let last = self.values.last().map_err(from_sled)?;
+        Ok(last.map(|(key, _)| key.to_vec()))
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.values.len()

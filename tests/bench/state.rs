@@ -3,11 +3,12 @@
 //! Prints one line a figure. The state lies in the build folder: it must be on the disk that is
 //! to be measured, not in memory.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use slmd::for_tests::audit::{Access, Log, Settings, Verdict};
-use slmd::for_tests::identity::{Identity, random};
+use slmd::for_tests::audit::{Access, Device, Log, Settings, Verdict};
+use slmd::for_tests::identity::{Identity, Key, random};
 use slmd::for_tests::prompt::{Origin, RequestId};
 use slmd::for_tests::store::Store;
 use slmd::for_tests::time::{Clocks, instant, now};
@@ -18,8 +19,8 @@ const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
 fn main() {
     for threads in [1, 8] {
         let folder = tempfile::tempdir_in(TARGET).expect("the build folder is writable");
-        let store = Store::open(folder.path()).expect("a new store opens");
-        let log = open(&store);
+        let store = Store::open(&folder.path().join("db")).expect("a new store opens");
+        let log = open(&store, folder.path());
         let (before, start) = (written(), instant());
         let workers: Vec<_> = (0..threads)
             .map(|_| {
@@ -47,14 +48,21 @@ fn main() {
     }
 }
 
-fn open(store: &Store) -> Log {
+fn open(store: &Store, folder: &Path) -> Log {
     let settings = Settings {
         max_bytes: 1024 * 1024 * 1024,
         retention: Duration::from_secs(90 * 86_400),
         refusals_per_minute: 60,
+        origin: "slmd.internal".to_owned(),
+        checkpoint_records: 1000,
+        checkpoint_interval: Duration::from_secs(60),
     };
-    let identity = Identity::new("edge-1").expect("a good name");
-    Log::open(store, settings, &identity, Clocks::default()).expect("a new log opens")
+    let device = Device {
+        identity: &Identity::new("edge-1").expect("a good name"),
+        key: &Key::open(folder).expect("a new key"),
+        folder,
+    };
+    Log::open(store, settings, device, Clocks::default()).expect("a new log opens")
 }
 
 /// What this process had the kernel write to disks (proc(5), `/proc/pid/io`).

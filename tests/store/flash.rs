@@ -9,11 +9,11 @@ use slmd::for_tests::audit::{
     Access, COUNTED_FOR, Change, Event, Finished, Log, Tag, Verdict, What,
 };
 use slmd::for_tests::config::Config;
-use slmd::for_tests::identity::{Identity, random};
+use slmd::for_tests::identity::random;
 use slmd::for_tests::prompt::{Finish, Origin, RequestId, Sampling, Usage};
 use slmd::for_tests::reason::Reason;
 use slmd::for_tests::store::Store;
-use slmd::for_tests::time::{Clocks, Timestamp};
+use slmd::for_tests::time::Timestamp;
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -34,9 +34,8 @@ impl World {
         let shipped = include_str!("../../systemd/slmd.toml");
         let config = Config::parse(shipped).expect("the shipped configuration is sound");
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let identity = Identity::new("edge-1").unwrap();
-        let log = Log::open(&store, config.audit.clone(), &identity, Clocks::default()).unwrap();
+        let store = Store::open(&folder.path().join("db")).unwrap();
+        let log = crate::open_log(&store, folder.path(), config.audit.clone());
         log.tick(START, false).unwrap();
         World {
             config,
@@ -121,6 +120,9 @@ fn finished() -> Finished {
     Finished {
         request_id: RequestId::random(),
         principal: Some(Tag::of("issuer", "subject", "client")),
+        realm: Some("production".to_owned()),
+        endpoint: Some("smollm2-135m".to_owned()),
+        access_index: Some(u64::MAX),
         finish: Finish::Cancelled,
         usage: Usage {
             prompt_tokens: 2048,

@@ -45,6 +45,7 @@ pub(in crate::cli) fn describe(line: &str, terminal: Terminal) -> String {
             removed,
             losses,
             of_others,
+            ..
         } => Parts {
             event: ("log", Style::Warning),
             who: "the daemon".to_owned(),
