@@ -9,7 +9,8 @@
 //! lose their own oldest ([`owners`]), so that nobody can push out another's evidence. Indexes are
 //! dense when they are given and have gaps where records were removed; the hashes that the tree needs
 //! of these stay ([`prune`]). Opening reads the [`head`] record and what came after ([`recover`]).
-//! [`Reader`] shows those that a [`Filter`] asks for, and [`export`] sends them on.
+//! [`Reader`] shows those that a [`Filter`] asks for, [`Log::page`] those of them that a [`View`] lets
+//! somebody see, and [`export`] sends them on.
 
 mod append;
 mod change;
@@ -23,10 +24,16 @@ pub mod export;
 mod filter;
 #[cfg(test)]
 mod filter_tests;
+mod forget;
 mod head;
 mod kept;
+mod matcher;
 mod metrics;
 mod owners;
+mod page;
+#[cfg(test)]
+mod page_tests;
+mod prove;
 mod prune;
 mod reader;
 mod record;
@@ -45,6 +52,7 @@ mod tile;
 #[cfg(test)]
 mod tree_tests;
 mod trim;
+mod view;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -60,11 +68,14 @@ use self::cosigned::Cosigned;
 pub use self::cosigned::Witness;
 pub use self::epoch::ProofError;
 pub use self::filter::{Filter, Unfit};
+pub use self::forget::{Forgotten, Unforgotten};
 pub use self::metrics::Metrics;
+pub use self::page::{Asked, MAX_PAGE, Order, Page};
 pub use self::reader::{MAX_LAST, Reader, Start, Step, Wanted};
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
 use self::state::State;
 pub use self::tag::Tag;
+pub use self::view::View;
 use crate::digest::{digest, hex};
 use crate::identity::{Identity, Key};
 use crate::prompt::Origin;

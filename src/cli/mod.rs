@@ -28,14 +28,15 @@ mod output;
 mod realm;
 mod run;
 mod sampling;
+mod screen;
 mod status;
 mod terminal;
 mod token;
 mod trust;
 mod trust_client;
 mod waiting;
+mod watch;
 mod wipe;
-mod witness;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::State;
+use super::health::Noticed;
 use super::report::Reporter;
 use crate::admission::Admission;
 use crate::audit::export::Exports;
@@ -34,6 +35,7 @@ pub(super) struct Core {
     pub(super) exposition: Exposition,
     pub(super) started: Instant,
     pub(super) config: ArcSwap<Config>,
+    pub(super) noticed: Noticed,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
     pub(super) last_reload: Mutex<LastReload>,
@@ -68,6 +70,9 @@ impl Core {
         }
         self.refresh_due();
         self.report();
+        if self.noticed.is_due(self.state.authority.moment()) {
+            self.notice();
+        }
     }
 
     /// Says when the store breaks, and when it is whole again.

@@ -43,7 +43,7 @@ use crate::telemetry::{Exposition, Registry};
 use crate::transport::{http, mqtt};
 use crate::{process, systemd, time};
 use core::{Core, LastReload};
-use health::{Health, Readiness};
+use health::{Health, Noticed, Readiness};
 use models::Loading;
 use report::Reporter;
 pub use state::State;
@@ -201,6 +201,7 @@ impl Daemon {
             exposition: Exposition::new(registry),
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
+            noticed: Noticed::default(),
             reloading: parking_lot::Mutex::default(),
             last_reload: parking_lot::Mutex::new(LastReload {
                 taken: true,

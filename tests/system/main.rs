@@ -37,5 +37,6 @@ mod reload;
 mod secrets;
 mod support;
 mod tls;
+mod watch;
 mod wipe;
 mod witness;

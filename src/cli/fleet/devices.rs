@@ -128,6 +128,8 @@ const STATES: [(&str, &str, Style); 6] = [
 ];
 
 const PAUSE: Duration = Duration::from_secs(5);
+/// While brokers can't be read.
+const MOST: Duration = Duration::from_secs(60);
 
 impl Enroll {
     pub(super) fn execute(&self, global: &Global) -> Done {
@@ -152,23 +154,41 @@ impl Enroll {
 
 impl Status {
     pub(super) fn execute(&self, global: &Global) -> Done {
+        if !self.watch {
+            return self.show(global, &self.look()?);
+        }
+        let mut pause = PAUSE;
         loop {
-            let opened = self.folder.open()?;
-            let rows = self.rows(&opened)?;
-            if self.watch && !global.json {
-                // Clears the screen.
-                output::piece("\x1b[H\x1b[2J")?;
+            match self.look() {
+                Ok(rows) => {
+                    if !global.json {
+                        // Clears the screen.
+                        output::piece("\x1b[H\x1b[2J")?;
+                    }
+                    self.show(global, &rows)?;
+                    std::io::stdout().flush()?;
+                    pause = PAUSE;
+                }
+                // A broker that is away comes back; and who publishes by the same name goes first.
+                Err(failure) => {
+                    eprintln!("slmd: {}; it is tried again", failure.message);
+                    pause = (pause * 2).min(MOST);
+                }
             }
-            match (global.json, self.prometheus) {
-                (true, _) => output::line(&serde_json::json!({ "devices": rows }).to_string())?,
-                (_, true) => output::piece(&prometheus(&rows))?,
-                _ => table(&rows, Terminal::stdout())?,
-            }
-            if !self.watch {
-                return Ok(());
-            }
-            std::io::stdout().flush()?;
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(pause);
+        }
+    }
+
+    fn look(&self) -> Result<Vec<Row>, Failure> {
+        let opened = self.folder.open()?;
+        self.rows(&opened)
+    }
+
+    fn show(&self, global: &Global, rows: &[Row]) -> Done {
+        match (global.json, self.prometheus) {
+            (true, _) => output::line(&serde_json::json!({ "devices": rows }).to_string()),
+            (_, true) => output::piece(&prometheus(rows)),
+            _ => table(rows, Terminal::stdout()),
         }
     }
 
