@@ -19,7 +19,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-tests build model keycloak prometheus venv node hivemq fuzz loom sanitize demo bench cross dist install clean
+.PHONY: help setup setup-demo setup-tests build model keycloak prometheus venv node hivemq fuzz loom sanitize demo demo-keycloak bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -27,6 +27,8 @@ unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
 help:
 	@echo 'make demo          builds slmd, fetches the model, asks one prompt over the socket and one over MQTT'
+	@echo 'make demo-keycloak the same with a real Keycloak, a broker and Prometheus, which it fetches and starts: who'
+	@echo '                   may what, a revoked device, Keycloak hanging, audit and metrics; KEEP=1 keeps it running'
 	@echo 'make test          everything that must pass: units, engine, the daemon with its model, a broker and Keycloak'
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
@@ -42,7 +44,8 @@ help:
 	@echo 'make dist          builds the binary that packages hold, which has no demo'
 	@echo 'make install       as root, installs it and its systemd units on this machine; with DESTDIR=FOLDER, for'
 	@echo '                   packages, lays them down beneath it. The configuration is never overwritten'
-	@echo 'make setup         installs the Debian packages that build and demo need; setup-tests those of the tests too'
+	@echo 'make setup         installs the Debian packages that build and demo need; setup-demo those of demo-keycloak,'
+	@echo '                   setup-tests those of the tests too'
 	@echo 'make clean         removes everything that was built'
 
 setup:
@@ -110,6 +113,13 @@ sanitize:
 
 demo: $(BUNDLE)
 	$(SLMD) demo
+
+setup-demo:
+	@tests/setup keycloak
+
+# KEEP=1 keeps it running.
+demo-keycloak: setup-demo $(BUNDLE)
+	@KEEP=$(KEEP) deploy/demo/run $(SLMD) $(BUNDLE:/slmd.json=)
 
 # Asks first and tests then: nobody wants to be asked in the middle.
 test: $(BUNDLE) $(VENV) $(NODE) keycloak prometheus fuzz loom

@@ -1,6 +1,6 @@
-//! Requests to Keycloak over HTTPS: pinned CA, no redirects, no proxies, every size and wait bounded.
+//! Requests over HTTPS: pinned CA, no redirects, no proxies, every size and wait bounded.
 //!
-//! Used by `keysync` for key sets and by the command line's login. Blocks.
+//! Used by `keysync` for key sets, by `witness` for checkpoints and by the command line's login. Blocks.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,6 +96,19 @@ impl Https {
             .map(|(name, value)| format!("{}={}", percent_encoded(name), percent_encoded(value)))
             .collect();
         self.send(request.body(body.join("&").into_bytes()), max)
+    }
+
+    /// A body as it is.
+    pub fn post(
+        &self,
+        url: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        max: u64,
+    ) -> Result<Answer, HttpsError> {
+        check_url(url)?;
+        let request = Request::post(url).header("content-type", content_type);
+        self.send(request.body(body), max)
     }
 
     fn send(

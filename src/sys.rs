@@ -50,6 +50,18 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> Vec<u32> {
     groups.iter().take(count).copied().collect()
 }
 
+/// What was written to a TCP socket and its other side hasn't acknowledged, in bytes; the end of
+/// writing counts as one (`tcp(7)`, SIOCOUTQ).
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the pointer is to an int, which is what this request writes, and it outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    match result {
+        0 => Ok(usize::try_from(bytes).unwrap_or(0)),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
 /// A group's id (`getgrnam_r(3)`); `None` where the machine has none of this name.
 pub fn group(name: &str) -> Result<Option<u32>> {
     id(name, |name, room| {

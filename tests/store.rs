@@ -143,6 +143,8 @@ fn settings() -> Settings {
         origin: "slmd.internal".to_owned(),
         checkpoint_records: 1000,
         checkpoint_interval: Duration::from_secs(60),
+        export: Default::default(),
+        witnesses: Vec::new(),
     }
 }
 

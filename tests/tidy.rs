@@ -34,7 +34,7 @@ const LAYERS: &[&[&str]] = &[
     &["trust"],
     &["auth", "store", "wire"],
     &["audit", "quota", "repository"],
-    &["catalog"],
+    &["catalog", "witness"],
     &["engine", "keysync"],
     &["fleet"],
     &["authority"],

@@ -19,6 +19,8 @@ pub(crate) fn settings() -> Settings {
         origin: "slmd.internal".to_owned(),
         checkpoint_records: 1000,
         checkpoint_interval: Duration::from_secs(60),
+        export: Default::default(),
+        witnesses: Vec::new(),
     }
 }
 
@@ -99,6 +101,9 @@ fn finished() -> Finished {
     Finished {
         request_id: RequestId::random(),
         principal: access(Verdict::Permit).tag(),
+        realm: Some("dev".to_owned()),
+        endpoint: Some("slm".to_owned()),
+        access_index: Some(7),
         finish: Finish::Length,
         usage: Usage {
             prompt_tokens: 31,

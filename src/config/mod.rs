@@ -5,6 +5,7 @@
 //! looks at what only this machine can tell, [`commented`] writes the file that is shipped.
 
 mod commented;
+mod export;
 mod fleet;
 mod kind;
 mod machine;
@@ -16,6 +17,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod value;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -6,20 +6,23 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::export::{check_collector, collector, facility};
 use super::fleet::{adds_keys, check_fleet, mirrors};
 use super::kind::{Kind, optional};
 use super::machine::Thing;
 use super::read::Section;
 use super::table::{
-    Always, Each, Entry, Flat, Given, Perhaps, Row, Table, defaults, key, live, restart, rows_of,
-    settings,
+    Always, Any, Each, Entry, Flat, Given, Perhaps, Row, Table, defaults, key, live, restart,
+    rows_of, settings,
 };
 use super::value::{
     address, boolean, broker_url, bytes, count, grace, groups, here, hosts, identity, issuer,
     kernels, log_filter, log_format, log_origin, loopback, number, origins, path_to, plain_name,
     realm_name, required, scopes, socket_path, text, time, topic_level, transports,
 };
+use super::witness::{check_witness, check_witnesses, verifier_key};
 use super::{Config, Login, MAX_MODELS, MAX_REALMS};
+use crate::audit::{self, export};
 use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::authority::RealmConfig;
 use crate::fleet::{self, Place};
@@ -27,7 +30,7 @@ use crate::keysync::Source;
 use crate::prompt::SamplingOptions;
 use crate::tls::KeyPair;
 use crate::transport::{http, mqtt};
-use crate::{admission, audit, engine, https, link};
+use crate::{admission, engine, https, link};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -220,8 +223,45 @@ settings! {
         origin: restart(log_origin), Default "slmd.internal";
         /// A checkpoint is signed after so many records,
         checkpoint_records: live(count(1, 1 << 20)), Default 1000;
-        /// and after so long where there is a new one.
+        /// or once a record has waited for one so long.
         checkpoint_interval: live(time(SECOND, DAY)), Default "1m";
+        export: Flat;
+        /// A witness: it sees the log's checkpoints, cosigns them while the log has only grown, and finds
+        /// out where it was rewritten.
+        witnesses("witness"): Any;
+    }
+
+    export::Settings {
+        /// Records go to this machine's journal, too, each member as a field (journalctl -t
+        /// slmd-audit).
+        journald: restart(boolean), Default false;
+        /// Records go to a collector, too, as syslog over TLS (RFC 5424, 5425): deploy/syslog/README.md.
+        syslog: Perhaps(Always);
+    }
+
+    export::Syslog, check_collector {
+        /// Where it listens.
+        address: restart(collector()), Written "logs.example:6514";
+        /// The only CA that its certificate may be of; without one, in plain, within this machine only.
+        /// Read again at each connect, as are the two below.
+        ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/logs-ca.pem";
+        /// What its certificate is for; the host of `address` unless set.
+        server_name: restart(optional(text)), Example "logs.example";
+        own: Perhaps(Flat);
+        /// One of kern, user, daemon, auth, authpriv, audit, local0 to local7 and the rest of RFC 5424.
+        facility: restart(facility()), Default "audit";
+        /// Your organisation's number with IANA: adds an element slmd@N with the record's index.
+        enterprise("enterprise_number"): restart(optional(count(1, u64::from(u32::MAX)))), Example 64512;
+    }
+
+    audit::Witness, check_witness {
+        /// Its verifier key, as it prints it (C2SP signed-note), of the algorithm 0x04.
+        key: restart(verifier_key()), Example "witness.example/w1+eb762cc2+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea";
+        /// Where it takes checkpoints (C2SP tlog-witness). Without it: the fleet's own witness, which
+        /// reads this device's reports and brings what it has cosigned over the fleet's broker.
+        url: restart(optional(text)), Example "https://witness.example";
+        /// The CA of its certificate, as PEM.
+        ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/witness-ca.pem";
     }
 
     RealmConfig, check_realm {
@@ -380,6 +420,7 @@ fn check_root(root: &Section<'_>, config: &Config, _: &[Config]) {
             "has the mirror \"mqtt\", and there is no [mqtt]; add it",
         );
     }
+    check_witnesses(root, config);
     if config.realms.is_empty() && !root.has("realm") {
         root.problem(
             "realm",

@@ -79,6 +79,18 @@ const VALUES: &[(&str, &[&str])] = &[
     ("audit.origin", &["'logs.example.com/devices'", "'x'"]),
     ("audit.checkpoint_records", &["1", "1048576"]),
     ("audit.checkpoint_interval", &["'1s'", "'1d'"]),
+    (
+        "audit.witness.key",
+        &[
+            "'remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2'",
+            "'witness.example/w1+eb762cc2+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea'",
+        ],
+    ),
+    (
+        "audit.witness.url",
+        &["'http://127.0.0.1:7380'", "'https://w.example'"],
+    ),
+    ("audit.witness.ca_file", &["'/ca.pem'", "'/cb.pem'"]),
     ("realm.name", &["'other'", "'dev'"]),
     (
         "realm.issuer",
@@ -150,6 +162,14 @@ const COMPANIONS: &[(&str, &[&str])] = &[
     ("mqtt.tls.key_file", &["mqtt.tls.cert_file"]),
     ("fleet.", &["fleet.name", "fleet.mirrors", "fleet.ca_file"]),
     ("fleet.password_file", &["fleet.username"]),
+    (
+        "audit.witness.",
+        &[
+            "audit.witness.key",
+            "audit.witness.url",
+            "audit.witness.ca_file",
+        ],
+    ),
     ("realm.jwks.", &["realm.jwks.ca_file"]),
     (
         "",
@@ -200,7 +220,7 @@ fn put(table: &mut Table, path: &str, value: Value) {
         table.insert(path.to_owned(), value);
         return;
     };
-    let list = matches!(head, "realm" | "endpoint");
+    let list = matches!(head, "realm" | "endpoint" | "witness");
     let empty = Value::Table(Table::new());
     let empty = if list {
         Value::Array(vec![empty])

@@ -8,8 +8,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::State;
+use super::health::Noticed;
 use super::report::Reporter;
 use crate::admission::Admission;
+use crate::audit::export::Exports;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::keysync::Why;
@@ -17,12 +19,15 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Exposition;
 use crate::time::{Reading, Timestamp};
 use crate::transport::{http, mqtt};
+use crate::witness::Witnesses;
 
 pub(super) struct Core {
     pub(super) admission: Admission,
     pub(super) engine: Engine,
     pub(super) mqtt: Option<mqtt::Handle>,
     pub(super) reporter: Reporter,
+    pub(super) exports: Exports,
+    pub(super) witnesses: Witnesses,
     pub(super) certificates: Arc<http::Certificates>,
     pub(super) shutdown: Shutdown,
     pub(super) source: Option<PathBuf>,
@@ -30,6 +35,7 @@ pub(super) struct Core {
     pub(super) exposition: Exposition,
     pub(super) started: Instant,
     pub(super) config: ArcSwap<Config>,
+    pub(super) noticed: Noticed,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
     pub(super) last_reload: Mutex<LastReload>,
@@ -64,6 +70,9 @@ impl Core {
         }
         self.refresh_due();
         self.report();
+        if self.noticed.is_due(self.state.authority.moment()) {
+            self.notice();
+        }
     }
 
     /// Says when the store breaks, and when it is whole again.

@@ -7,6 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 
 use super::core::Core;
+use crate::admin::Kind;
 use crate::auth::Realm;
 use crate::authority::{Authority, Fleet};
 use crate::config::Config;
@@ -38,6 +39,8 @@ impl Core {
     pub(super) fn gauges(&self) -> Registry {
         let (authority, config) = (&self.state.authority, self.config.load());
         let (now, snapshot) = (authority.moment(), authority.snapshot());
+        self.exports.measure(&self.state.log);
+        self.witnesses.set_metrics(now.known);
         let mut gauges = Gauges::default();
         gauges.add_clock(authority, now);
         let realms: Vec<OfRealm<'_>> = snapshot
@@ -67,7 +70,20 @@ impl Core {
         gauges.add_mirrors(&authority.mirrors().unwrap_or_default(), now);
         self.add_itself(&config, &mut gauges);
         self.add_state(&config, &mut gauges);
+        self.add_problems(&mut gauges);
         gauges.registry()
+    }
+
+    /// All kinds, so that one that is over is seen to be.
+    fn add_problems(&self, gauges: &mut Gauges) {
+        self.notice();
+        let problems = Kind::ALL.iter().map(|kind| {
+            let (name, severity) = (kind.name().to_owned(), kind.severity().to_owned());
+            let labels = [("problem", name), ("severity", severity)];
+            (labels, self.noticed.count(*kind) as u64)
+        });
+        let help = "How often something is wrong, in the words of slmd status";
+        gauges.each("slmd_problems", help, problems);
     }
 
     fn add_itself(&self, config: &Config, gauges: &mut Gauges) {

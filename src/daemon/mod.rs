@@ -34,6 +34,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::admission::{Admission, Parts};
 use crate::audit::Change;
+use crate::audit::export::{self, Exports};
 use crate::config::Config;
 use crate::engine::{Engine, LoadError};
 use crate::shutdown::Shutdown;
@@ -42,7 +43,7 @@ use crate::telemetry::{Exposition, Registry};
 use crate::transport::{http, mqtt};
 use crate::{process, systemd, time};
 use core::{Core, LastReload};
-use health::{Health, Readiness};
+use health::{Health, Noticed, Readiness};
 use models::Loading;
 use report::Reporter;
 pub use state::State;
@@ -83,6 +84,8 @@ pub enum RunError {
     },
     #[error("http.tls: {0}")]
     Tls(#[from] crate::tls::TlsError),
+    #[error("audit.witness: {0}")]
+    Witness(#[from] crate::witness::OpenError),
     #[error("fleet.mirrors: {0}")]
     Fleet(#[from] crate::https::HttpsError),
     #[error("signals can't be received: {0}")]
@@ -112,17 +115,19 @@ pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError
     )?;
     let result = Daemon::start(config, source, &state, loading).await;
     match result {
-        Ok(daemon) => daemon.serve().await,
+        Ok(daemon) => {
+            let served = daemon.serve().await;
+            state.close();
+            served.map_err(|source| state.error(source))
+        }
         Err(error) => {
             state.record(
                 Change::StartRefused,
                 serde_json::json!({"why": error.to_string()}),
             )?;
-            return Err(error);
+            Err(error)
         }
     }
-    state.close();
-    Ok(())
 }
 
 fn raise_descriptors(config: &Config) {
@@ -178,6 +183,8 @@ impl Daemon {
             known: state.authority.known(),
         };
         let mqtt = start_mqtt(&config, given, &mut registry);
+        let exports = start_exports(&config, state, &shutdown, &mut registry)?;
+        let witnesses = state.witnesses(&config, &mut registry)?;
         let http_metrics = http::Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
         let core = Arc::new(Core {
@@ -185,6 +192,8 @@ impl Daemon {
             engine,
             mqtt,
             reporter,
+            exports,
+            witnesses,
             certificates: Arc::new(certificates),
             shutdown,
             source,
@@ -192,6 +201,7 @@ impl Daemon {
             exposition: Exposition::new(registry),
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
+            noticed: Noticed::default(),
             reloading: parking_lot::Mutex::default(),
             last_reload: parking_lot::Mutex::new(LastReload {
                 taken: true,
@@ -211,18 +221,23 @@ impl Daemon {
         })
     }
 
-    async fn serve(mut self) {
+    /// Until it is told to stop; an error where only a new start can mend what is damaged.
+    async fn serve(mut self) -> Result<(), StoreError> {
         systemd::ready();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let ended = loop {
             tokio::select! {
                 _ = tick.tick() => self.tick(),
                 _ = self.hangup.recv() => self.reload().await,
-                () = stop(&mut self.term, &mut self.interrupt) => break,
+                () = stop(&mut self.term, &mut self.interrupt) => break Ok(()),
             }
-        }
+            if let Some(error @ StoreError::Corrupt(_)) = self.core.state.store.problem() {
+                break Err(error);
+            }
+        };
         self.drain().await;
+        ended
     }
 
     /// Housekeeping; the watchdog is fed when all parts have made progress. It may block: the
@@ -275,6 +290,7 @@ impl Daemon {
         within(LAST_WORDS, &mut self.transports).await;
         self.core.shutdown.end();
         within(LAST_WORDS, &mut self.transports).await;
+        self.core.exports.join(LAST_WORDS).await;
         self.core.engine.stop();
         tracing::info!("stopped");
     }
@@ -289,6 +305,22 @@ fn start_mqtt(
     let mut settings = config.mqtt.clone()?;
     settings.max_body = config.http.max_body;
     Some(mqtt::start(settings, parts, registry))
+}
+
+fn start_exports(
+    config: &Config,
+    state: &State,
+    shutdown: &Shutdown,
+    registry: &mut Registry,
+) -> Result<Exports, RunError> {
+    let parts = export::Parts {
+        log: state.log.clone(),
+        device: config.identity.device.clone(),
+        known: state.authority.known(),
+        shutdown: shutdown.clone(),
+    };
+    let exports = Exports::start(&config.audit.export, &parts, registry);
+    exports.map_err(|error| RunError::Audit(error.to_string()))
 }
 
 /// To end by, and to reload by.
@@ -377,7 +409,9 @@ impl Core {
         self.follow_epochs();
         self.follow_deny_files().map_err(RunError::Thread)?;
         let (config, authority) = (self.config.load(), &self.state.authority);
-        Ok(fleet::follow(&config, authority, &self.shutdown)?)
+        self.witnesses.follow(&self.shutdown);
+        fleet::follow(&config, authority, &self.witnesses, &self.shutdown)?;
+        Ok(())
     }
 
     /// What runs is looked at again by every epoch.

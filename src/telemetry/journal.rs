@@ -4,14 +4,13 @@
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::line::{Line, priority};
 
-pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
+const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// How long a journal that is behind is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -20,45 +19,67 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LONGEST_NAME: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct Journal {
+pub struct Journal {
     socket: UnixDatagram,
-    /// Looked up for each entry: a journal that was restarted has another socket there.
-    path: PathBuf,
 }
 
 impl Journal {
-    pub(super) fn at(path: impl Into<PathBuf>) -> io::Result<Journal> {
+    pub fn open() -> io::Result<Journal> {
         let socket = UnixDatagram::unbound()?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        let path = path.into();
-        Ok(Journal { socket, path })
+        Ok(Journal { socket })
     }
 
-    /// Fails without a journal, with one that is stuck, and for what is too long for a datagram.
-    pub(super) fn write(&self, line: &Line) -> io::Result<()> {
-        self.socket.send_to(&entry(line), &self.path).map(drop)
+    /// Fails without a journal, with one that is stuck, and for what is too long for a datagram. It is
+    /// looked up for each entry: one that was restarted has another socket there.
+    pub fn write(&self, entry: &Entry) -> io::Result<()> {
+        self.socket.send_to(&entry.0, SOCKET).map(drop)
     }
 }
 
-/// The message has the fields once more, because a journal's reader is shown nothing else.
-fn entry(line: &Line) -> Vec<u8> {
-    let mut entry = Vec::new();
-    let mut add = |name: &str, value: &str| field(&mut entry, name, value);
-    add("MESSAGE", &line.text());
-    add("PRIORITY", &priority(line.level).to_string());
-    add("SYSLOG_IDENTIFIER", "slmd");
-    add("TARGET", line.target);
-    if let Some((file, number)) = line.place {
-        add("CODE_FILE", file);
-        add("CODE_LINE", &number.to_string());
+/// Fields of one entry.
+#[derive(Debug, Default)]
+pub struct Entry(Vec<u8>);
+
+impl Entry {
+    /// The message has the fields once more, because a journal's reader is shown nothing else.
+    pub(super) fn of(line: &Line) -> Entry {
+        let mut entry = Entry::default();
+        entry.field("MESSAGE", &line.text());
+        entry.field("PRIORITY", &priority(line.level).to_string());
+        entry.field("SYSLOG_IDENTIFIER", "slmd");
+        entry.field("TARGET", line.target);
+        if let Some((file, number)) = line.place {
+            entry.field("CODE_FILE", file);
+            entry.field("CODE_LINE", &number.to_string());
+        }
+        for (name, value) in &line.fields {
+            entry.own(name, value);
+        }
+        entry
     }
-    for (name, value) in &line.fields {
+
+    /// A field of ours, after our own beginning.
+    pub fn own(&mut self, name: &str, value: &Value) {
         match value {
-            Value::String(value) => add(&own_name(name), value),
-            value => add(&own_name(name), &value.to_string()),
+            Value::String(value) => self.field(&own_name(name), value),
+            value => self.field(&own_name(name), &value.to_string()),
         }
     }
-    entry
+
+    /// A value of several lines has its length before it.
+    pub fn field(&mut self, name: &str, value: &str) {
+        let entry = &mut self.0;
+        entry.extend_from_slice(name.as_bytes());
+        if value.contains('\n') {
+            entry.push(b'\n');
+            entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        } else {
+            entry.push(b'=');
+        }
+        entry.extend_from_slice(value.as_bytes());
+        entry.push(b'\n');
+    }
 }
 
 /// Of capital letters, digits and underscores, after our own beginning: none is the journal's.
@@ -69,17 +90,4 @@ fn own_name(name: &str) -> String {
     };
     let name = name.chars().map(letter);
     "SLMD_".chars().chain(name).take(LONGEST_NAME).collect()
-}
-
-/// A value of several lines has its length before it.
-fn field(entry: &mut Vec<u8>, name: &str, value: &str) {
-    entry.extend_from_slice(name.as_bytes());
-    if value.contains('\n') {
-        entry.push(b'\n');
-        entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
-    } else {
-        entry.push(b'=');
-    }
-    entry.extend_from_slice(value.as_bytes());
-    entry.push(b'\n');
 }

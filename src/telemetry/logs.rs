@@ -10,7 +10,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::{EnvFilter, fmt, registry};
 
 use super::filter::{FilterError, check_filter};
-use super::journal::{Journal, SOCKET};
+use super::journal::{Entry, Journal};
 use super::line::{Line, priority};
 use crate::time::Clocks;
 
@@ -60,8 +60,8 @@ pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), FilterError> {
     let wanted = registry().with(EnvFilter::new(filter));
     let output = match format {
         LogFormat::Json => Output::Json,
-        LogFormat::Journal => Output::Journal(Journal::at(SOCKET).ok()),
-        LogFormat::Auto if journal_reads_stderr() => Output::Journal(Journal::at(SOCKET).ok()),
+        LogFormat::Journal => Output::Journal(Journal::open().ok()),
+        LogFormat::Auto if journal_reads_stderr() => Output::Journal(Journal::open().ok()),
         LogFormat::Auto | LogFormat::Text => {
             let text = fmt::layer()
                 .with_writer(stderr)
@@ -117,7 +117,9 @@ impl Output {
                 to_stderr(&object);
             }
             Output::Journal(journal) => {
-                let sent = journal.as_ref().map(|journal| journal.write(line));
+                let sent = journal
+                    .as_ref()
+                    .map(|journal| journal.write(&Entry::of(line)));
                 if !matches!(sent, Some(Ok(()))) {
                     to_stderr(&prefixed(line.level, &line.text()));
                 }

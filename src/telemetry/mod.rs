@@ -9,4 +9,5 @@ mod process;
 
 pub use exposition::{Exposition, Format, Registry};
 pub use filter::{check_filter, filter_of_environment};
+pub use journal::{Entry, Journal};
 pub use logs::{LogFormat, init_logs, say};

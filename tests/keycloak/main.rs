@@ -15,6 +15,7 @@ mod admin;
 mod appliance;
 mod certificates;
 mod daemon;
+mod demo;
 mod directory;
 mod dpop;
 mod explain;

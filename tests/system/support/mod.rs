@@ -9,12 +9,14 @@
 
 mod certs;
 mod clock;
+mod collector;
 mod daemon;
 mod disk;
 mod dpop;
 pub mod fleet;
 mod http;
 mod issuer;
+mod left;
 mod mqtt;
 pub mod prometheus;
 mod python;
@@ -24,12 +26,14 @@ mod wait;
 
 pub use certs::{Ca, Certificate};
 pub use clock::{Clock, Kept};
+pub use collector::{Collector, Received};
 pub use daemon::{Daemon, Setup, signal};
 pub use disk::Disk;
 pub use dpop::{Holder, bound, message_hash, thumbprint};
 pub use fleet::Fleet;
 pub use http::{Exchange, Response, exchange, http, send};
 pub use issuer::{Issuer, claims};
+pub use left::assert_nothing_stays;
 pub use mqtt::{Message, Mosquitto, Publish, Subscriber, free_port};
 pub use python::python;
 pub use retain::{options, retain_all};
