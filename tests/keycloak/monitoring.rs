@@ -28,10 +28,8 @@ const DASHBOARDS: [&str; 3] = ["device", "fleet", "access"];
 
 /// What nothing here brings about, and why.
 const ABSENT: &[(&str, &str)] = &[
-    (
-        "slmd_audit_witness_timestamp_seconds",
-        "no witness is configured",
-    ),
+    ("slmd_audit_witness_age_seconds", "no witness is configured"),
+    ("slmd_audit_witness_alarm", "no witness is configured"),
     (
         "slmd_audit_export_lag_records",
         "no collector is configured",
