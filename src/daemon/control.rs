@@ -34,7 +34,7 @@ impl http::Control for Core {
         );
         let unread = force.fleet.as_ref().map(|fleet| &fleet.unread);
         if let Some(unread) = unread.filter(|_| snapshot.opens_none()) {
-            return Err(admin::unread(unread).to_string());
+            return Err(admin::unread(&unread.to_string()).to_string());
         }
         match keyless(&snapshot.realms) {
             Some(why) => Err(why),

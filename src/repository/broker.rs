@@ -149,9 +149,10 @@ impl<'a> Retained<'a> {
             let topic = self.topic(&report::cosigned_file(device, witness));
             publication(topic, note.clone().into())
         });
-        block_on(async {
+        let notes: Vec<Publication> = notes.collect();
+        block_on(async || {
             let mut session = self.connect().await?;
-            session.send(notes.collect()).await?;
+            session.send(notes.clone()).await?;
             session.close().await;
             Ok(())
         })
@@ -400,7 +401,7 @@ fn block_on<T>(work: impl AsyncFn() -> Result<T, RepositoryError>) -> Result<T, 
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| failed(&error))?;
-    runtime.block_on(async || {
+    runtime.block_on(async {
         for _ in 1..TRIES {
             match work().await {
                 Err(RepositoryError::TakenOver) => sleep(PAUSE.mul_f64(0.5 + chance())).await,
