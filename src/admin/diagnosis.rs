@@ -290,9 +290,15 @@ fn witness(witness: &WitnessStatus) -> Option<Problem> {
 
 fn stopped_export(export: &ExportStatus, status: &Status) -> Option<Problem> {
     let why = export.problem.as_ref()?;
-    let left = status.audit.next_index.saturating_sub(export.confirmed_index);
+    let left = status
+        .audit
+        .next_index
+        .saturating_sub(export.confirmed_index);
     let (to, mend) = match export.to.as_str() {
-        "journald" => ("the journal", "check systemd-journald; it is tried again and again"),
+        "journald" => (
+            "the journal",
+            "check systemd-journald; it is tried again and again",
+        ),
         _ => (
             "the log collector",
             "check it, the network and [audit.syslog] of the configuration; it is tried again and again",

@@ -27,8 +27,9 @@ pub use self::keys::{
 pub use self::problem::{Kind, Problem};
 pub use self::route::{Call, Operation};
 pub use self::status::{
-    Answers, AuditStatus, ClientFloor, ClockStatus, Cosigned, DiskStatus, EngineStatus, ExportStatus,
-    Inside, ModelStatus, MqttStatus, Requests, Status, StoreStatus, Untold, WitnessStatus,
+    Answers, AuditStatus, ClientFloor, ClockStatus, Cosigned, DiskStatus, EngineStatus,
+    ExportStatus, Inside, ModelStatus, MqttStatus, Requests, Status, StoreStatus, Untold,
+    WitnessStatus,
 };
 
 /// The configuration was read anew.

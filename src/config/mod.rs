@@ -7,6 +7,7 @@
 mod commented;
 mod export;
 mod fleet;
+mod jwks;
 mod kind;
 mod machine;
 mod read;

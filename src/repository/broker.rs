@@ -145,13 +145,14 @@ impl<'a> Retained<'a> {
         witness: &str,
         notes: &[(String, String)],
     ) -> Result<(), RepositoryError> {
+        let notes = notes.iter().map(|(device, note)| {
+            let topic = self.topic(&report::cosigned_file(device, witness));
+            publication(topic, note.clone().into())
+        });
+        let notes: Vec<Publication> = notes.collect();
         block_on(async || {
-            let notes = notes.iter().map(|(device, note)| {
-                let topic = self.topic(&report::cosigned_file(device, witness));
-                publication(topic, note.clone().into())
-            });
             let mut session = self.connect().await?;
-            session.send(notes.collect()).await?;
+            session.send(notes.clone()).await?;
             session.close().await;
             Ok(())
         })

@@ -236,10 +236,7 @@ fn the_worst_comes_first() {
         // One takes another's place.
         if matches!(
             kind,
-            Kind::StoreFailed
-                | Kind::BrokerTrouble
-                | Kind::ClockBelieved
-                | Kind::WitnessRefused
+            Kind::StoreFailed | Kind::BrokerTrouble | Kind::ClockBelieved | Kind::WitnessRefused
         ) {
             continue;
         }

@@ -372,7 +372,10 @@ impl Page {
                 "journald" => "journal",
                 other => other,
             };
-            let left = status.audit.next_index.saturating_sub(export.confirmed_index);
+            let left = status
+                .audit
+                .next_index
+                .saturating_sub(export.confirmed_index);
             let left = match left {
                 0 => "has all records".to_owned(),
                 left => format!("lacks the last {}", count(left, "record")),

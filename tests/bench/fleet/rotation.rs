@@ -130,6 +130,7 @@ async fn device(
         reconnect_min: Duration::from_secs(1),
         reconnect_max: Duration::from_secs(2),
         prefix: "slm/trust/plant".to_owned(),
+        watched: Vec::new(),
     };
     let broker = Broker::start(settings, shutdown.clone());
     let fleet = Settings {
