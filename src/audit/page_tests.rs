@@ -137,7 +137,7 @@ fn everything() -> Vec<(Event, bool)> {
             Event::Truncated {
                 first_index: 0,
                 removed: 1,
-                removed_in_all: 1,
+                removed_in_all: Some(1),
                 losses: Vec::new(),
                 of_others: 0,
             },
