@@ -76,6 +76,14 @@ const VALUES: &[(&str, &[&str])] = &[
     ("audit.max_size", &["'16 MiB'", "'1024 GiB'"]),
     ("audit.retention", &["'1h'"]),
     ("audit.refusals_per_minute", &["1"]),
+    (
+        "telemetry.otlp_endpoint",
+        &["'http://[::1]:4318/otlp'", "'https://c.example'"],
+    ),
+    ("telemetry.ca_file", &["'/ca.pem'", "'/cb.pem'"]),
+    ("telemetry.headers_file", &["'/h'"]),
+    ("telemetry.plain_http_exposes_traces", &["true"]),
+    ("telemetry.trace_ratio", &["0", "0.05"]),
     ("realm.name", &["'other'", "'dev'"]),
     (
         "realm.issuer",
@@ -147,6 +155,7 @@ const COMPANIONS: &[(&str, &[&str])] = &[
     ("mqtt.tls.key_file", &["mqtt.tls.cert_file"]),
     ("fleet.", &["fleet.name", "fleet.mirrors", "fleet.ca_file"]),
     ("fleet.password_file", &["fleet.username"]),
+    ("telemetry.otlp_endpoint", &["telemetry.ca_file"]),
     ("realm.jwks.", &["realm.jwks.ca_file"]),
     (
         "",

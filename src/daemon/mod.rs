@@ -36,7 +36,8 @@ use crate::config::Config;
 use crate::engine::{Engine, LoadError};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
-use crate::telemetry::{Exposition, Registry};
+use crate::telemetry::{ExportError, Exporter, Exposition, Registry};
+use crate::trace::Tracer;
 use crate::transport::{http, mqtt};
 use crate::{process, systemd, time};
 use core::Core;
@@ -84,6 +85,8 @@ pub enum RunError {
     Tls(#[from] crate::tls::TlsError),
     #[error("fleet.mirrors: {0}")]
     Fleet(#[from] crate::https::HttpsError),
+    #[error("telemetry: {0}")]
+    Traces(#[from] ExportError),
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
     #[error("no thread to look at the deny files with: {0}")]
@@ -144,6 +147,7 @@ struct Daemon {
     transports: JoinSet<()>,
     health: Health,
     readiness: Readiness,
+    exporter: Exporter,
 }
 
 impl Daemon {
@@ -159,7 +163,9 @@ impl Daemon {
         let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
         models::check_instructions(&engine, &config)?;
         let shutdown = Shutdown::default();
-        let parts = parts(state, &engine, &shutdown);
+        let device = &config.identity.device;
+        let (tracer, exporter) = Exporter::start(&config.telemetry, device, &mut registry)?;
+        let parts = parts(state, &engine, tracer, &shutdown);
         state.begin(&config, &mut registry)?;
         let admission = Admission::new(parts, config.admission.clone(), &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
@@ -205,6 +211,7 @@ impl Daemon {
             transports,
             health,
             readiness: Readiness::default(),
+            exporter,
         })
     }
 
@@ -273,6 +280,7 @@ impl Daemon {
         self.core.shutdown.end();
         within(LAST_WORDS, &mut self.transports).await;
         self.core.engine.stop();
+        self.exporter.close();
         tracing::info!("stopped");
     }
 }
@@ -298,9 +306,10 @@ fn signals() -> Result<[Signal; 3], RunError> {
     ])
 }
 
-fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
+fn parts(state: &State, engine: &Engine, tracer: Tracer, shutdown: &Shutdown) -> Parts {
     Parts {
         engine: engine.clone(),
+        tracer,
         log: state.log.clone(),
         store: state.store.clone(),
         authority: state.authority.clone(),

@@ -10,11 +10,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
 use super::{Prompt, Report};
-use crate::prompt::{Dialect, Finish};
+use crate::prompt::Finish;
 use crate::telemetry::Registry;
 
 /// `gen_ai.provider.name`: no other system is behind us.
-const PROVIDER: &str = "slmd";
+pub const PROVIDER: &str = "slmd";
 
 /// The engine's metrics; their labels are bounded by the loaded models and closed enums.
 #[derive(Debug)]
@@ -64,12 +64,8 @@ impl EncodeLabelSet for ErrorType {
 
 impl Asked {
     fn of(prompt: &Prompt) -> Asked {
-        let operation = match prompt.dialect {
-            Dialect::Chat => "chat",
-            Dialect::Text => "text_completion",
-        };
         Asked {
-            gen_ai_operation_name: operation,
+            gen_ai_operation_name: prompt.dialect.operation_name(),
             gen_ai_provider_name: PROVIDER,
             gen_ai_request_model: prompt.model.clone(),
         }
