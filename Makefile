@@ -19,7 +19,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-tests build model keycloak promtool venv node hivemq fuzz loom sanitize demo bench cross dist install clean
+.PHONY: help setup setup-tests build model keycloak promtool collector venv node hivemq fuzz loom sanitize demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -70,6 +70,9 @@ keycloak: | setup-tests
 promtool: | setup-tests
 	@tests/promtool >/dev/null
 
+collector: | setup-tests
+	@tests/collector/build >/dev/null
+
 venv: $(VENV)
 
 $(VENV): tests/clients/requirements.txt | setup
@@ -112,7 +115,7 @@ demo: $(BUNDLE)
 	$(SLMD) demo
 
 # Asks first and tests then: nobody wants to be asked in the middle.
-test: $(BUNDLE) $(VENV) $(NODE) keycloak promtool fuzz loom
+test: $(BUNDLE) $(VENV) $(NODE) keycloak promtool collector fuzz loom
 	@rm -rf target/test-logs
 	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
 	$(AGAIN) --no-print-directory test-host $$arm test-logs

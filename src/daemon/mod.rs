@@ -165,24 +165,15 @@ impl Daemon {
         let shutdown = Shutdown::default();
         let device = &config.identity.device;
         let (tracer, exporter) = Exporter::start(&config.telemetry, device, &mut registry)?;
-        let parts = parts(state, &engine, tracer, &shutdown);
         state.begin(&config, &mut registry)?;
+        let parts = parts(state, &engine, tracer, &shutdown);
         let admission = Admission::new(parts, config.admission.clone(), &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
         let (reporter, reports) = Reporter::new(state).map_err(|source| state.error(source))?;
-        let given = mqtt::Parts {
-            identity: config.identity.clone(),
-            key: state.key.clone(),
-            nonces: state.nonces.clone(),
-            admission: admission.clone(),
-            shutdown: shutdown.clone(),
-            audit: state.log.clone(),
-            reports,
-            known: state.authority.known(),
-        };
-        let mqtt = start_mqtt(&config, given, &mut registry);
+        let given = (admission.clone(), shutdown.clone(), reports);
+        let mqtt = start_mqtt(&config, state, given, &mut registry);
         let http_metrics = http::Metrics::register(&mut registry);
         let metrics = Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
@@ -288,11 +279,22 @@ impl Daemon {
 /// Where a broker is configured.
 fn start_mqtt(
     config: &Config,
-    parts: mqtt::Parts,
+    state: &State,
+    (admission, shutdown, reports): (Admission, Shutdown, mqtt::Reports),
     registry: &mut Registry,
 ) -> Option<mqtt::Handle> {
     let mut settings = config.mqtt.clone()?;
     settings.max_body = config.http.max_body;
+    let parts = mqtt::Parts {
+        identity: config.identity.clone(),
+        key: state.key.clone(),
+        nonces: state.nonces.clone(),
+        admission,
+        shutdown,
+        audit: state.log.clone(),
+        reports,
+        known: state.authority.known(),
+    };
     Some(mqtt::start(settings, parts, registry))
 }
 

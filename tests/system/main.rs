@@ -35,4 +35,5 @@ mod reload;
 mod secrets;
 mod support;
 mod tls;
+mod traces;
 mod wipe;

@@ -9,6 +9,7 @@
 
 mod certs;
 mod clock;
+mod collector;
 mod daemon;
 mod disk;
 mod dpop;
@@ -23,6 +24,7 @@ mod wait;
 
 pub use certs::{Ca, Certificate};
 pub use clock::{Clock, Kept};
+pub use collector::{Collector, Span};
 pub use daemon::{Daemon, Setup, signal};
 pub use disk::Disk;
 pub use dpop::{Holder, bound, message_hash, thumbprint};
