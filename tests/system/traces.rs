@@ -163,7 +163,7 @@ fn over_http(daemon: &Daemon, collector: &Collector, token: &str) {
             "{begins}"
         );
         // And so does the trace's id.
-        let found = daemon.slmd(&["audit", "search", "--request", trace.as_str(), "--json"]);
+        let found = daemon.slmd(&["audit", "tail", "--request", trace.as_str(), "--json"]);
         assert!(
             String::from_utf8_lossy(&found.stdout).contains(id),
             "{found:?}"

@@ -65,7 +65,7 @@ pub(super) struct Tail {
     /// Decided so: permit, refuse, or the name of a reason, such as expired.
     #[arg(long, value_name = "DECISION", value_parser = decision)]
     decision: Option<String>,
-    /// Of this request: its id, or the beginning (req_…), or the id that the client gave it.
+    /// Of this request: its id, or the beginning (req_…), or the id that the client gave it, or its trace's.
     #[arg(long, value_name = "ID", value_parser = request)]
     request: Option<String>,
 }
