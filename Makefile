@@ -19,7 +19,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-demo setup-tests build model keycloak prometheus venv node hivemq fuzz loom sanitize demo demo-keycloak bench cross dist install clean
+.PHONY: help setup setup-demo setup-tests build model keycloak prometheus collector venv node hivemq fuzz loom sanitize demo demo-keycloak bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -73,6 +73,9 @@ keycloak: | setup-tests
 prometheus: | setup-tests
 	@tests/prometheus >/dev/null
 
+collector: | setup-tests
+	@tests/collector/build >/dev/null
+
 venv: $(VENV)
 
 $(VENV): tests/clients/requirements.txt | setup
@@ -122,7 +125,7 @@ demo-keycloak: setup-demo $(BUNDLE)
 	@KEEP=$(KEEP) deploy/demo/run $(SLMD) $(BUNDLE:/slmd.json=)
 
 # Asks first and tests then: nobody wants to be asked in the middle.
-test: $(BUNDLE) $(VENV) $(NODE) keycloak prometheus fuzz loom
+test: $(BUNDLE) $(VENV) $(NODE) keycloak prometheus collector fuzz loom
 	@rm -rf target/test-logs
 	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
 	$(AGAIN) --no-print-directory test-host $$arm test-logs

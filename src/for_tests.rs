@@ -92,6 +92,10 @@ pub mod tls {
     pub use crate::tls::{KeyPair, client, fingerprint};
 }
 
+pub mod trace {
+    pub use crate::trace::Trace;
+}
+
 pub mod trust {
     pub use crate::trust::report::{Enrolled, Report, ReportError, verify};
     pub use crate::trust::{

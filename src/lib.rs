@@ -5,7 +5,7 @@
 //!
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
 //!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
-//!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`] are small tools.
+//!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`], [`trace`] are small tools.
 //! 2. [`tlog`] proves what a log holds, [`trust`] says what to believe of what a fleet or its devices signed, [`auth`] decides, both purely.
 //!    [`wire`] turns bytes into requests and fragments into bytes. [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`repository`] is where a fleet's manager signs for its devices;
@@ -61,6 +61,7 @@ mod telemetry;
 mod time;
 mod tlog;
 mod tls;
+mod trace;
 mod transport;
 mod trust;
 mod wire;

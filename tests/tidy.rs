@@ -27,6 +27,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["files", "time"],
     &["https", "identity", "json", "reason", "share", "shutdown"],
+    &["trace"],
     &["delivery", "oauth", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],

@@ -15,6 +15,7 @@ mod record;
 mod records;
 mod replay;
 mod running;
+mod spans;
 mod waiters;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time::Moment;
+use crate::trace::{Kind, Parent, Root, Tracer};
 use crate::{audit, time};
 use decide::Decider;
 use inbox::{Inbox, Waiting};
@@ -76,6 +78,7 @@ pub struct Parts {
     pub store: Store,
     /// What is in force, and the time; told of every accepted token.
     pub authority: Authority,
+    pub tracer: Tracer,
     pub shutdown: Shutdown,
 }
 
@@ -89,6 +92,7 @@ struct Inner {
     waiting: Waiting,
     running: Running,
     engine: Engine,
+    tracer: Tracer,
     shutdown: Shutdown,
 }
 
@@ -122,8 +126,14 @@ impl Admission {
                 metrics: Metrics::register(registry),
             },
             engine: parts.engine,
+            tracer: parts.tracer,
             shutdown: parts.shutdown,
         })))
+    }
+
+    /// Begins the trace of a request that has come in.
+    pub fn begin_trace(&self, kind: Kind, parent: Option<&Parent>) -> Root {
+        self.0.tracer.begin(kind, parent)
     }
 
     /// Admits a prompt.

@@ -5,14 +5,16 @@
 //! others have taken, which gives it back.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tracing::Instrument;
 
 use super::inbox::Attempt;
 use super::limits::Charge;
 use super::record::{Recorded, Recorder};
 use super::replay::FirstUse;
 use super::running::Run;
-use super::{Admission, records};
+use super::{Admission, records, spans};
 use crate::audit;
 use crate::auth::Permitted;
 use crate::digest::hex;
@@ -20,7 +22,9 @@ use crate::engine::{Job, Prompt, Report, Reservation, Ticket};
 use crate::identity::random;
 use crate::prompt::{self, AnswerReceiver, Completion, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
-use crate::time::Timestamp;
+use crate::telemetry;
+use crate::time::{self, Timestamp};
+use crate::trace::Trace;
 
 /// A permitted, recorded, queued request and its answer. Dropping it cancels what still runs.
 #[derive(Debug)]
@@ -88,11 +92,12 @@ impl Admission {
         place: Option<Place>,
     ) -> Result<Admitted, Recorded<Refusal>> {
         let (door, refused) = (self.clone(), permitted.clone());
-        let task = tokio::spawn(async move {
+        let pass = async move {
             let refused = permitted.clone();
             let admitted = door.pass(permitted, completion, place).await;
             admitted.map_err(|refusal| door.0.recorder.refused(&refused, refusal))
-        });
+        };
+        let task = tokio::spawn(pass.in_current_span());
         let panicked = |_| {
             let refusal = RefuseReason::Internal.into();
             Err(self.0.recorder.refused(&refused, refusal))
@@ -106,11 +111,12 @@ impl Admission {
         completion: Completion,
         place: Option<Place>,
     ) -> Result<Admitted, Refusal> {
+        let trace = permitted.request().trace.clone();
         let reserved = self.reserve(permitted, completion, place)?;
-        let prepared = self.prepare(reserved).await?;
+        let prepared = spans::step(&trace, "prepare", self.prepare(reserved)).await?;
         let charged = self.charge(prepared)?;
         let claimed = self.claim(charged)?;
-        let on_record = self.record(claimed).await?;
+        let on_record = spans::step(&trace, "record", self.record(claimed)).await?;
         Ok(self.queue(on_record))
     }
 
@@ -152,9 +158,8 @@ impl Admission {
         let endpoint = Arc::clone(permitted.endpoint());
         let allowed = self.0.limits.allowance(&permitted);
         let now = self.0.decider.clock().effective();
-        let prepared = tokio::task::spawn_blocking(move || {
-            engine.prepare(&endpoint, completion, Some(allowed), now)
-        });
+        let prepared =
+            telemetry::blocking(move || engine.prepare(&endpoint, completion, Some(allowed), now));
         let prompt = prepared
             .await
             .unwrap_or_else(|_| Err(RefuseReason::Internal.into()))?;
@@ -225,10 +230,14 @@ impl Admission {
         }
         let id = permitted.request().id.clone();
         let model = permitted.endpoint().client_id.clone();
+        spans::asked(&permitted, &prompt);
         let finisher = Finisher {
             recorder: self.0.recorder.clone(),
             run,
             charge,
+            trace: permitted.request().trace.clone(),
+            queued: time::instant(),
+            served: prompt.model.clone(),
             request_id: id.own(),
             principal: records::tag(&permitted),
             realm: permitted.grant().realm.clone(),
@@ -260,6 +269,10 @@ struct Finisher {
     recorder: Recorder,
     run: Run,
     charge: Charge,
+    trace: Trace,
+    queued: Instant,
+    /// The bundle.
+    served: String,
     request_id: RequestId,
     principal: audit::Tag,
     realm: String,
@@ -272,6 +285,7 @@ impl Finisher {
     fn finish(mut self, report: &Report) {
         self.charge.use_up(report.outcome.usage);
         drop(self.run);
+        spans::answered(&self.trace, self.queued, &self.served, report);
         let finished = audit::Finished {
             request_id: self.request_id,
             principal: Some(self.principal),

@@ -14,6 +14,7 @@ use crate::keysync::Floor;
 use crate::prompt::{Operation, Origin, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::Store;
+use crate::telemetry;
 
 /// When to come again while nothing can be recorded.
 const RETRY: Duration = Duration::from_secs(5);
@@ -84,6 +85,7 @@ impl Recorder {
     /// A request that the token allows and that is refused all the same.
     pub(super) fn refused(&self, permitted: &Permitted, refusal: Refusal) -> Recorded<Refusal> {
         self.note(&records::refused(permitted, &refusal));
+        permitted.request().trace.decided(Err(refusal.reason));
         Recorded(refusal)
     }
 
@@ -179,7 +181,7 @@ impl Recorder {
             self.floor.clone(),
             self.log.clocks().clone(),
         );
-        let written = tokio::task::spawn_blocking(move || {
+        let written = telemetry::blocking(move || {
             store.commit(|| {
                 floor.write_along(clocks.booted())?;
                 write()

@@ -405,7 +405,9 @@ impl Name {
     fn is_id(&self, id: &RequestId) -> bool {
         let start = self.0.trim_end_matches(MORE);
         let begins = start.len() > OWN_ID.len() && start.starts_with(OWN_ID);
-        self.is(id.echoed()) || (begins && id.as_str().starts_with(start)) || self.is(id.as_str())
+        let is_own = (begins && id.as_str().starts_with(start)) || self.is(id.as_str());
+        let of_trace = || id.trace().is_some_and(|trace| self.is(&trace.to_string()));
+        self.is(id.echoed()) || is_own || of_trace()
     }
 }
 

@@ -17,6 +17,7 @@ mod schema_tests;
 mod table;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod value;
 mod witness;
 
@@ -35,7 +36,7 @@ pub use self::table::{Given, Line, Row};
 use crate::authority::RealmConfig;
 use crate::files::{self, Care};
 use crate::identity::host_name;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, TraceSettings};
 use crate::{admission, audit, engine, identity, transport};
 
 /// Where the configuration lies unless told otherwise.
@@ -65,6 +66,7 @@ pub struct Config {
     pub engine: engine::Settings,
     pub admission: admission::Settings,
     pub audit: audit::Settings,
+    pub telemetry: TraceSettings,
     pub realms: Vec<RealmConfig>,
     pub login: Login,
     /// What is usable, but not well.

@@ -16,6 +16,7 @@ use super::table::{
     Always, Any, Each, Entry, Flat, Given, Perhaps, Row, Table, defaults, key, live, restart,
     rows_of, settings,
 };
+use super::traces::check_traces;
 use super::value::{
     address, boolean, broker_url, bytes, count, grace, groups, here, hosts, identity, issuer,
     kernels, log_filter, log_format, log_origin, loopback, number, origins, path_to, plain_name,
@@ -29,6 +30,7 @@ use crate::authority::RealmConfig;
 use crate::fleet::{self, Place};
 use crate::keysync::Source;
 use crate::prompt::SamplingOptions;
+use crate::telemetry::TraceSettings;
 use crate::tls::KeyPair;
 use crate::transport::{http, mqtt};
 use crate::{admission, engine, https, link};
@@ -64,6 +66,8 @@ settings! {
         engine: Always;
         admission: Always;
         audit: Always;
+        /// Traces of requests; none are made unless `otlp_endpoint` is set.
+        telemetry: Always;
         /// A realm: whose tokens are accepted. Its keys are pinned with `slmd keys pin prod jwks.json`.
         realms("realm"): Each;
         /// Where `slmd login` logs in on this machine.
@@ -263,6 +267,22 @@ settings! {
         url: restart(optional(text)), Example "https://witness.example";
         /// The CA of its certificate, as PEM.
         ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/witness-ca.pem";
+    }
+
+    TraceSettings, check_traces {
+        /// An OpenTelemetry collector that takes OTLP over HTTP, without `/v1/traces`. It isn't told what
+        /// was asked or answered, nor by whom. None unless set.
+        endpoint("otlp_endpoint"): restart(optional(text)), Example "http://127.0.0.1:4318";
+        /// The only CA that is trusted for it.
+        ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/collector-ca.pem";
+        /// What requests to it say beside, such as `authorization: Bearer …`; a header a line, mode 0600. Read
+        /// again for each.
+        headers_file: restart(optional(path_to(Thing::Headers))), Example "/etc/slmd/collector.headers";
+        /// http:// beyond this machine: then whoever is in between can read the traces.
+        plain("plain_http_exposes_traces"): restart(boolean), Default false;
+        /// Of the requests whose caller began no trace, so many are recorded. Of the others, those whose
+        /// caller has its own recorded.
+        ratio("trace_ratio"): restart(number(0.0..=1.0)), Default 1;
     }
 
     RealmConfig, check_realm {

@@ -91,6 +91,14 @@ const VALUES: &[(&str, &[&str])] = &[
         &["'http://127.0.0.1:7380'", "'https://w.example'"],
     ),
     ("audit.witness.ca_file", &["'/ca.pem'", "'/cb.pem'"]),
+    (
+        "telemetry.otlp_endpoint",
+        &["'http://[::1]:4318/otlp'", "'https://c.example'"],
+    ),
+    ("telemetry.ca_file", &["'/ca.pem'", "'/cb.pem'"]),
+    ("telemetry.headers_file", &["'/h'"]),
+    ("telemetry.plain_http_exposes_traces", &["true"]),
+    ("telemetry.trace_ratio", &["0", "0.05"]),
     ("realm.name", &["'other'", "'dev'"]),
     (
         "realm.issuer",
@@ -170,6 +178,7 @@ const COMPANIONS: &[(&str, &[&str])] = &[
             "audit.witness.ca_file",
         ],
     ),
+    ("telemetry.otlp_endpoint", &["telemetry.ca_file"]),
     ("realm.jwks.", &["realm.jwks.ca_file"]),
     (
         "",

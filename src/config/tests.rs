@@ -382,6 +382,11 @@ fn files_that_others_may_change_or_read_are_refused_with_what_to_do() {
             with(&mqtt(&(named("password_file") + "[mqtt.tls]\n" + ca))),
             secret,
         ),
+        (
+            "telemetry.headers_file",
+            with(&("[telemetry]\n".to_owned() + &named("headers_file"))),
+            secret,
+        ),
         ("realm.deny_file", realm(&named("deny_file")), trusted),
         (
             "realm.jwks.ca_file",

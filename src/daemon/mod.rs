@@ -39,7 +39,8 @@ use crate::config::Config;
 use crate::engine::{Engine, LoadError};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
-use crate::telemetry::{Exposition, Registry};
+use crate::telemetry::{ExportError, Exporter, Exposition, Registry};
+use crate::trace::Tracer;
 use crate::transport::{http, mqtt};
 use crate::{process, systemd, time};
 use core::{Core, LastReload};
@@ -88,6 +89,8 @@ pub enum RunError {
     Witness(#[from] crate::witness::OpenError),
     #[error("fleet.mirrors: {0}")]
     Fleet(#[from] crate::https::HttpsError),
+    #[error("telemetry: {0}")]
+    Traces(#[from] ExportError),
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
     #[error("no thread to look at the deny files with: {0}")]
@@ -150,6 +153,7 @@ struct Daemon {
     transports: JoinSet<()>,
     health: Health,
     readiness: Readiness,
+    exporter: Exporter,
 }
 
 impl Daemon {
@@ -165,24 +169,17 @@ impl Daemon {
         let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
         models::check_instructions(&engine, &config)?;
         let shutdown = Shutdown::default();
-        let parts = parts(state, &engine, &shutdown);
+        let device = &config.identity.device;
+        let (tracer, exporter) = Exporter::start(&config.telemetry, device, &mut registry)?;
         state.begin(&config, &mut registry)?;
+        let parts = parts(state, &engine, tracer, &shutdown);
         let admission = Admission::new(parts, config.admission.clone(), &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
         let (reporter, reports) = Reporter::new(state).map_err(|source| state.error(source))?;
-        let given = mqtt::Parts {
-            identity: config.identity.clone(),
-            key: state.key.clone(),
-            nonces: state.nonces.clone(),
-            admission: admission.clone(),
-            shutdown: shutdown.clone(),
-            audit: state.log.clone(),
-            reports,
-            known: state.authority.known(),
-        };
-        let mqtt = start_mqtt(&config, given, &mut registry);
+        let given = (admission.clone(), shutdown.clone(), reports);
+        let mqtt = start_mqtt(&config, state, given, &mut registry);
         let exports = start_exports(&config, state, &shutdown, &mut registry)?;
         let witnesses = state.witnesses(&config, &mut registry)?;
         let http_metrics = http::Metrics::register(&mut registry);
@@ -218,6 +215,7 @@ impl Daemon {
             transports,
             health,
             readiness: Readiness::default(),
+            exporter,
         })
     }
 
@@ -292,6 +290,7 @@ impl Daemon {
         within(LAST_WORDS, &mut self.transports).await;
         self.core.exports.join(LAST_WORDS).await;
         self.core.engine.stop();
+        self.exporter.close();
         tracing::info!("stopped");
     }
 }
@@ -299,11 +298,22 @@ impl Daemon {
 /// Where a broker is configured.
 fn start_mqtt(
     config: &Config,
-    parts: mqtt::Parts,
+    state: &State,
+    (admission, shutdown, reports): (Admission, Shutdown, mqtt::Reports),
     registry: &mut Registry,
 ) -> Option<mqtt::Handle> {
     let mut settings = config.mqtt.clone()?;
     settings.max_body = config.http.max_body;
+    let parts = mqtt::Parts {
+        identity: config.identity.clone(),
+        key: state.key.clone(),
+        nonces: state.nonces.clone(),
+        admission,
+        shutdown,
+        audit: state.log.clone(),
+        reports,
+        known: state.authority.known(),
+    };
     Some(mqtt::start(settings, parts, registry))
 }
 
@@ -333,9 +343,10 @@ fn signals() -> Result<[Signal; 3], RunError> {
     ])
 }
 
-fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
+fn parts(state: &State, engine: &Engine, tracer: Tracer, shutdown: &Shutdown) -> Parts {
     Parts {
         engine: engine.clone(),
+        tracer,
         log: state.log.clone(),
         store: state.store.clone(),
         authority: state.authority.clone(),

@@ -10,11 +10,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
 use super::{Prompt, Report};
-use crate::prompt::{Dialect, Finish};
+use crate::prompt::Finish;
 use crate::telemetry::Registry;
 
 /// `gen_ai.provider.name`: no other system is behind us.
-const PROVIDER: &str = "slmd";
+pub const PROVIDER: &str = "slmd";
 /// `gen_ai.token.type`.
 const TOKENS: [&str; 2] = ["input", "output"];
 
@@ -66,12 +66,8 @@ impl EncodeLabelSet for ErrorType {
 
 impl Asked {
     fn to(dialect: Dialect, model: String) -> Asked {
-        let operation = match dialect {
-            Dialect::Chat => "chat",
-            Dialect::Text => "text_completion",
-        };
         Asked {
-            gen_ai_operation_name: operation,
+            gen_ai_operation_name: dialect.operation_name(),
             gen_ai_provider_name: PROVIDER,
             gen_ai_request_model: model,
         }

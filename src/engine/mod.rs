@@ -55,7 +55,7 @@ pub use self::check::check;
 pub use self::import::import;
 pub use self::import_sampling::of_generation_config;
 pub use self::kernels::Family;
-pub use self::metrics::Metrics;
+pub use self::metrics::{Metrics, PROVIDER};
 #[cfg(any(test, feature = "for-tests"))]
 pub use self::metrics::fill as fill_metrics;
 pub use self::model::{EngineError, LoadOptions, Model, Sequence};
@@ -293,6 +293,7 @@ impl Reservation {
             interrupt: job.interrupt,
             done: job.done,
             permitted: Some(job.permitted),
+            lines: tracing::Span::current(),
             submitted: time::instant(),
             place: self.place,
         })

@@ -17,7 +17,7 @@ pub use interrupt::Interrupt;
 pub use operation::{Dialect, Entry, Look, Operation, Scope};
 pub use origin::{Origin, Transport, network};
 pub use place::Place;
-pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role};
+pub use request::{Cancel, Completion, Input, LOG_TARGET, Message, Request, RequestId, Role};
 pub use sampling::{Sampling, SamplingOptions};
 
 use serde::{Deserialize, Serialize};

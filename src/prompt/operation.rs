@@ -79,6 +79,16 @@ table! {
     }
 }
 
+impl Dialect {
+    /// `gen_ai.operation.name` of OpenTelemetry.
+    pub fn operation_name(self) -> &'static str {
+        match self {
+            Dialect::Chat => "chat",
+            Dialect::Text => "text_completion",
+        }
+    }
+}
+
 table! {
     /// What changes nothing and nobody waits for: such are counted in the audit. HTTP only.
     Look {

@@ -18,6 +18,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(600);
 /// Signatures of a checkpoint, or a size.
 const MAX_ANSWER: u64 = 64 * 1024;
 
+const TEXT: (&str, &str) = ("content-type", "text/plain; charset=utf-8");
+
 impl Witnesses {
     /// Brings each new checkpoint to those that are asked, until `shutdown` ends. To be called on the
     /// runtime.
@@ -105,7 +107,7 @@ impl Shared {
             let proof = self.log.consistency(old, &signed);
             let proof = proof.map_err(|error| Refused::Log(error.to_string()))?;
             let body = add_checkpoint(old, &proof, &signed.note);
-            let answer = https.post(&url, "text/plain; charset=utf-8", body.into(), MAX_ANSWER);
+            let answer = https.post(&url, body.into(), &[TEXT], MAX_ANSWER);
             let answer = answer.map_err(|error| Refused::Unreachable(error.to_string()))?;
             match answer.status {
                 200 => return self.answered(watcher, &signed, &answer.body),

@@ -38,6 +38,7 @@ mod reload;
 mod secrets;
 mod support;
 mod tls;
+mod traces;
 mod watch;
 mod wipe;
 mod witness;

@@ -26,6 +26,7 @@ mod reserve;
 mod route;
 mod seats;
 mod socket;
+mod spans;
 mod stall;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ mod request;
 mod serve;
 mod session;
 mod signature;
+mod spans;
 mod status;
 mod topics;
 mod untold;

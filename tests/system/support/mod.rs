@@ -21,12 +21,14 @@ mod mqtt;
 pub mod prometheus;
 mod python;
 mod retain;
+mod rsyslog;
 pub mod secrets;
 mod wait;
 
 pub use certs::{Ca, Certificate};
 pub use clock::{Clock, Kept};
-pub use collector::{Collector, Received};
+pub use collector::{Collector, Span};
+pub use rsyslog::{Received, Rsyslog};
 pub use daemon::{Daemon, Setup, signal};
 pub use disk::Disk;
 pub use dpop::{Holder, bound, message_hash, thumbprint};
