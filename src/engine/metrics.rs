@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
 use super::{Prompt, Report};
-use crate::prompt::Finish;
+use crate::prompt::{Dialect, Finish};
 use crate::telemetry::Registry;
 
 /// `gen_ai.provider.name`: no other system is behind us.
