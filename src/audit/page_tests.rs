@@ -299,7 +299,8 @@ fn what_cant_be_read_is_shown_to_the_whole_log_s_reader_alone() {
         .unwrap();
     let log = open_in(&store, &folder, settings());
     for (view, pairs, count) in [
-        (View::Whole, &[][..], 1),
+        // Beside it the record that an epoch has begun.
+        (View::Whole, &[][..], 2),
         (View::Whole, &[("where", "event=rollout")], 1),
         (View::Whole, &[("event", "access")], 0),
         (dev(), &[], 0),
