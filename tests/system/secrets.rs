@@ -26,9 +26,7 @@ const ASKED: usize = 6;
 fn no_log_holds_a_token_or_a_prompt() {
     let collector = Collector::start();
     for format in ["text", "json"] {
-        let answered = provoke(format, &collector);
-        // Spans come in the order of their requests' ends.
-        collector.request(&answered);
+        provoke(format, &collector);
     }
     let spans = collector.spans();
     let own = |span: &&Span| span.text("slmd.request_id").is_some();
@@ -97,9 +95,8 @@ fn search(folder: &Path, needles: &Needles) -> Result<usize, String> {
     Ok(searched)
 }
 
-/// Good and bad tokens, and bodies that can't be read, each with a secret in it. Gives the last
-/// request's id.
-fn provoke(format: &str, collector: &Collector) -> String {
+/// Good and bad tokens, and bodies that can't be read, each with a secret in it.
+fn provoke(format: &str, collector: &Collector) {
     let issuer = Issuer::new("RS256", "secrets-1");
     let stranger = Issuer::new("RS256", "secrets-1");
     let format = format!("log_format = {format:?}\n{}", collector.setting());
@@ -129,7 +126,8 @@ fn provoke(format: &str, collector: &Collector) -> String {
         let record: Value = serde_json::from_str(&line).expect("a record");
         record["request_id"].as_str().map(str::to_owned)
     });
-    last.expect("a request is on record")
+    // Spans come in the order of their requests' ends.
+    collector.request(&last.expect("a request is on record"));
 }
 
 /// What must not be found: kind and text by the text's first bytes.
