@@ -203,10 +203,7 @@ impl Daemon {
             config: arc_swap::ArcSwap::from_pointee(config),
             noticed: Noticed::default(),
             reloading: parking_lot::Mutex::default(),
-            last_reload: parking_lot::Mutex::new(LastReload {
-                taken: true,
-                in_force_since: state.authority.clocks().now(),
-            }),
+            last_reload: LastReload::begun(state.authority.clocks().now()).into(),
         });
         core.follow()?;
         let transports = core.serve(sockets, http_metrics);
