@@ -172,17 +172,8 @@ impl Daemon {
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
         let (reporter, reports) = Reporter::new(state).map_err(|source| state.error(source))?;
-        let given = mqtt::Parts {
-            identity: config.identity.clone(),
-            key: state.key.clone(),
-            nonces: state.nonces.clone(),
-            admission: admission.clone(),
-            shutdown: shutdown.clone(),
-            audit: state.log.clone(),
-            reports,
-            known: state.authority.known(),
-        };
-        let mqtt = start_mqtt(&config, given, &mut registry);
+        let given = (&admission, &shutdown, reports);
+        let mqtt = start_mqtt(&config, state, given, &mut registry);
         let exports = start_exports(&config, state, &shutdown, &mut registry)?;
         let witnesses = state.witnesses(&config, &mut registry)?;
         let http_metrics = http::Metrics::register(&mut registry);
@@ -296,10 +287,21 @@ impl Daemon {
 /// Where a broker is configured.
 fn start_mqtt(
     config: &Config,
-    parts: mqtt::Parts,
+    state: &State,
+    (admission, shutdown, reports): (&Admission, &Shutdown, mqtt::Reports),
     registry: &mut Registry,
 ) -> Option<mqtt::Handle> {
     let mut settings = config.mqtt.clone()?;
+    let parts = mqtt::Parts {
+        identity: config.identity.clone(),
+        key: state.key.clone(),
+        nonces: state.nonces.clone(),
+        admission: admission.clone(),
+        shutdown: shutdown.clone(),
+        audit: state.log.clone(),
+        reports,
+        known: state.authority.known(),
+    };
     settings.max_body = config.http.max_body;
     Some(mqtt::start(settings, parts, registry))
 }
