@@ -49,6 +49,15 @@ pub(super) struct LastReload {
     pub(super) in_force_since: Timestamp,
 }
 
+impl LastReload {
+    pub(super) fn begun(now: Timestamp) -> LastReload {
+        LastReload {
+            taken: true,
+            in_force_since: now,
+        }
+    }
+}
+
 impl Core {
     /// Once a second. A part that fails says so and is tried again.
     pub(super) fn tick(&self) {

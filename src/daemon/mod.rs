@@ -178,7 +178,7 @@ impl Daemon {
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
         let (reporter, reports) = Reporter::new(state).map_err(|source| state.error(source))?;
-        let given = (admission.clone(), shutdown.clone(), reports);
+        let given = (&admission, &shutdown, reports);
         let mqtt = start_mqtt(&config, state, given, &mut registry);
         let exports = start_exports(&config, state, &shutdown, &mut registry)?;
         let witnesses = state.witnesses(&config, &mut registry)?;
@@ -200,10 +200,7 @@ impl Daemon {
             config: arc_swap::ArcSwap::from_pointee(config),
             noticed: Noticed::default(),
             reloading: parking_lot::Mutex::default(),
-            last_reload: parking_lot::Mutex::new(LastReload {
-                taken: true,
-                in_force_since: state.authority.clocks().now(),
-            }),
+            last_reload: LastReload::begun(state.authority.clocks().now()).into(),
         });
         core.follow()?;
         let transports = core.serve(sockets, http_metrics);
@@ -299,21 +296,21 @@ impl Daemon {
 fn start_mqtt(
     config: &Config,
     state: &State,
-    (admission, shutdown, reports): (Admission, Shutdown, mqtt::Reports),
+    (admission, shutdown, reports): (&Admission, &Shutdown, mqtt::Reports),
     registry: &mut Registry,
 ) -> Option<mqtt::Handle> {
     let mut settings = config.mqtt.clone()?;
-    settings.max_body = config.http.max_body;
     let parts = mqtt::Parts {
         identity: config.identity.clone(),
         key: state.key.clone(),
         nonces: state.nonces.clone(),
-        admission,
-        shutdown,
+        admission: admission.clone(),
+        shutdown: shutdown.clone(),
         audit: state.log.clone(),
         reports,
         known: state.authority.known(),
     };
+    settings.max_body = config.http.max_body;
     Some(mqtt::start(settings, parts, registry))
 }
 
