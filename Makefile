@@ -19,7 +19,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-tests build model keycloak promtool venv node hivemq fuzz loom sanitize demo bench cross dist install clean
+.PHONY: help setup setup-tests build model keycloak promtool litewitness venv node hivemq fuzz loom sanitize demo bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -30,7 +30,8 @@ help:
 	@echo 'make test          everything that must pass: units, engine, the daemon with its model, a broker and Keycloak'
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
-	@echo 'make fuzz          fuzzes token, key set, claims, deny file, DPoP proof, signed metadata and report for'
+	@echo 'make fuzz          fuzzes token, key set, claims, deny file, DPoP proof, signed metadata, report, note, proof of'
+	@echo '                   a log and its policy for'
 	@echo '                   150 s in all (FUZZ_SECONDS for each), after a first build of two minutes'
 	@echo 'make loom          tries the thread pool of the engine under loom: each order of what its threads do'
 	@echo 'make sanitize      runs the kernels under AddressSanitizer and the pool under ThreadSanitizer'
@@ -69,6 +70,10 @@ keycloak: | setup-tests
 
 promtool: | setup-tests
 	@tests/promtool >/dev/null
+
+# A minute the first time.
+litewitness: | setup-tests
+	@tests/litewitness/fetch >/dev/null
 
 venv: $(VENV)
 
@@ -112,7 +117,7 @@ demo: $(BUNDLE)
 	$(SLMD) demo
 
 # Asks first and tests then: nobody wants to be asked in the middle.
-test: $(BUNDLE) $(VENV) $(NODE) keycloak promtool fuzz loom
+test: $(BUNDLE) $(VENV) $(NODE) keycloak promtool litewitness fuzz loom
 	@rm -rf target/test-logs
 	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
 	$(AGAIN) --no-print-directory test-host $$arm test-logs
