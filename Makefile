@@ -19,7 +19,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-demo setup-tests build model keycloak prometheus collector venv node hivemq fuzz loom sanitize demo demo-keycloak bench cross dist install clean
+.PHONY: help setup setup-demo setup-tests build model keycloak prometheus collector litewitness venv node hivemq fuzz loom sanitize demo demo-keycloak bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -32,7 +32,8 @@ help:
 	@echo 'make test          everything that must pass: units, engine, the daemon with its model, a broker and Keycloak'
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
-	@echo 'make fuzz          fuzzes token, key set, claims, deny file, DPoP proof, signed metadata and report for'
+	@echo 'make fuzz          fuzzes token, key set, claims, deny file, DPoP proof, signed metadata, report, note, proof of'
+	@echo '                   a log and its policy for'
 	@echo '                   150 s in all (FUZZ_SECONDS for each), after a first build of two minutes'
 	@echo 'make loom          tries the thread pool of the engine under loom: each order of what its threads do'
 	@echo 'make sanitize      runs the kernels under AddressSanitizer and the pool under ThreadSanitizer'
@@ -75,6 +76,10 @@ prometheus: | setup-tests
 
 collector: | setup-tests
 	@tests/collector/build >/dev/null
+
+# A minute the first time.
+litewitness: | setup-tests
+	@tests/litewitness/fetch >/dev/null
 
 venv: $(VENV)
 
@@ -125,7 +130,7 @@ demo-keycloak: setup-demo $(BUNDLE)
 	@KEEP=$(KEEP) deploy/demo/run $(SLMD) $(BUNDLE:/slmd.json=)
 
 # Asks first and tests then: nobody wants to be asked in the middle.
-test: $(BUNDLE) $(VENV) $(NODE) keycloak prometheus collector fuzz loom
+test: $(BUNDLE) $(VENV) $(NODE) keycloak prometheus collector litewitness fuzz loom
 	@rm -rf target/test-logs
 	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
 	$(AGAIN) --no-print-directory test-host $$arm test-logs
