@@ -166,9 +166,18 @@ class Tour:
             self.stage.resume(self.parts.keycloak)
 
     def audit(self):
-        self.says("The audit log: who did what, permitted or refused, and why")
+        self.says("The audit log: who did what, permitted or refused, and why",
+                  "Each record is written before its answer begins, and is a leaf of a tree that the device signs.")
         self.stage.types("slmd audit tail -n 14")
-        print("  Each is written before the answer begins, and every refusal too.", flush=True)
+        revoked = json.loads(self.stage.runs("slmd", "audit", "tail", "--decision", "revoked", "-n", "1", "--json"))
+        print("  That the lost device was refused can be proven to whoever knows the box's key, without the box.")
+        self.stage.types(f"slmd audit prove {revoked['index']} -o refusal.tlog-proof --record refusal.json")
+        self.stage.types("slmd audit checkpoint --key >box.vkey")
+        check = 'slmd audit check-proof refusal.tlog-proof --key "$(cat box.vkey)" --record'
+        if "proven: " not in self.stage.types(f"{check} refusal.json"):
+            raise Failed("the proof proves nothing")
+        self.stage.types(f"sed 's/{CLIENT}/device-2/' refusal.json >forged.json")
+        self.stage.types(f"{check} forged.json", wants=1)
 
     def metrics(self):
         self.says("Prometheus, with a token of its own from Keycloak, scrapes slmd over TLS")

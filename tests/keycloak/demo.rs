@@ -52,6 +52,8 @@ fn it_shows_what_each_may_with_everything_real_and_leaves_nothing() {
         "curl: (28) ",
         " permit ada ",
         " deny revoked\n",
+        "proven: the record is leaf ",
+        "it proves nothing: ",
         "audit     ",
         "make demo-keycloak KEEP=1",
     ] {
