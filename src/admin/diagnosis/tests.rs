@@ -184,7 +184,7 @@ witness_refused w.example -
   the audit log's witness w.example: it knows another log
   check it, the network and [[audit.witness]] of the configuration
 export_stopped syslog -
-  the log collector takes no audit records, and 6 wait in the log: no route
+  the log collector takes no audit records, and 8 wait in the log: no route
   check it, the network and [audit.syslog] of the configuration; it is tried again and again
 certificate_ends - 2025-12-22T00:00:00.000Z
   the TLS certificate has less than 14 days left, until 2026-01-05 00:00 UTC

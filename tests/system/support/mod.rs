@@ -28,7 +28,6 @@ mod wait;
 pub use certs::{Ca, Certificate};
 pub use clock::{Clock, Kept};
 pub use collector::{Collector, Span};
-pub use rsyslog::{Received, Rsyslog};
 pub use daemon::{Daemon, Setup, signal};
 pub use disk::Disk;
 pub use dpop::{Holder, bound, message_hash, thumbprint};
@@ -39,6 +38,7 @@ pub use left::assert_nothing_stays;
 pub use mqtt::{Message, Mosquitto, Publish, Subscriber, free_port};
 pub use python::python;
 pub use retain::{options, retain_all};
+pub use rsyslog::{Received, Rsyslog};
 pub use wait::{exit, run, within};
 
 use std::path::{Path, PathBuf};
