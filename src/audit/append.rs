@@ -6,7 +6,7 @@ use super::owners::Owner;
 use super::record::{Access, Event, Record, Summary, VERSION};
 use super::state::{Pending, State};
 use super::{AuditError, MAX_RECORD, Noted, Shared};
-use crate::store::Writer;
+use crate::store::{StoreError, Writer};
 use crate::time::Timestamp;
 use crate::tlog::tree::leaf_hash;
 
@@ -30,15 +30,32 @@ impl Shared {
             state.settle(state.next);
         }
         self.store.write(|writer| {
-            self.keep_up(state, writer)?;
-            let index = self.append_one(state, writer, event, salt, now)?;
-            self.enforce_cap(state, writer, now)?;
-            if state.head_is_due() {
-                self.write_head(state, writer)?;
-            }
-            self.report(state);
-            Ok(index)
+            let appended = self.append_within(state, writer, event, salt, now);
+            appended.inspect_err(|error| {
+                // What is to be removed can't be read: it would be so with every record.
+                if let AuditError::Store(error @ StoreError::Corrupt(_)) = error {
+                    writer.give_up(error);
+                }
+            })
         })
+    }
+
+    fn append_within(
+        &self,
+        state: &mut State,
+        writer: &Writer<'_>,
+        event: Event,
+        salt: Option<[u8; 16]>,
+        now: Timestamp,
+    ) -> Result<u64, AuditError> {
+        self.keep_up(state, writer)?;
+        let index = self.append_one(state, writer, event, salt, now)?;
+        self.enforce_cap(state, writer, now)?;
+        if state.head_is_due() {
+            self.write_head(state, writer)?;
+        }
+        self.report(state);
+        Ok(index)
     }
 
     pub(super) fn append_one(

@@ -17,6 +17,8 @@ mod checkpoint;
 mod cosigned;
 pub mod counts;
 mod epoch;
+#[cfg(test)]
+mod epoch_tests;
 mod filter;
 #[cfg(test)]
 mod filter_tests;
@@ -125,6 +127,9 @@ pub enum Noted {
     Counted,
 }
 
+/// Trees of the store that grow with the log: opening reads no more of them than it needs.
+pub const TREES: [&str; 3] = ["audit", "audit_salts", "audit_tiles"];
+
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Log(Arc<Shared>);
@@ -166,9 +171,9 @@ impl Log {
         let shared = Shared {
             clocks,
             store: store.clone(),
-            records: store.tree("audit")?,
-            salts: store.tree("audit_salts")?,
-            tiles: store.tree("audit_tiles")?,
+            records: store.tree(TREES[0])?,
+            salts: store.tree(TREES[1])?,
+            tiles: store.tree(TREES[2])?,
             heads: store.tree("audit_head")?,
             signer: Signer::new(log, key.clone(), folder, &settings.origin, name),
             checkpoints,

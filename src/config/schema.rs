@@ -221,7 +221,7 @@ settings! {
         origin: restart(log_origin), Default "slmd.internal";
         /// A checkpoint is signed after so many records,
         checkpoint_records: live(count(1, 1 << 20)), Default 1000;
-        /// and after so long where there is a new one.
+        /// or once a record has waited for one so long.
         checkpoint_interval: live(time(SECOND, DAY)), Default "1m";
         /// A witness: it sees the log's checkpoints, cosigns them while the log has only grown, and finds
         /// out where it was rewritten.

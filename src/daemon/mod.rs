@@ -113,17 +113,19 @@ pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError
     )?;
     let result = Daemon::start(config, source, &state, loading).await;
     match result {
-        Ok(daemon) => daemon.serve().await,
+        Ok(daemon) => {
+            let served = daemon.serve().await;
+            state.close();
+            served.map_err(|source| state.error(source))
+        }
         Err(error) => {
             state.record(
                 Change::StartRefused,
                 serde_json::json!({"why": error.to_string()}),
             )?;
-            return Err(error);
+            Err(error)
         }
     }
-    state.close();
-    Ok(())
 }
 
 fn raise_descriptors(config: &Config) {
@@ -168,16 +170,7 @@ impl Daemon {
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
         let (reporter, reports) = Reporter::new(state).map_err(|source| state.error(source))?;
-        let given = mqtt::Parts {
-            identity: config.identity.clone(),
-            key: state.key.clone(),
-            nonces: state.nonces.clone(),
-            admission: admission.clone(),
-            shutdown: shutdown.clone(),
-            audit: state.log.clone(),
-            reports,
-            known: state.authority.known(),
-        };
+        let given = given(&config, state, &admission, &shutdown, reports);
         let mqtt = start_mqtt(&config, given, &mut registry);
         let witnesses = state.witnesses(&config, &mut registry)?;
         let http_metrics = http::Metrics::register(&mut registry);
@@ -212,18 +205,23 @@ impl Daemon {
         })
     }
 
-    async fn serve(mut self) {
+    /// Until it is told to stop; an error where only a new start can mend what is damaged.
+    async fn serve(mut self) -> Result<(), StoreError> {
         systemd::ready();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let ended = loop {
             tokio::select! {
                 _ = tick.tick() => self.tick(),
                 _ = self.hangup.recv() => self.reload().await,
-                () = stop(&mut self.term, &mut self.interrupt) => break,
+                () = stop(&mut self.term, &mut self.interrupt) => break Ok(()),
             }
-        }
+            if let Some(error @ StoreError::Corrupt(_)) = self.core.state.store.problem() {
+                break Err(error);
+            }
+        };
         self.drain().await;
+        ended
     }
 
     /// Housekeeping; the watchdog is fed when all parts have made progress. It may block: the
@@ -278,6 +276,26 @@ impl Daemon {
         within(LAST_WORDS, &mut self.transports).await;
         self.core.engine.stop();
         tracing::info!("stopped");
+    }
+}
+
+/// What the broker's transport works with.
+fn given(
+    config: &Config,
+    state: &State,
+    admission: &Admission,
+    shutdown: &Shutdown,
+    reports: mqtt::Reports,
+) -> mqtt::Parts {
+    mqtt::Parts {
+        identity: config.identity.clone(),
+        key: state.key.clone(),
+        nonces: state.nonces.clone(),
+        admission: admission.clone(),
+        shutdown: shutdown.clone(),
+        audit: state.log.clone(),
+        reports,
+        known: state.authority.known(),
     }
 }
 

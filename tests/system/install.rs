@@ -185,17 +185,14 @@ fn systemd_takes_the_units() {
     }
 
     let mut verify = Command::new("systemd-analyze");
-    verify
-        .args(["verify", "--man=false"])
-        .args(&services)
-        .args(
-            [
-                "slmd.socket",
-                "slmd-fleet-timestamp.timer",
-                "slmd-fleet-audit.timer",
-            ]
-            .map(|name| folder.join(name)),
-        );
+    verify.args(["verify", "--man=false"]).args(&services).args(
+        [
+            "slmd.socket",
+            "slmd-fleet-timestamp.timer",
+            "slmd-fleet-audit.timer",
+        ]
+        .map(|name| folder.join(name)),
+    );
     if verify
         .output()
         .is_err_and(|e| e.kind() == ErrorKind::NotFound)

@@ -1,3 +1,5 @@
+//! C2SP's examples, and the rule over all sizes of a small log.
+
 use super::*;
 use crate::tlog::leaves::Leaves;
 
