@@ -55,6 +55,23 @@ pub enum ResetTo {
     Seconds(u64),
 }
 
+/// Erases the salt of a request's prompt hash.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Forget {
+    /// Its own id or the beginning of that, or the index of its access.
+    pub request: String,
+}
+
+/// The salt is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Where the access stands in the log.
+    pub index: u64,
+    pub request_id: String,
+    /// `false`: it was gone already.
+    pub erased: bool,
+}
+
 /// The time floor was set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeReset {

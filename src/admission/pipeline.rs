@@ -74,7 +74,8 @@ struct Claimed {
 #[must_use]
 struct OnRecord {
     charged: Charged,
-    permit: Recorded<()>,
+    /// Where the access stands in the log.
+    permit: Recorded<u64>,
 }
 
 impl Admission {
@@ -230,6 +231,9 @@ impl Admission {
             charge,
             request_id: id.own(),
             principal: records::tag(&permitted),
+            realm: permitted.grant().realm.clone(),
+            endpoint: model.clone(),
+            access_index: *permit,
             transport: permitted.request().origin.transport(),
         };
         let created = self.0.recorder.log.clocks().now();
@@ -246,7 +250,7 @@ impl Admission {
             created,
             answer,
             ticket,
-            permit,
+            permit: permit.with(()),
         }
     }
 }
@@ -258,6 +262,9 @@ struct Finisher {
     charge: Charge,
     request_id: RequestId,
     principal: audit::Tag,
+    realm: String,
+    endpoint: String,
+    access_index: u64,
     transport: &'static str,
 }
 
@@ -268,6 +275,9 @@ impl Finisher {
         let finished = audit::Finished {
             request_id: self.request_id,
             principal: Some(self.principal),
+            realm: Some(self.realm),
+            endpoint: Some(self.endpoint),
+            access_index: Some(self.access_index),
             finish: report.outcome.finish,
             usage: report.outcome.usage,
             answer_hash: hex(&report.answer_hash),

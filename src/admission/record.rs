@@ -92,16 +92,16 @@ impl Recorder {
         Recorded(answer)
     }
 
-    /// A prompt's permit, with what is written beside it; durable when this returns.
+    /// A prompt's permit, with what is written beside it; durable when this returns, and where.
     pub(super) async fn permit(
         &self,
         permitted: &Permitted,
         (access, salt): (Access, [u8; 16]),
         attempt: Option<Arc<Attempt>>,
         proof: Option<FirstUse>,
-    ) -> Result<Recorded<()>, Refusal> {
+    ) -> Result<Recorded<u64>, Refusal> {
         let log = self.log.clone();
-        self.commit(move || {
+        let append = move || {
             if let Some(attempt) = &attempt {
                 attempt.write()?;
             }
@@ -109,11 +109,11 @@ impl Recorder {
                 proof.write()?;
             }
             let now = log.clocks().now();
-            log.append_permit(access, salt, now).map(drop)
-        })
-        .await?;
+            log.append_permit(access, salt, now)
+        };
+        let index = self.commit(append).await?;
         self.metrics.permitted(permitted);
-        Ok(Recorded(()))
+        Ok(Recorded(index))
     }
 
     /// What needs no engine. Of reads the first is recorded and the rest are counted.
@@ -169,10 +169,10 @@ impl Recorder {
 
     /// Runs what writes, with what is known of the time: what was when a request was admitted stays
     /// known after a power cut. Durable when this returns.
-    async fn commit(
+    async fn commit<T: Send + 'static>(
         &self,
-        write: impl FnOnce() -> Result<(), AuditError> + Send + 'static,
-    ) -> Result<(), Refusal> {
+        write: impl FnOnce() -> Result<T, AuditError> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let (store, floor, clocks) = (
             self.store.clone(),
             self.floor.clone(),
@@ -185,7 +185,7 @@ impl Recorder {
             })
         });
         match written.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(written)) => Ok(written),
             Ok(Err(error)) => {
                 tracing::error!(%error, "a permit could not be recorded");
                 Err(Refusal::new(RefuseReason::AuditUnavailable).retry_after(RETRY))

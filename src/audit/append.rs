@@ -21,8 +21,10 @@ impl Shared {
         salt: Option<[u8; 16]>,
         now: Timestamp,
     ) -> Result<u64, AuditError> {
-        if let Event::Access(access) = &mut event {
-            access.bound();
+        match &mut event {
+            Event::Access(access) => access.bound(),
+            Event::Finish(finished) => finished.bound(),
+            _ => {}
         }
         if state.pending_bytes > MAX_PENDING {
             self.store.write(|writer| self.keep_up(state, writer))?;

@@ -9,7 +9,8 @@
 //! lose their own oldest ([`owners`]), so that nobody can push out another's evidence. Indexes are
 //! dense when they are given and have gaps where records were removed; the hashes that the tree needs
 //! of these stay ([`prune`]). Opening reads the [`head`] record and what came after ([`recover`]).
-//! [`Reader`] shows those that a [`Filter`] asks for.
+//! [`Reader`] shows those that a [`Filter`] asks for, [`Log::page`] those of them that a [`View`] lets
+//! somebody see.
 
 mod append;
 mod change;
@@ -22,10 +23,16 @@ mod epoch_tests;
 mod filter;
 #[cfg(test)]
 mod filter_tests;
+mod forget;
 mod head;
 mod kept;
+mod matcher;
 mod metrics;
 mod owners;
+mod page;
+#[cfg(test)]
+mod page_tests;
+mod prove;
 mod prune;
 mod reader;
 mod record;
@@ -44,6 +51,7 @@ mod tile;
 #[cfg(test)]
 mod tree_tests;
 mod trim;
+mod view;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -59,11 +67,14 @@ use self::cosigned::Cosigned;
 pub use self::cosigned::Witness;
 pub use self::epoch::ProofError;
 pub use self::filter::{Filter, Unfit};
+pub use self::forget::Unforgotten;
 pub use self::metrics::Metrics;
+pub use self::page::{Asked, MAX_PAGE, Order, Page};
 pub use self::reader::{MAX_LAST, Reader, Start, Step, Wanted};
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
 use self::state::State;
 pub use self::tag::Tag;
+pub use self::view::View;
 use crate::digest::{digest, hex};
 use crate::identity::{Identity, Key};
 use crate::prompt::Origin;

@@ -100,6 +100,9 @@ fn finished() -> Finished {
     Finished {
         request_id: RequestId::random(),
         principal: access(Verdict::Permit).tag(),
+        realm: Some("dev".to_owned()),
+        endpoint: Some("slm".to_owned()),
+        access_index: Some(7),
         finish: Finish::Length,
         usage: Usage {
             prompt_tokens: 31,

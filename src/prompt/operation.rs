@@ -87,6 +87,11 @@ table! {
         Metrics = "read_metrics", "GET" "/metrics", Audit;
         /// Ready or not is for everybody; all the rest (`?verbose`) is what the scope is for.
         Status = "read_status", "GET" "/readyz", Audit;
+        /// Records of the token's own realm.
+        Audit = "read_audit", "GET" "/v1/audit", Audit;
+        Checkpoint = "read_checkpoint", "GET" "/v1/audit/checkpoint", Audit;
+        Proof = "read_proof", "GET" "/v1/audit/proof/{index}", Audit;
+        Consistency = "read_consistency", "GET" "/v1/audit/consistency/{from}", Audit;
     }
 }
 

@@ -13,6 +13,7 @@ mod support;
 
 mod admin;
 mod appliance;
+mod auditors;
 mod certificates;
 mod daemon;
 mod directory;

@@ -6,6 +6,7 @@
 mod answers;
 mod ask;
 mod audit;
+mod auditor;
 mod badinput;
 mod checks;
 mod cli;

@@ -10,12 +10,15 @@ mod admin;
 #[cfg(test)]
 mod admin_tests;
 mod answer;
+mod auditor;
 mod certificates;
 mod connections;
 mod door;
+mod evidence;
 mod host;
 mod metrics;
 mod public;
+mod query;
 mod records;
 mod reply;
 mod request;

@@ -12,8 +12,9 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::{Route, not_found, wrong_method};
-use super::{Control, Settings, accept, answer, host, request, route};
+use super::{Control, Settings, accept, answer, auditor, evidence, host, request, route};
 use crate::admission::{Admission, Recorded};
+use crate::audit::View;
 use crate::auth::{Credential, Permitted};
 use crate::prompt::{self, Dialect, Look, Origin, Place, RequestId, Transport};
 use crate::reason::{Refusal, RefuseReason};
@@ -150,7 +151,33 @@ impl Public {
                 Ok(accept::metrics(format, self.control.metrics(format)))
             }
             Look::Status => self.status(caller, id, request).await,
+            Look::Audit | Look::Checkpoint | Look::Proof | Look::Consistency => {
+                self.audit(look, name, caller, id, request).await
+            }
         }
+    }
+
+    /// Records of the realm that the token is of, and what proves them.
+    async fn audit(
+        &self,
+        look: Look,
+        name: &str,
+        caller: Caller,
+        id: &RequestId,
+        request: &Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let permitted = self.authorized(look, caller, id, request).await?;
+        let log = self.control.audit();
+        let answer = match look {
+            Look::Checkpoint => evidence::checkpoint(&log),
+            Look::Proof => evidence::proof(log, name, false).await,
+            Look::Consistency => evidence::consistency(log, name).await,
+            _ => {
+                let view = View::Realm(permitted.grant().realm.clone());
+                auditor::answer(log, view, request).await
+            }
+        };
+        answer.map_err(|refusal| Refused::recorded(permitted.with(refusal), look.entry().scope))
     }
 
     async fn complete(

@@ -100,7 +100,11 @@ mod tests {
     #[test]
     fn every_operation_has_its_route() {
         for (entry, route) in operations() {
-            let place = at(&entry.path.replace("{id}", "x")).unwrap();
+            let path = match entry.path.split_once('{') {
+                Some((before, _)) => format!("{before}x"),
+                None => entry.path.to_owned(),
+            };
+            let place = at(&path).unwrap();
             assert_eq!(place.path, entry.path);
             assert_eq!(place.take(entry.method), Ok(route));
         }
