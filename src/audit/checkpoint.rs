@@ -75,17 +75,14 @@ pub(super) struct Known {
 impl Known {
     /// A note that is signed by the device, for a log whose origin ends in the epoch's number.
     pub(super) fn read(note: &[u8], key: &crate::identity::PublicKey) -> Option<Known> {
-        let text = std::str::from_utf8(note).ok()?;
-        let origin = text.split('\n').next()?;
-        let verifier = VerifierKey::new(origin, Algorithm::Ed25519, key).ok()?;
-        let (checkpoint, _) = Checkpoint::open(note, &verifier).ok()?;
-        let (_, epoch) = origin.rsplit_once('/')?;
+        let (checkpoint, note) = Checkpoint::by(note, key).ok()?;
+        let (_, epoch) = checkpoint.origin.rsplit_once('/')?;
         Some(Known {
             epoch: epoch.parse().ok()?,
             size: checkpoint.size,
             root: checkpoint.root,
             origin: checkpoint.origin,
-            note: text.to_owned(),
+            note: note.to_string(),
         })
     }
 

@@ -20,11 +20,11 @@ impl Log {
         })
     }
 
-    /// The newest checkpoint where it covers the record with this index, or one that is signed now.
-    /// Blocks.
+    /// What to prove the record with this index by ([`Log::proving`]), or a checkpoint that is signed
+    /// now. Blocks.
     pub fn checkpoint_over(&self, index: u64, now: Timestamp) -> Result<Arc<Signed>, AuditError> {
-        match self.checkpoint().filter(|newest| newest.covers(index)) {
-            Some(newest) => Ok(newest),
+        match self.proving(index) {
+            Some(signed) => Ok(signed),
             None => self.sign_now(now),
         }
     }

@@ -58,11 +58,6 @@ pub enum Doubt {
 }
 
 impl Doubt {
-    /// Whether the two checkpoints show that the log was rewritten.
-    pub fn is_fork(self) -> bool {
-        !matches!(self, Doubt::Unproven(_))
-    }
-
     pub fn name(self) -> &'static str {
         match self {
             Doubt::Unproven(_) => "unproven",

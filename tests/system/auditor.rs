@@ -137,7 +137,7 @@ fn a_token_reads_its_own_realms_records_in_pages_and_no_others() {
         );
         assert_eq!(
             http(&scene.daemon.socket(), "GET", path, &[], "").status,
-            403,
+            401,
             "{path}"
         );
     }

@@ -1,3 +1,5 @@
+//! A manager's machine, and whatever a device may show it.
+
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Map, json};

@@ -1,3 +1,5 @@
+//! Published notes and keys, and what is none.
+
 use super::*;
 use crate::identity::Key;
 

@@ -1,3 +1,5 @@
+//! C2SP's example, and each fault.
+
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 
 use super::*;

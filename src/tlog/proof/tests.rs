@@ -1,3 +1,5 @@
+//! What other software made, and what shows nothing.
+
 use super::*;
 use crate::tlog::note::SignatureError;
 

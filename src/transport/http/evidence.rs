@@ -31,7 +31,7 @@ pub(super) async fn proof(log: Log, index: &str, signs: bool) -> Result<Response
             true => log
                 .checkpoint_over(index, log.clocks().now())
                 .map_err(failed)?,
-            false => newest(&log)?,
+            false => log.proving(index).map_or_else(|| newest(&log), Ok)?,
         };
         log.proof(index, &signed).map_err(unproven)
     });
@@ -50,7 +50,7 @@ pub(super) async fn consistency(log: Log, from: &str) -> Result<Response<Body>, 
 }
 
 fn newest(log: &Log) -> Result<Arc<Signed>, Refusal> {
-    log.checkpoint().ok_or_else(|| {
+    log.shown().ok_or_else(|| {
         let refusal = Refusal::new(RefuseReason::NotFound);
         refusal.detail("the log has no checkpoint yet; one is signed with its first records")
     })
