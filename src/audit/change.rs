@@ -54,6 +54,7 @@ changes! {
     AskedStatus = "status";
     AskedMetrics = "metrics";
     AskedAudit = "audit read";
+    AskedVerify = "audit verify";
     AskedReload = "reload";
     AskedTimeReset = "time reset";
     AskedKeys = "keys list";

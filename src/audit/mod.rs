@@ -43,6 +43,9 @@ mod tile;
 #[cfg(test)]
 mod tree_tests;
 mod trim;
+pub mod verify;
+#[cfg(test)]
+mod verify_tests;
 
 use std::path::Path;
 use std::sync::Arc;

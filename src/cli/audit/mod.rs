@@ -2,6 +2,7 @@
 
 mod line;
 mod since;
+mod verify;
 
 use std::io::IsTerminal;
 
@@ -18,10 +19,11 @@ use crate::sys;
 use crate::time::{Clocks, Timestamp};
 pub(super) use line::describe;
 
-/// Read the audit log.
+/// Read the audit log, and verify it.
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
     Tail(Tail),
+    Verify(verify::Verify),
 }
 
 /// Show the last records: who asked for what, the decision and its reason, how it ended.
@@ -80,7 +82,10 @@ const UID: &str = "uid:";
 
 impl Audit {
     pub(super) fn execute(&self, global: &Global) -> Done {
-        let Audit::Tail(tail) = self;
+        let tail = match self {
+            Audit::Tail(tail) => tail,
+            Audit::Verify(verify) => return verify.execute(global),
+        };
         let filter = tail.filter(Clocks::default().now())?;
         let show = Show::new(global);
         let admin = global.admin()?;

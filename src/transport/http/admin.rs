@@ -13,8 +13,8 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::wrong_method;
-use super::{Control, Settings, accept, host, records, request};
-use crate::admin::{Call, Operation, PinHeld, ResetTime, route};
+use super::{Control, Settings, accept, host, records, request, verify};
+use crate::admin::{Call, Operation, PinHeld, ResetTime, VerifyAudit, route};
 use crate::audit::What;
 use crate::auth::ToExplain;
 use crate::authority;
@@ -131,6 +131,11 @@ impl Admin {
                     .await
             }
             Operation::Audit => self.audit(request.uri().query()),
+            Operation::VerifyAudit => {
+                let VerifyAudit { checkpoint } = self.parsed(request).await?;
+                let (log, shutdown) = (self.control.audit(), self.shutdown.clone());
+                verify::answer(&log, checkpoint, self.settings.keep_alive, shutdown)
+            }
         }
     }
 

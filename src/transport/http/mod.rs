@@ -26,6 +26,7 @@ mod socket;
 mod stall;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ use crate::shutdown::Shutdown;
 use crate::spelling::nearest;
 use crate::time;
 
-const JSON_LINES: &str = "application/jsonl";
+pub(super) const JSON_LINES: &str = "application/jsonl";
 
 /// Beside those of a filter.
 const NAMES: [&str; 5] = ["from", "last", "before", "limit", "follow"];
