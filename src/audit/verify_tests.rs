@@ -278,7 +278,9 @@ fn earlier_epochs_are_looked_at_as_far_as_they_can_be() {
     let first = log.line(300).unwrap().unwrap();
     let mut expected = Epoch::new(2, 300);
     let leaf = crate::tlog::tree::leaf_hash(&first.json);
-    let pushed = stored.store.write(|w| expected.push(&stored.tiles, w, leaf));
+    let pushed = stored
+        .store
+        .write(|w| expected.push(&stored.tiles, w, leaf));
     pushed.unwrap();
     assert_eq!(log.state().epoch, expected);
     let report = stored.verify();
@@ -298,6 +300,58 @@ fn earlier_epochs_are_looked_at_as_far_as_they_can_be() {
     let early = stored.records.get(&5_u64.to_be_bytes()).unwrap().unwrap();
     let found = stored.with(&stored.records, &9_u64.to_be_bytes(), Some(&early));
     assert_eq!(found, [Finding::of(Damage::RecordElsewhere(5), 9, 10)]);
+}
+
+/// All that the log says, and its salts.
+fn said(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let [records, salts] = [TREES[0], TREES[1]].map(|name| store.tree(name).unwrap());
+    let mut said = records.range(&[], usize::MAX).unwrap();
+    said.extend(salts.range(&[], usize::MAX).unwrap());
+    said
+}
+
+#[test]
+fn a_byte_of_the_databases_files_is_found_or_changes_nothing() {
+    let count = times(500, 10_000);
+    let stored = Stored::new(settings(), count);
+    let original = said(&stored.store);
+    let (home, beside) = (
+        stored.folder.path().join("db/sled"),
+        file(stored.folder.path()),
+    );
+    drop(stored.store);
+    drop([
+        stored.records,
+        stored.tiles,
+        stored.heads,
+        stored.checkpoints,
+    ]);
+    // With a snapshot, as a daemon leaves it that was started again.
+    drop(Store::open(&stored.folder.path().join("db")).unwrap());
+    let mut told = 0;
+    for entry in std::fs::read_dir(&home).unwrap() {
+        let name = entry.unwrap().file_name();
+        let Ok(sound) = std::fs::read(home.join(&name)) else {
+            continue;
+        };
+        for byte in some(times(25, 1000), sound.len() as u64) {
+            let copied = tempfile::tempdir().unwrap();
+            tree_tests::copy(&home, &copied.path().join("db/sled"));
+            std::fs::create_dir_all(copied.path().join(FOLDER)).unwrap();
+            std::fs::copy(&beside, file(copied.path())).unwrap();
+            let mut flipped = sound.clone();
+            flipped[byte as usize] ^= 1;
+            std::fs::write(copied.path().join("db/sled").join(&name), flipped).unwrap();
+            let store = Store::open(&copied.path().join("db")).unwrap();
+            let key = Key::published().public().clone();
+            let verifier = Verifier::of_store(&store, copied.path(), key, None).unwrap();
+            let report = verifier.run().unwrap();
+            let same = said(&store) == original;
+            told += usize::from(!report.is_sound());
+            assert!(same || !report.is_sound(), "{name:?} {byte}: {report:?}");
+        }
+    }
+    assert!(told > 10, "{told} were told");
 }
 
 #[test]
