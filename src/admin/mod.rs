@@ -47,6 +47,13 @@ pub struct ResetTime {
     pub to: ResetTo,
 }
 
+/// Verifies the audit log, also against a checkpoint that somebody has kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyAudit {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+}
+
 /// The last line of records that were filtered, where a newer release wrote some that can't be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {

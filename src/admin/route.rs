@@ -50,6 +50,7 @@ operations! {
     Sign: CHANGE, "POST" "/audit/checkpoint", AskedSign;
     Proof: LOOK, "GET" "/audit/proof", AskedAudit;
     Forget: CHANGE, "POST" "/audit/forget", AskedForget;
+    VerifyAudit: LOOK, "POST" "/audit/verify", AskedVerify;
     Reload: CHANGE, "POST" "/reload", AskedReload;
     ResetTime: CHANGE, "POST" "/time/reset", AskedTimeReset;
     Keys: LOOK, "GET" "/keys", AskedKeys;

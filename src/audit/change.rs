@@ -78,6 +78,7 @@ changes! {
     AskedAudit = "audit read";
     AskedForget = "audit forget";
     AskedSign = "audit sign";
+    AskedVerify = "audit verify";
     AskedReload = "reload";
     AskedTimeReset = "time reset";
     AskedKeys = "keys list";

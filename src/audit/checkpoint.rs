@@ -15,7 +15,7 @@ use super::epoch::{Epoch, ProofError};
 use super::{AuditError, Log};
 use crate::digest::percent_encoded;
 use crate::files::{self, Care};
-use crate::identity::Key;
+use crate::identity::{Key, PublicKey};
 use crate::store::{StoreError, Tree};
 use crate::time::Timestamp;
 use crate::tlog::checkpoint::Checkpoint;
@@ -68,7 +68,7 @@ pub(super) struct Known {
     pub(super) epoch: u64,
     pub(super) size: u64,
     pub(super) root: Hash,
-    origin: String,
+    pub(super) origin: String,
     pub(super) note: String,
 }
 
@@ -123,35 +123,28 @@ impl Signer {
         }
     }
 
+    pub(super) fn public(&self) -> &PublicKey {
+        self.key.public()
+    }
+
+    /// What the file and the store hold, as [`kept`].
+    pub(super) fn kept(&self) -> Result<Vec<(&'static str, Vec<u8>)>, StoreError> {
+        kept(&self.tree, &self.file)
+    }
+
     /// What the file and the store hold, and what was signed last: the newest last.
     pub(super) fn known(&self) -> Result<Vec<Known>, StoreError> {
         let newest = self.newest.borrow().as_deref().cloned();
-        let notes = [
-            self.outside(),
-            self.tree.get(LAST)?,
-            newest.map(|newest| newest.note.into_bytes()),
-        ];
+        let newest = newest.map(|newest| ("signed last", newest.note.into_bytes()));
         let mut known = Vec::new();
-        for note in notes.into_iter().flatten() {
+        for (place, note) in self.kept()?.into_iter().chain(newest) {
             match Known::read(&note, self.key.public()) {
                 Some(read) => known.push(read),
-                None => tracing::warn!("a checkpoint that is kept isn't this device's"),
+                None => tracing::warn!("the checkpoint {place} isn't this device's"),
             }
         }
         known.sort_by_key(|known| (known.epoch, known.size));
         Ok(known)
-    }
-
-    fn outside(&self) -> Option<Vec<u8>> {
-        match files::read(&self.file, note::MAX_LEN as u64, Care::Kept) {
-            Ok(note) => Some(note),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                let file = self.file.display();
-                tracing::warn!(%file, %error, "the last checkpoint can't be read");
-                None
-            }
-        }
     }
 
     /// From now on this is the newest, where it is of the epoch.
@@ -195,6 +188,22 @@ impl Signer {
         let sizes = held.as_chunks().0.iter().copied();
         Ok(sizes.map(u64::from_be_bytes).collect())
     }
+}
+
+/// The last checkpoint in the store, and in the file beside it: each with its place in words.
+pub(super) fn kept(tree: &Tree, file: &Path) -> Result<Vec<(&'static str, Vec<u8>)>, StoreError> {
+    let outside = match files::read(file, note::MAX_LEN as u64, Care::Kept) {
+        Ok(note) => Some(note),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            let file = file.display();
+            tracing::warn!(%file, %error, "the last checkpoint can't be read");
+            None
+        }
+    };
+    let inside = tree.get(LAST)?.map(|note| ("in the store", note));
+    let outside = outside.map(|note| ("beside the store", note));
+    Ok(outside.into_iter().chain(inside).collect())
 }
 
 /// Where the checkpoint lies beside the store.

@@ -77,6 +77,15 @@ impl Epoch {
         }
     }
 
+    /// With nothing of what is unfinished.
+    pub(super) fn unread(number: u64, base: u64, next: u64) -> Epoch {
+        let size = next.saturating_sub(base);
+        Epoch {
+            size,
+            ..Epoch::new(number, base)
+        }
+    }
+
     /// Tiles of a level that are full.
     pub(super) fn full(&self, level: u8) -> u64 {
         let above = u32::from(level + 1) * u32::from(HEIGHT);
@@ -178,6 +187,26 @@ impl Epoch {
         Ok(epoch)
     }
 
+    /// A tile as far as there is one.
+    pub(super) fn tile(
+        &self,
+        tiles: &Tree,
+        level: u8,
+        tile: u64,
+    ) -> Result<Option<Tile>, ProofError> {
+        if tile == self.full(level) {
+            let open = self.open.get(usize::from(level));
+            let open = open.filter(|open| !open.hashes.is_empty());
+            return Ok(open.map(|open| Tile::Whole(open.hashes.clone())));
+        }
+        let stored = tiles.get(&self.key(level, tile))?;
+        let read = stored.map(|bytes| {
+            let read = Tile::decode(&bytes).filter(|read| read.root().is_some());
+            read.ok_or(ProofError::Damaged(level, tile))
+        });
+        read.transpose()
+    }
+
     /// The root of its first leaves.
     pub(super) fn root(&self, size: u64, tiles: &Tree) -> Result<Hash, ProofError> {
         root(size, &self.view(tiles))
@@ -277,9 +306,8 @@ impl Hashes for View<'_> {
         }
         let mut last = self.last.borrow_mut();
         if last.as_ref().is_none_or(|(of, _)| *of != (tiles, tile)) {
-            let stored = self.tiles.get(&self.epoch.key(tiles, tile))?;
-            let read = Tile::decode(&stored.ok_or(ProofError::Gone)?);
-            *last = Some(((tiles, tile), read.ok_or(ProofError::Damaged(tiles, tile))?));
+            let read = self.epoch.tile(self.tiles, tiles, tile)?;
+            *last = Some(((tiles, tile), read.ok_or(ProofError::Gone)?));
         }
         let node = last
             .as_ref()

@@ -52,6 +52,9 @@ mod tile;
 #[cfg(test)]
 mod tree_tests;
 mod trim;
+pub mod verify;
+#[cfg(test)]
+mod verify_tests;
 mod view;
 
 use std::path::Path;

@@ -11,7 +11,7 @@ use super::epoch::{Broken, Epoch, ProofError, Source};
 use super::head::{Found, Head};
 use super::kept::{Kept, index_of, line};
 use super::owners::Owners;
-use super::record::Event;
+use super::record::{Event, Record};
 use super::state::State;
 use super::{AuditError, MAX_READ, Shared};
 use crate::prompt::Origin;
@@ -52,6 +52,18 @@ impl Begun {
     pub(super) fn read(checkpoints: &crate::store::Tree) -> Result<Option<Begun>, AuditError> {
         let read = checkpoints.get(EPOCH)?;
         Ok(read.and_then(|begun| serde_json::from_slice(&begun).ok()))
+    }
+
+    /// Whether the epoch's first record says so; one that began with the log has none.
+    pub(super) fn is_told_by(&self, record: &[u8]) -> bool {
+        let record = serde_json::from_slice(record).ok();
+        let event = record.map(|record: Record| record.event);
+        match event {
+            Some(Event::Change { what, detail, .. }) if what == Change::AuditEpochBegun.into() => {
+                serde_json::to_value(self).is_ok_and(|begun| begun == detail)
+            }
+            _ => self.why.is_none(),
+        }
     }
 }
 

@@ -111,6 +111,11 @@ pub fn lock(folder: &Path) -> Result<File, StoreError> {
     open::lock(folder)
 }
 
+/// Copies the database in `from`, which nobody may have open, to `to`.
+pub fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    open::copy(from, to)
+}
+
 impl Store {
     /// Opens or creates the database in `folder`, repairing what can be repaired.
     pub fn open(folder: &Path) -> Result<Store, StoreError> {

@@ -15,6 +15,8 @@ use crate::files::{self, sync_folder};
 /// Damaged databases kept for a look at them.
 const KEPT: u32 = 3;
 
+/// The database itself, beside its lock.
+const HOME: &str = "sled";
 const LOCK: &str = "lock";
 /// An old handle of ours closes in the background; its lock is waited for this often and long.
 const LOCK_TRIES: u32 = 40;
@@ -46,7 +48,7 @@ pub(super) struct Opened {
 /// read through, unless there was damage.
 pub(super) fn open(folder: &Path, spared: &[&str]) -> Result<Opened, StoreError> {
     let lock = lock(folder)?;
-    let home = folder.join("sled");
+    let home = folder.join(HOME);
     let (handle, recovery) = match try_open(&home, spared) {
         Err(StoreError::Corrupt(error)) => {
             let (handle, recovery) = repair(folder, &home, error)?;
@@ -175,6 +177,11 @@ fn settle(folder: &Path, home: &Path) -> io::Result<()> {
 fn private(folder: &Path) -> Result<(), StoreError> {
     let made = files::private_folder(folder).map_err(io::Error::from);
     made.map_err(|e| StoreError::in_file(folder, &e))
+}
+
+pub(super) fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let copied = copy_folder(&from.join(HOME), &to.join(HOME));
+    copied.map_err(|e| StoreError::from_io(&e))
 }
 
 pub(super) fn is_locked(folder: &Path) -> bool {

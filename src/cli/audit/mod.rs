@@ -9,6 +9,7 @@ mod search;
 mod show;
 mod since;
 mod source;
+mod verify;
 
 use clap::{Args, Subcommand};
 
@@ -33,6 +34,7 @@ pub(super) enum Audit {
     CheckProof(prove::CheckProof),
     Checkpoint(prove::PrintCheckpoint),
     Forget(forget::Forget),
+    Verify(verify::Verify),
 }
 
 /// Show the last records: who asked for what, the decision and its reason, how it ended.
@@ -81,6 +83,7 @@ impl Audit {
             Audit::CheckProof(command) => command.execute(global),
             Audit::Checkpoint(command) => command.execute(global),
             Audit::Forget(command) => command.execute(global),
+            Audit::Verify(command) => command.execute(global),
         }
     }
 }

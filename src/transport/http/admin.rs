@@ -13,8 +13,8 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::wrong_method;
-use super::{Control, Settings, accept, evidence, host, records, request};
-use crate::admin::{Call, Forget, Forgotten, Operation, PinHeld, ResetTime, route};
+use super::{Control, Settings, accept, evidence, host, records, request, verify};
+use crate::admin::{Call, Forget, Forgotten, Operation, PinHeld, ResetTime, VerifyAudit, route};
 use crate::audit::{Log, Unforgotten, What};
 use crate::auth::ToExplain;
 use crate::authority;
@@ -134,7 +134,8 @@ impl Admin {
             | Operation::Checkpoint
             | Operation::Sign
             | Operation::Proof
-            | Operation::Forget) => self.audit(operation, request).await,
+            | Operation::Forget
+            | Operation::VerifyAudit) => self.audit(operation, request).await,
         }
     }
 
@@ -192,6 +193,11 @@ impl Admin {
                 let Forget { request } = self.parsed(request).await?;
                 let forgotten = evidence::blocking(move || forget(&log, &request)).await?;
                 Ok(reply::json(StatusCode::OK, &forgotten))
+            }
+            Operation::VerifyAudit => {
+                let VerifyAudit { checkpoint } = self.parsed(request).await?;
+                let shutdown = self.shutdown.clone();
+                verify::answer(&log, checkpoint, self.settings.keep_alive, shutdown)
             }
             _ => {
                 let (query, shutdown) = (request.uri().query(), self.shutdown.clone());

@@ -30,6 +30,7 @@ mod spans;
 mod stall;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

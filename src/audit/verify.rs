@@ -1,0 +1,540 @@
+//! Verifying a log: its records against its tree, the tree against itself, and both against what the
+//! device has signed.
+//!
+//! A [`Verifier`] goes in steps of bounded work, over a log that is in use or over a store that nobody
+//! has open. What a device alone can't see is what lies beyond what it has signed: a tail that was
+//! dropped before there was a checkpoint, and a log that who holds the device's key has written anew.
+
+mod gaps;
+mod glance;
+mod report;
+
+use std::path::Path;
+
+use self::gaps::Gaps;
+use self::glance::Glance;
+pub use self::report::{Covered, Damage, Finding, Report};
+use super::checkpoint::{self, Known};
+use super::epoch::{Broken, Epoch, ProofError, Source};
+use super::head::{Found, Head};
+use super::kept::index_of;
+use super::record::Line;
+use super::recover::Begun;
+use super::tile::{HEIGHT, Tile, WIDTH};
+use super::{AuditError, Log, MAX_READ};
+use crate::identity::PublicKey;
+use crate::store::{Store, StoreError, Tree};
+use crate::tlog::tree::{Hashes, leaf_hash};
+
+/// Tiles that one step looks at.
+const STEP: u64 = 16;
+
+/// A checkpoint that the log must agree with.
+struct Note {
+    place: &'static str,
+    bytes: Vec<u8>,
+}
+
+pub struct Verifier {
+    over: Over,
+    records: Tree,
+    tiles: Tree,
+    key: PublicKey,
+    notes: Vec<Note>,
+    stage: Stage,
+    /// The epoch's number and the index of its first record.
+    epoch: u64,
+    base: u64,
+    /// The index after the last record that is looked at.
+    end: u64,
+    /// Exactly how many records of the epoch are gone, where that is known.
+    removed: Option<u64>,
+    gaps: Gaps,
+    report: Report,
+}
+
+/// What is verified.
+enum Over {
+    /// A log that goes on meanwhile.
+    Open(Log),
+    /// A tree as the store has it; `whole` is false where what is unfinished of it can't be read.
+    Still { epoch: Box<Epoch>, whole: bool },
+}
+
+/// What comes next.
+enum Stage {
+    /// The records before the epoch, from this index on.
+    Before(u64),
+    /// The records of this tile, and their hashes.
+    Leaves(u64),
+    /// Tiles of this level, from this one on.
+    Above(u8, u64),
+    End,
+}
+
+impl Log {
+    /// Verifies the log while it goes on; `given` is a checkpoint that somebody else has kept.
+    pub fn verifier(&self, given: Option<Vec<u8>>) -> Result<Verifier, AuditError> {
+        let shared = &self.0;
+        let (epoch, base, end) = {
+            let state = self.state();
+            (state.epoch.number, state.epoch.base, state.next)
+        };
+        let mut notes = shared.signer.kept()?;
+        notes.extend(given.map(|note| ("that was given", note)));
+        Ok(Verifier {
+            over: Over::Open(self.clone()),
+            records: shared.records.clone(),
+            tiles: shared.tiles.clone(),
+            key: shared.signer.public().clone(),
+            notes: notes_of(notes),
+            stage: Stage::Before(0),
+            epoch,
+            base,
+            end,
+            removed: None,
+            gaps: Gaps::default(),
+            report: Report::new(epoch, base, end),
+        })
+    }
+}
+
+fn notes_of(notes: Vec<(&'static str, Vec<u8>)>) -> Vec<Note> {
+    let note = |(place, bytes)| Note { place, bytes };
+    notes.into_iter().map(note).collect()
+}
+
+impl Verifier {
+    /// Over a store that nobody else uses, with the state folder whose it is. It may be written to: it
+    /// is somebody's copy.
+    pub fn of_store(
+        store: &Store,
+        folder: &Path,
+        key: PublicKey,
+        given: Option<Vec<u8>>,
+    ) -> Result<Verifier, AuditError> {
+        let [records, _, tiles] = super::TREES.map(|name| store.tree(name));
+        let (records, tiles) = (records?, tiles?);
+        let checkpoints = store.tree("audit_checkpoints")?;
+        let mut notes = checkpoint::kept(&checkpoints, &checkpoint::file(folder))?;
+        notes.extend(given.map(|note| ("that was given", note)));
+        let last = records.last()?;
+        let end = last.map_or(Ok(0), |key| index_of(&key).map(|last| last + 1))?;
+        let mut findings = Vec::new();
+        if let Some(recovery) = store.recovery() {
+            let what = Damage::StoreDamaged(recovery.error.clone());
+            findings.push(Finding::of_all(what));
+        }
+        let begun = Begun::read(&checkpoints)?;
+        if begun.is_none() {
+            let signed = !notes.is_empty() || !tiles.keys(&[], 1)?.is_empty();
+            match (signed, end) {
+                (true, _) => findings.push(Finding::of_all(Damage::EpochDamaged)),
+                (false, 0) => {}
+                (false, _) => findings.push(Finding::of_all(Damage::NoTree)),
+            }
+        }
+        let (epoch, base) = begun.as_ref().map_or((0, end), |b| (b.epoch, b.base));
+        let mut verifier = Verifier {
+            over: still(store, (&records, &tiles), (epoch, base, end), &mut findings)?,
+            records,
+            tiles,
+            key,
+            notes: notes_of(notes),
+            stage: Stage::Before(0),
+            epoch,
+            base,
+            end,
+            removed: None,
+            gaps: Gaps::default(),
+            report: Report::new(epoch, base, end),
+        };
+        findings
+            .into_iter()
+            .for_each(|found| verifier.report.find(found));
+        verifier.head(&store.tree("audit_head")?)?;
+        verifier.first_record(begun.as_ref())?;
+        Ok(verifier)
+    }
+
+    /// Goes on; the report at the end. Blocks.
+    pub fn step(&mut self) -> Result<Option<Report>, AuditError> {
+        match self.stage {
+            Stage::Before(from) => self.before(from)?,
+            Stage::Leaves(tile) => self.leaves(tile)?,
+            Stage::Above(level, tile) => self.above(level, tile)?,
+            Stage::End => return self.conclude().map(Some),
+        }
+        Ok(None)
+    }
+
+    /// The report of all steps. Blocks.
+    pub fn run(mut self) -> Result<Report, AuditError> {
+        loop {
+            if let Some(report) = self.step()? {
+                return Ok(report);
+            }
+        }
+    }
+
+    /// Looks at the tree while nothing is appended or removed.
+    fn with_epoch<T>(&self, look: impl FnOnce(&Epoch) -> T) -> Result<T, AuditError> {
+        match &self.over {
+            Over::Still { epoch, .. } => Ok(look(epoch)),
+            Over::Open(log) => {
+                let state = log.state();
+                match (state.epoch.number, state.epoch.base) == (self.epoch, self.base) {
+                    true => Ok(look(&state.epoch)),
+                    // What was being verified is no more.
+                    false => Err(ProofError::OtherEpoch.into()),
+                }
+            }
+        }
+    }
+
+    /// A head that is right makes it known exactly how many records are gone.
+    fn head(&mut self, heads: &Tree) -> Result<(), AuditError> {
+        match Head::read(heads)? {
+            Found::Damaged => self.report.find(Finding::of_all(Damage::HeadDamaged)),
+            Found::Whole(head) if (head.epoch, head.base) != (self.epoch, self.base) => {
+                self.report.find(Finding::of_all(Damage::HeadWrong));
+            }
+            Found::Whole(head) if head.next > self.end => {
+                let missing = Finding::of(Damage::RecordsMissing, self.end, head.next);
+                self.report.find(missing);
+            }
+            Found::Whole(head) if head.next == self.end => self.removed = Some(head.removed),
+            Found::Whole(_) | Found::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// What the store says of the epoch is what its first record says.
+    fn first_record(&mut self, begun: Option<&Begun>) -> Result<(), AuditError> {
+        let record = self.records.get(&self.base.to_be_bytes())?;
+        if let (Some(begun), Some(record)) = (begun, record)
+            && !begun.is_told_by(&record)
+        {
+            self.report.find(Finding::of_all(Damage::EpochDamaged));
+        }
+        Ok(())
+    }
+
+    /// Of earlier epochs there are only the records' own words.
+    fn before(&mut self, from: u64) -> Result<(), AuditError> {
+        let page = self.page(from, self.base.min(self.end))?;
+        self.stage = match page.last() {
+            Some((last, _)) => Stage::Before(last + 1),
+            None => Stage::Leaves(0),
+        };
+        self.report.before_epoch += page.len() as u64;
+        for (index, json) in page {
+            self.glance(index, &json);
+        }
+        Ok(())
+    }
+
+    /// Whether a record has the index that it says, and what it says of removed ones.
+    fn glance(&mut self, index: u64, json: &[u8]) {
+        let Some(glance) = Glance::of(json) else {
+            return;
+        };
+        if glance.index != index {
+            let what = Damage::RecordElsewhere(glance.index);
+            self.report.find(Finding::of(what, index, index + 1));
+        }
+        if glance.is_truncation && index >= self.base {
+            let json = json.to_vec();
+            self.gaps.hear(&Line { index, json });
+        }
+    }
+
+    /// Records from one index to before another, no more than a tile has.
+    fn page(&self, from: u64, end: u64) -> Result<Vec<(u64, Vec<u8>)>, AuditError> {
+        let most = usize::try_from(end.saturating_sub(from)).unwrap_or(MAX_READ);
+        let page = self
+            .records
+            .range(&from.to_be_bytes(), most.min(MAX_READ))?;
+        let page = page
+            .into_iter()
+            .map(|(key, json)| Ok((index_of(&key)?, json)));
+        let page: Result<Vec<_>, AuditError> = page.collect();
+        page.map(|page| page.into_iter().filter(|(index, _)| *index < end).collect())
+    }
+
+    fn leaves(&mut self, first: u64) -> Result<(), AuditError> {
+        for tile in first..first + STEP {
+            let begin = self.base.saturating_add(tile * WIDTH as u64);
+            if begin >= self.end {
+                self.stage = Stage::Above(1, 0);
+                return Ok(());
+            }
+            let end = (begin + WIDTH as u64).min(self.end);
+            self.records_of(tile, begin, end)?;
+        }
+        self.stage = Stage::Leaves(first + STEP);
+        Ok(())
+    }
+
+    /// The records of a tile, and their hashes in it.
+    fn records_of(&mut self, number: u64, begin: u64, end: u64) -> Result<(), AuditError> {
+        let seen = self.with_epoch(|epoch| {
+            let page = self.page(begin, end)?;
+            Ok::<_, AuditError>((page, Piece::look(epoch, &self.tiles, 0, number)?))
+        })?;
+        let (page, piece) = match seen {
+            Err(AuditError::Store(StoreError::Corrupt(why))) => {
+                let what = Damage::StoreDamaged(why);
+                self.report.find(Finding::of(what, begin, end));
+                return Ok(());
+            }
+            seen => seen?,
+        };
+        self.report.records += page.len() as u64;
+        self.gaps
+            .look(begin, end, page.iter().map(|(index, _)| *index));
+        let mut others = Vec::new();
+        for (index, json) in &page {
+            self.glance(*index, json);
+            // INVARIANT: below 256.
+            let place = (index - begin) as usize;
+            let said = piece.tile.as_ref().map(|tile| tile.node(0, place));
+            match said {
+                Some(Some(hash)) if hash == leaf_hash(json) => {}
+                Some(hash) => others.push((*index, hash)),
+                None => {}
+            }
+        }
+        let (Some((first, _)), Some((last, _))) = (page.first(), page.last()) else {
+            return self.judge(&piece, begin, end).map(drop);
+        };
+        if piece.tile.is_none() && !piece.damaged {
+            let what = Damage::TileMissing(0, number);
+            self.report.find(Finding::of(what, *first, last + 1));
+        }
+        // Where the tile is what was changed, the records that differ say where.
+        let changed = others.first().zip(others.last());
+        let (from, to) = changed.map_or((begin, end), |(first, last)| (first.0, last.0 + 1));
+        if self.judge(&piece, from, to)? {
+            for (index, hash) in others {
+                let what = match hash {
+                    Some(_) => Damage::RecordChanged,
+                    None => Damage::HashMissing,
+                };
+                self.report.find(Finding::of(what, index, index + 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a tile is what the one above it says.
+    fn judge(&mut self, piece: &Piece, from: u64, to: u64) -> Result<bool, AuditError> {
+        let Piece { level, number, .. } = *piece;
+        if piece.damaged {
+            let what = Damage::TileDamaged(level, number);
+            self.report.find(Finding::of(what, from, to));
+            return Ok(false);
+        }
+        let Some(root) = piece.tile.as_ref().and_then(Tile::root) else {
+            // Unfinished, or gone with its records.
+            return Ok(true);
+        };
+        match piece.above {
+            Some(above) if above != root => {
+                let what = Damage::TileChanged(level, number);
+                self.report.find(Finding::of(what, from, to));
+                Ok(false)
+            }
+            None if piece.open_above && !self.is_whole() => Ok(true),
+            None if !piece.damaged_above => {
+                let what = Damage::TileMissing(level + 1, number / WIDTH as u64);
+                let (from, to) = self.span(level + 1, number / WIDTH as u64);
+                self.report.find(Finding::of(what, from, to));
+                Ok(true)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        match &self.over {
+            Over::Open(_) => true,
+            Over::Still { whole, .. } => *whole,
+        }
+    }
+
+    /// The records that a tile is of: from the first to before the last.
+    fn span(&self, level: u8, tile: u64) -> (u64, u64) {
+        let bits = u32::from(level + 1) * u32::from(HEIGHT);
+        let leaves = |tile: u64| tile.checked_shl(bits).filter(|leaf| leaf >> bits == tile);
+        let index = |tile: u64| self.base.saturating_add(leaves(tile).unwrap_or(u64::MAX));
+        (index(tile).min(self.end), index(tile + 1).min(self.end))
+    }
+
+    /// The tiles above, each against the one above it.
+    fn above(&mut self, level: u8, first: u64) -> Result<(), AuditError> {
+        let pieces = self.with_epoch(|epoch| {
+            let full = epoch.full(level);
+            let numbers = first..full.min(first + STEP);
+            let pieces = numbers.map(|number| Piece::look(epoch, &self.tiles, level, number));
+            Ok::<_, AuditError>((full, pieces.collect::<Result<Vec<_>, _>>()?))
+        })?;
+        let (full, pieces) = pieces?;
+        self.stage = match (pieces.is_empty(), full) {
+            (true, 0) => Stage::End,
+            (true, _) => Stage::Above(level + 1, 0),
+            (false, _) => Stage::Above(level, first + STEP),
+        };
+        for piece in pieces {
+            let (from, to) = self.span(level, piece.number);
+            self.judge(&piece, from, to)?;
+        }
+        Ok(())
+    }
+
+    fn conclude(&mut self) -> Result<Report, AuditError> {
+        let removed = match &self.over {
+            // More may have been removed than was so when their places were looked at.
+            Over::Open(log) => log.state().removed,
+            Over::Still { .. } => self.removed.unwrap_or(self.gaps.removed()),
+        };
+        for (from, to) in self.gaps.unexplained(removed) {
+            let what = Damage::RecordsMissing;
+            self.report.find(Finding::of(what, from, to));
+        }
+        self.report.removed = self.gaps.missing();
+        for note in std::mem::take(&mut self.notes) {
+            self.agree(&note)?;
+        }
+        if let (None, Some(last)) = (&self.report.signed, self.end.checked_sub(1)) {
+            let remark = match last >= self.base {
+                true => "nothing of this epoch is signed yet",
+                false => "this epoch has no records",
+            };
+            self.report.remarks.push(remark.to_owned());
+        }
+        let signed = self.report.signed.as_ref().map_or(0, |signed| signed.size);
+        let size = self.end.saturating_sub(self.base);
+        self.report.unsigned = size.saturating_sub(signed);
+        Ok(self.report.clone())
+    }
+
+    /// Whether the log is what a checkpoint says of it.
+    fn agree(&mut self, note: &Note) -> Result<(), AuditError> {
+        let place = || note.place.to_owned();
+        let Some(known) = Known::read(&note.bytes, &self.key) else {
+            let what = Damage::CheckpointDamaged(place());
+            self.report.find(Finding::of_all(what));
+            return Ok(());
+        };
+        if known.epoch > self.epoch {
+            let what = Damage::EpochMissing(place(), known.epoch);
+            self.report.find(Finding::of_all(what));
+            return Ok(());
+        }
+        if known.epoch < self.epoch {
+            let remark = format!("the checkpoint {} is of an earlier epoch", note.place);
+            self.report.remarks.push(remark);
+            return Ok(());
+        }
+        let covered = self.base.saturating_add(known.size);
+        if covered > self.end {
+            let what = Damage::TailMissing(place());
+            let from = self.end.max(self.base);
+            self.report.find(Finding::of(what, from, covered));
+            return Ok(());
+        }
+        match self.with_epoch(|epoch| epoch.root(known.size, &self.tiles))? {
+            Ok(root) if root == known.root => {
+                let newest = self.report.signed.as_ref().map_or(0, |signed| signed.size);
+                if known.size >= newest {
+                    self.report.signed = Some(Covered {
+                        origin: known.origin,
+                        size: known.size,
+                        note: known.note,
+                    });
+                }
+            }
+            Ok(_) => {
+                let what = Damage::OtherHistory(place());
+                self.report.find(Finding::of(what, self.base, covered));
+            }
+            Err(ProofError::Store(error)) => return Err(error.into()),
+            Err(_) => {
+                let remark = format!("the checkpoint {} can't be compared", note.place);
+                self.report.remarks.push(remark);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A tile, and what the one above says of it.
+struct Piece {
+    level: u8,
+    number: u64,
+    tile: Option<Tile>,
+    damaged: bool,
+    above: Option<crate::tlog::tree::Hash>,
+    damaged_above: bool,
+    /// The one above is unfinished.
+    open_above: bool,
+}
+
+impl Piece {
+    fn look(epoch: &Epoch, tiles: &Tree, level: u8, number: u64) -> Result<Piece, StoreError> {
+        let (tile, damaged) = match epoch.tile(tiles, level, number) {
+            Err(ProofError::Store(error)) => return Err(error),
+            Err(_) => (None, true),
+            Ok(tile) => (tile, false),
+        };
+        let full = number < epoch.full(level);
+        let above = full.then(|| epoch.view(tiles).hash((level + 1) * HEIGHT, number));
+        let (above, damaged_above) = match above {
+            Some(Err(ProofError::Store(error))) => return Err(error),
+            Some(Err(ProofError::Damaged(..))) => (None, true),
+            Some(Ok(hash)) => (Some(hash), false),
+            Some(Err(_)) | None => (None, false),
+        };
+        Ok(Piece {
+            level,
+            number,
+            tile,
+            damaged,
+            above,
+            damaged_above,
+            open_above: number / WIDTH as u64 == epoch.full(level + 1),
+        })
+    }
+}
+
+/// The tree of a store that nobody has open.
+fn still(
+    store: &Store,
+    (records, tiles): (&Tree, &Tree),
+    (number, base, end): (u64, u64, u64),
+    findings: &mut Vec<Finding>,
+) -> Result<Over, AuditError> {
+    let loaded = store.write(|writer| {
+        let from = Source {
+            records,
+            tiles,
+            writer,
+        };
+        Ok::<_, StoreError>(Epoch::load(number, (base, end), &from))
+    })?;
+    let (epoch, whole) = match loaded {
+        Ok(epoch) => (epoch, true),
+        Err(Broken::Store(error)) => return Err(error.into()),
+        Err(Broken::NoRecord(index)) => {
+            findings.push(Finding::of(Damage::RecordsMissing, index, index + 1));
+            (Epoch::unread(number, base, end), false)
+        }
+        Err(Broken::Tile(level, tile)) => {
+            findings.push(Finding::of_all(Damage::TileDamaged(level, tile)));
+            (Epoch::unread(number, base, end), false)
+        }
+    };
+    let epoch = Box::new(epoch);
+    Ok(Over::Still { epoch, whole })
+}
