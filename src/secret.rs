@@ -22,6 +22,13 @@ impl<T: Zeroize> Secret<T> {
     }
 }
 
+impl<const N: usize> Secret<[u8; N]> {
+    /// Has `fill` overwrite it.
+    pub fn fill(&mut self, fill: impl FnOnce(&mut [u8])) {
+        fill(&mut self.0);
+    }
+}
+
 impl<'de, T: Zeroize + Deserialize<'de>> Deserialize<'de> for Secret<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Secret<T>, D::Error> {
         T::deserialize(from).map(Secret)

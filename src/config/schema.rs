@@ -246,7 +246,8 @@ settings! {
         own: Perhaps(Flat);
         /// One of kern, user, daemon, auth, authpriv, audit, local0 to local7 and the rest of RFC 5424.
         facility: restart(facility()), Default "audit";
-        /// Your organisation's number with IANA: adds an element slmd@N with the record's index.
+        /// Your organisation's number with IANA: adds an element slmd@N with the record's index
+        /// and epoch.
         enterprise("enterprise_number"): restart(optional(count(1, u64::from(u32::MAX)))), Example 64512;
     }
 
