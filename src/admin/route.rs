@@ -44,6 +44,7 @@ operations! {
     Status: LOOK, "GET" "/status", AskedStatus;
     Metrics: LOOK, "GET" "/metrics", AskedMetrics;
     Audit: LOOK, "GET" "/audit", AskedAudit;
+    AuditText: LOOK, "GET" "/audit/text", AskedText;
     Reload: CHANGE, "POST" "/reload", AskedReload;
     ResetTime: CHANGE, "POST" "/time/reset", AskedTimeReset;
     Keys: LOOK, "GET" "/keys", AskedKeys;

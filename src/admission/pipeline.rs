@@ -13,13 +13,15 @@ use super::record::{Recorded, Recorder};
 use super::replay::FirstUse;
 use super::running::Run;
 use super::{Admission, records};
-use crate::audit;
-use crate::auth::Permitted;
+use crate::age::NotEncrypted;
+use crate::audit::{self, Sealed};
+use crate::auth::{Endpoint, Permitted};
 use crate::digest::hex;
 use crate::engine::{Job, Prompt, Report, Reservation, Ticket};
 use crate::identity::random;
 use crate::prompt::{self, AnswerReceiver, Completion, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
+use crate::secret::Secret;
 use crate::time::Timestamp;
 
 /// A permitted, recorded, queued request and its answer. Dropping it cancels what still runs.
@@ -56,6 +58,7 @@ struct Reserved {
 struct Prepared {
     permitted: Permitted,
     prompt: Prompt,
+    text: Option<Sealed>,
     place: Place,
 }
 
@@ -152,9 +155,13 @@ impl Admission {
         let allowed = self.0.limits.allowance(&permitted);
         let now = self.0.decider.clock().effective();
         let prepared = tokio::task::spawn_blocking(move || {
-            engine.prepare(&endpoint, completion, Some(allowed), now)
+            let prompt = engine.prepare(&endpoint, completion, Some(allowed), now)?;
+            let text = sealed(prompt.text.as_ref(), &endpoint);
+            // What has to be kept and can't be isn't asked.
+            let text = text.map_err(|_| Refusal::new(RefuseReason::AuditUnavailable))?;
+            Ok::<_, Refusal>((prompt, text))
         });
-        let prompt = prepared
+        let (prompt, text) = prepared
             .await
             .unwrap_or_else(|_| Err(RefuseReason::Internal.into()))?;
         let model = &permitted.endpoint().model;
@@ -164,6 +171,7 @@ impl Admission {
         Ok(Prepared {
             permitted,
             prompt,
+            text,
             place,
         })
     }
@@ -192,13 +200,15 @@ impl Admission {
     async fn record(&self, claimed: Claimed) -> Result<OnRecord, Refusal> {
         let Claimed { mut charged, proof } = claimed;
         let attempt = charged.prepared.place.attempt.take();
+        let text = charged.prepared.text.take();
         let Prepared {
             permitted, prompt, ..
         } = &charged.prepared;
         let salt = random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
         let number = attempt.as_deref().map(Attempt::number);
-        let access = records::prompt(permitted, prompt, commitment, number);
+        let mut access = records::prompt(permitted, prompt, commitment, number);
+        access.text = text;
         let recorder = &self.0.recorder;
         let permit = recorder.permit(permitted, (access, salt), attempt, proof);
         let permit = permit.await?;
@@ -212,6 +222,7 @@ impl Admission {
             permitted,
             prompt,
             place,
+            ..
         } = prepared;
         let Place {
             reservation, run, ..
@@ -231,6 +242,7 @@ impl Admission {
             request_id: id.own(),
             principal: records::tag(&permitted),
             transport: permitted.request().origin.transport(),
+            endpoint: Arc::clone(permitted.endpoint()),
         };
         let created = self.0.recorder.log.clocks().now();
         let ticket = reservation.submit(Job {
@@ -259,12 +271,26 @@ struct Finisher {
     request_id: RequestId,
     principal: audit::Tag,
     transport: &'static str,
+    endpoint: Arc<Endpoint>,
+}
+
+/// Encrypted to whom the endpoint names.
+fn sealed(
+    text: Option<&Secret<String>>,
+    endpoint: &Endpoint,
+) -> Result<Option<Sealed>, NotEncrypted> {
+    let seal = |text: &Secret<String>| Sealed::of(text.expose(), &endpoint.text_recipients);
+    text.map(seal).transpose()
 }
 
 impl Finisher {
     fn finish(mut self, report: &Report) {
         self.charge.use_up(report.outcome.usage);
         drop(self.run);
+        let text = sealed(report.answer.as_ref(), &self.endpoint).unwrap_or_else(|error| {
+            tracing::error!(%error, "an answer's text isn't kept");
+            None
+        });
         let finished = audit::Finished {
             request_id: self.request_id,
             principal: Some(self.principal),
@@ -274,6 +300,7 @@ impl Finisher {
             queue_ms: millis(report.queued),
             first_token_ms: report.first_token.map(millis),
             total_ms: millis(report.total),
+            text,
         };
         self.recorder.finished(self.transport, finished);
     }

@@ -54,6 +54,7 @@ changes! {
     AskedStatus = "status";
     AskedMetrics = "metrics";
     AskedAudit = "audit read";
+    AskedText = "audit text";
     AskedReload = "reload";
     AskedTimeReset = "time reset";
     AskedKeys = "keys list";

@@ -69,6 +69,7 @@ fn finish(access: &Access, finish: Finish) -> Event {
         queue_ms: 0,
         first_token_ms: None,
         total_ms: 1,
+        text: None,
     }))
 }
 

@@ -2,6 +2,7 @@
 
 mod line;
 mod since;
+mod text;
 
 use std::io::IsTerminal;
 
@@ -22,6 +23,7 @@ pub(super) use line::describe;
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
     Tail(Tail),
+    Text(text::Text),
 }
 
 /// Show the last records: who asked for what, the decision and its reason, how it ended.
@@ -80,7 +82,10 @@ const UID: &str = "uid:";
 
 impl Audit {
     pub(super) fn execute(&self, global: &Global) -> Done {
-        let Audit::Tail(tail) = self;
+        let tail = match self {
+            Audit::Tail(tail) => tail,
+            Audit::Text(text) => return text.execute(global),
+        };
         let filter = tail.filter(Clocks::default().now())?;
         let show = Show::new(global);
         let admin = global.admin()?;

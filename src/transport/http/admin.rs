@@ -15,7 +15,7 @@ use super::request::Sender;
 use super::route::wrong_method;
 use super::{Control, Settings, accept, host, records, request};
 use crate::admin::{Call, Operation, PinHeld, ResetTime, route};
-use crate::audit::What;
+use crate::audit::{TextOf, What};
 use crate::auth::ToExplain;
 use crate::authority;
 use crate::json;
@@ -24,6 +24,8 @@ use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::{Wiped, wipe_json};
 use crate::shutdown::Shutdown;
 use crate::wire;
+
+const BYTES: &str = "application/octet-stream";
 
 pub(super) struct Admin {
     pub(super) settings: Arc<Settings>,
@@ -131,6 +133,7 @@ impl Admin {
                     .await
             }
             Operation::Audit => self.audit(request.uri().query()),
+            Operation::AuditText => self.text(request.uri().query()).await,
         }
     }
 
@@ -171,6 +174,24 @@ impl Admin {
     fn audit(&self, query: Option<&str>) -> Result<Response<Body>, Refused> {
         let (log, shutdown) = (self.control.audit(), self.shutdown.clone());
         records::answer(query, log, self.settings.keep_alive, shutdown)
+    }
+
+    /// A text as it was encrypted.
+    async fn text(&self, query: Option<&str>) -> Result<Response<Body>, Refused> {
+        let of = query.and_then(|query| query.strip_prefix("of="));
+        let of = of.unwrap_or_default().parse::<TextOf>().map_err(|why| {
+            let refusal = Refusal::new(RefuseReason::InvalidParameter);
+            refusal.param("of").detail(why)
+        })?;
+        let text = self.blocking(move |c| c.audit().text_of(&of)).await?;
+        match text {
+            Ok(Some(text)) => Ok(reply::full(StatusCode::OK, BYTES, text.file)),
+            Ok(None) => Err(Refusal::new(RefuseReason::NotFound).into()),
+            Err(error) => {
+                tracing::error!(%error, "a text of the audit log can't be read");
+                Err(Refusal::new(RefuseReason::AuditUnavailable).into())
+            }
+        }
     }
 
     async fn answer<A: Serialize + Send + 'static>(
