@@ -19,7 +19,7 @@ AGAIN := $(MAKE)
 # Never the caller's: they would lead the build or the tests elsewhere.
 unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
-.PHONY: help setup setup-tests build model keycloak promtool venv node hivemq fuzz loom sanitize demo bench cross dist install clean
+.PHONY: help setup setup-demo setup-tests build model keycloak prometheus collector litewitness venv node hivemq fuzz loom sanitize demo demo-keycloak bench cross dist install clean
 .PHONY: test test-more test-host test-cross test-no-cross test-logs
 # In the order given.
 .NOTPARALLEL:
@@ -27,10 +27,13 @@ unexport SLMD_CONFIG SLMD_SOCKET SLMD_TOKEN
 
 help:
 	@echo 'make demo          builds slmd, fetches the model, asks one prompt over the socket and one over MQTT'
+	@echo 'make demo-keycloak the same with a real Keycloak, a broker and Prometheus, which it fetches and starts: who'
+	@echo '                   may what, a revoked device, Keycloak hanging, audit and metrics; KEEP=1 keeps it running'
 	@echo 'make test          everything that must pass: units, engine, the daemon with its model, a broker and Keycloak'
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
-	@echo 'make fuzz          fuzzes token, key set, claims, deny file, DPoP proof, signed metadata and report for'
+	@echo 'make fuzz          fuzzes token, key set, claims, deny file, DPoP proof, signed metadata, report, note, proof of'
+	@echo '                   a log and its policy for'
 	@echo '                   150 s in all (FUZZ_SECONDS for each), after a first build of two minutes'
 	@echo 'make loom          tries the thread pool of the engine under loom: each order of what its threads do'
 	@echo 'make sanitize      runs the kernels under AddressSanitizer and the pool under ThreadSanitizer'
@@ -42,7 +45,8 @@ help:
 	@echo 'make dist          builds the binary that packages hold, which has no demo'
 	@echo 'make install       as root, installs it and its systemd units on this machine; with DESTDIR=FOLDER, for'
 	@echo '                   packages, lays them down beneath it. The configuration is never overwritten'
-	@echo 'make setup         installs the Debian packages that build and demo need; setup-tests those of the tests too'
+	@echo 'make setup         installs the Debian packages that build and demo need; setup-demo those of demo-keycloak,'
+	@echo '                   setup-tests those of the tests too'
 	@echo 'make clean         removes everything that was built'
 
 setup:
@@ -67,8 +71,15 @@ $(BUNDLE): $(PIN) $(wildcard src/catalog/*.rs src/engine/import*.rs src/engine/t
 keycloak: | setup-tests
 	@tests/keycloak/fetch >/dev/null
 
-promtool: | setup-tests
-	@tests/promtool >/dev/null
+prometheus: | setup-tests
+	@tests/prometheus >/dev/null
+
+collector: | setup-tests
+	@tests/collector/build >/dev/null
+
+# A minute the first time.
+litewitness: | setup-tests
+	@tests/litewitness/fetch >/dev/null
 
 venv: $(VENV)
 
@@ -111,8 +122,15 @@ sanitize:
 demo: $(BUNDLE)
 	$(SLMD) demo
 
+setup-demo:
+	@tests/setup keycloak
+
+# KEEP=1 keeps it running.
+demo-keycloak: setup-demo $(BUNDLE)
+	@KEEP=$(KEEP) deploy/demo/run $(SLMD) $(BUNDLE:/slmd.json=)
+
 # Asks first and tests then: nobody wants to be asked in the middle.
-test: $(BUNDLE) $(VENV) $(NODE) keycloak promtool fuzz loom
+test: $(BUNDLE) $(VENV) $(NODE) keycloak prometheus collector litewitness fuzz loom
 	@rm -rf target/test-logs
 	@cross/build --prepare; case $$? in 0) arm=test-cross ;; 3) arm=test-no-cross ;; *) exit 1 ;; esac; \
 	$(AGAIN) --no-print-directory test-host $$arm test-logs

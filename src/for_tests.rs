@@ -29,6 +29,10 @@ pub mod config {
     pub use crate::config::Config;
 }
 
+pub mod daemon {
+    pub use crate::daemon::worst::Worst;
+}
+
 pub mod engine {
     pub use crate::engine::{
         EngineError, Family, LoadOptions, Model, Sequence, gguf, import, sample::Sampler, text,
@@ -72,6 +76,10 @@ pub mod store {
     pub use crate::store::Store;
 }
 
+pub mod telemetry {
+    pub use crate::telemetry::Format;
+}
+
 pub mod time {
     pub use crate::time::{Clocks, Known, Mark, Moment, Timestamp, Uptime, instant};
 
@@ -82,6 +90,10 @@ pub mod time {
 
 pub mod tls {
     pub use crate::tls::{KeyPair, client, fingerprint};
+}
+
+pub mod trace {
+    pub use crate::trace::Trace;
 }
 
 pub mod trust {

@@ -5,11 +5,11 @@
 //!
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
 //!    [`age`], [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
-//!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`] are small tools.
+//!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`], [`trace`] are small tools.
 //! 2. [`tlog`] proves what a log holds, [`trust`] says what to believe of what a fleet or its devices signed, [`auth`] decides, both purely.
 //!    [`wire`] turns bytes into requests and fragments into bytes. [`store`] is the state folder's database.
 //! 3. [`audit`] records, [`quota`] charges; [`repository`] is where a fleet's manager signs for its devices;
-//!    [`engine`] runs the model that [`catalog`] finds; [`keysync`] keeps keys and brings others,
+//!    [`engine`] runs the model that [`catalog`] finds; [`witness`] has others watch the log; [`keysync`] keeps keys and brings others,
 //!    [`fleet`] what is signed; [`authority`] owns what is in force.
 //! 4. [`admission`] is the single door: decide → reserve → prepare → charge → claim → record →
 //!    queue. [`admin`] is what administration asks and is told.
@@ -62,8 +62,10 @@ mod telemetry;
 mod time;
 mod tlog;
 mod tls;
+mod trace;
 mod transport;
 mod trust;
 mod wire;
+mod witness;
 
 pub use cli::main;

@@ -106,6 +106,7 @@ names! {
         UseDpopNonce = "use_dpop_nonce", 401, "the DPoP proof has no nonce of this device, or an old one; make a new proof with the current one";
         DpopRequired = "dpop_required", 401, "the realm takes only DPoP-bound tokens on this transport; switch on the client's DPoP binding in Keycloak";
         Revoked = "revoked", 401, "the deny-list names this token, its subject, client, session or key";
+        TrustUnread = "trust_unread", 503, "what the appliance keeps of its fleet's trust can't be read, so it doesn't know what is revoked; its administrator sees more in `slmd status`";
         KeysStale = "keys_stale", 403, "the realm's keys were last confirmed longer ago than `offline_grace` allows for this scope; connect, or pin them again";
         ClockUnsynchronised = "clock_unsynchronised", 403, "the appliance's clock isn't synchronised, and this scope needs it to be";
         PeerNotAllowed = "peer_not_allowed", 403, "no realm grants this scope to a group of the local peer";

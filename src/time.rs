@@ -43,6 +43,13 @@ impl Timestamp {
         civil(self.as_secs() / 86_400)
     }
 
+    /// `2026-01-03 00:00 UTC`, for people.
+    pub fn minute(self) -> String {
+        let text = self.to_string();
+        let text = text.rsplit_once(':').map_or(&*text, |(minutes, _)| minutes);
+        format!("{} UTC", text.replace('T', " "))
+    }
+
     pub fn saturating_sub(self, duration: Duration) -> Timestamp {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Timestamp(self.0.saturating_sub(millis))
@@ -399,6 +406,8 @@ mod tests {
         assert_eq!(text(951_782_400), "2000-02-29T00:00:00.000Z");
         assert_eq!(text(1_795_500_799), "2026-11-24T06:13:19.000Z");
         assert_eq!(text(MAX_SECS), "9999-12-31T23:59:59.000Z");
+        let at = Timestamp::from_secs(1_795_500_799);
+        assert_eq!(at.minute(), "2026-11-24 06:13 UTC");
     }
 
     #[test]

@@ -125,6 +125,11 @@ pub fn check_pair(own: &KeyPair) -> Result<(), TlsError> {
     pair.map(drop).map_err(|e| error(&own.key_file, &e))
 }
 
+/// When a certificate ends, as its file has it now.
+pub fn ends_at(own: &KeyPair) -> Option<Timestamp> {
+    validity::ends_at(chain(&own.cert_file).ok()?.first()?)
+}
+
 /// `sha256:` and the hash of a certificate, as `openssl x509 -fingerprint -sha256` tells it.
 pub fn fingerprint(certificate: &[u8]) -> String {
     let hash = crate::digest::sha256(certificate);

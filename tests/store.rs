@@ -144,6 +144,7 @@ fn settings() -> Settings {
         checkpoint_records: 1000,
         checkpoint_interval: Duration::from_secs(60),
         export: Default::default(),
+        witnesses: Vec::new(),
     }
 }
 

@@ -29,6 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "age", "https", "identity", "json", "reason", "share", "shutdown",
     ],
+    &["trace"],
     &["delivery", "oauth", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],
@@ -36,7 +37,7 @@ const LAYERS: &[&[&str]] = &[
     &["trust"],
     &["auth", "store", "wire"],
     &["audit", "quota", "repository"],
-    &["catalog"],
+    &["catalog", "witness"],
     &["engine", "keysync"],
     &["fleet"],
     &["authority"],

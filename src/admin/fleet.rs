@@ -10,6 +10,9 @@ pub struct FleetStatus {
     pub name: Option<String>,
     /// SHA-256 of the root that is trusted now; `None`: none is pinned.
     pub root_fingerprint: Option<String>,
+    /// What is kept of it and can't be read; tokens of the realms that this may be about are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<String>,
     /// Versions of what is trusted.
     pub root: Option<u64>,
     pub timestamp: Option<u64>,

@@ -5,8 +5,10 @@
 //! read. A reader passes over what it doesn't know, so that a newer daemon may say more. Times are
 //! RFC 3339 in UTC with milliseconds, so their order as text is their order.
 
+mod diagnosis;
 mod fleet;
 mod keys;
+mod problem;
 pub mod route;
 mod status;
 #[cfg(test)]
@@ -14,15 +16,20 @@ pub(crate) mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::diagnosis::{
+    draining, fleet_problems, held_keys, problems, realm_problems, store as store_problem, unread,
+};
 pub use self::fleet::{FleetStatus, MirrorStatus, RootPinned, TrustFailure, Trusted};
 pub use self::keys::{
     EndpointStatus, Fetched, Keys, KeysChanged, Listed, PinHeld, Pinned, RealmStatus,
     RefreshStatus, Refreshed,
 };
+pub use self::problem::{Kind, Problem};
 pub use self::route::{Call, Operation};
 pub use self::status::{
-    Answers, AuditStatus, ClientFloor, ClockStatus, EngineStatus, ExportStatus, Inside, MqttStatus,
-    Requests, Status, Untold,
+    Answers, AuditStatus, ClientFloor, ClockStatus, Cosigned, DiskStatus, EngineStatus,
+    ExportStatus, Inside, ModelStatus, MqttStatus, Requests, Status, StoreStatus, Untold,
+    WitnessStatus,
 };
 
 /// The configuration was read anew.
@@ -53,6 +60,23 @@ pub enum ResetTo {
     /// Since 1970.
     #[serde(untagged)]
     Seconds(u64),
+}
+
+/// Erases the salt of a request's prompt hash.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Forget {
+    /// Its own id or the beginning of that, or the index of its access.
+    pub request: String,
+}
+
+/// The salt is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Where the access stands in the log.
+    pub index: u64,
+    pub request_id: String,
+    /// `false`: it was gone already.
+    pub erased: bool,
 }
 
 /// The time floor was set.

@@ -2,7 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::{Fetched, Listed, Pinned, Refreshed, Reloaded, RootPinned, Status, TimeReset, Trusted};
+use super::{
+    Fetched, Forgotten, Listed, Pinned, Refreshed, Reloaded, RootPinned, Status, TimeReset, Trusted,
+};
 use crate::audit::Change;
 use crate::auth::Explanation;
 use crate::prompt::Place;
@@ -45,6 +47,10 @@ operations! {
     Metrics: LOOK, "GET" "/metrics", AskedMetrics;
     Audit: LOOK, "GET" "/audit", AskedAudit;
     AuditText: LOOK, "GET" "/audit/text", AskedText;
+    Checkpoint: LOOK, "GET" "/audit/checkpoint", AskedAudit;
+    Sign: CHANGE, "POST" "/audit/checkpoint", AskedSign;
+    Proof: LOOK, "GET" "/audit/proof", AskedAudit;
+    Forget: CHANGE, "POST" "/audit/forget", AskedForget;
     Reload: CHANGE, "POST" "/reload", AskedReload;
     ResetTime: CHANGE, "POST" "/time/reset", AskedTimeReset;
     Keys: LOOK, "GET" "/keys", AskedKeys;
@@ -92,6 +98,7 @@ pub const FETCH_KEYS: Call<Fetched> = Call(Operation::FetchKeys, PhantomData);
 pub const PIN_HELD: Call<Pinned> = Call(Operation::PinHeld, PhantomData);
 pub const TRUST: Call<Trusted> = Call(Operation::Trust, PhantomData);
 pub const PIN_ROOT: Call<RootPinned> = Call(Operation::PinRoot, PhantomData);
+pub const FORGET: Call<Forgotten> = Call(Operation::Forget, PhantomData);
 pub const REFRESH_KEYS: Call<Refreshed> = Call(Operation::RefreshKeys, PhantomData);
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FleetStatus, RealmStatus};
+use super::problem::Problem;
+use super::{FleetStatus, RealmStatus, TrustFailure};
+use crate::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -12,6 +14,14 @@ pub struct Status {
     pub device: String,
     pub ready: bool,
     pub not_ready_because: Option<String>,
+    /// `None`: the daemon is of a release that didn't tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problems: Option<Vec<Problem>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
+    /// `None`: records can be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreStatus>,
     pub uptime_seconds: u64,
     pub clock: ClockStatus,
     pub realms: Vec<RealmStatus>,
@@ -27,6 +37,15 @@ pub struct Status {
     pub inside: Option<Inside>,
 }
 
+/// Why nothing can be recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    pub folder: String,
+    pub why: String,
+    /// There is no room: it goes on by itself when there is.
+    pub full: bool,
+}
+
 /// What only the admin socket tells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inside {
@@ -35,7 +54,7 @@ pub struct Inside {
     /// Where the broker is.
     pub broker: Option<String>,
     /// Where the log collector is.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collector: Option<String>,
     /// When the server's certificate in force ends, where there is TLS.
     pub certificate_ends_at: Option<String>,
@@ -49,6 +68,17 @@ pub struct Inside {
     pub audit_fill: f64,
     pub audit_max_bytes: u64,
     pub audit_oldest_at: Option<String>,
+    /// Of the state folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    pub folder: String,
+    /// For the daemon's user.
+    pub free_bytes: u64,
+    pub size_bytes: u64,
 }
 
 /// Decisions since the start.
@@ -82,6 +112,14 @@ pub struct ClockStatus {
     pub client_floors: BTreeMap<String, ClientFloor>,
 }
 
+impl ClockStatus {
+    /// What time decisions are made by: never before the floor.
+    pub fn moment(&self) -> Timestamp {
+        let now = self.now.as_str().max(&self.floor).parse();
+        now.unwrap_or_default()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientFloor {
     pub client: String,
@@ -92,6 +130,15 @@ pub struct ClientFloor {
 pub struct EngineStatus {
     pub running: usize,
     pub waiting: usize,
+    #[serde(default)]
+    pub models: Vec<ModelStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    pub name: String,
+    /// Whether its endpoints may answer; not where the fleet wants it on its list and it isn't.
+    pub listed: bool,
 }
 
 /// The broker connection.
@@ -121,6 +168,9 @@ pub struct AuditStatus {
     /// Where else records go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exports: Vec<ExportStatus>,
+    /// Who watches the log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<WitnessStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,4 +183,28 @@ pub struct ExportStatus {
     pub missing: u64,
     /// Why it doesn't get on.
     pub problem: Option<String>,
+}
+
+/// A witness of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    pub name: String,
+    /// Where it is asked; one without brings what it has cosigned over the fleet's broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    pub cosigned: Option<Cosigned>,
+    /// It knows a log that this one can't have grown from.
+    #[serde(default)]
+    pub alarm: bool,
+    /// What is wrong, by a name that doesn't change and in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<TrustFailure>,
+}
+
+/// The last that it has cosigned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cosigned {
+    pub epoch: u64,
+    pub size: u64,
+    pub at: String,
 }

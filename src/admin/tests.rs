@@ -55,7 +55,7 @@ fn fleet() -> Value {
     })
 }
 
-fn told() -> Value {
+pub(crate) fn told() -> Value {
     let dev = json!({
         "name": "dev",
         "issuer": "https://k/dev",
@@ -95,6 +95,16 @@ fn told() -> Value {
         "device": "edge-1",
         "ready": false,
         "not_ready_because": "draining",
+        "problems": [{
+            "name": "a_problem_of_tomorrow",
+            "severity": "critical",
+            "about": "dev",
+            "what": "it went wrong\u{1b}",
+            "mend": "mend it",
+            "since": "2026-01-01T12:00:00.000Z",
+        }],
+        "draining": true,
+        "store": {"folder": "/var/lib/slmd", "why": "it is full", "full": true},
         "uptime_seconds": 3700,
         "clock": {
             "now": "2026-01-01T00:00:00.000Z",
@@ -105,7 +115,7 @@ fn told() -> Value {
             "client_floors": {"dev": {"client": "device-1", "floor": "2026-01-02T09:00:00.000Z"}},
         },
         "realms": [and(dev, keys()), prod],
-        "engine": {"running": 1, "waiting": 2},
+        "engine": {"running": 1, "waiting": 2, "models": [{"name": "small", "listed": false}]},
         "mqtt": {"connected": false, "problem": "refused\u{1b}", "reconnects": 3},
         "fleet": fleet(),
         "audit": {"next_index": 9},
@@ -127,6 +137,9 @@ fn told() -> Value {
             "audit_fill": 0.125,
             "audit_max_bytes": 64_000_000,
             "audit_oldest_at": "2025-12-04T00:00:00.000Z",
+            "disk": {
+                "folder": "/var/lib/slmd", "free_bytes": 12_000_000, "size_bytes": 8_000_000_000_u64,
+            },
         },
     })
 }

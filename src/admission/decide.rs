@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::spans;
 use super::waiters::Waiters;
 use crate::auth::{self, Cache, Clock, Credential, Decision, Permitted};
 use crate::authority::Authority;
 use crate::keysync::{Outcome, Why};
 use crate::prompt::{Origin, Request};
 use crate::reason::DenyReason;
+use crate::telemetry::Registry;
+use crate::{telemetry, time};
 
 /// Verified tokens kept; each costs about 2 KiB.
 const CACHED_TOKENS: usize = 1024;
@@ -34,10 +37,12 @@ pub(super) struct Decider {
 }
 
 impl Decider {
-    pub(super) fn new(authority: Authority) -> Decider {
+    pub(super) fn new(authority: Authority, registry: &mut Registry) -> Decider {
+        let cache = Cache::new(CACHED_TOKENS);
+        cache.register(registry);
         Decider {
             authority,
-            cache: Cache::new(CACHED_TOKENS),
+            cache,
             refreshing: Waiters::new(),
         }
     }
@@ -64,6 +69,18 @@ impl Decider {
     /// Decides; where the token's key isn't known, asks the issuer for its keys and decides again.
     /// `clock`: the one to decide by, where it isn't the present.
     pub(super) async fn decide(
+        &self,
+        credential: &Credential,
+        request: &Arc<Request>,
+        clock: Option<&Clock>,
+    ) -> Decision {
+        let from = time::instant();
+        let decision = self.ask(credential, request, clock).await;
+        spans::decided(request, from, &decision);
+        decision
+    }
+
+    async fn ask(
         &self,
         credential: &Credential,
         request: &Arc<Request>,
@@ -127,7 +144,7 @@ impl Decider {
             return late;
         };
         let authority = self.authority.clone();
-        let asked = tokio::task::spawn_blocking(move || {
+        let asked = telemetry::blocking(move || {
             // Until the thread is free, not only until its prompt stops waiting.
             let _waiter = waiter;
             match authority.refresh(&realm, Why::UnknownKey) {

@@ -1,7 +1,9 @@
 //! Decisions and finishes, counted by the names that replies and audit use.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,11 +19,15 @@ pub(super) struct Metrics {
     decisions: Family<DecisionLabels, Counter>,
     finishes: Family<FinishLabels, Counter>,
     local_peers: Counter,
+    /// Of clients' requests by reason; permits have an empty one.
+    totals: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DecisionLabels {
     transport: &'static str,
+    /// Empty where no token was verified.
+    realm: String,
     decision: &'static str,
     reason: &'static str,
 }
@@ -39,7 +45,7 @@ impl Metrics {
         let metrics = Metrics::default();
         registry.register(
             "slmd_decisions",
-            "Requests permitted and refused, by transport and reason",
+            "Requests permitted and refused, by transport, realm and reason",
             metrics.decisions.clone(),
         );
         registry.register(
@@ -55,51 +61,46 @@ impl Metrics {
         metrics
     }
 
-    pub(super) fn decided(&self, transport: &'static str, decision: Result<(), Reason>) {
+    pub(super) fn decided(
+        &self,
+        transport: &'static str,
+        realm: Option<&str>,
+        decision: Result<(), Reason>,
+    ) {
         let (decision, reason) = match decision {
             Ok(()) => ("permit", ""),
             Err(reason) => ("deny", reason.as_str()),
         };
         let labels = DecisionLabels {
             transport,
+            realm: realm.unwrap_or_default().to_owned(),
             decision,
             reason,
         };
         self.decisions.get_or_create(&labels).inc();
+        if Transport::ALL.iter().any(|it| it.as_str() == transport) {
+            *self.totals.lock().entry(reason).or_default() += 1;
+        }
     }
 
     /// Loud, because it is for emergencies.
     pub(super) fn permitted(&self, permitted: &Permitted) {
         let request = permitted.request();
-        self.decided(request.origin.transport(), Ok(()));
         let grant = permitted.grant();
+        self.decided(request.origin.transport(), Some(&grant.realm), Ok(()));
         if grant.local_peer {
             self.local_peers.inc();
             let (peer, scope) = (&grant.principal.subject, grant.scope.as_str());
-            tracing::warn!(peer, scope, request = %request.id, "a local peer was let in without a token");
+            tracing::warn!(peer, scope, "a local peer was let in without a token");
         }
     }
 
     /// Since the start: how many were permitted, and refused by reason.
     pub(super) fn requests(&self) -> (u64, BTreeMap<String, u64>) {
-        let count = |decision, reason| {
-            let one = |transport: &Transport| {
-                let transport = transport.as_str();
-                let labels = DecisionLabels {
-                    transport,
-                    decision,
-                    reason,
-                };
-                self.decisions
-                    .get(&labels)
-                    .map_or(0, |counter| counter.get())
-            };
-            Transport::ALL.iter().map(one).sum::<u64>()
-        };
-        let refused = Reason::all().map(|reason| (reason.as_str(), count("deny", reason.as_str())));
-        let refused = refused.filter(|(_, count)| *count > 0);
-        let refused = refused.map(|(reason, count)| (reason.to_owned(), count));
-        (count("permit", ""), refused.collect())
+        let mut refused = self.totals.lock().clone();
+        let permitted = refused.remove("").unwrap_or(0);
+        let named = |(reason, count): (&str, u64)| (reason.to_owned(), count);
+        (permitted, refused.into_iter().map(named).collect())
     }
 
     pub(super) fn finished(&self, transport: &'static str, finish: Finish) {
@@ -109,5 +110,30 @@ impl Metrics {
             reason: finish.reason().map_or("", DenyReason::as_str),
         };
         self.finishes.get_or_create(&labels).inc();
+    }
+}
+
+/// Registers all series that there can be.
+#[cfg(any(test, feature = "for-tests"))]
+pub fn fill(registry: &mut Registry, realms: &[String]) {
+    let metrics = Metrics::register(registry);
+    let prompts = ["socket", "tcp", "mqtt"];
+    let known = realms
+        .iter()
+        .flat_map(|realm| prompts.map(|from| (from, Some(realm.as_str()))));
+    let unknown = prompts
+        .into_iter()
+        .chain(["admin"])
+        .map(|from| (from, None));
+    for (transport, realm) in known.chain(unknown) {
+        metrics.decided(transport, realm, Ok(()));
+        for reason in Reason::all() {
+            metrics.decided(transport, realm, Err(reason));
+        }
+    }
+    for transport in prompts {
+        for finish in Finish::all() {
+            metrics.finished(transport, finish);
+        }
     }
 }

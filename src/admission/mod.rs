@@ -15,6 +15,7 @@ mod record;
 mod records;
 mod replay;
 mod running;
+mod spans;
 mod waiters;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use inbox::{Asker, Delivered, Delivery, Rejected, StoredAnswer, Ticket};
+#[cfg(any(test, feature = "for-tests"))]
+pub use metrics::fill as fill_metrics;
 pub use pipeline::Admitted;
 pub use record::Recorded;
 
@@ -36,6 +39,7 @@ use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time::Moment;
+use crate::trace::{Kind, Parent, Root, Tracer};
 use crate::{audit, time};
 use decide::Decider;
 use inbox::{Inbox, Waiting};
@@ -74,6 +78,7 @@ pub struct Parts {
     pub store: Store,
     /// What is in force, and the time; told of every accepted token.
     pub authority: Authority,
+    pub tracer: Tracer,
     pub shutdown: Shutdown,
 }
 
@@ -87,6 +92,7 @@ struct Inner {
     waiting: Waiting,
     running: Running,
     engine: Engine,
+    tracer: Tracer,
     shutdown: Shutdown,
 }
 
@@ -111,7 +117,7 @@ impl Admission {
             replay: Replay::open(&parts.store, parts.log.clocks().booted(), registry)?,
             limits: Limits::new(Arc::clone(&settings)),
             settings,
-            decider: Decider::new(parts.authority.clone()),
+            decider: Decider::new(parts.authority.clone(), registry),
             running: Running::default(),
             recorder: Recorder {
                 log: parts.log,
@@ -120,8 +126,14 @@ impl Admission {
                 metrics: Metrics::register(registry),
             },
             engine: parts.engine,
+            tracer: parts.tracer,
             shutdown: parts.shutdown,
         })))
+    }
+
+    /// Begins the trace of a request that has come in.
+    pub fn begin_trace(&self, kind: Kind, parent: Option<&Parent>) -> Root {
+        self.0.tracer.begin(kind, parent)
     }
 
     /// Admits a prompt.

@@ -5,24 +5,28 @@
 //! others have taken, which gives it back.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tracing::Instrument;
 
 use super::inbox::Attempt;
 use super::limits::Charge;
 use super::record::{Recorded, Recorder};
 use super::replay::FirstUse;
 use super::running::Run;
-use super::{Admission, records};
-use crate::age::NotEncrypted;
+use super::{Admission, records, spans};
+use crate::age::{NotEncrypted, Recipient};
 use crate::audit::{self, Sealed};
-use crate::auth::{Endpoint, Permitted};
+use crate::auth::Permitted;
 use crate::digest::hex;
 use crate::engine::{Job, Prompt, Report, Reservation, Ticket};
 use crate::identity::random;
 use crate::prompt::{self, AnswerReceiver, Completion, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::secret::Secret;
-use crate::time::Timestamp;
+use crate::telemetry;
+use crate::time::{self, Timestamp};
+use crate::trace::Trace;
 
 /// A permitted, recorded, queued request and its answer. Dropping it cancels what still runs.
 #[derive(Debug)]
@@ -77,7 +81,8 @@ struct Claimed {
 #[must_use]
 struct OnRecord {
     charged: Charged,
-    permit: Recorded<()>,
+    /// Where the access stands in the log.
+    permit: Recorded<u64>,
 }
 
 impl Admission {
@@ -90,11 +95,12 @@ impl Admission {
         place: Option<Place>,
     ) -> Result<Admitted, Recorded<Refusal>> {
         let (door, refused) = (self.clone(), permitted.clone());
-        let task = tokio::spawn(async move {
+        let pass = async move {
             let refused = permitted.clone();
             let admitted = door.pass(permitted, completion, place).await;
             admitted.map_err(|refusal| door.0.recorder.refused(&refused, refusal))
-        });
+        };
+        let task = tokio::spawn(pass.in_current_span());
         let panicked = |_| {
             let refusal = RefuseReason::Internal.into();
             Err(self.0.recorder.refused(&refused, refusal))
@@ -108,11 +114,12 @@ impl Admission {
         completion: Completion,
         place: Option<Place>,
     ) -> Result<Admitted, Refusal> {
+        let trace = permitted.request().trace.clone();
         let reserved = self.reserve(permitted, completion, place)?;
-        let prepared = self.prepare(reserved).await?;
+        let prepared = spans::step(&trace, "prepare", self.prepare(reserved)).await?;
         let charged = self.charge(prepared)?;
         let claimed = self.claim(charged)?;
-        let on_record = self.record(claimed).await?;
+        let on_record = spans::step(&trace, "record", self.record(claimed)).await?;
         Ok(self.queue(on_record))
     }
 
@@ -154,9 +161,9 @@ impl Admission {
         let endpoint = Arc::clone(permitted.endpoint());
         let allowed = self.0.limits.allowance(&permitted);
         let now = self.0.decider.clock().effective();
-        let prepared = tokio::task::spawn_blocking(move || {
+        let prepared = telemetry::blocking(move || {
             let prompt = engine.prepare(&endpoint, completion, Some(allowed), now)?;
-            let text = sealed(prompt.text.as_ref(), &endpoint);
+            let text = sealed(prompt.text.as_ref(), &endpoint.text_recipients);
             // What has to be kept and can't be isn't asked.
             let text = text.map_err(|_| Refusal::new(RefuseReason::AuditUnavailable))?;
             Ok::<_, Refusal>((prompt, text))
@@ -235,14 +242,21 @@ impl Admission {
         }
         let id = permitted.request().id.clone();
         let model = permitted.endpoint().client_id.clone();
+        spans::asked(&permitted, &prompt);
         let finisher = Finisher {
             recorder: self.0.recorder.clone(),
             run,
             charge,
+            trace: permitted.request().trace.clone(),
+            queued: time::instant(),
+            served: prompt.model.clone(),
             request_id: id.own(),
             principal: records::tag(&permitted),
+            realm: permitted.grant().realm.clone(),
+            endpoint: model.clone(),
+            access_index: *permit,
             transport: permitted.request().origin.transport(),
-            endpoint: Arc::clone(permitted.endpoint()),
+            recipients: permitted.endpoint().text_recipients.clone(),
         };
         let created = self.0.recorder.log.clocks().now();
         let ticket = reservation.submit(Job {
@@ -258,7 +272,7 @@ impl Admission {
             created,
             answer,
             ticket,
-            permit,
+            permit: permit.with(()),
         }
     }
 }
@@ -268,18 +282,22 @@ struct Finisher {
     recorder: Recorder,
     run: Run,
     charge: Charge,
+    trace: Trace,
+    queued: Instant,
+    /// The bundle.
+    served: String,
     request_id: RequestId,
     principal: audit::Tag,
+    realm: String,
+    endpoint: String,
+    access_index: u64,
     transport: &'static str,
-    endpoint: Arc<Endpoint>,
+    recipients: Vec<Recipient>,
 }
 
-/// Encrypted to whom the endpoint names.
-fn sealed(
-    text: Option<&Secret<String>>,
-    endpoint: &Endpoint,
-) -> Result<Option<Sealed>, NotEncrypted> {
-    let seal = |text: &Secret<String>| Sealed::of(text.expose(), &endpoint.text_recipients);
+/// Encrypted to whom its endpoint names.
+fn sealed(text: Option<&Secret<String>>, to: &[Recipient]) -> Result<Option<Sealed>, NotEncrypted> {
+    let seal = |text: &Secret<String>| Sealed::of(text.expose(), to);
     text.map(seal).transpose()
 }
 
@@ -287,13 +305,17 @@ impl Finisher {
     fn finish(mut self, report: &Report) {
         self.charge.use_up(report.outcome.usage);
         drop(self.run);
-        let text = sealed(report.answer.as_ref(), &self.endpoint).unwrap_or_else(|error| {
+        spans::answered(&self.trace, self.queued, &self.served, report);
+        let text = sealed(report.answer.as_ref(), &self.recipients).unwrap_or_else(|error| {
             tracing::error!(%error, "an answer's text isn't kept");
             None
         });
         let finished = audit::Finished {
             request_id: self.request_id,
             principal: Some(self.principal),
+            realm: Some(self.realm),
+            endpoint: Some(self.endpoint),
+            access_index: Some(self.access_index),
             finish: report.outcome.finish,
             usage: report.outcome.usage,
             answer_hash: hex(&report.answer_hash),

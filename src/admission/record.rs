@@ -14,6 +14,7 @@ use crate::keysync::Floor;
 use crate::prompt::{Operation, Origin, Request, RequestId};
 use crate::reason::{Refusal, RefuseReason};
 use crate::store::Store;
+use crate::telemetry;
 
 /// When to come again while nothing can be recorded.
 const RETRY: Duration = Duration::from_secs(5);
@@ -84,6 +85,7 @@ impl Recorder {
     /// A request that the token allows and that is refused all the same.
     pub(super) fn refused(&self, permitted: &Permitted, refusal: Refusal) -> Recorded<Refusal> {
         self.note(&records::refused(permitted, &refusal));
+        permitted.request().trace.decided(Err(refusal.reason));
         Recorded(refusal)
     }
 
@@ -92,16 +94,16 @@ impl Recorder {
         Recorded(answer)
     }
 
-    /// A prompt's permit, with what is written beside it; durable when this returns.
+    /// A prompt's permit, with what is written beside it; durable when this returns, and where.
     pub(super) async fn permit(
         &self,
         permitted: &Permitted,
         (access, salt): (Access, [u8; 16]),
         attempt: Option<Arc<Attempt>>,
         proof: Option<FirstUse>,
-    ) -> Result<Recorded<()>, Refusal> {
+    ) -> Result<Recorded<u64>, Refusal> {
         let log = self.log.clone();
-        self.commit(move || {
+        let append = move || {
             if let Some(attempt) = &attempt {
                 attempt.write()?;
             }
@@ -109,11 +111,11 @@ impl Recorder {
                 proof.write()?;
             }
             let now = log.clocks().now();
-            log.append_permit(access, salt, now).map(drop)
-        })
-        .await?;
+            log.append_permit(access, salt, now)
+        };
+        let index = self.commit(append).await?;
         self.metrics.permitted(permitted);
-        Ok(Recorded(()))
+        Ok(Recorded(index))
     }
 
     /// What needs no engine. Of reads the first is recorded and the rest are counted.
@@ -163,29 +165,30 @@ impl Recorder {
     /// Refusals ride on the next sync, so that a flood of them can't wear out the flash.
     fn note(&self, access: &Access) -> Noted {
         let decision = access.reason.map_or(Ok(()), Err);
-        self.metrics.decided(access.origin.transport(), decision);
+        let (transport, realm) = (access.origin.transport(), access.realm.as_deref());
+        self.metrics.decided(transport, realm, decision);
         self.log.refuse(access, self.log.clocks().now())
     }
 
     /// Runs what writes, with what is known of the time: what was when a request was admitted stays
     /// known after a power cut. Durable when this returns.
-    async fn commit(
+    async fn commit<T: Send + 'static>(
         &self,
-        write: impl FnOnce() -> Result<(), AuditError> + Send + 'static,
-    ) -> Result<(), Refusal> {
+        write: impl FnOnce() -> Result<T, AuditError> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let (store, floor, clocks) = (
             self.store.clone(),
             self.floor.clone(),
             self.log.clocks().clone(),
         );
-        let written = tokio::task::spawn_blocking(move || {
+        let written = telemetry::blocking(move || {
             store.commit(|| {
                 floor.write_along(clocks.booted())?;
                 write()
             })
         });
         match written.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(written)) => Ok(written),
             Ok(Err(error)) => {
                 tracing::error!(%error, "a permit could not be recorded");
                 Err(Refusal::new(RefuseReason::AuditUnavailable).retry_after(RETRY))

@@ -112,6 +112,7 @@ pub(super) mod tests {
     use crate::auth::{Snapshot, decide::decide};
     use crate::prompt::{Look, Operation, Origin, Request, RequestId, Scope};
     use crate::time::Timestamp;
+    use crate::trace::Trace;
 
     /// What a local peer of this user id is permitted.
     pub(in crate::admission) fn permitted(uid: u32) -> Permitted {
@@ -142,6 +143,7 @@ pub(super) mod tests {
                 pid: None,
             },
             deadline: None,
+            trace: Trace::default(),
             asks: Operation::Look(Look::Models),
         });
         let clock = Clock {

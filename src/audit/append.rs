@@ -7,7 +7,7 @@ use super::record::{Access, Event, Record, Summary, VERSION};
 use super::sealed;
 use super::state::{Pending, State};
 use super::{AuditError, MAX_RECORD, Noted, Shared};
-use crate::store::Writer;
+use crate::store::{StoreError, Writer};
 use crate::time::Timestamp;
 use crate::tlog::tree::leaf_hash;
 
@@ -22,8 +22,10 @@ impl Shared {
         salt: Option<[u8; 16]>,
         now: Timestamp,
     ) -> Result<u64, AuditError> {
-        if let Event::Access(access) = &mut event {
-            access.bound();
+        match &mut event {
+            Event::Access(access) => access.bound(),
+            Event::Finish(finished) => finished.bound(),
+            _ => {}
         }
         if state.pending_bytes > MAX_PENDING {
             self.store.write(|writer| self.keep_up(state, writer))?;
@@ -31,15 +33,32 @@ impl Shared {
             state.settle(state.next);
         }
         self.store.write(|writer| {
-            self.keep_up(state, writer)?;
-            let index = self.append_one(state, writer, event, salt, now)?;
-            self.enforce_cap(state, writer, now)?;
-            if state.head_is_due() {
-                self.write_head(state, writer)?;
-            }
-            self.report(state);
-            Ok(index)
+            let appended = self.append_within(state, writer, event, salt, now);
+            appended.inspect_err(|error| {
+                // What is to be removed can't be read: it would be so with every record.
+                if let AuditError::Store(error @ StoreError::Corrupt(_)) = error {
+                    writer.give_up(error);
+                }
+            })
         })
+    }
+
+    fn append_within(
+        &self,
+        state: &mut State,
+        writer: &Writer<'_>,
+        event: Event,
+        salt: Option<[u8; 16]>,
+        now: Timestamp,
+    ) -> Result<u64, AuditError> {
+        self.keep_up(state, writer)?;
+        let index = self.append_one(state, writer, event, salt, now)?;
+        self.enforce_cap(state, writer, now)?;
+        if state.head_is_due() {
+            self.write_head(state, writer)?;
+        }
+        self.report(state);
+        Ok(index)
     }
 
     pub(super) fn append_one(
@@ -78,6 +97,7 @@ impl Shared {
         state.pending_bytes += pending.bytes();
         state.pending.push_back(pending);
         self.metrics.records.inc();
+        self.metrics.last.set(now.as_secs());
         for filled in state.epoch.push(&self.tiles, writer, leaf)? {
             self.filled(state, writer, filled)?;
         }
@@ -171,5 +191,7 @@ impl Shared {
             .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let fill = bytes as f64 / state.budget().max(1) as f64;
         self.metrics.fill.set(fill.min(1.0));
+        let leaves = state.next.saturating_sub(state.epoch.base);
+        self.metrics.leaves.set(leaves);
     }
 }

@@ -22,6 +22,25 @@ macro_rules! changes {
 }
 
 impl Change {
+    /// Whether its record's particulars are one realm's, which they name.
+    pub(super) fn is_of_one_realm(self) -> bool {
+        use Change::{
+            DenyListRefused, DenyListReplaced, KeysCopyIgnored, KeysHeld, KeysPinned,
+            KeysRefreshed, KeysRestored, SaltErased,
+        };
+        matches!(
+            self,
+            DenyListRefused
+                | DenyListReplaced
+                | KeysCopyIgnored
+                | KeysHeld
+                | KeysPinned
+                | KeysRefreshed
+                | KeysRestored
+                | SaltErased
+        )
+    }
+
     /// Whether its record says which realm it is of.
     fn is_of_realm(self) -> bool {
         use Change::{AskedFetch, AskedPin, AskedPinHeld, AskedRefresh};
@@ -34,6 +53,7 @@ changes! {
     StartRefused = "start_refused";
     Stop = "stop";
     StoreRecovered = "store_recovered";
+    AuditWitnessRefused = "audit_witness_refused";
     AuditEpochBegun = "audit_epoch_begun";
     ConfigurationReloaded = "configuration_reloaded";
     DenyListReplaced = "deny_list_replaced";
@@ -48,13 +68,17 @@ changes! {
     TrustUpdated = "trust_updated";
     TrustRefused = "trust_refused";
     TrustRestored = "trust_restored";
+    TrustUnread = "trust_unread";
     MqttSubscriptionDenied = "mqtt_subscription_denied";
     MqttTakenOver = "mqtt_taken_over";
     MqttUnstable = "mqtt_unstable";
+    SaltErased = "salt_erased";
     AskedStatus = "status";
     AskedMetrics = "metrics";
     AskedAudit = "audit read";
     AskedText = "audit text";
+    AskedForget = "audit forget";
+    AskedSign = "audit sign";
     AskedReload = "reload";
     AskedTimeReset = "time reset";
     AskedKeys = "keys list";

@@ -32,7 +32,7 @@ const LAST: &[u8] = b"last";
 const HELD: &[u8] = b"held";
 
 /// The most of these.
-const MAX_HELD: usize = 64;
+pub const MAX_HELD: usize = 64;
 
 /// A signed checkpoint of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,6 +243,8 @@ impl Log {
             self.0.store.sync()?;
         }
         signer.newest.send_replace(Some(Arc::clone(&signed)));
+        self.0.metrics.signed.set(size);
+        self.0.metrics.signed_at.set(now.as_secs());
         Ok(signed)
     }
 
@@ -286,7 +288,7 @@ impl Log {
     }
 
     /// Keeps what proofs of consistency need that begin at these sizes of the current epoch, whatever
-    /// is removed, in place of those named before; the first 64 of them. Blocks.
+    /// is removed, in place of those named before; the first [`MAX_HELD`] of them. Blocks.
     pub fn hold(&self, sizes: &[u64]) -> Result<(), AuditError> {
         let sizes = &sizes[..sizes.len().min(MAX_HELD)];
         let mut state = self.state();

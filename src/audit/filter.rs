@@ -1,13 +1,9 @@
-//! Which records somebody wants to see, judged by what they say and nothing else.
-//!
-//! A finish names nobody, so it goes with the access that it ends: a [`Matcher`] is shown the records
-//! in their order and remembers whose are under way.
+//! Which records somebody wants to see: what can be asked for, and what of it a record says.
 
-use std::collections::VecDeque;
+use serde_json::Value;
 
-use serde::Deserialize;
-
-use super::record::{Access, Event, Finished, Line, Verdict};
+use super::change::What;
+use super::record::{Access, Event, Finished, Summary, Verdict};
 use super::text::bound;
 use crate::prompt::{Origin, RequestId};
 use crate::reason::Reason;
@@ -17,8 +13,8 @@ use crate::time::Timestamp;
 /// No token that names somebody is longer.
 const MAX_ASKED: usize = 16 * 1024;
 
-/// Requests whose finish is waited for. More than can run at once: what a crash ended goes first.
-const MAX_RUNNING: usize = 4096;
+/// Members that one filter asks for.
+const MAX_MEMBERS: usize = 8;
 
 /// At the end of a name: what begins so. Lines for people cut long names like this.
 const MORE: char = '…';
@@ -30,12 +26,18 @@ const OWN_ID: &str = "req_";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     since: Option<Timestamp>,
+    /// The first time that is too late.
+    until: Option<Timestamp>,
+    realm: Option<Name>,
+    endpoint: Option<Name>,
     client: Option<Name>,
     user: Option<Name>,
     /// Of the local user of that name.
     uid: Option<u32>,
     decision: Option<Judged>,
     request: Option<Name>,
+    event: Option<&'static str>,
+    members: Vec<Member>,
 }
 
 /// Why a filter can't be used.
@@ -52,6 +54,12 @@ pub enum Unfit {
     Unknown(String),
     #[error("{0:?} is no decision; did you mean {1}?")]
     Misspelt(String, &'static str),
+    #[error("{0:?} is no event; known are {known}", known = Event::NAMES.join(", "))]
+    NoEvent(String),
+    #[error("write NAME=VALUE, such as prompt_tokens=31 or origin.uid=1000")]
+    NoMember,
+    #[error("no more than {MAX_MEMBERS} can be asked for at once")]
+    TooMany,
     #[error("write a time in UTC like 2026-11-24T18:05:00.000Z")]
     NoTime,
     #[error("write a user's number")]
@@ -64,6 +72,13 @@ pub enum Unfit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Name(String);
 
+/// A member of a record, inner ones by dots, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Member {
+    path: String,
+    value: Name,
+}
+
 /// How an access was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Judged {
@@ -73,17 +88,38 @@ enum Judged {
 
 impl Filter {
     /// As a query names them.
-    pub const NAMES: [&str; 6] = ["since", "client", "user", "uid", "decision", "request"];
+    pub const NAMES: [&str; 11] = [
+        "since",
+        "until",
+        "realm",
+        "endpoint",
+        "client",
+        "user",
+        "uid",
+        "decision",
+        "request",
+        "event",
+        Filter::MEMBER,
+    ];
+
+    /// The one that may be there several times, each with a member of its own.
+    pub const MEMBER: &str = "where";
 
     /// Asks for one thing more.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), Unfit> {
         match name {
             "since" => self.since = Some(value.parse().map_err(|()| Unfit::NoTime)?),
+            "until" => self.until = Some(value.parse().map_err(|()| Unfit::NoTime)?),
+            "realm" => self.realm = Some(Name::new(value)?),
+            "endpoint" => self.endpoint = Some(Name::new(value)?),
             "client" => self.client = Some(Name::new(value)?),
             "user" => self.user = Some(Name::new(value)?),
             "uid" => self.uid = Some(value.parse().map_err(|_| Unfit::NoUid)?),
             "decision" => self.decision = Some(Judged::new(value)?),
             "request" => self.request = Some(Name::new(value)?),
+            "event" => self.event = Some(event(value)?),
+            Filter::MEMBER if self.members.len() >= MAX_MEMBERS => return Err(Unfit::TooMany),
+            Filter::MEMBER => self.members.push(Member::new(value)?),
             _ => return Err(Unfit::NoFilter),
         }
         Ok(())
@@ -94,54 +130,134 @@ impl Filter {
         let name = |name: &Option<Name>| name.as_ref().map(|Name(text)| text.clone());
         let values = [
             self.since.map(|since| since.to_string()),
+            self.until.map(|until| until.to_string()),
+            name(&self.realm),
+            name(&self.endpoint),
             name(&self.client),
             name(&self.user),
             self.uid.map(|uid| uid.to_string()),
             self.decision.map(|judged| judged.as_str().to_owned()),
             name(&self.request),
+            self.event.map(str::to_owned),
         ];
         let pairs = Filter::NAMES.into_iter().zip(values);
-        pairs
-            .filter_map(|(name, value)| Some((name, value?)))
-            .collect()
+        let pairs = pairs.filter_map(|(name, value)| Some((name, value?)));
+        let members = self.members.iter().map(|Member { path, value }| {
+            let text = format!("{path}={}", value.0);
+            (Filter::MEMBER, text)
+        });
+        pairs.chain(members).collect()
     }
 
     pub fn is_empty(&self) -> bool {
         *self == Filter::default()
     }
 
-    /// Whether it asks for more than a time: then the log's own records, such as starts, changes of
-    /// keys and truncations, aren't meant.
+    /// Whether it asks of whom or of what request a record is: then a finish goes with its access,
+    /// and the log's own records, such as starts, changes of keys and truncations, aren't meant.
     pub fn narrows(&self) -> bool {
-        !self.asks_for_nobody() || self.decision.is_some()
+        !self.is_anybodys() || self.request.is_some() || self.decision.is_some()
     }
 
-    /// Whether it is of whom is asked for. `names`: how a token calls the user.
-    fn is_of(
+    /// What is looked for in the record by itself, whatever it is of: time, event and members.
+    pub(super) fn is_told(
         &self,
-        client: Option<&String>,
-        names: [Option<&String>; 2],
-        uid: Option<u32>,
+        time: Option<Timestamp>,
+        event: Option<&str>,
+        json: &[u8],
     ) -> bool {
-        let is = |asked: &Name, name: Option<&String>| name.is_some_and(|name| asked.is(name));
-        let by_client = self.client.as_ref().is_none_or(|asked| is(asked, client));
-        by_client
+        let since = |asked: Timestamp| time.is_none_or(|time| time >= asked);
+        let until = |asked: Timestamp| time.is_none_or(|time| time < asked);
+        self.since.is_none_or(since)
+            && self.until.is_none_or(until)
+            && self.event.is_none_or(|asked| event == Some(asked))
+            && self.has_members(json)
+    }
+
+    fn has_members(&self, json: &[u8]) -> bool {
+        if self.members.is_empty() {
+            return true;
+        }
+        let record: Result<Value, _> = serde_json::from_slice(json);
+        record.is_ok_and(|record| self.members.iter().all(|member| member.is_in(&record)))
+    }
+
+    /// How far an access is what is asked for.
+    pub(super) fn means(&self, access: &Access) -> Meant {
+        let named = self.is_of(&Said::access(access)) && self.is_request(&access.request_id);
+        match named {
+            true if self.is_judged(access.decision, access.reason) => Meant::Wholly,
+            true => Meant::Otherwise,
+            false => Meant::Not,
+        }
+    }
+
+    /// `access`: how far the one that ends here is what is asked for, where that is known.
+    pub(super) fn means_finish(&self, finished: &Finished, access: Option<Meant>) -> bool {
+        // A permission that was taken back has its reason only here.
+        let reason = finished.finish.reason().map(Reason::Denied);
+        let by_reason = reason.is_some_and(|reason| self.decision == Some(Judged::For(reason)));
+        match access {
+            Some(Meant::Wholly) => true,
+            Some(Meant::Otherwise) => by_reason,
+            Some(Meant::Not) => false,
+            // Its access may be gone from the log; what it says is its own.
+            None => {
+                let names_nobody = self.client.is_none() && self.asks_for_no_user();
+                names_nobody
+                    && self.decision.is_none()
+                    && self.is_of(&Said::finished(finished))
+                    && self.is_request(&finished.request_id)
+            }
+        }
+    }
+
+    /// Of what neither begins nor ends a request.
+    pub(super) fn means_event(&self, event: &Event) -> bool {
+        match event {
+            Event::AccessesSummary(summary) => {
+                self.request.is_none()
+                    && self.is_of(&Said::summary(summary))
+                    && self.is_judged(summary.decision, summary.reason)
+            }
+            Event::RefusalsSummary { reason, .. } => {
+                let for_nobody = self.is_anybodys() && self.request.is_none();
+                for_nobody && self.is_judged(Verdict::Deny, Some(*reason))
+            }
+            Event::Change {
+                origin,
+                what,
+                detail,
+            } => {
+                let asks_for_more = self.request.is_some() || self.decision.is_some();
+                !asks_for_more && self.is_of(&Said::change(origin, what, detail))
+            }
+            Event::Access(_) | Event::Finish(_) | Event::Truncated { .. } => false,
+        }
+    }
+
+    fn is_of(&self, said: &Said<'_>) -> bool {
+        let is = |asked: &Name, name: Option<&str>| name.is_some_and(|name| asked.is(name));
+        let by = |asked: &Option<Name>, name| asked.as_ref().is_none_or(|asked| is(asked, name));
+        by(&self.realm, said.realm)
+            && by(&self.endpoint, said.endpoint)
+            && by(&self.client, said.client)
             && match (&self.user, self.uid) {
                 (None, None) => true,
                 (user, asked) => {
-                    let called = |user: &Name| names.into_iter().any(|name| is(user, name));
-                    user.as_ref().is_some_and(called) || (asked.is_some() && asked == uid)
+                    let called = |user: &Name| said.names.into_iter().any(|name| is(user, name));
+                    user.as_ref().is_some_and(called) || (asked.is_some() && asked == said.uid)
                 }
             }
     }
 
-    /// Whether at most a decision and a time are asked for.
-    fn asks_for_nobody(&self) -> bool {
-        self.is_anybodys() && self.request.is_none()
+    fn is_anybodys(&self) -> bool {
+        let anywhere = self.realm.is_none() && self.endpoint.is_none();
+        anywhere && self.client.is_none() && self.asks_for_no_user()
     }
 
-    fn is_anybodys(&self) -> bool {
-        self.client.is_none() && self.user.is_none() && self.uid.is_none()
+    fn asks_for_no_user(&self) -> bool {
+        self.user.is_none() && self.uid.is_none()
     }
 
     fn is_request(&self, id: &RequestId) -> bool {
@@ -153,6 +269,117 @@ impl Filter {
             None => true,
             Some(Judged::As(asked)) => asked == verdict,
             Some(Judged::For(asked)) => reason == Some(asked),
+        }
+    }
+}
+
+/// How far an access is what is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meant {
+    Wholly,
+    /// But for how it was decided.
+    Otherwise,
+    Not,
+}
+
+impl Meant {
+    pub(super) fn is_whole(self) -> bool {
+        self == Meant::Wholly
+    }
+}
+
+/// Of whom and what a record says that it is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Said<'a> {
+    realm: Option<&'a str>,
+    endpoint: Option<&'a str>,
+    client: Option<&'a str>,
+    /// How a token calls the user.
+    names: [Option<&'a str>; 2],
+    /// The local user that it came from.
+    uid: Option<u32>,
+}
+
+impl<'a> Said<'a> {
+    fn access(access: &'a Access) -> Said<'a> {
+        Said {
+            realm: access.realm.as_deref(),
+            endpoint: access.endpoint.as_deref(),
+            client: access.client.as_deref(),
+            names: [access.subject.as_deref(), access.username.as_deref()],
+            uid: uid(&access.origin),
+        }
+    }
+
+    fn finished(finished: &'a Finished) -> Said<'a> {
+        Said {
+            realm: finished.realm.as_deref(),
+            endpoint: finished.endpoint.as_deref(),
+            ..Said::default()
+        }
+    }
+
+    fn summary(summary: &'a Summary) -> Said<'a> {
+        Said {
+            realm: summary.realm.as_deref(),
+            endpoint: None,
+            client: summary.client.as_deref(),
+            names: [summary.subject.as_deref(), summary.username.as_deref()],
+            uid: summary.uid,
+        }
+    }
+
+    fn change(origin: &Origin, what: &'a What, detail: &'a Value) -> Said<'a> {
+        let told = || detail.get("realm").and_then(Value::as_str);
+        Said {
+            realm: what.realm.as_deref().or_else(told),
+            uid: uid(origin),
+            ..Said::default()
+        }
+    }
+}
+
+fn uid(origin: &Origin) -> Option<u32> {
+    match origin {
+        Origin::Socket { uid, .. } | Origin::Admin { uid, .. } => Some(*uid),
+        Origin::Tcp { .. } | Origin::Mqtt { .. } | Origin::Daemon => None,
+    }
+}
+
+fn event(text: &str) -> Result<&'static str, Unfit> {
+    let known = Event::NAMES.into_iter().find(|name| *name == text);
+    known.ok_or_else(|| match text.len() {
+        ..=64 => Unfit::NoEvent(text.to_owned()),
+        _ => Unfit::TooLong,
+    })
+}
+
+impl Member {
+    fn new(text: &str) -> Result<Member, Unfit> {
+        let (path, value) = text.split_once('=').ok_or(Unfit::NoMember)?;
+        match path.len() {
+            0 => Err(Unfit::NoMember),
+            1..=MAX_ASKED => Ok(Member {
+                path: path.to_owned(),
+                value: Name::new(value)?,
+            }),
+            _ => Err(Unfit::TooLong),
+        }
+    }
+
+    fn is_in(&self, record: &Value) -> bool {
+        let mut steps = self.path.split('.');
+        let found = steps.try_fold(record, |value, name| value.get(name));
+        found.is_some_and(|value| self.is_told_by(value))
+    }
+
+    /// Of a list, one of its items is enough.
+    fn is_told_by(&self, value: &Value) -> bool {
+        match value {
+            Value::String(text) => self.value.is(text),
+            Value::Array(items) => items.iter().any(|item| self.is_told_by(item)),
+            Value::Object(_) => false,
+            other => other.to_string() == self.value.0,
         }
     }
 }
@@ -178,7 +405,9 @@ impl Name {
     fn is_id(&self, id: &RequestId) -> bool {
         let start = self.0.trim_end_matches(MORE);
         let begins = start.len() > OWN_ID.len() && start.starts_with(OWN_ID);
-        self.is(id.echoed()) || (begins && id.as_str().starts_with(start)) || self.is(id.as_str())
+        let is_own = (begins && id.as_str().starts_with(start)) || self.is(id.as_str());
+        let of_trace = || id.trace().is_some_and(|trace| self.is(&trace.to_string()));
+        self.is(id.echoed()) || is_own || of_trace()
     }
 }
 
@@ -217,133 +446,5 @@ impl Judged {
             Judged::As(Verdict::Deny) => "refuse",
             Judged::For(reason) => reason.as_str(),
         }
-    }
-}
-
-/// What becomes of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
-    Shown,
-    Hidden,
-    /// A newer release wrote it, so nobody can tell.
-    Unknown,
-}
-
-/// Judges records one after the other.
-#[derive(Debug, Default)]
-pub struct Matcher {
-    filter: Filter,
-    /// Permitted prompts of whom is asked for that haven't finished, oldest first.
-    running: VecDeque<Running>,
-}
-
-#[derive(Debug)]
-struct Running {
-    id: String,
-    /// The access itself is what is asked for.
-    shown: bool,
-}
-
-impl Matcher {
-    pub fn new(filter: Filter) -> Matcher {
-        let running = VecDeque::new();
-        Matcher { filter, running }
-    }
-
-    pub fn judge(&mut self, line: &Line) -> Fit {
-        let Some(record) = line.record() else {
-            return self.unread(line);
-        };
-        // Before the time, because what finishes later may have begun earlier.
-        let fits = !self.filter.narrows() || self.fits(&record.event);
-        match fits && self.is_recent(record.time) {
-            true => Fit::Shown,
-            false => Fit::Hidden,
-        }
-    }
-
-    fn is_recent(&self, time: Timestamp) -> bool {
-        self.filter.since.is_none_or(|since| time >= since)
-    }
-
-    /// Of a newer release: its time may be where it is today.
-    fn unread(&self, line: &Line) -> Fit {
-        #[derive(Deserialize)]
-        struct Dated {
-            time: Timestamp,
-        }
-        let dated = serde_json::from_slice::<Dated>(&line.json);
-        if dated.is_ok_and(|dated| !self.is_recent(dated.time)) {
-            return Fit::Hidden;
-        }
-        match self.filter.narrows() {
-            true => Fit::Unknown,
-            false => Fit::Shown,
-        }
-    }
-
-    fn fits(&mut self, event: &Event) -> bool {
-        let filter = &self.filter;
-        match event {
-            Event::Access(access) => self.access(access),
-            Event::Finish(finished) => self.finish(finished),
-            Event::AccessesSummary(summary) => {
-                let names = [summary.subject.as_ref(), summary.username.as_ref()];
-                filter.request.is_none()
-                    && filter.is_of(summary.client.as_ref(), names, summary.uid)
-                    && filter.is_judged(summary.decision, summary.reason)
-            }
-            Event::RefusalsSummary { reason, .. } => {
-                filter.asks_for_nobody() && filter.is_judged(Verdict::Deny, Some(*reason))
-            }
-            Event::Change { origin, .. } => {
-                let asks_for_more = filter.request.is_some() || filter.decision.is_some();
-                !asks_for_more && filter.is_of(None, [None, None], uid(origin))
-            }
-            Event::Truncated { .. } => false,
-        }
-    }
-
-    fn access(&mut self, access: &Access) -> bool {
-        let filter = &self.filter;
-        let names = [access.subject.as_ref(), access.username.as_ref()];
-        if !filter.is_of(access.client.as_ref(), names, uid(&access.origin))
-            || !filter.is_request(&access.request_id)
-        {
-            return false;
-        }
-        let shown = filter.is_judged(access.decision, access.reason);
-        // Nothing else finishes.
-        if access.decision == Verdict::Permit && access.prompt_hash.is_some() {
-            if self.running.len() >= MAX_RUNNING {
-                self.running.pop_front();
-            }
-            let id = access.request_id.as_str().to_owned();
-            self.running.push_back(Running { id, shown });
-        }
-        shown
-    }
-
-    fn finish(&mut self, finished: &Finished) -> bool {
-        let id = &finished.request_id;
-        let place = self.running.iter().position(|r| r.id == id.as_str());
-        let Some(access) = place.and_then(|place| self.running.remove(place)) else {
-            // Its access may be gone from the log; its id is its own.
-            let filter = &self.filter;
-            let by_id = filter.is_anybodys() && filter.decision.is_none();
-            return by_id && filter.is_request(id);
-        };
-        // A permission that was taken back has its reason only here.
-        let reason = finished.finish.reason().map(Reason::Denied);
-        access.shown
-            || reason.is_some_and(|reason| self.filter.decision == Some(Judged::For(reason)))
-    }
-}
-
-/// The local user that it came from.
-fn uid(origin: &Origin) -> Option<u32> {
-    match origin {
-        Origin::Socket { uid, .. } | Origin::Admin { uid, .. } => Some(*uid),
-        Origin::Tcp { .. } | Origin::Mqtt { .. } | Origin::Daemon => None,
     }
 }

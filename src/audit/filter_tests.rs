@@ -1,6 +1,7 @@
 //! Which records a filter shows, and that a reader shows those and no others.
 
-use super::filter::{Filter, Fit, Matcher};
+use super::filter::Filter;
+use super::matcher::{Fit, Matcher};
 use super::reader::{MAX_LAST, Reader, Start, Step, Wanted};
 use super::tests::{START, access, later, open, open_in, settings};
 use super::*;
@@ -8,7 +9,7 @@ use crate::prompt::{Finish, RequestId, Usage};
 use crate::reason::{DenyReason, Reason};
 use crate::store::Store;
 
-fn filter(pairs: &[(&str, &str)]) -> Filter {
+pub(super) fn filter(pairs: &[(&str, &str)]) -> Filter {
     let mut filter = Filter::default();
     for (name, value) in pairs {
         filter.set(name, value).unwrap();
@@ -45,7 +46,7 @@ fn shown(pairs: &[(&str, &str)], events: &[Event]) -> Vec<bool> {
         .collect()
 }
 
-fn of(client: &str, subject: &str) -> Access {
+pub(super) fn of(client: &str, subject: &str) -> Access {
     let mut access = access(Verdict::Permit);
     access.client = Some(client.to_owned());
     access.subject = Some(subject.to_owned());
@@ -56,10 +57,13 @@ fn event(access: &Access) -> Event {
     Event::Access(Box::new(access.clone()))
 }
 
-fn finish(access: &Access, finish: Finish) -> Event {
+pub(super) fn finish(access: &Access, finish: Finish) -> Event {
     Event::Finish(Box::new(Finished {
         request_id: access.request_id.own(),
         principal: access.tag(),
+        realm: access.realm.clone(),
+        endpoint: access.endpoint.clone(),
+        access_index: None,
         finish,
         usage: Usage {
             prompt_tokens: 1,
@@ -126,6 +130,39 @@ fn who_decision_and_request_must_all_match_and_finishes_follow() {
         (&[("request", short)], [true, false, false, false, true]),
         (&[("request", "req_")], [false; 5]),
         (&[("uid", "1000")], [true; 5]),
+        (&[("realm", "dev")], [true; 5]),
+        (&[("realm", "prod")], [false; 5]),
+        (
+            &[("endpoint", "s…"), ("user", "bob")],
+            [false, true, false, true, false],
+        ),
+        (&[("event", "finish")], [false, false, false, true, true]),
+        (
+            &[("event", "finish"), ("client", "app"), ("user", "bob")],
+            [false, false, false, true, false],
+        ),
+        (
+            &[("where", "client=app")],
+            [true, true, false, false, false],
+        ),
+        (
+            &[("where", "prompt_tokens=31")],
+            [true, true, true, false, false],
+        ),
+        (
+            &[("where", "completion_tokens=2")],
+            [false, false, false, true, true],
+        ),
+        (
+            &[("where", "origin.uid=1000"), ("where", "subject=bo…")],
+            [false, true, false, false, false],
+        ),
+        (&[("where", "no.such=1")], [false; 5]),
+        (&[("where", "origin=1")], [false; 5]),
+        (
+            &[("until", "2027-01-15T08:00:02.000Z")],
+            [true, true, false, false, false],
+        ),
         (
             &[("user", "bob"), ("uid", "7")],
             [false, true, false, true, false],
@@ -190,6 +227,15 @@ fn what_is_nobodys_request_is_shown_where_it_may_be_meant() {
         (
             &[("decision", "permit")],
             [true, false, false, false, false],
+        ),
+        (
+            &[("event", "truncated")],
+            [false, false, false, false, true],
+        ),
+        (&[("realm", "dev")], [true, false, false, false, false]),
+        (
+            &[("where", "what=reload")],
+            [false, false, true, true, false],
         ),
         (&[("request", "req_1")], [false; 5]),
         (&[("uid", "0"), ("decision", "permit")], [false; 5]),
@@ -265,7 +311,7 @@ fn drain(reader: &mut Reader) -> Vec<u64> {
 }
 
 /// A log of 600 prompts of ten clients in turn, each with its finish right after it.
-fn crowded(folder: &tempfile::TempDir) -> Log {
+pub(super) fn crowded(folder: &tempfile::TempDir) -> Log {
     let log = open(folder, settings());
     for n in 0..600 {
         let access = of(&format!("c{}", n % 10), "alice");

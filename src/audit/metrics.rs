@@ -17,6 +17,10 @@ pub struct Metrics {
     pub(super) removed: Counter,
     pub(super) unread: Gauge,
     pub(super) fill: Gauge<f64, AtomicU64>,
+    pub(super) last: Gauge<u64, AtomicU64>,
+    pub(super) leaves: Gauge<u64, AtomicU64>,
+    pub(super) signed: Gauge<u64, AtomicU64>,
+    pub(super) signed_at: Gauge<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -55,6 +59,26 @@ impl Metrics {
             "slmd_audit_fill_ratio",
             "How full the audit log is; at 1 those who have most of it lose their oldest records",
             self.fill.clone(),
+        );
+        registry.register(
+            "slmd_audit_last_record_timestamp_seconds",
+            "Time of the newest record in the audit log",
+            self.last.clone(),
+        );
+        registry.register(
+            "slmd_audit_tree_size",
+            "Records of this epoch of the audit log, the removed ones too",
+            self.leaves.clone(),
+        );
+        registry.register(
+            "slmd_audit_checkpoint_size",
+            "Records that the newest signed checkpoint covers",
+            self.signed.clone(),
+        );
+        registry.register(
+            "slmd_audit_checkpoint_timestamp_seconds",
+            "When the device has signed its audit log since its start; 0: not yet",
+            self.signed_at.clone(),
         );
     }
 }

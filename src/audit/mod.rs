@@ -9,21 +9,31 @@
 //! lose their own oldest ([`owners`]), so that nobody can push out another's evidence. Indexes are
 //! dense when they are given and have gaps where records were removed; the hashes that the tree needs
 //! of these stay ([`prune`]). Opening reads the [`head`] record and what came after ([`recover`]).
-//! [`Reader`] shows those that a [`Filter`] asks for, and [`export`] sends them on.
+//! [`Reader`] shows those that a [`Filter`] asks for, [`Log::page`] those of them that a [`View`] lets
+//! somebody see, and [`export`] sends them on.
 
 mod append;
 mod change;
 mod checkpoint;
+mod cosigned;
 pub mod counts;
 mod epoch;
+#[cfg(test)]
+mod epoch_tests;
 pub mod export;
 mod filter;
 #[cfg(test)]
 mod filter_tests;
+mod forget;
 mod head;
 mod kept;
+mod matcher;
 mod metrics;
 mod owners;
+mod page;
+#[cfg(test)]
+mod page_tests;
+mod prove;
 mod prune;
 mod reader;
 mod record;
@@ -43,6 +53,7 @@ mod tile;
 #[cfg(test)]
 mod tree_tests;
 mod trim;
+mod view;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -53,15 +64,20 @@ use tokio::sync::watch;
 
 pub use self::change::{Change, What};
 use self::checkpoint::Signer;
-pub use self::checkpoint::{FOLDER, Signed};
+pub use self::checkpoint::{FOLDER, MAX_HELD, Signed};
+use self::cosigned::Cosigned;
+pub use self::cosigned::Witness;
 pub use self::epoch::ProofError;
 pub use self::filter::{Filter, Unfit};
+pub use self::forget::Unforgotten;
 pub use self::metrics::Metrics;
+pub use self::page::{Asked, MAX_PAGE, Order, Page};
 pub use self::reader::{MAX_LAST, Reader, Start, Step, Wanted};
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
 pub use self::sealed::{Sealed, TextOf};
 use self::state::State;
 pub use self::tag::Tag;
+pub use self::view::View;
 use crate::digest::{digest, hex};
 use crate::identity::{Identity, Key};
 use crate::prompt::Origin;
@@ -89,6 +105,8 @@ pub struct Settings {
     /// and where there is one that none covers, after so long.
     pub checkpoint_interval: Duration,
     pub export: export::Settings,
+    /// Who watches the log. Taken when the daemon starts.
+    pub witnesses: Vec<Witness>,
 }
 
 /// Whose log it is.
@@ -126,6 +144,9 @@ pub enum Noted {
     Counted,
 }
 
+/// Trees of the store that grow with the log: opening reads no more of them than it needs.
+pub const TREES: [&str; 3] = ["audit", "audit_salts", "audit_tiles"];
+
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Log(Arc<Shared>);
@@ -145,6 +166,7 @@ struct Shared {
     /// The last checkpoint, and how the epoch began.
     checkpoints: Tree,
     signer: Signer,
+    cosigned: Mutex<Cosigned>,
     boot_id: String,
     state: Mutex<State>,
     next: watch::Sender<u64>,
@@ -168,13 +190,14 @@ impl Log {
         let shared = Shared {
             clocks,
             store: store.clone(),
-            records: store.tree("audit")?,
-            salts: store.tree("audit_salts")?,
+            records: store.tree(TREES[0])?,
+            salts: store.tree(TREES[1])?,
             texts: store.tree("audit_texts")?,
-            tiles: store.tree("audit_tiles")?,
+            tiles: store.tree(TREES[2])?,
             heads: store.tree("audit_head")?,
             signer: Signer::new(log, key.clone(), folder, &settings.origin, name),
             checkpoints,
+            cosigned: Mutex::default(),
             boot_id: identity.boot_id.clone(),
             state: Mutex::new(State::new(settings)),
             next: watch::Sender::new(0),
@@ -326,18 +349,18 @@ impl Log {
         pairs.into_iter().map(kept::line).collect()
     }
 
-    /// Likewise, but what isn't durable yet is left out, and nobody waits for the disk.
+    /// The record with this index, where it is there. Durable, as what [`Log::read`] returns. Blocks.
+    pub fn line(&self, index: u64) -> Result<Option<Line>, AuditError> {
+        let line = self.read(index, 1)?.pop();
+        Ok(line.filter(|line| line.index == index))
+    }
+
+    /// As [`Log::read`], but what isn't durable yet is left out, and nobody waits for the disk.
     fn read_durable(&self, from: u64, limit: usize) -> Result<Vec<Line>, AuditError> {
         let durable = self.state().durable().to_be_bytes();
         let mut pairs = self.0.records.range(&from.to_be_bytes(), limit)?;
         pairs.retain(|(key, _)| key[..] < durable[..]);
         pairs.into_iter().map(kept::line).collect()
-    }
-
-    /// The record with this index, where it is there. Durable, as what [`Log::read`] returns. Blocks.
-    pub fn line(&self, index: u64) -> Result<Option<Line>, AuditError> {
-        let line = self.read(index, 1)?.pop();
-        Ok(line.filter(|line| line.index == index))
     }
 
     /// The index from which on there are `count` records before `end`, or all of them.

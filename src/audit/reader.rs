@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::filter::{Filter, Fit, Matcher};
+use super::filter::Filter;
+use super::matcher::{Fit, Matcher};
 use super::record::Line;
 use super::{AuditError, Log, MAX_READ};
 

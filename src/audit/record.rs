@@ -83,6 +83,30 @@ pub enum Event {
     },
 }
 
+impl Event {
+    pub const NAMES: [&str; 6] = [
+        "access",
+        "finish",
+        "refusals_summary",
+        "accesses_summary",
+        "truncated",
+        "change",
+    ];
+
+    /// As records have it.
+    pub fn name(&self) -> &'static str {
+        let [access, finish, refusals, accesses, truncated, change] = Event::NAMES;
+        match self {
+            Event::Access(_) => access,
+            Event::Finish(_) => finish,
+            Event::RefusalsSummary { .. } => refusals,
+            Event::AccessesSummary(_) => accesses,
+            Event::Truncated { .. } => truncated,
+            Event::Change { .. } => change,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Access {
     #[serde(flatten)]
@@ -205,6 +229,14 @@ pub struct Finished {
     /// Whose the access was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<Tag>,
+    /// As the access has it: who may read the one may read the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realm: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Where the access stands in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_index: Option<u64>,
     #[serde(flatten)]
     pub finish: Finish,
     #[serde(flatten)]
@@ -217,6 +249,13 @@ pub struct Finished {
     /// The answer's text, where the endpoint has it kept, encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<Sealed>,
+}
+
+impl Finished {
+    pub(super) fn bound(&mut self) {
+        let texts = [&mut self.realm, &mut self.endpoint];
+        texts.into_iter().flatten().for_each(bound);
+    }
 }
 
 /// The most token ids that a summary names.

@@ -298,10 +298,7 @@ mod tests {
         let answer = log.finish(answered, START).unwrap();
         let plain = log.permit(access(Verdict::Permit), [0; 16], START).unwrap();
         log.close(START).unwrap();
-        for log in [log.clone(), {
-            drop(log);
-            open(&folder, settings())
-        }] {
+        let shows = |log: &Log| {
             let text = log.text(index).unwrap().unwrap();
             assert!(!text.is_answer && text.file.len() > long.len());
             assert!(text.file.starts_with(b"age-encryption.org/v1\n"));
@@ -311,17 +308,13 @@ mod tests {
             assert_eq!(log.texts_of(id.as_str()).unwrap(), [index, answer]);
             assert!(log.texts_of("req_").unwrap().is_empty());
             let line = log.line(index).unwrap().unwrap();
-            let named = format!(
-                "\"text\":{{\"sha256\":\"{}\",\"bytes\":{}}}",
-                hex(&sha256(&text.file)),
-                text.file.len()
-            );
-            assert!(
-                str::from_utf8(&line.json).unwrap().contains(&named),
-                "{line:?}"
-            );
-            log.close(START).unwrap();
-        }
+            let (hash, bytes) = (hex(&sha256(&text.file)), text.file.len());
+            let named = format!("\"text\":{{\"sha256\":\"{hash}\",\"bytes\":{bytes}}}");
+            assert!(str::from_utf8(&line.json).unwrap().contains(&named));
+        };
+        shows(&log);
+        drop(log);
+        shows(&open(&folder, settings()));
     }
 
     #[test]

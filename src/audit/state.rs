@@ -106,6 +106,14 @@ impl State {
         }
     }
 
+    /// A salt that was erased isn't written again.
+    pub(super) fn forget_salt(&mut self, index: u64) {
+        let mut pending = self.pending.iter_mut();
+        if let Some(pending) = pending.find(|pending| pending.index == index) {
+            pending.salt = None;
+        }
+    }
+
     /// Counts the next record.
     pub(super) fn count(&mut self, kept: &Kept) {
         self.next = kept.index + 1;

@@ -20,6 +20,7 @@ pub(crate) fn settings() -> Settings {
         checkpoint_records: 1000,
         checkpoint_interval: Duration::from_secs(60),
         export: Default::default(),
+        witnesses: Vec::new(),
     }
 }
 
@@ -101,6 +102,9 @@ pub(super) fn finished() -> Finished {
     Finished {
         request_id: RequestId::random(),
         principal: access(Verdict::Permit).tag(),
+        realm: Some("dev".to_owned()),
+        endpoint: Some("slm".to_owned()),
+        access_index: Some(7),
         finish: Finish::Length,
         usage: Usage {
             prompt_tokens: 31,
@@ -568,8 +572,10 @@ fn metrics_carry_the_promised_names() {
     let log = open(&folder, settings());
     log.metrics().register(&mut registry);
     log.permit(access(Verdict::Permit), SALT, START).unwrap();
+    let signed = log.sign_now(START).unwrap();
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let at = START.as_secs();
     for line in [
         "slmd_audit_records_total 1",
         "slmd_audit_refusals_summarised_total 0",
@@ -578,6 +584,10 @@ fn metrics_carry_the_promised_names() {
         "slmd_audit_records_unread 0",
         "slmd_audit_bytes ",
         "slmd_audit_fill_ratio 0.0000",
+        &format!("slmd_audit_last_record_timestamp_seconds {at}\n"),
+        &format!("slmd_audit_tree_size {}\n", signed.size),
+        &format!("slmd_audit_checkpoint_size {}\n", signed.size),
+        &format!("slmd_audit_checkpoint_timestamp_seconds {at}\n"),
     ] {
         assert!(text.contains(line), "{line} in {text}");
     }

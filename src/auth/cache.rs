@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::clock::Clock;
 use super::credential::Credential;
@@ -17,11 +19,15 @@ use super::verdict::Decision;
 use super::verdict::Verified;
 use crate::digest::digest;
 use crate::prompt::Request;
+use crate::telemetry::Registry;
 
 /// Verified tokens, each good for one epoch; bounded. Same answers as [`super::decide`].
 #[derive(Debug)]
 pub struct Cache {
     tokens: Mutex<Tokens>,
+    entries: Gauge,
+    lookups: Counter,
+    hits: Counter,
 }
 
 type Hash = [u8; 32];
@@ -55,7 +61,28 @@ impl Cache {
         };
         Cache {
             tokens: Mutex::new(tokens),
+            entries: Gauge::default(),
+            lookups: Counter::default(),
+            hits: Counter::default(),
         }
+    }
+
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "slmd_token_cache_entries",
+            "Verified tokens that are remembered",
+            self.entries.clone(),
+        );
+        registry.register(
+            "slmd_token_cache_lookups",
+            "Tokens that were looked for among the verified ones",
+            self.lookups.clone(),
+        );
+        registry.register(
+            "slmd_token_cache_hits",
+            "Tokens that were found among the verified ones",
+            self.hits.clone(),
+        );
     }
 
     pub fn decide(
@@ -66,13 +93,20 @@ impl Cache {
         clock: &Clock,
     ) -> Decision {
         let hash = hash(credential);
-        let known = hash.and_then(|hash| self.tokens().get(&hash, snapshot.epoch));
+        let known = hash.and_then(|hash| {
+            self.lookups.inc();
+            let known = self.tokens().get(&hash, snapshot.epoch)?;
+            self.hits.inc();
+            Some(known)
+        });
         let fresh = known.is_none();
         let decision = decide(known, credential, request, snapshot, clock);
         if let (Decision::Permit(permitted), Some(hash), true) = (&decision, hash, fresh)
             && let Some(token) = permitted.token()
         {
-            self.tokens().put(hash, snapshot.epoch, token);
+            let mut tokens = self.tokens();
+            tokens.put(hash, snapshot.epoch, token);
+            self.entries.set(tokens.ring.len() as i64);
         }
         decision
     }

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::Principal;
 use super::claims::Claims;
+use super::finding::Finding;
 use crate::json;
+use crate::reason::DenyReason;
 use crate::time::{MAX_SECS, Timestamp};
 use crate::trust::targets::Lifted;
 
@@ -22,6 +24,8 @@ const MAX_ENTRIES: usize = 10_000;
 pub struct DenyList {
     /// By issuer.
     pub realms: BTreeMap<String, Revocations>,
+    /// Issuers of realms where what else is revoked isn't known: nobody is let in there.
+    pub unknown: BTreeSet<String>,
 }
 
 /// What is revoked in one realm.
@@ -256,14 +260,16 @@ fn time(secs: u64, name: &str) -> Result<Timestamp, String> {
 }
 
 impl DenyList {
-    /// What of the token is revoked at `now`, if anything is.
-    pub(super) fn hit(
+    /// Whether nothing of the token is revoked at `now`.
+    pub(super) fn spares(
         &self,
         claims: &Claims,
         thumbprint: &str,
         now: Timestamp,
-    ) -> Option<&'static str> {
-        let realm = self.realms.get(&claims.principal.issuer)?;
+    ) -> Result<(), Finding> {
+        let Some(realm) = self.realms.get(&claims.principal.issuer) else {
+            return self.spares_peer(&claims.principal, now);
+        };
         let client = &claims.principal.client;
         let named = |list: &Revoked, value: &Option<String>| {
             value.as_ref().is_some_and(|value| list.has(value, now))
@@ -277,18 +283,32 @@ impl DenyList {
             ("not-before", issued < realm.not_before),
             ("client's not-before", Some(issued) < client_floor),
         ];
-        let hit = checks.iter().find(|(_, hit)| *hit).map(|(what, _)| *what);
-        hit.or_else(|| self.names(&claims.principal, now))
+        match checks.iter().find(|(_, hit)| *hit) {
+            Some((what, _)) => Err(revoked(what)),
+            None => self.spares_peer(&claims.principal, now),
+        }
     }
 
-    /// Whether subject or client are revoked at `now`: all that can be of a local peer.
-    pub(super) fn names(&self, who: &Principal, now: Timestamp) -> Option<&'static str> {
-        let realm = self.realms.get(&who.issuer)?;
-        if realm.subjects.has(&who.subject, now) {
-            return Some("subject");
+    /// Whether neither subject nor client are revoked at `now`: all that can be of a local peer.
+    pub(super) fn spares_peer(&self, who: &Principal, now: Timestamp) -> Result<(), Finding> {
+        if self.unknown.contains(&who.issuer) {
+            return Err(DenyReason::TrustUnread.into());
         }
-        realm.clients.has(&who.client, now).then_some("client")
+        let Some(realm) = self.realms.get(&who.issuer) else {
+            return Ok(());
+        };
+        if realm.subjects.has(&who.subject, now) {
+            return Err(revoked("subject"));
+        }
+        if realm.clients.has(&who.client, now) {
+            return Err(revoked("client"));
+        }
+        Ok(())
     }
+}
+
+fn revoked(what: &str) -> Finding {
+    Finding::new(DenyReason::Revoked, what.to_owned())
 }
 
 #[cfg(test)]

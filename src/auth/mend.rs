@@ -87,6 +87,10 @@ fn here(reason: DenyReason) -> Option<&'static str> {
              or Ed25519, with a `kid` of its own"
         }
         DenyReason::KeysMissing => "`slmd keys pin REALM --fetch`, or with a file",
+        DenyReason::TrustUnread => {
+            "it mends when a mirror of the fleet gives anew what can't be read; `slmd trust show` says \
+             what that is, `slmd trust pin ROOT.json` begins again from the fleet's root"
+        }
         DenyReason::TooOld => "get a new token; the realm's `max_age` here says how old one may be",
         DenyReason::ClaimInvalid => {
             "look at the mapper of the claim (tab Client scopes): limits need the claim JSON type int"

@@ -29,6 +29,7 @@ mod principal;
 mod publish;
 mod realm;
 mod snapshot;
+mod tested;
 mod token;
 mod verdict;
 mod weak;

@@ -51,10 +51,7 @@ impl Peer {
         }
         let who = self.principal(realm);
         let now = clock.held_up(&who.issuer, &who.client);
-        match snapshot.deny.names(&who, now) {
-            Some(what) => Err(Finding::new(DenyReason::Revoked, what.to_owned())),
-            None => Ok(()),
-        }
+        snapshot.deny.spares_peer(&who, now)
     }
 
     /// The endpoints that the peer may use, at least one.

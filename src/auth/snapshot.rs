@@ -15,6 +15,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether what is revoked isn't known in any realm.
+    pub fn opens_none(&self) -> bool {
+        let closed = |realm: &Realm| self.deny.unknown.contains(&realm.issuer);
+        !self.realms.is_empty() && self.realms.values().all(closed)
+    }
+
     pub fn new(epoch: u64, realms: Vec<Realm>, deny: DenyList) -> Snapshot {
         let by_issuer = |realm: Realm| (realm.issuer.clone(), realm);
         Snapshot {

@@ -51,8 +51,16 @@ pub(super) fn quick_rsa(modulus: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often [`thorough_rsa`] was called.
+    pub(super) static TESTS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 /// [`quick_rsa`], and what needs arithmetic with the whole modulus.
 pub(super) fn thorough_rsa(modulus: &[u8]) -> Result<(), String> {
+    #[cfg(test)]
+    TESTS.set(TESTS.get() + 1);
     quick_rsa(modulus)?;
     let n = BigUint::from_bytes_be(modulus);
     if is_square(&n) {

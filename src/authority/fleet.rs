@@ -15,15 +15,19 @@ use super::trusted::{Fleet, revoked};
 use super::{Authority, Change, Force, Refused};
 use crate::audit;
 use crate::digest::{hex, sha256};
-use crate::fleet::{Follower, Held, Lane, MirrorReport, Signed, Wanted};
+use crate::fleet::{Follower, Lane, MirrorReport, Signed, Unread, Vault, Wanted};
 use crate::keysync::{Difference, History, Pinned, Set};
 use crate::prompt::Origin;
+use crate::store::StoreError;
 use crate::time::{self, Known, Mark, Moment, Timestamp, Uptime};
 use crate::trust::TrustError;
 use crate::trust::targets;
 
 /// A mirror's refusal is recorded again after so long at the earliest: anybody may write to a broker.
 const TELL_AGAIN: Duration = Duration::from_secs(6 * 3600);
+
+/// Realms that the record of what can't be read names.
+const MOST_NAMED: usize = 16;
 
 /// A look that another lane's has overtaken begins anew, so often.
 const AGAIN: usize = 3;
@@ -46,12 +50,22 @@ pub(super) struct OfReason {
     reason: &'static str,
 }
 
+/// What was in force; `None`: no root is pinned.
+pub(super) fn kept(vault: &Vault) -> Result<Option<Arc<Fleet>>, StoreError> {
+    let unfinished = vault.is_unfinished()?;
+    let fleet = vault.load()?.map(|held| Fleet::kept(&held, unfinished));
+    Ok(fleet.map(Arc::new))
+}
+
 impl Next {
     /// The fleet's managers have signed it, above thresholds of theirs: nobody else has to vouch.
     pub(super) fn signed(&mut self, signed: &Signed, now: Moment) -> Result<(), Refused> {
         let before = self.force.fleet.clone().ok_or(Refused::NoRoot)?;
         if before.signed.held != signed.over {
             return Err(Refused::Overtaken);
+        }
+        if !signed.fresh && !before.unread.is_empty() {
+            return Err(Refused::Unread);
         }
         let denied = revoked(&before, signed, now)?;
         let mut keys = Map::new();
@@ -61,17 +75,9 @@ impl Next {
                 keys.insert(realm.clone(), json!({"added": added, "removed": removed}));
             }
         }
-        // What was interrupted has no record yet.
-        let again = signed.again;
-        let mut signed = signed.clone();
-        signed.again = false;
-        signed.held.denied = denied
-            .iter()
-            .map(|(realm, list)| (realm.clone(), list.to_file()))
-            .collect();
-        let after = Fleet { signed, denied };
+        let after = before.followed_by(signed.clone(), denied);
         let detail = after.told(&before, &keys);
-        if again || after.is_news(&before) {
+        if is_unfinished(&before, signed) || after.is_news(&before) {
             self.note(audit::Change::TrustUpdated, Some(detail));
         }
         self.force.fleet = Some(Arc::new(after));
@@ -88,8 +94,8 @@ impl Next {
         now: Moment,
     ) -> bool {
         let path = targets::jwks(realm);
-        let is_new =
-            signed.again || before.signed.held.targets.get(&path) != signed.held.targets.get(&path);
+        let is_new = is_unfinished(before, signed)
+            || before.signed.held.targets.get(&path) != signed.held.targets.get(&path);
         let old = self.force.keys.get(realm);
         let confirmed = match (signed.fresh, old) {
             (true, _) => Mark::here(now),
@@ -123,11 +129,17 @@ impl Next {
         let fleet = Fleet {
             signed: signed.clone(),
             denied: BTreeMap::new(),
+            unread: Unread::default(),
         };
         let detail = json!({"version": signed.versions.root, "fingerprint": fingerprint});
         self.note(audit::Change::TrustPinned, Some(detail));
         self.force.fleet = Some(Arc::new(fleet));
     }
+}
+
+/// Whether what follows from what was trusted before may not be written.
+fn is_unfinished(before: &Fleet, signed: &Signed) -> bool {
+    signed.again || before.signed.again
 }
 
 impl Force {
@@ -198,11 +210,12 @@ impl Authority {
 
     /// A person trusts this root, and whatever follows from it. Returns its version.
     pub fn pin_root(&self, root: &[u8], by: &Origin) -> Result<u64, Refused> {
-        let signed = Signed::kept(&Held::rooted(root))?;
+        let signed = Signed::pinned(root)?;
         let version = signed.versions.root;
         let force = self.force();
         let known = force.fleet.as_ref();
-        if known.is_some_and(|fleet| fleet.signed.held.root() == root) {
+        let is_root = |fleet: &&Arc<Fleet>| fleet.signed.held.root() == root;
+        if known.is_some_and(|fleet| is_root(&fleet) && fleet.unread.is_empty()) {
             return Ok(version);
         }
         let change = Change::Rooted {
@@ -214,29 +227,32 @@ impl Authority {
         Ok(version)
     }
 
-    /// Asks the lane's mirrors, and puts in force what is new. Blocks, within bounds; to be called
-    /// once at a time for each lane.
-    pub fn look_at_fleet(&self, lane: Lane) {
+    /// Asks the lane's mirrors, and puts in force what is new. Whether all of them were good; there
+    /// is nothing to ask them before a root is pinned. Blocks, within bounds; to be called once at a
+    /// time for each lane.
+    pub fn look_at_fleet(&self, lane: Lane) -> bool {
         for _ in 0..AGAIN {
             match self.look_once(lane) {
-                Ok(()) => return,
+                Ok(good) => return good,
                 Err(Refused::Overtaken) => {}
                 Err(error) => {
                     tracing::error!(%error, "what the fleet has signed isn't in force");
-                    return;
+                    return false;
                 }
             }
         }
+        false
     }
 
-    fn look_once(&self, lane: Lane) -> Result<(), Refused> {
+    fn look_once(&self, lane: Lane) -> Result<bool, Refused> {
         let follower = self.0.following.follower.lock().clone();
         let force = self.force();
         let (Some(follower), Some(fleet)) = (follower, &force.fleet) else {
-            return Ok(());
+            return Ok(true);
         };
-        let now = self.moment().known;
+        let now = self.moment();
         let found = follower.look(&fleet.signed.held, &force.wanted(), now, lane);
+        let good = found.refused.is_empty();
         for (mirror, error) in &found.refused {
             self.mirror_refused(mirror, error);
         }
@@ -247,7 +263,7 @@ impl Authority {
                 *self.0.following.heard.lock() = Some(self.clocks().uptime());
             }
         }
-        Ok(())
+        Ok(good)
     }
 
     /// When a mirror of the fleet was last found to be good and up to date.
@@ -289,10 +305,17 @@ impl Authority {
         let Some(fleet) = &force.fleet else {
             return Ok(());
         };
-        if vault.is_unfinished()? {
+        if !fleet.unread.is_empty() {
+            let why = fleet.unread.to_string();
+            tracing::error!(why, "what is kept of the fleet's trust can't be read");
+            let realms: Vec<&String> = fleet.unread.realms.keys().take(MOST_NAMED).collect();
+            let anywhere = fleet.unread.anywhere.is_some();
+            let detail = json!({"why": why, "all_realms": anywhere, "realms": realms});
+            return self.record(audit::Change::TrustUnread, detail);
+        }
+        if fleet.signed.again {
             let mut signed = fleet.signed.clone();
             signed.over = signed.held.clone();
-            signed.again = true;
             self.apply(&Change::Signed(Box::new(signed)), &Origin::Daemon)?;
         }
         Ok(())

@@ -346,6 +346,81 @@ fn where_the_configuration_demands_it_only_listed_bundles_run() {
     assert!(!world.force.may_run("other", &hex) && !world.force.may_run("small", &"00".repeat(32)));
 }
 
+/// Of what was kept, the list of the realm and that of one that isn't configured.
+fn with_unread_lists(adds: bool) -> World {
+    let mut world = World::new(adds);
+    let mut signed = world.with_keys(1, 1);
+    signed.denied.insert(REALM.to_owned(), denied_keys(2));
+    world.signs(signed);
+    let mut fleet = Fleet::clone(world.force.fleet.as_ref().unwrap());
+    for realm in [REALM, "other"] {
+        fleet.denied.remove(realm);
+        fleet
+            .unread
+            .realms
+            .insert(realm.to_owned(), "damaged".to_owned());
+        let lists = &mut fleet.signed.held.denied;
+        lists.insert(realm.to_owned(), b"{".to_vec());
+    }
+    world.force.fleet = Some(Arc::new(fleet));
+    world
+}
+
+fn is_closed(world: &World) -> bool {
+    world.snapshot().opens_none()
+}
+
+#[test]
+fn what_cant_be_read_closes_its_realm_until_a_mirror_has_told_it_anew() {
+    let mut world = with_unread_lists(false);
+    assert!(is_closed(&world));
+    // Neither what was read from the disk nor a newer root alone says what is revoked.
+    let mut old = world.with_keys(2, 1);
+    old.fresh = false;
+    let refused = next(&world.force, &Change::Signed(Box::new(old)), at(9));
+    assert!(matches!(refused, Err(Refused::Unread)));
+    // Nor what a mirror says of other realms.
+    world.signs(world.with_keys(2, 1));
+    assert!(is_closed(&world));
+    let mut signed = world.with_keys(2, 1);
+    signed.denied.insert(REALM.to_owned(), denied_keys(4));
+    signed.asked = [REALM.to_owned()].into();
+    let told = world.signs(signed).notes;
+    assert!(!is_closed(&world) && world.revokes(4));
+    let unread = told[0].detail["unread"].as_str().unwrap();
+    assert_eq!(unread, "damaged", "what is left");
+    let fleet = world.force.fleet.as_ref().unwrap();
+    assert!(fleet.unread.is_about("other") && !fleet.unread.is_about(REALM));
+    assert_eq!(fleet.signed.held.denied["other"], b"{");
+}
+
+#[test]
+fn what_may_be_about_any_realm_ends_with_anything_fresh_and_with_a_root() {
+    for fresh in [true, false] {
+        let mut world = World::new(false);
+        let mut fleet = Fleet::clone(world.force.fleet.as_ref().unwrap());
+        fleet.unread.anywhere = Some("policy.json: its version is 2".to_owned());
+        world.force.fleet = Some(Arc::new(fleet));
+        assert!(is_closed(&world));
+        let change = match fresh {
+            true => Change::Signed(Box::new(world.with_keys(1, 1))),
+            false => Change::Rooted {
+                fingerprint: "f".to_owned(),
+                signed: Box::new(Signed::unread(&world.held())),
+            },
+        };
+        world.is(&change);
+        assert!(!is_closed(&world));
+    }
+}
+
+#[test]
+fn an_issuer_adds_no_key_while_nobody_knows_which_are_revoked() {
+    let mut world = with_unread_lists(true);
+    assert_eq!(world.serves(3), Some(Verdict::Confirmed));
+    assert_eq!(world.keys(), keys_of(1));
+}
+
 #[test]
 fn what_was_made_of_something_else_is_refused_and_changes_nothing() {
     let mut world = World::new(false);

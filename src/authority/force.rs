@@ -200,7 +200,9 @@ impl Next {
         let Some(old) = self.force.keys.get(&realm.name).cloned() else {
             return Ok(());
         };
-        if self.force.fleet.is_some() && !realm.adds_keys() {
+        // Which keys the fleet has revoked must be known before its issuer can add any.
+        let alone = self.force.fleet.is_some() && !realm.adds_keys();
+        if alone || self.force.is_unread(&realm.name) {
             return self.confirmed(&realm.name, old, set, now);
         }
         let Some(set) = &self.force.revived_by_none(&realm.name, set, now)? else {
@@ -315,8 +317,21 @@ impl Force {
             .realms
             .iter()
             .filter_map(|realm| Some((realm.issuer.clone(), self.denied_in(&realm.name)?)));
-        let realms_of = lists.collect();
-        Snapshot::new(epoch, realms.collect(), DenyList { realms: realms_of })
+        let unknown = self
+            .realms
+            .iter()
+            .filter(|realm| self.is_unread(&realm.name));
+        let deny = DenyList {
+            realms: lists.collect(),
+            unknown: unknown.map(|realm| realm.issuer.clone()).collect(),
+        };
+        Snapshot::new(epoch, realms.collect(), deny)
+    }
+
+    /// Whether what the fleet says of the realm was kept and can't be read.
+    fn is_unread(&self, realm: &str) -> bool {
+        let fleet = self.fleet.as_ref();
+        fleet.is_some_and(|fleet| fleet.unread.is_about(realm))
     }
 
     /// What is revoked in a realm, by its file or by the fleet.

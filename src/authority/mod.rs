@@ -73,6 +73,8 @@ pub enum Refused {
     NoRoot,
     #[error("something else was signed and taken up meanwhile")]
     Overtaken,
+    #[error("what is kept of the fleet can't be read; only what a mirror has whole replaces it")]
+    Unread,
     #[error(
         "the fleet has revoked more in realm {0:?} than can be kept; let entries end, or lift some"
     )]
@@ -148,7 +150,7 @@ impl Authority {
         }
         let force = Force {
             keys,
-            fleet: vault.load()?.map(|held| Arc::new(Fleet::kept(&held))),
+            fleet: fleet::kept(&vault)?,
             ..Force::default()
         };
         let authority = Authority(Arc::new(Inner {

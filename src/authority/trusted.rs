@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Refused;
 use crate::auth::{Policy, Revocations};
-use crate::fleet::{Held, Signed};
+use crate::fleet::{Held, Signed, Unread};
 use crate::time::{Mark, Moment};
 use crate::trust::Versions;
 use crate::trust::targets::Lifted;
@@ -17,28 +17,22 @@ pub struct Fleet {
     pub signed: Signed,
     /// By realm: what was ever revoked, and has neither ended nor been lifted.
     pub denied: BTreeMap<String, Revocations>,
+    /// Of what was kept.
+    pub unread: Unread,
 }
 
 impl Fleet {
-    /// As it was kept. What can't be read of it is told and left out, but for what is revoked.
-    pub(super) fn kept(held: &Held) -> Fleet {
-        let signed = Signed::kept(held).unwrap_or_else(|error| {
-            tracing::error!(%error, "what is kept of the fleet's trust can't be used");
-            Signed::unread(held)
-        });
-        let denied =
-            held.denied
-                .iter()
-                .filter_map(|(realm, file)| match Revocations::parse(file) {
-                    Ok(list) => Some((realm.clone(), list)),
-                    Err(why) => {
-                        tracing::error!(realm, why, "what the fleet has revoked can't be read");
-                        None
-                    }
-                });
+    /// As it was kept. `unfinished`: what follows from it may not be written.
+    pub(super) fn kept(held: &Held, unfinished: bool) -> Fleet {
+        let (mut signed, unread) = Signed::kept(held);
+        signed.again = unfinished;
+        let read = |(realm, list): (&String, &Vec<u8>)| {
+            Some((realm.clone(), Revocations::parse(list).ok()?))
+        };
         Fleet {
             signed,
-            denied: denied.collect(),
+            denied: held.denied.iter().filter_map(read).collect(),
+            unread,
         }
     }
 
@@ -81,7 +75,8 @@ impl Fleet {
     pub(super) fn is_news(&self, before: &Fleet) -> bool {
         let versions = |fleet: &Fleet| (fleet.signed.versions.root, fleet.signed.versions.targets);
         let (old, new) = (&before.signed, &self.signed);
-        versions(before) != versions(self)
+        before.unread != self.unread
+            || versions(before) != versions(self)
             || old.held.targets != new.held.targets
             || before.denied != self.denied
     }
@@ -102,7 +97,7 @@ impl Fleet {
         let models = self.signed.models.iter();
         let models = models.filter(|(name, list)| before.signed.models.get(*name) != Some(list));
         let models: Vec<&String> = models.map(|(name, _)| name).collect();
-        json!({
+        let mut told = json!({
             "root": root,
             "timestamp": timestamp,
             "snapshot": snapshot,
@@ -112,7 +107,50 @@ impl Fleet {
             "denied": denied,
             "policy": self.signed.policy != before.signed.policy,
             "models": models,
-        })
+        });
+        if before.unread != self.unread {
+            let left = (!self.unread.is_empty()).then(|| self.unread.to_string());
+            told["unread"] = left.into();
+        }
+        told
+    }
+
+    /// What nobody has told anew: `signed` is of other realms.
+    fn left_unread(&self, signed: &Signed) -> Unread {
+        let mut left = self.unread.clone();
+        left.anywhere = None;
+        let lists = &self.signed.held.denied;
+        let lost = |realm: &str| lists.contains_key(realm) && !self.denied.contains_key(realm);
+        left.realms
+            .retain(|realm, _| lost(realm) && !signed.asked.contains(realm));
+        left
+    }
+
+    /// With `signed` in place of what is in force; its keys are somebody else's to take up.
+    pub(super) fn followed_by(
+        &self,
+        mut signed: Signed,
+        denied: BTreeMap<String, Revocations>,
+    ) -> Fleet {
+        let unread = self.left_unread(&signed);
+        // What was interrupted has no record yet.
+        signed.again = false;
+        let files = denied.iter();
+        signed.held.denied = files
+            .map(|(realm, list)| (realm.clone(), list.to_file()))
+            .collect();
+        for realm in unread.realms.keys() {
+            let file = self.signed.held.denied.get(realm).cloned();
+            signed
+                .held
+                .denied
+                .insert(realm.clone(), file.unwrap_or_default());
+        }
+        Fleet {
+            signed,
+            denied,
+            unread,
+        }
     }
 }
 

@@ -75,6 +75,11 @@ impl Access {
         Ok(Asker { client, identity })
     }
 
+    /// Whether a token was handed in by itself, not by a saved login.
+    pub(super) fn shows_token(&self) -> bool {
+        self.token_file.is_some() || token::is_in_environment()
+    }
+
     fn socket(&self, global: &Global) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| {
             // Who may ask needn't be able to read the configuration.
@@ -114,7 +119,9 @@ impl Asker {
             Identity::LocalPeer => Shown::Nothing,
             Identity::Bearer(token) => Shown::Bearer(token.clone()),
             Identity::Bound { token, key, device } => {
-                // The device, not the socket, so that a proof is of no use elsewhere.
+                // The device, not the socket, so that a proof is of no use elsewhere; no query (RFC
+                // 9449 section 4.2).
+                let path = path.split('?').next().unwrap_or(path);
                 let target = format!("http://{device}{path}");
                 let proof = key.proof(
                     (method, &target),

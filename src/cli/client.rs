@@ -214,7 +214,7 @@ impl Answer {
         }
     }
 
-    fn text(self) -> Result<String, Failure> {
+    pub(super) fn text(self) -> Result<String, Failure> {
         let mut text = String::new();
         let read = self.0.take(MAX_BODY + 1).read_to_string(&mut text);
         match read.map_err(broke_off)? as u64 {
@@ -252,6 +252,12 @@ impl Problem {
             | Problem::Refused(_, failure)
             | Problem::Other(failure) => failure,
         }
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Problem {
+        Problem::Other(failure)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::client::{Client, Problem};
 use super::exit::Failure;
-use super::{Global, output};
+use super::{Sockets, output};
 use crate::admin::{Status, route};
 
 /// What was seen, and of what it is only a part.
@@ -37,19 +37,18 @@ impl<T> Seen<T> {
 }
 
 /// The daemon's status: whole over the admin socket, else what anybody on the public one may see.
-pub(super) fn status(global: &Global) -> Result<Seen<Status>, Problem> {
-    seen(global, route::STATUS, |status| status)
+pub(super) fn status(sockets: &Sockets) -> Result<Seen<Status>, Problem> {
+    seen(sockets, route::STATUS, |status| status)
 }
 
 /// `call`, or where the admin socket is closed what `of` makes of the public socket's status.
 pub(super) fn seen<A: serde::de::DeserializeOwned>(
-    global: &Global,
+    sockets: &Sockets,
     call: crate::admin::Call<A>,
     of: impl FnOnce(Status) -> A,
 ) -> Result<Seen<A>, Problem> {
-    let sockets = global.sockets().map_err(Problem::Other)?;
-    let public = match Client::new(sockets.admin).call(call) {
-        Err(Problem::Denied(_)) => sockets.public,
+    let public = match Client::new(sockets.admin.clone()).call(call) {
+        Err(Problem::Denied(_)) => sockets.public.clone(),
         answer => {
             return answer.map(|what| Seen { what, public: None });
         }

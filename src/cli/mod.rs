@@ -28,12 +28,14 @@ mod output;
 mod realm;
 mod run;
 mod sampling;
+mod screen;
 mod status;
 mod terminal;
 mod token;
 mod trust;
 mod trust_client;
 mod waiting;
+mod watch;
 mod wipe;
 
 use std::path::{Path, PathBuf};

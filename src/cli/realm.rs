@@ -1,8 +1,8 @@
-//! A realm as `slmd status` and `slmd keys list` show it, and what only a person can mend of it.
+//! A realm with all that is in force of it, as `slmd keys list` shows it.
 
 use super::output::printable;
-use super::terminal::{Style, Terminal, ago, count, in_, moment};
-use crate::admin::{Keys, KeysChanged, RealmStatus, RefreshStatus, Refreshed};
+use super::terminal::{Style, Terminal, ago, count, in_};
+use crate::admin::{self, Keys, KeysChanged, Problem, RealmStatus, RefreshStatus, Refreshed};
 use crate::auth::{KeyInfo, Skipped};
 use crate::keysync::DenyStatus;
 use crate::time::{Clocks, Timestamp};
@@ -28,13 +28,13 @@ impl View {
         match told.parse::<Timestamp>() {
             Ok(at) => {
                 let when = super::terminal::when(at, self.now);
-                format!("{when} ({})", moment(at))
+                format!("{when} ({})", at.minute())
             }
             Err(()) => printable(told),
         }
     }
 
-    fn is_past(self, told: &str) -> bool {
+    pub(super) fn is_past(self, told: &str) -> bool {
         told.parse::<Timestamp>().is_ok_and(|at| at <= self.now)
     }
 
@@ -47,13 +47,19 @@ impl View {
         lines.iter().flat_map(fit).collect()
     }
 
-    pub(super) fn action(self, text: &str) -> String {
-        format!("{} {text}", self.terminal.paint(Style::Warning, "!"))
+    pub(super) fn problem(self, problem: &Problem) -> String {
+        let text = printable(&problem.to_string());
+        format!("{} {text}", self.mark(problem.is_critical()))
+    }
+
+    pub(super) fn mark(self, critical: bool) -> String {
+        let style = if critical { Style::Bad } else { Style::Warning };
+        self.terminal.paint(style, "!")
     }
 }
 
 /// Name and issuer, then what is in force and how that came about.
-pub(super) fn lines(realm: &RealmStatus, view: View) -> Vec<String> {
+fn lines(realm: &RealmStatus, view: View) -> Vec<String> {
     let (name, issuer) = (printable(&realm.name), printable(&realm.issuer));
     let title = view
         .terminal
@@ -82,7 +88,7 @@ pub(super) fn lines(realm: &RealmStatus, view: View) -> Vec<String> {
         realm
             .refresh
             .as_ref()
-            .map(|refresh| refreshed(refresh, view)),
+            .map(|refresh| format!("  {}", refreshed(refresh, view))),
     );
     if let Some(DenyStatus { entries, .. }) = realm.deny_list {
         let noun = if entries == 1 { "entry" } else { "entries" };
@@ -128,18 +134,10 @@ pub(super) fn refresh(name: &str, refreshed: &Refreshed, view: View) -> Vec<Stri
     lines.extend(why);
     push_changed(&mut lines, refreshed.changed.as_ref(), view);
     push_held(&mut lines, refreshed.held.as_ref());
-    let held = refreshed.held.as_ref().map(|held| held_action(name, held));
-    lines.extend(held.map(|text| view.action(&text)));
+    let held = refreshed.held.as_ref();
+    let held = held.map(|held| admin::held_keys(name, held));
+    lines.extend(held.map(|problem| view.problem(&problem)));
     view.fit(&lines)
-}
-
-fn held_action(name: &str, held: &Keys) -> String {
-    let name = printable(name);
-    format!(
-        "realm {name}: Keycloak serves keys that none in force vouches for ({}); if that is meant, \
-         run slmd keys pin {name} --fetch",
-        printable(&held.fingerprint)
-    )
 }
 
 fn push_held(lines: &mut Vec<String>, held: Option<&Keys>) {
@@ -149,7 +147,8 @@ fn push_held(lines: &mut Vec<String>, held: Option<&Keys>) {
     lines.extend(held.keys.iter().map(|held| format!("    {}", key(held))));
 }
 
-fn refreshed(refresh: &RefreshStatus, view: View) -> String {
+/// How its last refresh went, and when the next one comes.
+pub(super) fn refreshed(refresh: &RefreshStatus, view: View) -> String {
     let outcome = match (&refresh.last_outcome, &refresh.last_at) {
         (Some(outcome), Some(at)) => format!("{} {}", printable(outcome), view.at(at)),
         _ => "not yet".to_owned(),
@@ -158,39 +157,7 @@ fn refreshed(refresh: &RefreshStatus, view: View) -> String {
         Ok(at) => in_(at.since(view.now)),
         Err(()) => printable(&refresh.next_at),
     };
-    format!("  refresh: {outcome}, next {next}")
-}
-
-/// What only a person can mend.
-pub(super) fn actions(realm: &RealmStatus, view: View) -> Vec<String> {
-    let mut actions = Vec::new();
-    let name = printable(&realm.name);
-    if realm.keys.keys.is_empty() {
-        actions.push(format!(
-            "realm {name} has no keys: every token is refused; run slmd keys pin {name} FILE"
-        ));
-    }
-    if let Some(held) = &realm.held {
-        actions.push(held_action(&realm.name, held));
-    }
-    let deny_list = realm.deny_list.as_ref();
-    if let Some(problem) = deny_list.and_then(|list| list.problem.as_ref()) {
-        actions.push(format!(
-            "realm {name}: the new deny-list isn't used, the old one stays: {}",
-            printable(problem)
-        ));
-    }
-    let stops = realm.scope_stops_at.iter();
-    let stopped = stops.filter(|(_, at)| view.is_past(at));
-    let stopped: Vec<String> = stopped.map(|(scope, _)| printable(scope)).collect();
-    if !stopped.is_empty() {
-        let scopes = stopped.join(", ");
-        actions.push(format!(
-            "realm {name}: {scopes} stopped, because the keys are too old; run slmd keys refresh \
-             {name}, or pin them again"
-        ));
-    }
-    actions
+    format!("refresh: {outcome}, next {next}")
 }
 
 /// A key by its thumbprint, algorithms and `kid`.
@@ -223,7 +190,9 @@ pub(super) fn keys(realms: &[RealmStatus], note: Option<String>, view: View) -> 
         push_held(&mut page, realm.held.as_ref());
     }
     page.extend(note.map(|note| view.terminal.paint(Style::Quiet, &note)));
-    let actions = realms.iter().flat_map(|realm| actions(realm, view));
-    page.extend(actions.map(|action| view.action(&action)));
+    let problems = realms
+        .iter()
+        .flat_map(|realm| admin::realm_problems(realm, view.now));
+    page.extend(problems.map(|problem| view.problem(&problem)));
     view.fit(&page)
 }

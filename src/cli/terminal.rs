@@ -1,5 +1,6 @@
 //! What a person's terminal shows: colours, lines that fit, and times as people count them.
 
+use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ const WIDTH: usize = 80;
 const MOST: usize = 100;
 /// Fewer columns than these aren't a width.
 const LEAST: usize = 40;
+const ELLIPSIS: &str = "...";
 
 /// What a text is to whoever looks at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +96,25 @@ impl Terminal {
         lines.push(line);
         lines
     }
+
+    /// Likewise, but a word that is longer than a line loses its middle.
+    pub(super) fn squeeze(self, text: &str, indent: usize) -> Vec<String> {
+        let room = self.width.saturating_sub(indent);
+        let words = text.split(' ').map(|word| shortened(word, room));
+        let words: Vec<_> = words.collect();
+        self.fit(&words.join(" "), indent)
+    }
+}
+
+fn shortened(word: &str, room: usize) -> Cow<'_, str> {
+    let length = columns(word);
+    if length <= room || word.contains('\x1b') {
+        return word.into();
+    }
+    let kept = room.saturating_sub(ELLIPSIS.len());
+    let head = word.chars().take(kept.div_ceil(2));
+    let tail = word.chars().skip(length - kept / 2);
+    head.chain(ELLIPSIS.chars()).chain(tail).collect()
 }
 
 /// How wide a text is, [`Terminal::paint`]'s codes not counted.
@@ -145,13 +166,6 @@ pub(super) fn when(at: Timestamp, now: Timestamp) -> String {
         true => in_(at.since(now)),
         false => ago(now.since(at)),
     }
-}
-
-/// `2026-01-03 00:00 UTC`.
-pub(super) fn moment(at: Timestamp) -> String {
-    let text = at.to_string();
-    let text = text.rsplit_once(':').map_or(&*text, |(minutes, _)| minutes);
-    format!("{} UTC", text.replace('T', " "))
 }
 
 /// A number with its noun, which takes an s where there isn't one of it.
@@ -210,6 +224,8 @@ mod tests {
         );
         assert_eq!(fit(""), "");
         assert_eq!(columns("\x1b[31mäé\x1b[0m"), 2);
+        let squeezed = COLOURED.squeeze(&format!("see {long} now"), 4).join("\n");
+        assert_eq!(squeezed, "see https:/...s/prod\n    now");
     }
 
     #[test]
@@ -227,8 +243,6 @@ mod tests {
         assert_eq!(when(later, earlier), "in 90 s");
         assert_eq!(when(later, later), "just now");
         assert_eq!(in_(Duration::ZERO), "now");
-        let at = Timestamp::from_secs(1_795_500_799);
-        assert_eq!(moment(at), "2026-11-24 06:13 UTC");
     }
 
     #[test]

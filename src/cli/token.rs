@@ -72,6 +72,11 @@ pub(super) fn in_file(file: &Path) -> Result<Secret<String>, Failure> {
     })
 }
 
+/// Whether there is anything in `SLMD_TOKEN`.
+pub(super) fn is_in_environment() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
 /// The token in `SLMD_TOKEN`, where that is set.
 pub(super) fn in_environment() -> Result<Option<Secret<String>>, Failure> {
     let Some(value) = std::env::var_os(VARIABLE) else {

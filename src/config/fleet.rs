@@ -3,6 +3,7 @@
 use serde_json::json;
 use toml::de::DeValue;
 
+use super::MAX_MIRRORS;
 use super::kind::Kind;
 use super::read::Section;
 use super::value::{list, path, text};
@@ -52,6 +53,10 @@ pub(super) fn check_fleet(
     }
     if settings.password_file.is_some() && settings.username.is_none() {
         section.problem("password_file", "needs `username` too");
+    }
+    if settings.mirrors.len() > MAX_MIRRORS {
+        let message = format!("names more than {MAX_MIRRORS}; name fewer");
+        section.problem("mirrors", message);
     }
     if settings.mirrors.is_empty() {
         section.problem("mirrors", "is empty; name one");

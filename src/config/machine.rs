@@ -42,6 +42,8 @@ pub(super) enum Thing {
     DenyFile(PathBuf),
     /// A secret that has to be there.
     Password(PathBuf),
+    /// Headers of requests, one of which may be a password.
+    Headers(PathBuf),
     /// Whoever may write to them decides who may do what, and what is answered.
     State(PathBuf),
     Models(PathBuf),
@@ -88,6 +90,10 @@ impl Thing {
                 at(look, check)
             }
             Thing::Password(path) => password(path, look),
+            Thing::Headers(path) => {
+                password(path, look)?;
+                at(look, || telemetry::check_headers(path).map_err(wrong))
+            }
             Thing::State(path) => {
                 files::check_kept_folder(path).map_err(|e| is(path, &e))?;
                 at(look, || state(path))

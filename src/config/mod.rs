@@ -7,6 +7,7 @@
 mod commented;
 mod export;
 mod fleet;
+mod jwks;
 mod kind;
 mod machine;
 mod read;
@@ -16,7 +17,9 @@ mod schema_tests;
 mod table;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod value;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -33,7 +36,7 @@ pub use self::table::{Given, Line, Row};
 use crate::authority::RealmConfig;
 use crate::files::{self, Care};
 use crate::identity::host_name;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, TraceSettings};
 use crate::{admission, audit, engine, identity, transport};
 
 /// Where the configuration lies unless told otherwise.
@@ -41,6 +44,11 @@ pub const DEFAULT_PATH: &str = "/etc/slmd/slmd.toml";
 
 /// No sound configuration comes near; a wrong file (a disk image) must not fill the memory.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// Metrics have series for each of them, and somebody has to keep those.
+pub const MAX_REALMS: usize = 32;
+pub const MAX_MODELS: usize = 16;
+pub const MAX_MIRRORS: usize = 16;
 
 /// The whole configuration, checked. Holding one proves that its parts fit together.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +66,7 @@ pub struct Config {
     pub engine: engine::Settings,
     pub admission: admission::Settings,
     pub audit: audit::Settings,
+    pub telemetry: TraceSettings,
     pub realms: Vec<RealmConfig>,
     pub login: Login,
     /// What is usable, but not well.

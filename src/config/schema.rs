@@ -8,25 +8,29 @@ use serde_json::{Map, Value};
 
 use super::export::{check_collector, collector, facility, recipients};
 use super::fleet::{adds_keys, check_fleet, mirrors};
+use super::jwks::check_key_source;
 use super::kind::{Kind, optional};
 use super::machine::Thing;
 use super::read::Section;
 use super::table::{
-    Always, Each, Entry, Flat, Given, Perhaps, Row, Table, defaults, key, live, restart, rows_of,
-    settings,
+    Always, Any, Each, Entry, Flat, Given, Perhaps, Row, Table, defaults, key, live, restart,
+    rows_of, settings,
 };
+use super::traces::check_traces;
 use super::value::{
     address, boolean, broker_url, bytes, count, grace, groups, here, hosts, identity, issuer,
     kernels, log_filter, log_format, log_origin, loopback, number, origins, path_to, plain_name,
     realm_name, required, scopes, socket_path, text, time, topic_level, transports,
 };
-use super::{Config, Login};
+use super::witness::{check_witness, check_witnesses, verifier_key};
+use super::{Config, Login, MAX_MODELS, MAX_REALMS};
 use crate::audit::{self, export};
 use crate::auth::{Endpoint, LimitClaims, Policy};
 use crate::authority::RealmConfig;
 use crate::fleet::{self, Place};
 use crate::keysync::Source;
 use crate::prompt::SamplingOptions;
+use crate::telemetry::TraceSettings;
 use crate::tls::KeyPair;
 use crate::transport::{http, mqtt};
 use crate::{admission, engine, https, link};
@@ -62,6 +66,8 @@ settings! {
         engine: Always;
         admission: Always;
         audit: Always;
+        /// Traces of requests; none are made unless `otlp_endpoint` is set.
+        telemetry: Always;
         /// A realm: whose tokens are accepted. Its keys are pinned with `slmd keys pin prod jwks.json`.
         realms("realm"): Each;
         /// Where `slmd login` logs in on this machine.
@@ -222,9 +228,12 @@ settings! {
         origin: restart(log_origin), Default "slmd.internal";
         /// A checkpoint is signed after so many records,
         checkpoint_records: live(count(1, 1 << 20)), Default 1000;
-        /// and after so long where there is a new one.
+        /// or once a record has waited for one so long.
         checkpoint_interval: live(time(SECOND, DAY)), Default "1m";
         export: Flat;
+        /// A witness: it sees the log's checkpoints, cosigns them while the log has only grown, and finds
+        /// out where it was rewritten.
+        witnesses("witness"): Any;
     }
 
     export::Settings {
@@ -249,6 +258,32 @@ settings! {
         /// Your organisation's number with IANA: adds an element slmd@N with the record's index
         /// and epoch.
         enterprise("enterprise_number"): restart(optional(count(1, u64::from(u32::MAX)))), Example 64512;
+    }
+
+    audit::Witness, check_witness {
+        /// Its verifier key, as it prints it (C2SP signed-note), of the algorithm 0x04.
+        key: restart(verifier_key()), Example "witness.example/w1+eb762cc2+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea";
+        /// Where it takes checkpoints (C2SP tlog-witness). Without it: the fleet's own witness, which
+        /// reads this device's reports and brings what it has cosigned over the fleet's broker.
+        url: restart(optional(text)), Example "https://witness.example";
+        /// The CA of its certificate, as PEM.
+        ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/witness-ca.pem";
+    }
+
+    TraceSettings, check_traces {
+        /// An OpenTelemetry collector that takes OTLP over HTTP, without `/v1/traces`. It isn't told what
+        /// was asked or answered, nor by whom. None unless set.
+        endpoint("otlp_endpoint"): restart(optional(text)), Example "http://127.0.0.1:4318";
+        /// The only CA that is trusted for it.
+        ca_file: restart(optional(path_to(Thing::Certificates))), Example "/etc/slmd/collector-ca.pem";
+        /// What requests to it say beside, such as `authorization: Bearer …`; a header a line, mode 0600. Read
+        /// again for each.
+        headers_file: restart(optional(path_to(Thing::Headers))), Example "/etc/slmd/collector.headers";
+        /// http:// beyond this machine: then whoever is in between can read the traces.
+        plain("plain_http_exposes_traces"): restart(boolean), Default false;
+        /// Of the requests whose caller began no trace, so many are recorded. Of the others, those whose
+        /// caller has its own recorded.
+        ratio("trace_ratio"): restart(number(0.0..=1.0)), Default 1;
     }
 
     RealmConfig, check_realm {
@@ -394,6 +429,15 @@ impl Default for Endpoint {
 }
 
 fn check_root(root: &Section<'_>, config: &Config, _: &[Config]) {
+    let (realms, models) = (config.realms.len(), config.models().len());
+    if realms > MAX_REALMS {
+        let message = format!("is there {realms} times; {MAX_REALMS} are the most");
+        root.problem("realm", message);
+    }
+    if models > MAX_MODELS {
+        let message = format!("endpoints name {models} models; {MAX_MODELS} are the most");
+        root.problem("realm", message);
+    }
     let by_broker = |fleet: &fleet::Settings| fleet.mirrors.contains(&Place::Mqtt);
     if config.mqtt.is_none() && config.fleet.as_ref().is_some_and(by_broker) {
         root.problem(
@@ -401,6 +445,7 @@ fn check_root(root: &Section<'_>, config: &Config, _: &[Config]) {
             "has the mirror \"mqtt\", and there is no [mqtt]; add it",
         );
     }
+    check_witnesses(root, config);
     if config.realms.is_empty() && !root.has("realm") {
         root.problem(
             "realm",
@@ -559,34 +604,5 @@ fn check_endpoint(section: &Section<'_>, endpoint: &Endpoint, before: &[Endpoint
             endpoint.client_id
         );
         section.problem("client_id", message);
-    }
-}
-
-fn check_key_source(section: &Section<'_>, source: &Source, _: &[Source]) {
-    if let Err((key, what)) = trusted(source) {
-        section.problem(key, what);
-    }
-    if source.min_interval > source.refresh_interval {
-        section.problem("min_interval", "is longer than `refresh_interval`");
-    }
-}
-
-/// Whoever answers in the issuer's place can hand over keys, and on loopback that is every user who
-/// binds its port while it is away.
-fn trusted(source: &Source) -> Result<(), (&'static str, String)> {
-    https::check_url(&source.uri).map_err(|error| ("uri", error.to_string()))?;
-    match (source.uri.starts_with("https:"), &source.ca_file) {
-        (true, None) => Err((
-            "ca_file",
-            "is missing: HTTPS needs the CA to trust, as PEM".to_owned(),
-        )),
-        (false, _) if !source.plain_http_trusts_this_host => Err((
-            "uri",
-            "is plain HTTP: any user of this machine who gets its port while Keycloak is away \
-             could serve keys; write https:// and `ca_file`, or \
-             `plain_http_trusts_this_host = true` where all of them are trusted"
-                .to_owned(),
-        )),
-        _ => Ok(()),
     }
 }

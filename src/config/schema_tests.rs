@@ -79,6 +79,37 @@ const VALUES: &[(&str, &[&str])] = &[
     ("audit.origin", &["'logs.example.com/devices'", "'x'"]),
     ("audit.checkpoint_records", &["1", "1048576"]),
     ("audit.checkpoint_interval", &["'1s'", "'1d'"]),
+    ("audit.journald", &["true"]),
+    (
+        "audit.syslog.address",
+        &["'[::1]:514'", "'logs.example:6514'"],
+    ),
+    ("audit.syslog.ca_file", &["'/ca.pem'", "'/cb.pem'"]),
+    ("audit.syslog.server_name", &["'logs'"]),
+    ("audit.syslog.cert_file", &["'/c.pem'", "'/d.pem'"]),
+    ("audit.syslog.key_file", &["'/k.pem'", "'/l.pem'"]),
+    ("audit.syslog.facility", &["'local7'", "'kern'"]),
+    ("audit.syslog.enterprise_number", &["1", "4294967295"]),
+    (
+        "audit.witness.key",
+        &[
+            "'remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2'",
+            "'witness.example/w1+eb762cc2+BNdamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea'",
+        ],
+    ),
+    (
+        "audit.witness.url",
+        &["'http://127.0.0.1:7380'", "'https://w.example'"],
+    ),
+    ("audit.witness.ca_file", &["'/ca.pem'", "'/cb.pem'"]),
+    (
+        "telemetry.otlp_endpoint",
+        &["'http://[::1]:4318/otlp'", "'https://c.example'"],
+    ),
+    ("telemetry.ca_file", &["'/ca.pem'", "'/cb.pem'"]),
+    ("telemetry.headers_file", &["'/h'"]),
+    ("telemetry.plain_http_exposes_traces", &["true"]),
+    ("telemetry.trace_ratio", &["0", "0.05"]),
     ("realm.name", &["'other'", "'dev'"]),
     (
         "realm.issuer",
@@ -125,6 +156,10 @@ const VALUES: &[(&str, &[&str])] = &[
     ("realm.endpoint.max_completion_tokens", &["1"]),
     ("realm.endpoint.default_completion_tokens", &["1"]),
     ("realm.endpoint.system_prompt", &["'Be brief.'"]),
+    (
+        "realm.endpoint.text_recipients",
+        &["['age1xmwwc06ly3ee5rytxm9mflaz2u56jjj36s0mypdrwsvlul66mv4q47ryef']"],
+    ),
     ("realm.endpoint.temperature", &["0", "0.7"]),
     ("realm.endpoint.top_p", &["1.0", "0.9"]),
     ("realm.endpoint.top_k", &["0", "4294967295"]),
@@ -150,6 +185,21 @@ const COMPANIONS: &[(&str, &[&str])] = &[
     ("mqtt.tls.key_file", &["mqtt.tls.cert_file"]),
     ("fleet.", &["fleet.name", "fleet.mirrors", "fleet.ca_file"]),
     ("fleet.password_file", &["fleet.username"]),
+    (
+        "audit.witness.",
+        &[
+            "audit.witness.key",
+            "audit.witness.url",
+            "audit.witness.ca_file",
+        ],
+    ),
+    (
+        "audit.syslog.",
+        &["audit.syslog.address", "audit.syslog.ca_file"],
+    ),
+    ("audit.syslog.cert_file", &["audit.syslog.key_file"]),
+    ("audit.syslog.key_file", &["audit.syslog.cert_file"]),
+    ("telemetry.otlp_endpoint", &["telemetry.ca_file"]),
     ("realm.jwks.", &["realm.jwks.ca_file"]),
     (
         "",
@@ -200,7 +250,7 @@ fn put(table: &mut Table, path: &str, value: Value) {
         table.insert(path.to_owned(), value);
         return;
     };
-    let list = matches!(head, "realm" | "endpoint");
+    let list = matches!(head, "realm" | "endpoint" | "witness");
     let empty = Value::Table(Table::new());
     let empty = if list {
         Value::Array(vec![empty])

@@ -254,6 +254,32 @@ fn tls_needs_its_files() {
     }
 }
 
+/// What metrics have series for.
+#[test]
+fn there_is_an_end_to_realms_models_and_mirrors() {
+    let realm = |n: usize| {
+        LEAST
+            .split_once("[[realm]]")
+            .map(|(_, realm)| format!("[[realm]]{realm}"))
+            .unwrap()
+            .replace("dev", &format!("dev{n}"))
+    };
+    let realms = |count: usize| (0..count).map(realm).collect::<String>();
+    let found = problems(&format!("device = \"edge-1\"\n{}", realms(33)));
+    assert!(found.len() == 1 && found[0].contains("32 are"), "{found:?}");
+    assert!(Config::parse(&format!("device = \"edge-1\"\n{}", realms(32))).is_ok());
+    let endpoint =
+        |n: usize| format!("[[realm.endpoint]]\nclient_id = \"e{n}\"\nmodel = \"m{n}\"\n");
+    let endpoints: String = (0..16).map(endpoint).collect();
+    let found = problems(&with(&endpoints));
+    assert!(found.len() == 1 && found[0].contains("16 are"), "{found:?}");
+    let mirrors = vec!["\"/a\""; 17].join(", ");
+    let found = problems(&with(&format!(
+        "[fleet]\nname = \"plant\"\nmirrors = [{mirrors}]\n"
+    )));
+    assert!(found.len() == 1 && found[0].contains("16"), "{found:?}");
+}
+
 #[test]
 fn an_unreadable_file_is_a_problem() {
     let problems = Config::load(Path::new("/nonexistent/slmd.toml")).unwrap_err();
@@ -354,6 +380,11 @@ fn files_that_others_may_change_or_read_are_refused_with_what_to_do() {
         (
             "mqtt.password_file",
             with(&mqtt(&(named("password_file") + "[mqtt.tls]\n" + ca))),
+            secret,
+        ),
+        (
+            "telemetry.headers_file",
+            with(&("[telemetry]\n".to_owned() + &named("headers_file"))),
             secret,
         ),
         ("realm.deny_file", realm(&named("deny_file")), trusted),

@@ -5,10 +5,9 @@ use serde_json::Value;
 use super::administer::pinned_as;
 use super::core::Core;
 use super::health::keyless;
-use super::inside::export_status;
 use crate::admin::{
-    AuditStatus, EngineStatus, Fetched, Keys, Listed, Pinned, Refreshed, Reloaded, ResetTo,
-    RootPinned, Status, TimeReset, Trusted,
+    self, Fetched, Keys, Listed, Pinned, Refreshed, Reloaded, ResetTo, RootPinned, Status,
+    TimeReset, Trusted,
 };
 use crate::audit::{self, What};
 use crate::auth::{Explanation, ToExplain};
@@ -16,72 +15,43 @@ use crate::authority::Refused;
 use crate::keysync::Why;
 use crate::prompt::Origin;
 use crate::reason::{Refusal, RefuseReason};
-use crate::store::StoreError;
 use crate::telemetry::Format;
-use crate::time::{self, Timestamp};
-use crate::transport::{http, mqtt};
+use crate::time::Timestamp;
+use crate::transport::http;
 
 impl http::Control for Core {
     fn ready(&self) -> Result<(), String> {
         if self.shutdown.is_draining() {
-            return Err("draining: the daemon is going down".to_owned());
+            return Err(admin::draining().to_string());
         }
         // Without a record nothing is answered.
-        if let Some(error) = &self.state.store.problem() {
-            let folder = self.state.folder.display();
-            return Err(match error {
-                StoreError::Full => {
-                    format!("{error} {folder}; make room, and it goes on by itself")
-                }
-                other => format!("state folder {folder}: {other}"),
-            });
+        if let Some(store) = self.state.store_status() {
+            return Err(admin::store_problem(&store).to_string());
         }
-        match keyless(&self.state.authority.snapshot().realms) {
+        let (snapshot, force) = (
+            self.state.authority.snapshot(),
+            self.state.authority.force(),
+        );
+        let unread = force.fleet.as_ref().map(|fleet| &fleet.unread);
+        if let Some(unread) = unread.filter(|_| snapshot.opens_none()) {
+            return Err(admin::unread(&unread.to_string()).to_string());
+        }
+        match keyless(&snapshot.realms) {
             Some(why) => Err(why),
             None => Ok(()),
         }
     }
 
     fn status(&self) -> Status {
-        let (waiting, running) = self.engine.load();
-        let (ready, snapshot) = (self.ready(), self.state.authority.snapshot());
-        let up = time::instant().saturating_duration_since(self.started);
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: self.config.load().identity.device.clone(),
-            ready: ready.is_ok(),
-            not_ready_because: ready.err(),
-            uptime_seconds: up.as_secs(),
-            clock: self.state.clock_status(&snapshot),
-            realms: self.state.realm_statuses(&snapshot),
-            engine: EngineStatus { running, waiting },
-            mqtt: self.mqtt.as_ref().map(mqtt::Handle::status),
-            fleet: self.trust().fleet,
-            audit: AuditStatus {
-                next_index: self.state.log.next_index(),
-                exports: self
-                    .exports
-                    .standings()
-                    .into_iter()
-                    .map(export_status)
-                    .collect(),
-            },
-            inside: None,
-        }
+        self.diagnosed(self.outside())
     }
 
     fn whole_status(&self) -> Status {
-        let inside = Some(self.inside());
-        Status {
-            inside,
-            ..self.status()
-        }
+        self.diagnosed(self.whole())
     }
 
     fn metrics(&self, format: Format) -> String {
-        let _turn = self.metrics.turn.lock();
-        self.set_metrics();
-        self.exposition.text(format)
+        self.exposition.text(&self.gauges(), format)
     }
 
     fn reload(&self) -> Result<Reloaded, Vec<String>> {

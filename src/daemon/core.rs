@@ -8,17 +8,18 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::State;
-use super::metrics::Metrics;
+use super::health::Noticed;
 use super::report::Reporter;
 use crate::admission::Admission;
 use crate::audit::export::Exports;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::keysync::{Report, Why};
+use crate::keysync::Why;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Exposition;
-use crate::time::Reading;
+use crate::time::{Reading, Timestamp};
 use crate::transport::{http, mqtt};
+use crate::witness::Witnesses;
 
 pub(super) struct Core {
     pub(super) admission: Admission,
@@ -26,6 +27,7 @@ pub(super) struct Core {
     pub(super) mqtt: Option<mqtt::Handle>,
     pub(super) reporter: Reporter,
     pub(super) exports: Exports,
+    pub(super) witnesses: Witnesses,
     pub(super) certificates: Arc<http::Certificates>,
     pub(super) shutdown: Shutdown,
     pub(super) source: Option<PathBuf>,
@@ -33,9 +35,27 @@ pub(super) struct Core {
     pub(super) exposition: Exposition,
     pub(super) started: Instant,
     pub(super) config: ArcSwap<Config>,
-    pub(super) metrics: Metrics,
+    pub(super) noticed: Noticed,
     /// Held during a reload.
     pub(super) reloading: Mutex<()>,
+    pub(super) last_reload: Mutex<LastReload>,
+}
+
+/// What came of reading the configuration.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LastReload {
+    /// The last time that it was read.
+    pub(super) taken: bool,
+    pub(super) in_force_since: Timestamp,
+}
+
+impl LastReload {
+    pub(super) fn begun(now: Timestamp) -> LastReload {
+        LastReload {
+            taken: true,
+            in_force_since: now,
+        }
+    }
 }
 
 impl Core {
@@ -59,6 +79,9 @@ impl Core {
         }
         self.refresh_due();
         self.report();
+        if self.noticed.is_due(self.state.authority.moment()) {
+            self.notice();
+        }
     }
 
     /// Says when the store breaks, and when it is whole again.
@@ -81,26 +104,6 @@ impl Core {
             if let Err(error) = thread.spawn(fetch) {
                 tracing::error!(realm, %error, "no thread to refresh keys with");
             }
-        }
-    }
-
-    pub(super) fn set_metrics(&self) {
-        let authority = &self.state.authority;
-        let now = authority.moment();
-        let floor = authority.floor().get(now.uptime);
-        self.metrics
-            .set_clock(floor, authority.clocks().synchronised());
-        let force = authority.force();
-        self.metrics
-            .set_fleet(force.fleet.as_deref(), authority.fleet_heard(), now);
-        self.exports.measure(&self.state.log);
-        self.metrics.clear_realms();
-        for realm in authority.snapshot().realms.values() {
-            let report = authority.report(&realm.name);
-            let held = report.map(|Report { held, .. }| held.is_some());
-            let denied = authority.deny_status(&realm.name);
-            let denied = denied.map(|status| status.entries);
-            self.metrics.set_realm(realm, now, held, denied);
         }
     }
 }

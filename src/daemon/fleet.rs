@@ -1,4 +1,5 @@
-//! Following the fleet: its mirrors at each interval, and the broker whenever that has news.
+//! Following the fleet: its mirrors at each interval, and the broker whenever that has news, also of
+//! what witnesses have cosigned.
 
 use std::time::Duration;
 
@@ -16,14 +17,19 @@ use crate::identity::chance;
 use crate::prompt::Origin;
 use crate::shutdown::Shutdown;
 use crate::time::{self, Moment};
+use crate::trust::report::cosigned_file;
+use crate::witness::Witnesses;
 
 /// Between two rounds: whoever floods a topic costs no more than this.
 const GAP: Duration = Duration::from_millis(250);
+/// The first pause after a look that failed.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Asks the configured mirrors from now on. To be called on the runtime.
 pub(super) fn follow(
     config: &Config,
     authority: &Authority,
+    witnesses: &Witnesses,
     shutdown: &Shutdown,
 ) -> Result<(), HttpsError> {
     let Some(settings) = &config.fleet else {
@@ -42,9 +48,13 @@ pub(super) fn follow(
             reconnect_min: mqtt.reconnect_min,
             reconnect_max: mqtt.reconnect_max,
             prefix: format!("slm/trust/{}", settings.name),
+            watched: cosigned(config, witnesses).map(|(_, file)| file).collect(),
         };
         Broker::start(settings, shutdown.clone())
     });
+    if let Some(broker) = &broker {
+        hear(config, broker, witnesses, shutdown);
+    }
     authority.follow_fleet(Follower::new(settings, broker.as_ref())?);
     let others = settings.mirrors.iter().any(|place| *place != Place::Mqtt);
     let spawn = |lane, broker| {
@@ -52,7 +62,10 @@ pub(super) fn follow(
             authority: authority.clone(),
             lane,
             broker,
-            interval: settings.interval,
+            pace: Pace {
+                interval: settings.interval,
+                failed: 0,
+            },
             due: authority.fleet_is_due(),
         };
         tokio::spawn(round.run(shutdown.clone()));
@@ -66,12 +79,50 @@ pub(super) fn follow(
     Ok(())
 }
 
+/// Where witnesses bring what they have cosigned, by their number.
+fn cosigned<'a>(
+    config: &'a Config,
+    witnesses: &'a Witnesses,
+) -> impl Iterator<Item = (usize, String)> + 'a {
+    let device = &config.identity.device;
+    let heard = witnesses.heard();
+    heard.map(move |(number, name)| (number, cosigned_file(device, name)))
+}
+
+/// Takes up what they bring.
+fn hear(config: &Config, broker: &Broker, witnesses: &Witnesses, shutdown: &Shutdown) {
+    for (number, file) in cosigned(config, witnesses) {
+        let Some(mut notes) = broker.watched(&file) else {
+            continue;
+        };
+        let (witnesses, shutdown) = (witnesses.clone(), shutdown.clone());
+        let hear = async move {
+            while notes.changed().await.is_ok() {
+                let note = notes.borrow_and_update().clone();
+                let Some(note) = note else { continue };
+                let witnesses = witnesses.clone();
+                let take = move || witnesses.take(number, &note);
+                if tokio::task::spawn_blocking(take).await.is_err() {
+                    tracing::error!("taking up a witness's note panicked");
+                }
+                tokio::time::sleep(GAP).await;
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = hear => {}
+                () = shutdown.ended() => {}
+            }
+        });
+    }
+}
+
 /// The rounds of one lane: a web server that hangs delays no revocation that the broker has.
 struct Rounds {
     authority: Authority,
     lane: Lane,
     broker: Option<Broker>,
-    interval: Duration,
+    pace: Pace,
     /// Changes when a root was pinned, or other realms are configured.
     due: watch::Receiver<u64>,
 }
@@ -89,15 +140,46 @@ impl Rounds {
             };
             let (authority, lane) = (self.authority.clone(), self.lane);
             let round = tokio::task::spawn_blocking(move || authority.look_at_fleet(lane));
-            if round.await.is_err() {
+            let good = round.await.unwrap_or_else(|_| {
                 tracing::error!("a look at the fleet's mirrors panicked");
-            }
-            if regular {
-                // A fleet that was started together doesn't ask together.
-                next = time::instant() + self.interval.mul_f64(0.9 + 0.2 * chance());
-            }
+                false
+            });
+            let now = time::instant();
+            next = match regular {
+                true => now + self.pace.due(good, chance()),
+                false if good => next,
+                false => next.min(now + self.pace.again(chance())),
+            };
             tokio::time::sleep(GAP).await;
         }
+    }
+}
+
+/// How long after a look the next one comes without news. Pure.
+struct Pace {
+    interval: Duration,
+    /// How many looks in a row that were due have failed. One that news has brought doesn't count:
+    /// whoever makes up news would set the pace.
+    failed: u32,
+}
+
+impl Pace {
+    /// After one that was due.
+    fn due(&mut self, good: bool, chance: f64) -> Duration {
+        if good {
+            self.failed = 0;
+            // A fleet that was started together doesn't ask together.
+            return self.interval.mul_f64(0.9 + 0.2 * chance);
+        }
+        let pause = self.again(chance);
+        self.failed = self.failed.saturating_add(1);
+        pause
+    }
+
+    /// After one that failed.
+    fn again(&self, chance: f64) -> Duration {
+        let doubled = RETRY.saturating_mul(2_u32.saturating_pow(self.failed));
+        doubled.min(self.interval).mul_f64(0.5 + chance)
     }
 }
 
@@ -142,7 +224,10 @@ impl State {
         };
         if let Some(fleet) = fleet {
             let signed = &fleet.signed;
-            status.root_fingerprint = Some(hex(&sha256(signed.held.root())));
+            let unread = &fleet.unread;
+            status.unread = (!unread.is_empty()).then(|| unread.to_string());
+            let root = signed.held.root();
+            status.root_fingerprint = (!root.is_empty()).then(|| hex(&sha256(root)));
             status.root = Some(signed.versions.root);
             status.timestamp = signed.versions.timestamp;
             status.snapshot = signed.versions.snapshot;
@@ -156,5 +241,48 @@ impl State {
                 .collect();
         }
         Some(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_fails_is_followed_by_others_up_to_the_interval() {
+        let mut pace = Pace {
+            interval: Duration::from_secs(60),
+            failed: 0,
+        };
+        let due = |pace: &mut Pace, good| pace.due(good, 0.5).as_secs();
+        let failed = [5, 10, 20, 40, 60, 60].map(|_| due(&mut pace, false));
+        assert_eq!(failed, [5, 10, 20, 40, 60, 60]);
+        assert_eq!(due(&mut pace, true), 60);
+        assert_eq!(due(&mut pace, false), 5, "a good one begins anew");
+        // News that is none brings the next look no closer each time.
+        assert_eq!(due(&mut pace, false), 10);
+        let by_news = [(); 100].map(|()| pace.again(0.5).as_secs());
+        assert_eq!(by_news, [20; 100]);
+        for _ in 0..100 {
+            let _ = pace.due(false, 0.5);
+        }
+        assert_eq!(due(&mut pace, false), 60);
+    }
+
+    #[test]
+    fn chance_spreads_both_and_an_interval_below_the_first_pause_holds() {
+        let mut pace = Pace {
+            interval: Duration::from_secs(1),
+            failed: 0,
+        };
+        for (good, chance, pause) in [
+            (true, 0.0, 900),
+            (true, 1.0, 1100),
+            (false, 0.0, 500),
+            (false, 1.0, 1500),
+        ] {
+            let due = pace.due(good, chance);
+            assert_eq!(due.as_millis(), pause, "{good} {chance}");
+        }
     }
 }

@@ -1,14 +1,80 @@
-//! What the running daemon tells administrators of itself, and nobody else.
+//! What the running daemon tells of itself: everybody who may look, and administrators alone.
 
+use super::State;
 use super::core::Core;
-use crate::admin::{Answers, ExportStatus, Inside, Requests};
+use crate::admin::{
+    self, Answers, AuditStatus, DiskStatus, EngineStatus, ExportStatus, Inside, ModelStatus,
+    Requests, Status, StoreStatus,
+};
 use crate::audit::export::Standing;
 use crate::config::Config;
-use crate::process;
+use crate::store::StoreError;
+use crate::transport::http::Control;
+use crate::transport::mqtt;
+use crate::{process, time};
 
 impl Core {
+    /// What is wrong as well, and since when.
+    pub(super) fn diagnosed(&self, mut status: Status) -> Status {
+        let problems = admin::problems(&status);
+        let now = self.state.authority.moment();
+        status.problems = Some(self.noticed.dated(problems, now));
+        status
+    }
+
+    /// Takes note of what has come and gone.
+    pub(super) fn notice(&self) {
+        let now = self.state.authority.moment();
+        self.noticed.keep(admin::problems(&self.whole()), now);
+    }
+
+    pub(super) fn whole(&self) -> Status {
+        let inside = Some(self.inside());
+        Status {
+            inside,
+            ..self.outside()
+        }
+    }
+
+    pub(super) fn outside(&self) -> Status {
+        let (waiting, running) = self.engine.load();
+        let (ready, snapshot) = (self.ready(), self.state.authority.snapshot());
+        let up = time::instant().saturating_duration_since(self.started);
+        let force = self.state.authority.force();
+        let models = self.engine.digests().map(|(name, digest)| ModelStatus {
+            name: name.to_owned(),
+            listed: force.may_run(name, digest),
+        });
+        let exports = self.exports.standings().into_iter();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: self.config.load().identity.device.clone(),
+            ready: ready.is_ok(),
+            not_ready_because: ready.err(),
+            problems: None,
+            draining: self.shutdown.is_draining(),
+            store: self.state.store_status(),
+            uptime_seconds: up.as_secs(),
+            clock: self.state.clock_status(&snapshot),
+            realms: self.state.realm_statuses(&snapshot),
+            engine: EngineStatus {
+                running,
+                waiting,
+                models: models.collect(),
+            },
+            mqtt: self.mqtt.as_ref().map(mqtt::Handle::status),
+            fleet: self.trust().fleet,
+            audit: AuditStatus {
+                next_index: self.state.log.next_index(),
+                exports: exports.map(export_status).collect(),
+                witnesses: self.witnessed(),
+            },
+            inside: None,
+        }
+    }
+
     /// May wait for the disk.
-    pub(super) fn inside(&self) -> Inside {
+    fn inside(&self) -> Inside {
         let config = self.config.load();
         let (family, threads) = self.engine.kernels();
         let (permitted, refused) = self.admission.requests();
@@ -35,17 +101,30 @@ impl Core {
             audit_fill,
             audit_max_bytes: config.audit.max_bytes,
             audit_oldest_at: oldest.map(|at| at.to_string()),
+            disk: self.state.disk_status(),
         }
     }
 }
 
-/// Where else records go.
-pub(super) fn export_status(standing: Standing) -> ExportStatus {
-    ExportStatus {
-        to: standing.to.to_owned(),
-        confirmed_index: standing.confirmed,
-        missing: standing.missing,
-        problem: standing.problem,
+impl State {
+    /// `None`: records can be written.
+    pub(super) fn store_status(&self) -> Option<StoreStatus> {
+        let error = self.store.problem()?;
+        Some(StoreStatus {
+            folder: self.folder.display().to_string(),
+            full: matches!(error, StoreError::Full),
+            why: error.to_string(),
+        })
+    }
+
+    fn disk_status(&self) -> Option<DiskStatus> {
+        let (free_bytes, size_bytes) = self.store.disk()?;
+        let folder = self.folder.display().to_string();
+        Some(DiskStatus {
+            folder,
+            free_bytes,
+            size_bytes,
+        })
     }
 }
 
@@ -59,4 +138,14 @@ fn listeners(config: &Config) -> Vec<String> {
         .as_ref()
         .map(|tls| format!("https://{}", tls.listen));
     sockets.into_iter().chain(tcp).chain(tls).collect()
+}
+
+/// Where else records go.
+fn export_status(standing: Standing) -> ExportStatus {
+    ExportStatus {
+        to: standing.to.to_owned(),
+        confirmed_index: standing.confirmed,
+        missing: standing.missing,
+        problem: standing.problem,
+    }
 }

@@ -16,6 +16,8 @@ mod report;
 mod state;
 mod statement;
 mod wipe;
+#[cfg(any(test, feature = "for-tests"))]
+pub mod worst;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -37,12 +39,12 @@ use crate::config::Config;
 use crate::engine::{Engine, LoadError};
 use crate::shutdown::Shutdown;
 use crate::store::StoreError;
-use crate::telemetry::{Exposition, Registry};
+use crate::telemetry::{ExportError, Exporter, Exposition, Registry};
+use crate::trace::Tracer;
 use crate::transport::{http, mqtt};
 use crate::{process, systemd, time};
-use core::Core;
-use health::{Health, Readiness};
-use metrics::Metrics;
+use core::{Core, LastReload};
+use health::{Health, Noticed, Readiness};
 use models::Loading;
 use report::Reporter;
 pub use state::State;
@@ -83,8 +85,12 @@ pub enum RunError {
     },
     #[error("http.tls: {0}")]
     Tls(#[from] crate::tls::TlsError),
+    #[error("audit.witness: {0}")]
+    Witness(#[from] crate::witness::OpenError),
     #[error("fleet.mirrors: {0}")]
     Fleet(#[from] crate::https::HttpsError),
+    #[error("telemetry: {0}")]
+    Traces(#[from] ExportError),
     #[error("signals can't be received: {0}")]
     Signals(std::io::Error),
     #[error("no thread to look at the deny files with: {0}")]
@@ -112,17 +118,19 @@ pub async fn run(config: Config, source: Option<PathBuf>) -> Result<(), RunError
     )?;
     let result = Daemon::start(config, source, &state, loading).await;
     match result {
-        Ok(daemon) => daemon.serve().await,
+        Ok(daemon) => {
+            let served = daemon.serve().await;
+            state.close();
+            served.map_err(|source| state.error(source))
+        }
         Err(error) => {
             state.record(
                 Change::StartRefused,
                 serde_json::json!({"why": error.to_string()}),
             )?;
-            return Err(error);
+            Err(error)
         }
     }
-    state.close();
-    Ok(())
 }
 
 fn raise_descriptors(config: &Config) {
@@ -145,6 +153,7 @@ struct Daemon {
     transports: JoinSet<()>,
     health: Health,
     readiness: Readiness,
+    exporter: Exporter,
 }
 
 impl Daemon {
@@ -160,27 +169,20 @@ impl Daemon {
         let engine = loading?.serve(&state.store, &config.engine, &mut registry)?;
         models::check_instructions(&engine, &config)?;
         let shutdown = Shutdown::default();
-        let parts = parts(state, &engine, &shutdown);
+        let device = &config.identity.device;
+        let (tracer, exporter) = Exporter::start(&config.telemetry, device, &mut registry)?;
         state.begin(&config, &mut registry)?;
+        let parts = parts(state, &engine, tracer, &shutdown);
         let admission = Admission::new(parts, config.admission.clone(), &mut registry);
         let admission = admission.map_err(|source| state.error(source))?;
         let certificates = http::Certificates::open(config.http.tls.as_ref())?;
         let sockets = Sockets::open(&config.http)?;
         let (reporter, reports) = Reporter::new(state).map_err(|source| state.error(source))?;
-        let given = mqtt::Parts {
-            identity: config.identity.clone(),
-            key: state.key.clone(),
-            nonces: state.nonces.clone(),
-            admission: admission.clone(),
-            shutdown: shutdown.clone(),
-            audit: state.log.clone(),
-            reports,
-            known: state.authority.known(),
-        };
-        let mqtt = start_mqtt(&config, given, &mut registry);
+        let given = (&admission, &shutdown, reports);
+        let mqtt = start_mqtt(&config, state, given, &mut registry);
         let exports = start_exports(&config, state, &shutdown, &mut registry)?;
+        let witnesses = state.witnesses(&config, &mut registry)?;
         let http_metrics = http::Metrics::register(&mut registry);
-        let metrics = Metrics::register(&mut registry);
         let health = Health::new(engine.clone(), mqtt.clone());
         let core = Arc::new(Core {
             admission,
@@ -188,6 +190,7 @@ impl Daemon {
             mqtt,
             reporter,
             exports,
+            witnesses,
             certificates: Arc::new(certificates),
             shutdown,
             source,
@@ -195,8 +198,9 @@ impl Daemon {
             exposition: Exposition::new(registry),
             started: time::instant(),
             config: arc_swap::ArcSwap::from_pointee(config),
-            metrics,
+            noticed: Noticed::default(),
             reloading: parking_lot::Mutex::default(),
+            last_reload: LastReload::begun(state.authority.clocks().now()).into(),
         });
         core.follow()?;
         let transports = core.serve(sockets, http_metrics);
@@ -208,21 +212,27 @@ impl Daemon {
             transports,
             health,
             readiness: Readiness::default(),
+            exporter,
         })
     }
 
-    async fn serve(mut self) {
+    /// Until it is told to stop; an error where only a new start can mend what is damaged.
+    async fn serve(mut self) -> Result<(), StoreError> {
         systemd::ready();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let ended = loop {
             tokio::select! {
                 _ = tick.tick() => self.tick(),
                 _ = self.hangup.recv() => self.reload().await,
-                () = stop(&mut self.term, &mut self.interrupt) => break,
+                () = stop(&mut self.term, &mut self.interrupt) => break Ok(()),
             }
-        }
+            if let Some(error @ StoreError::Corrupt(_)) = self.core.state.store.problem() {
+                break Err(error);
+            }
+        };
         self.drain().await;
+        ended
     }
 
     /// Housekeeping; the watchdog is fed when all parts have made progress. It may block: the
@@ -277,6 +287,7 @@ impl Daemon {
         within(LAST_WORDS, &mut self.transports).await;
         self.core.exports.join(LAST_WORDS).await;
         self.core.engine.stop();
+        self.exporter.close();
         tracing::info!("stopped");
     }
 }
@@ -284,10 +295,21 @@ impl Daemon {
 /// Where a broker is configured.
 fn start_mqtt(
     config: &Config,
-    parts: mqtt::Parts,
+    state: &State,
+    (admission, shutdown, reports): (&Admission, &Shutdown, mqtt::Reports),
     registry: &mut Registry,
 ) -> Option<mqtt::Handle> {
     let mut settings = config.mqtt.clone()?;
+    let parts = mqtt::Parts {
+        identity: config.identity.clone(),
+        key: state.key.clone(),
+        nonces: state.nonces.clone(),
+        admission: admission.clone(),
+        shutdown: shutdown.clone(),
+        audit: state.log.clone(),
+        reports,
+        known: state.authority.known(),
+    };
     settings.max_body = config.http.max_body;
     Some(mqtt::start(settings, parts, registry))
 }
@@ -318,9 +340,10 @@ fn signals() -> Result<[Signal; 3], RunError> {
     ])
 }
 
-fn parts(state: &State, engine: &Engine, shutdown: &Shutdown) -> Parts {
+fn parts(state: &State, engine: &Engine, tracer: Tracer, shutdown: &Shutdown) -> Parts {
     Parts {
         engine: engine.clone(),
+        tracer,
         log: state.log.clone(),
         store: state.store.clone(),
         authority: state.authority.clone(),
@@ -394,7 +417,9 @@ impl Core {
         self.follow_epochs();
         self.follow_deny_files().map_err(RunError::Thread)?;
         let (config, authority) = (self.config.load(), &self.state.authority);
-        Ok(fleet::follow(&config, authority, &self.shutdown)?)
+        self.witnesses.follow(&self.shutdown);
+        fleet::follow(&config, authority, &self.witnesses, &self.shutdown)?;
+        Ok(())
     }
 
     /// What runs is looked at again by every epoch.

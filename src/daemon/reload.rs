@@ -10,6 +10,16 @@ impl Core {
     /// nothing of it. Returns what was applied and what waits for a restart.
     pub(super) fn reload_configuration(&self) -> Result<Reloaded, Vec<String>> {
         let _turn = self.reloading.lock();
+        let reloaded = self.read_again();
+        let mut last = self.last_reload.lock();
+        last.taken = reloaded.is_ok();
+        if last.taken {
+            last.in_force_since = self.state.authority.clocks().now();
+        }
+        reloaded
+    }
+
+    fn read_again(&self) -> Result<Reloaded, Vec<String>> {
         let Some(source) = &self.source else {
             return Err(vec!["started without a configuration file".to_owned()]);
         };

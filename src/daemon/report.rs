@@ -14,10 +14,12 @@ use crate::identity::Key;
 use crate::store::{Store, StoreError, Tree};
 use crate::time::Timestamp;
 use crate::transport::mqtt::Reports;
-use crate::trust::report::{Report, ReportError, sign};
+use crate::trust::report::{Audit, Report, ReportError, sign};
 
 /// Changes within so long are told together.
 const AT_MOST_EVERY: Duration = Duration::from_secs(10);
+/// A log grows all the time.
+const HEAD_AT_MOST_EVERY: Duration = Duration::from_secs(600);
 /// What hasn't changed is told all the same.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
 /// So many numbers are written down as used with one write.
@@ -30,6 +32,16 @@ pub(super) enum Untold {
     Store(#[from] StoreError),
     #[error("{0}")]
     Report(#[from] ReportError),
+}
+
+/// Epoch and size of the audit log's newest checkpoint.
+pub(super) type Head = Option<(u64, u64)>;
+
+/// What there is to say of the audit log.
+pub(super) struct Log<F> {
+    pub(super) head: Head,
+    /// With proofs, which are read when they are told.
+    pub(super) say: F,
 }
 
 pub(super) struct Reporter {
@@ -57,24 +69,27 @@ impl Reporter {
         Ok((reporter, reports))
     }
 
-    /// Tells it if it is due. `connection`: which one to the broker this is, where there is one.
+    /// Tells it if it is due, and says what was told. `connection`: which one to the broker this is,
+    /// where there is one.
     pub(super) fn tell(
         &self,
         mut report: Report,
+        log: Log<impl FnOnce() -> Option<Audit>>,
         connection: Option<u64>,
         now: Instant,
-    ) -> Result<(), Untold> {
+    ) -> Result<Option<Report>, Untold> {
         let Telling { counter, pace } = &mut *self.telling.lock();
         if connection.is_none() {
             self.to.send_replace(None);
         }
-        if !pace.is_due(&report, connection, now) {
-            return Ok(());
+        if !pace.is_due(&report, log.head, connection, now) {
+            return Ok(None);
         }
+        report.audit = (log.say)();
         report.counter = counter.take(report.floor)?;
         let signed = sign(&report, &self.key)?;
         self.to.send_replace(Some(signed.into()));
-        Ok(())
+        Ok(Some(report))
     }
 }
 
@@ -88,18 +103,26 @@ struct Last {
     at: Instant,
     connection: u64,
     said: Report,
+    head: Head,
 }
 
 impl Pace {
     /// If it is, it counts as told, so that one that fails isn't tried at once again.
-    fn is_due(&mut self, report: &Report, connection: Option<u64>, now: Instant) -> bool {
+    fn is_due(
+        &mut self,
+        report: &Report,
+        head: Head,
+        connection: Option<u64>,
+        now: Instant,
+    ) -> bool {
         let Some(connection) = connection else {
             return false;
         };
         let said = without_times(report);
         if let Some(last) = &self.last {
             let passed = now.saturating_duration_since(last.at);
-            let news = last.connection != connection || last.said != said;
+            let grown = last.head != head && passed >= HEAD_AT_MOST_EVERY;
+            let news = last.connection != connection || last.said != said || grown;
             if passed < AT_MOST_EVERY || !news && passed < AT_LEAST_EVERY {
                 return false;
             }
@@ -108,6 +131,7 @@ impl Pace {
             at: now,
             connection,
             said,
+            head,
         });
         true
     }
@@ -191,15 +215,30 @@ mod tests {
             realms: [("prod".to_owned(), realm)].into(),
             models: BTreeMap::new(),
             error: None,
+            audit: None,
             more: Map::new(),
         }
+    }
+
+    #[test]
+    fn a_log_that_grows_is_told_now_and_then() {
+        let (mut pace, start, report) = (Pace::default(), time::instant(), report());
+        let mut due = |size, secs| {
+            let now = start + Duration::from_secs(secs);
+            pace.is_due(&report, Some((1, size)), Some(0), now)
+        };
+        assert!(due(5, 0));
+        assert!(!due(6, 11));
+        assert!(!due(7, 599));
+        assert!(due(7, 600));
+        assert!(!due(7, 1300), "nothing has come since");
     }
 
     #[test]
     fn it_is_told_at_each_connection_when_it_changes_and_once_in_a_while() {
         let (mut pace, start) = (Pace::default(), time::instant());
         let mut due = |report: &Report, connection, secs| {
-            pace.is_due(report, connection, start + Duration::from_secs(secs))
+            pace.is_due(report, None, connection, start + Duration::from_secs(secs))
         };
         let mut report = report();
         assert!(!due(&report, None, 0));

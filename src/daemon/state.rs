@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{RunError, wipe};
-use crate::audit::{self, Change};
+use crate::audit::{self, AuditError, Change};
 use crate::auth::Snapshot;
 use crate::authority::{Authority, Refused};
 use crate::config::Config;
@@ -17,6 +17,7 @@ use crate::prompt::Origin;
 use crate::store::{self, Store, StoreError};
 use crate::telemetry::Registry;
 use crate::time::Clocks;
+use crate::witness::{OpenError, Witnesses};
 
 /// The store and what lives in it. Also what the command line opens while no daemon runs.
 #[derive(Debug, Clone)]
@@ -41,7 +42,8 @@ impl State {
         let own = files::check_own_folder(&folder).map_err(std::io::Error::from);
         own.map_err(|e| fail(StoreError::from_io(&e)))?;
         wipe::check(&folder)?;
-        let store = Store::open(&folder.join(store::FOLDER)).map_err(fail)?;
+        let open = || Store::open_sparing(&folder.join(store::FOLDER), &audit::TREES);
+        let mut store = open().map_err(fail)?;
         let clocks = Clocks::default();
         let key = Key::open(&folder).map_err(|e| RunError::DeviceKey(e.to_string()))?;
         let device = audit::Device {
@@ -49,8 +51,16 @@ impl State {
             key: &key,
             folder: &folder,
         };
-        let log = audit::Log::open(&store, config.audit.clone(), device, clocks.clone())
-            .map_err(|e| RunError::Audit(e.to_string()))?;
+        let open_log =
+            |store: &Store| audit::Log::open(store, config.audit.clone(), device, clocks.clone());
+        let mut log = open_log(&store);
+        if let Err(AuditError::Store(StoreError::Corrupt(_))) = log {
+            // Now all of it is read, and repaired.
+            drop(store);
+            store = open().map_err(fail)?;
+            log = open_log(&store);
+        }
+        let log = log.map_err(|e| RunError::Audit(e.to_string()))?;
         // What opening had to mend is an event of its own.
         if let Some(recovery) = store.recovery() {
             tracing::error!(error = recovery.error, kept = %recovery.kept.display(), "the store was damaged");
@@ -87,6 +97,16 @@ impl State {
         let begun = self.authority.prepare(config.realms.clone(), listed);
         let begun = begun.and_then(|prepared| self.authority.follow(prepared, None));
         begun.map_err(|refused| not_opened(&self.folder, refused))
+    }
+
+    /// Those who watch the log, with what was kept of them.
+    pub fn witnesses(
+        &self,
+        config: &Config,
+        registry: &mut Registry,
+    ) -> Result<Witnesses, OpenError> {
+        let (all, device) = (&config.audit.witnesses, self.key.public());
+        Witnesses::open(all, &self.log, &self.store, device, registry)
     }
 
     /// What would be in force if a daemon began now; nothing is refreshed.

@@ -3,10 +3,14 @@
 use serde_json::Map;
 
 use super::core::Core;
+use super::report::Log;
+use crate::admin::{Cosigned, TrustFailure, WitnessStatus};
 use crate::auth;
 use crate::config::Config;
+use crate::reason::DenyReason;
 use crate::time::{self, Moment};
-use crate::trust::report::{Fleet, Realm, Report, VERSION};
+use crate::trust::report::{Audit, Fleet, Realm, Report, VERSION};
+use crate::witness::{Refused, Standing};
 
 impl Core {
     /// Once a second. May wait for the disk.
@@ -18,9 +22,45 @@ impl Core {
         let status = mqtt.status();
         let connection = status.connected.then_some(status.reconnects);
         let report = self.statement(&config);
-        if let Err(error) = self.reporter.tell(report, connection, time::instant()) {
-            tracing::error!(%error, "the fleet isn't told what is in force");
+        let checkpoint = self.state.log.checkpoint();
+        let log = Log {
+            head: checkpoint.map(|signed| (signed.epoch, signed.size)),
+            say: || self.witnesses.statement(),
+        };
+        let told = self.reporter.tell(report, log, connection, time::instant());
+        let told = told.map(|report| report.and_then(|report| report.audit));
+        match told {
+            Ok(Some(audit)) => self.shown(&audit),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "the fleet isn't told what is in force"),
         }
+    }
+
+    /// The next reports prove that the log has grown from what this one shows.
+    fn shown(&self, audit: &Audit) {
+        if let Err(error) = self.witnesses.reported(&audit.checkpoint) {
+            tracing::error!(%error, "what was reported of the audit log isn't kept");
+        }
+    }
+
+    /// Who watches the audit log, as status tells it.
+    pub(super) fn witnessed(&self) -> Vec<WitnessStatus> {
+        let all = self.witnesses.standing().into_iter();
+        let status = |one: Standing| WitnessStatus {
+            name: one.name,
+            url: one.url,
+            cosigned: one.cosigned.map(|(epoch, size, at)| Cosigned {
+                epoch,
+                size,
+                at: at.to_string(),
+            }),
+            alarm: one.refused.as_ref().is_some_and(Refused::is_alarm),
+            refused: one.refused.map(|refused| TrustFailure {
+                reason: refused.name().to_owned(),
+                why: refused.to_string(),
+            }),
+        };
+        all.map(status).collect()
     }
 
     /// Not numbered yet.
@@ -35,6 +75,15 @@ impl Core {
         let models = self.engine.digests();
         let models = models.map(|(name, digest)| (name.to_owned(), format!("sha256:{digest}")));
         let mut mirrors = authority.mirrors().unwrap_or_default().into_iter();
+        let mut refused = mirrors.find_map(|mirror| Some(mirror.error?.name().to_owned()));
+        let force = authority.force();
+        if force
+            .fleet
+            .as_ref()
+            .is_some_and(|fleet| !fleet.unread.is_empty())
+        {
+            refused = Some(DenyReason::TrustUnread.to_string());
+        }
         Report {
             version: VERSION,
             device: config.identity.device.clone(),
@@ -46,7 +95,8 @@ impl Core {
             fleet: self.followed(config),
             realms: realms.collect(),
             models: models.collect(),
-            error: mirrors.find_map(|mirror| Some(mirror.error?.name().to_owned())),
+            error: refused,
+            audit: None,
             more: Map::new(),
         }
     }

@@ -14,7 +14,9 @@ use crate::prompt::{Dialect, Finish};
 use crate::telemetry::Registry;
 
 /// `gen_ai.provider.name`: no other system is behind us.
-const PROVIDER: &str = "slmd";
+pub const PROVIDER: &str = "slmd";
+/// `gen_ai.token.type`.
+const TOKENS: [&str; 2] = ["input", "output"];
 
 /// The engine's metrics; their labels are bounded by the loaded models and closed enums.
 #[derive(Debug)]
@@ -63,15 +65,11 @@ impl EncodeLabelSet for ErrorType {
 }
 
 impl Asked {
-    fn of(prompt: &Prompt) -> Asked {
-        let operation = match prompt.dialect {
-            Dialect::Chat => "chat",
-            Dialect::Text => "text_completion",
-        };
+    fn to(dialect: Dialect, model: String) -> Asked {
         Asked {
-            gen_ai_operation_name: operation,
+            gen_ai_operation_name: dialect.operation_name(),
             gen_ai_provider_name: PROVIDER,
-            gen_ai_request_model: prompt.model.clone(),
+            gen_ai_request_model: model,
         }
     }
 }
@@ -168,7 +166,7 @@ impl Metrics {
     }
 
     pub(super) fn observe(&self, prompt: &Prompt, report: &Report) {
-        let asked = Asked::of(prompt);
+        let asked = Asked::to(prompt.dialect, prompt.model.clone());
         let total = report.total.as_secs_f64();
         let ended = Ended {
             asked: asked.clone(),
@@ -184,15 +182,42 @@ impl Metrics {
                 self.per_token.get_or_create(&asked).observe(mean);
             }
         }
-        for (kind, count) in [
-            ("input", usage.prompt_tokens),
-            ("output", usage.completion_tokens),
-        ] {
+        let counts = [usage.prompt_tokens, usage.completion_tokens];
+        for (kind, count) in TOKENS.into_iter().zip(counts) {
             let labels = Tokens {
                 asked: asked.clone(),
                 gen_ai_token_type: kind,
             };
             self.usage.get_or_create(&labels).observe(f64::from(count));
+        }
+    }
+}
+
+/// Registers all series that there can be.
+#[cfg(any(test, feature = "for-tests"))]
+pub fn fill(registry: &mut Registry, models: &[String]) {
+    let metrics = Metrics::register(registry);
+    let operations = models.iter().flat_map(|model| {
+        Dialect::ALL
+            .iter()
+            .map(|dialect| Asked::to(*dialect, model.clone()))
+    });
+    for asked in operations {
+        metrics.first_token.get_or_create(&asked).observe(0.1);
+        metrics.per_token.get_or_create(&asked).observe(0.1);
+        for finish in Finish::all() {
+            let ended = Ended {
+                asked: asked.clone(),
+                error: ErrorType::of(finish),
+            };
+            metrics.duration.get_or_create(&ended).observe(1.0);
+        }
+        for kind in TOKENS {
+            let labels = Tokens {
+                asked: asked.clone(),
+                gen_ai_token_type: kind,
+            };
+            metrics.usage.get_or_create(&labels).observe(100.0);
         }
     }
 }

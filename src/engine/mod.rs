@@ -56,7 +56,9 @@ pub use self::check::check;
 pub use self::import::import;
 pub use self::import_sampling::of_generation_config;
 pub use self::kernels::Family;
-pub use self::metrics::Metrics;
+#[cfg(any(test, feature = "for-tests"))]
+pub use self::metrics::fill as fill_metrics;
+pub use self::metrics::{Metrics, PROVIDER};
 pub use self::model::{EngineError, LoadOptions, Model, Sequence};
 pub use self::prepare::Allowance;
 pub use self::queue::Ticket;
@@ -296,6 +298,7 @@ impl Reservation {
             interrupt: job.interrupt,
             done: job.done,
             permitted: Some(job.permitted),
+            lines: tracing::Span::current(),
             submitted: time::instant(),
             place: self.place,
         })

@@ -79,8 +79,14 @@ pub(super) struct Work {
     pub(super) priority: u8,
     pub(super) done: Box<dyn FnOnce(&Report) + Send>,
     pub(super) submitted: Instant,
+    /// What log lines of it are in.
+    pub(super) lines: tracing::Span,
     pub(super) place: Place,
-    /// Kept with the work as the proof that it may be done; absent in tests only.
+    /// Absent in tests only.
+    #[expect(
+        dead_code,
+        reason = "kept with the work as the proof that it may be done"
+    )]
     pub(super) permitted: Option<Permitted>,
 }
 
@@ -302,6 +308,8 @@ impl Work {
 
     /// Tells everybody: metrics, `done`, then the reader, whose place is free by then.
     pub(super) fn end(self, finish: Finish, queued: Duration, mut progress: Progress) {
+        let lines = self.lines.clone();
+        let _lines = lines.enter();
         let since = |at: Instant| at.saturating_duration_since(self.submitted);
         let outcome = Outcome {
             finish,

@@ -87,6 +87,7 @@ fn submit(
         priority: 5,
         done: Box::new(move |report| drop(send.send(report.clone()))),
         submitted: time::instant(),
+        lines: tracing::Span::none(),
         place: slot.place,
         permitted: None,
     });
@@ -316,6 +317,7 @@ fn a_higher_priority_goes_first_and_equals_keep_their_order() {
             priority,
             done: Box::new(|_| {}),
             submitted: time::instant(),
+            lines: tracing::Span::none(),
             place: queue.reserve([0; 32]).unwrap(),
             permitted: None,
         }));
@@ -338,6 +340,7 @@ fn work(queue: &Arc<Queue>, whose: [u8; 32]) -> Result<Work, Refusal> {
         priority: 5,
         done: Box::new(|_| {}),
         submitted: time::instant(),
+        lines: tracing::Span::none(),
         place: queue.reserve(whose)?,
         permitted: None,
     })

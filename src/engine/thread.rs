@@ -41,14 +41,17 @@ pub(super) fn seats(models: Vec<Loaded>) -> Result<BTreeMap<String, Seat>, Engin
 pub(super) fn serve(queue: &Queue, mut seats: BTreeMap<String, Seat>) {
     while let Some(work) = queue.next() {
         let started = time::instant();
-        let served = catch_unwind(AssertUnwindSafe(|| {
-            serve_one(queue, &mut seats, work, started);
-        }));
-        if served.is_err() {
-            // The panic hook has logged it. The work's sender and place are dropped: its reader
-            // sees `Failed`.
-            tracing::error!("the end of an answer could not be reported");
-        }
+        let lines = work.lines.clone();
+        lines.in_scope(|| {
+            let served = catch_unwind(AssertUnwindSafe(|| {
+                serve_one(queue, &mut seats, work, started);
+            }));
+            if served.is_err() {
+                // The panic hook has logged it. The work's sender and place are dropped: its reader
+                // sees `Failed`.
+                tracing::error!("the end of an answer could not be reported");
+            }
+        });
         queue.ended(time::instant().saturating_duration_since(started));
         queue.beat();
     }
@@ -76,11 +79,7 @@ fn run(queue: &Queue, seat: &mut Seat, work: &mut Work, progress: &mut Progress)
     };
     // Its content is unknown now.
     seat.sequence = None;
-    let id = work
-        .permitted
-        .as_ref()
-        .map(|permitted| permitted.request().id.as_str());
-    tracing::error!(request_id = id, %error, "an answer failed");
+    tracing::error!(%error, "an answer failed");
     Finish::Failed
 }
 

@@ -11,7 +11,7 @@ use super::mirror::https::Web;
 use super::mirror::mqtt::Broker;
 use super::{Held, Place, Settings, Signed, Wanted};
 use crate::https::HttpsError;
-use crate::time::{self, Timestamp};
+use crate::time::{self, Moment, Timestamp, Uptime};
 use crate::trust::{Client, Limits, Mirror, TrustError, Versions};
 
 /// For one mirror.
@@ -50,6 +50,8 @@ pub struct MirrorReport {
     pub place: String,
     pub asked_at: Option<Timestamp>,
     pub error: Option<TrustError>,
+    /// When it was last asked and nothing was wrong with it.
+    pub good_at: Option<Uptime>,
 }
 
 /// What a round has found.
@@ -82,6 +84,7 @@ impl Follower {
             place: source.place.to_string(),
             asked_at: None,
             error: None,
+            good_at: None,
         };
         Ok(Follower {
             reports: Mutex::new(mirrors.iter().map(report).collect()),
@@ -94,7 +97,7 @@ impl Follower {
     }
 
     /// Asks the lane's mirrors for what is newer than `held`. Blocks.
-    pub fn look(&self, held: &Held, wanted: &Wanted, now: Timestamp, lane: Lane) -> Found {
+    pub fn look(&self, held: &Held, wanted: &Wanted, now: Moment, lane: Lane) -> Found {
         let asked = |source: &&Source| (source.place == Place::Mqtt) == (lane == Lane::Broker);
         let mut mirrors: Vec<(String, Box<dyn Mirror>)> = self
             .mirrors
@@ -102,15 +105,18 @@ impl Follower {
             .filter(asked)
             .map(|source| (source.place.to_string(), source.from.mirror()))
             .collect();
-        let found = look(&mut mirrors, held, wanted, now);
+        let found = look(&mut mirrors, held, wanted, now.known);
         let mut reports = self.reports.lock();
         for report in reports.iter_mut() {
             if !mirrors.iter().any(|(place, _)| *place == report.place) {
                 continue;
             }
             let refused = found.refused.iter().find(|(at, _)| *at == report.place);
-            report.asked_at = Some(now);
+            report.asked_at = Some(now.known);
             report.error = refused.map(|(_, error)| error.clone());
+            if refused.is_none() {
+                report.good_at = Some(now.uptime);
+            }
         }
         found
     }

@@ -9,13 +9,13 @@ pub mod mirror;
 mod signed;
 mod vault;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::follow::{Follower, Lane, MirrorReport};
-pub use self::signed::{Signed, Wanted};
+pub use self::signed::{Signed, Unread, Wanted};
 pub use self::vault::{FOLDER, Vault};
 
 /// What of the fleet is followed, and where from.
@@ -61,6 +61,9 @@ pub struct Held {
     pub targets: BTreeMap<String, Vec<u8>>,
     /// By realm, as deny files.
     pub denied: BTreeMap<String, Vec<u8>>,
+    /// What else lies there: of a newer release, or damaged. It is there to be noticed, and isn't
+    /// written again.
+    pub strange: BTreeSet<String>,
 }
 
 impl Held {

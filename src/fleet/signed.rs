@@ -1,6 +1,7 @@
 //! What the fleet has signed, as far as this device is concerned: proven, and understood whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde_json::Value;
 
@@ -41,10 +42,54 @@ pub struct Signed {
     pub policy: FleetPolicy,
     /// Digests of bundles by name.
     pub models: BTreeMap<String, BTreeSet<String>>,
+    /// Realms that a mirror was asked about.
+    pub asked: BTreeSet<String>,
     /// A mirror has just told it, and nothing of it has expired.
     pub fresh: bool,
     /// What follows from it wasn't written: keys that are in force needn't be these.
     pub again: bool,
+}
+
+/// What is kept and can't be read, with why: nobody is let in where it may be about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// It may be about any realm.
+    pub anywhere: Option<String>,
+    pub realms: BTreeMap<String, String>,
+}
+
+/// Parts that a line names, and its length.
+const MOST_PARTS: usize = 8;
+const MOST_SAID: usize = 500;
+
+impl Unread {
+    pub fn is_empty(&self) -> bool {
+        *self == Unread::default()
+    }
+
+    pub fn is_about(&self, realm: &str) -> bool {
+        self.anywhere.is_some() || self.realms.contains_key(realm)
+    }
+
+    fn target(&mut self, path: &str, why: &str) {
+        let why = format!("{path}: {why}");
+        match path.split('/').collect::<Vec<_>>()[..] {
+            ["realms", realm, _] => drop(self.realms.insert(realm.to_owned(), why)),
+            // A bundle that isn't listed doesn't run.
+            ["models", _] => {}
+            _ => self.anywhere = Some(why),
+        }
+    }
+}
+
+/// A line, as far as there is room in it.
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = self.anywhere.iter().chain(self.realms.values());
+        let parts: Vec<&str> = parts.take(MOST_PARTS).map(String::as_str).collect();
+        let line: String = parts.join("; ").chars().take(MOST_SAID).collect();
+        f.write_str(&line)
+    }
 }
 
 const REVOCATION: &str = "revocation.json";
@@ -91,25 +136,59 @@ impl Signed {
             metadata: client.kept().clone(),
             targets: files,
             denied: held.denied.clone(),
+            ..Held::default()
         };
         let signed = Signed::read(&client, over.clone(), held)?;
         Ok(Signed {
+            asked: wanted.realms.clone(),
             fresh: true,
             ..signed
         })
     }
 
-    /// What was trusted before, from what was kept of it.
-    pub fn kept(held: &Held) -> Result<Signed, TrustError> {
-        let client = Client::new(held.root(), Limits::FLEET)?.with_kept(&held.metadata);
-        let mut signed = Signed::read(&client, held.clone(), held.clone())?;
-        // Delegated roles are looked into when a target is asked for.
-        signed.versions.revocation = held.metadata.get(REVOCATION).and_then(|b| version(b));
-        Ok(signed)
+    /// A root, and nothing that its keys have signed.
+    pub fn pinned(root: &[u8]) -> Result<Signed, TrustError> {
+        let held = Held::rooted(root);
+        let client = Client::new(root, Limits::FLEET)?;
+        Signed::read(&client, held.clone(), held)
     }
 
-    /// What is kept and can't be understood any more: nothing but its bytes, which the next round
-    /// begins with.
+    /// What was trusted before: as much as can be read of what was kept, and what can't.
+    pub fn kept(held: &Held) -> (Signed, Unread) {
+        let mut unread = Unread::default();
+        for (realm, list) in &held.denied {
+            if let Err(why) = Revocations::parse(list) {
+                let why = format!("what is revoked in {realm}: {why}");
+                unread.realms.insert(realm.clone(), why);
+            }
+        }
+        if let Some(name) = held.strange.first() {
+            unread.anywhere = Some(format!("{name}: nothing that this release knows"));
+        }
+        let client = match Client::new(held.root(), Limits::FLEET) {
+            Ok(client) => client.with_kept(&held.metadata),
+            Err(error) => {
+                unread.anywhere = Some(error.to_string());
+                return (Signed::unread(held), unread);
+            }
+        };
+        let left_out = |file: &&String| !client.kept().contains_key(*file);
+        if let Some(file) = held.metadata.keys().find(left_out) {
+            unread.anywhere = Some(format!("{file}: nothing that the root's keys have signed"));
+        }
+        let mut signed = Signed::of(&client, held.clone());
+        for (path, bytes) in &held.targets {
+            if let Err(why) = signed.take(path, bytes) {
+                unread.target(path, &why);
+            }
+        }
+        signed.held = held.clone();
+        // Delegated roles are looked into when a target is asked for.
+        signed.versions.revocation = held.metadata.get(REVOCATION).and_then(|b| version(b));
+        (signed, unread)
+    }
+
+    /// Nothing but its bytes, which the next round begins with.
     pub fn unread(held: &Held) -> Signed {
         Signed {
             over: held.clone(),
@@ -122,6 +201,7 @@ impl Signed {
             lifted: BTreeMap::new(),
             policy: FleetPolicy::new(),
             models: BTreeMap::new(),
+            asked: BTreeSet::new(),
             fresh: false,
             again: false,
         }
@@ -136,14 +216,18 @@ impl Signed {
         Signed::read(&client, over.clone(), held)
     }
 
-    fn read(client: &Client, over: Held, held: Held) -> Result<Signed, TrustError> {
-        let mut signed = Signed {
+    fn of(client: &Client, over: Held) -> Signed {
+        Signed {
             over,
             versions: client.versions(),
             expires: client.expires(),
             issued: client.issued().map(|at| at.min(client.ends())),
             ..Signed::unread(&Held::default())
-        };
+        }
+    }
+
+    fn read(client: &Client, over: Held, held: Held) -> Result<Signed, TrustError> {
+        let mut signed = Signed::of(client, over);
         for (path, bytes) in &held.targets {
             let taken = signed.take(path, bytes);
             taken.map_err(|why| TrustError::Malformed {

@@ -4,7 +4,7 @@
 //! them (pinned keys, records) isn't written yet; that mark goes with the last of it. A crash in
 //! between leaves the mark, and the next start goes on from there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +41,8 @@ struct Shared {
     tree: Tree,
     file: PathBuf,
     restored: bool,
+    /// The copy is there and can't be read, and the store has lost what it is of.
+    lost: bool,
 }
 
 /// All signed files are JSON, so text: their exact bytes survive.
@@ -65,14 +67,19 @@ impl Vault {
         create().map_err(|e: io::Error| StoreError::in_file(folder, &e))?;
         let tree = store.tree("trust")?;
         let file = folder.join(FILE);
-        let lost = store.recovery().is_some() || tree.get(OPENED)?.is_none();
-        let mut restored = false;
-        if lost {
-            let copy = if rows(&tree)?.is_empty() {
-                read(&file)
-            } else {
-                None
-            };
+        let anew = store.recovery().is_some() || tree.get(OPENED)?.is_none();
+        let (mut restored, mut lost) = (false, false);
+        let copy = match anew && rows(&tree)?.is_empty() {
+            true => read(&file),
+            false => Ok(None),
+        };
+        let copy = copy.unwrap_or_else(|why| {
+            tracing::error!(?file, why, "the copy of the fleet's trust can't be read");
+            lost = true;
+            None
+        });
+        // Not opened as long as it is lost: the next start is to find that out again.
+        if anew && !lost {
             let mut batch = Batch::default();
             batch.insert(OPENED, b"1");
             if let Some(copy) = copy {
@@ -90,6 +97,7 @@ impl Vault {
             tree,
             file,
             restored,
+            lost,
         })))
     }
 
@@ -105,8 +113,11 @@ impl Vault {
 
     /// `None`: no root is pinned.
     pub fn load(&self) -> Result<Option<Held>, StoreError> {
-        let held = Held::from_rows(rows(&self.0.tree)?);
-        Ok((!held.metadata.is_empty()).then_some(held))
+        let mut held = Held::from_rows(rows(&self.0.tree)?);
+        if self.0.lost && held == Held::default() {
+            held.strange.insert(FILE.to_owned());
+        }
+        Ok((held != Held::default()).then_some(held))
     }
 
     /// Writes what is trusted with what `also` writes: both or neither is durable when this
@@ -139,8 +150,12 @@ impl Vault {
         };
         changed(&before, &after, &mut batch);
         changed(&after, &before, &mut back);
+        batch.insert(OPENED, b"1");
         batch.insert(UNFINISHED, b"1");
         back.remove(UNFINISHED);
+        if self.0.lost {
+            back.remove(OPENED);
+        }
         let written = store.commit(|| {
             tree.apply(batch)?;
             also()?;
@@ -176,33 +191,26 @@ impl Vault {
     }
 }
 
-fn read(file: &Path) -> Option<Held> {
+/// `None`: there is none.
+fn read(file: &Path) -> Result<Option<Held>, String> {
     let bytes = match files::read(file, MAX_COPY, Care::Own) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::error!(?file, %error, "the copy of the fleet's trust is unreadable");
-            return None;
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
     };
-    let copy: Copy = match serde_json::from_slice(&bytes) {
-        Ok(copy) => copy,
-        Err(error) => {
-            tracing::error!(?file, %error, "the copy of the fleet's trust is damaged");
-            return None;
-        }
-    };
+    let copy: Copy = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     let bytes = |texts: BTreeMap<String, String>| {
         let files = texts.into_iter();
         files
             .map(|(name, text)| (name, text.into_bytes()))
             .collect()
     };
-    Some(Held {
+    Ok(Some(Held {
         metadata: bytes(copy.metadata),
         targets: bytes(copy.targets),
         denied: bytes(copy.denied),
-    })
+        strange: BTreeSet::new(),
+    }))
 }
 
 fn rows(tree: &Tree) -> Result<Rows, StoreError> {
@@ -233,18 +241,17 @@ impl Held {
         let mut held = Held::default();
         // In order, so pieces follow each other.
         for (key, piece) in rows {
-            let Ok(key) = std::str::from_utf8(&key) else {
-                continue;
-            };
+            let key = String::from_utf8_lossy(&key);
             let parts = key.split_once(':');
             let parts = parts.and_then(|(kind, rest)| Some((kind, rest.rsplit_once(':')?)));
-            let Some((kind, (name, _))) = parts else {
-                continue;
-            };
-            let files = match kind {
-                "m" => &mut held.metadata,
-                "t" => &mut held.targets,
-                _ => &mut held.denied,
+            let (files, name) = match parts {
+                Some(("m", (name, _))) => (&mut held.metadata, name),
+                Some(("t", (name, _))) => (&mut held.targets, name),
+                Some(("d", (name, _))) => (&mut held.denied, name),
+                _ => {
+                    held.strange.insert(key.into_owned());
+                    continue;
+                }
             };
             let file: &mut Vec<u8> = files.entry(name.to_owned()).or_default();
             file.extend_from_slice(&piece);
@@ -264,6 +271,7 @@ mod tests {
             metadata: [("root.json".to_owned(), file(format!("{version}")))].into(),
             targets: [(format!("realms/{version}/jwks.json"), file("{}".into()))].into(),
             denied: [("prod".to_owned(), file(long))].into(),
+            strange: BTreeSet::new(),
         }
     }
 
@@ -327,5 +335,48 @@ mod tests {
         let read = vault.load().unwrap().unwrap();
         assert!(vault.restored() && read.targets.contains_key("realms/9/jwks.json"));
         assert!(vault.is_unfinished().unwrap());
+    }
+
+    /// Nobody may take it for a device that never had a fleet.
+    #[test]
+    fn a_copy_that_cant_be_read_is_noticed_at_each_start_until_something_is_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, vault) = open(folder.path());
+        vault.save(&held(1), fine).unwrap();
+        drop((store, vault));
+        std::fs::remove_dir_all(folder.path().join("db")).unwrap();
+        let file = folder.path().join(FOLDER).join(FILE);
+        let newer = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, newer.replacen('{', "{\"newer\":{},", 1)).unwrap();
+        let strange = Held {
+            strange: [FILE.to_owned()].into(),
+            ..Held::default()
+        };
+        for _ in 0..2 {
+            let (_store, vault) = open(folder.path());
+            assert_eq!(vault.load().unwrap().as_ref(), Some(&strange));
+            let failed = vault.save(&held(2), || Err(StoreError::Full));
+            assert!(matches!(failed, Err(StoreError::Full)));
+        }
+        let (store, vault) = open(folder.path());
+        vault.save(&held(2), fine).unwrap();
+        drop((store, vault));
+        let (_store, vault) = open(folder.path());
+        assert_eq!(vault.load().unwrap(), Some(held(2)));
+    }
+
+    #[test]
+    fn a_newer_releases_rows_are_noticed_and_go_with_the_next_save() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, vault) = open(folder.path());
+        vault.save(&held(1), fine).unwrap();
+        let tree = store.tree("trust").unwrap();
+        for key in [&b"x:1:000"[..], b"d:\xff", b"d:prod"] {
+            tree.insert(key, b"{}").unwrap();
+        }
+        let found = vault.load().unwrap().unwrap();
+        assert_eq!(found.strange.len(), 3, "{:?}", found.strange);
+        vault.save(&held(2), fine).unwrap();
+        assert_eq!(vault.load().unwrap(), Some(held(2)));
     }
 }

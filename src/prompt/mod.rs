@@ -17,7 +17,7 @@ pub use interrupt::Interrupt;
 pub use operation::{Dialect, Entry, Look, Operation, Scope};
 pub use origin::{Origin, Transport, network};
 pub use place::Place;
-pub use request::{Cancel, Completion, Input, Message, Request, RequestId, Role};
+pub use request::{Cancel, Completion, Input, LOG_TARGET, Message, Request, RequestId, Role};
 pub use sampling::{Sampling, SamplingOptions};
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,20 @@ impl Finish {
             Finish::Failed => "failed",
             Finish::Shutdown => "shutdown",
         }
+    }
+
+    #[cfg(any(test, feature = "for-tests"))]
+    pub fn all() -> impl Iterator<Item = Finish> {
+        let plain = [
+            Finish::Stop,
+            Finish::Length,
+            Finish::Cancelled,
+            Finish::Deadline,
+            Finish::Failed,
+            Finish::Shutdown,
+        ];
+        let revoked = DenyReason::ALL.iter().copied().map(Finish::Revoked);
+        plain.into_iter().chain(revoked)
     }
 
     /// Why the permission was taken away.

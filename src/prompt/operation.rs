@@ -79,6 +79,16 @@ table! {
     }
 }
 
+impl Dialect {
+    /// `gen_ai.operation.name` of OpenTelemetry.
+    pub fn operation_name(self) -> &'static str {
+        match self {
+            Dialect::Chat => "chat",
+            Dialect::Text => "text_completion",
+        }
+    }
+}
+
 table! {
     /// What changes nothing and nobody waits for: such are counted in the audit. HTTP only.
     Look {
@@ -87,6 +97,11 @@ table! {
         Metrics = "read_metrics", "GET" "/metrics", Audit;
         /// Ready or not is for everybody; all the rest (`?verbose`) is what the scope is for.
         Status = "read_status", "GET" "/readyz", Audit;
+        /// Records of the token's own realm.
+        Audit = "read_audit", "GET" "/v1/audit", Audit;
+        Checkpoint = "read_checkpoint", "GET" "/v1/audit/checkpoint", Audit;
+        Proof = "read_proof", "GET" "/v1/audit/proof/{index}", Audit;
+        Consistency = "read_consistency", "GET" "/v1/audit/consistency/{from}", Audit;
     }
 }
 

@@ -6,9 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dialect, Look, Operation, Origin, SamplingOptions};
 use crate::secret::{Secret, Wiped};
+use crate::trace::{Trace, TraceId};
+
+/// Of the span that a request's log lines are in.
+pub const LOG_TARGET: &str = "slmd::request";
 
 /// Names one request. Our own id is what audit, log and answer go by: nobody else can choose it,
-/// so no two requests share one. A client's id lies beside it and is only told back.
+/// so no two requests share one. A client's id lies beside it and is only told back, and so does the
+/// trace that the request is a part of, which leads to its spans.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RequestId {
     #[serde(rename = "request_id")]
@@ -19,6 +24,8 @@ pub struct RequestId {
         skip_serializing_if = "Option::is_none"
     )]
     client: Option<String>,
+    #[serde(rename = "trace_id", default, skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceId>,
 }
 
 impl RequestId {
@@ -32,6 +39,7 @@ impl RequestId {
         RequestId {
             own: format!("{}{}", Self::PREFIX, crate::identity::random_hex::<16>()),
             client: None,
+            trace: None,
         }
     }
 
@@ -55,13 +63,31 @@ impl RequestId {
         }
     }
 
-    /// Without the client's.
+    /// Of that trace.
+    #[must_use]
+    pub fn of_trace(self, trace: Option<TraceId>) -> RequestId {
+        RequestId { trace, ..self }
+    }
+
+    /// Without the client's and the trace's.
     #[must_use]
     pub fn own(&self) -> RequestId {
         RequestId {
             own: self.own.clone(),
             client: None,
+            trace: None,
         }
+    }
+
+    pub fn trace(&self) -> Option<TraceId> {
+        self.trace
+    }
+
+    /// What each log line of the request says.
+    pub fn log_span(&self) -> tracing::Span {
+        let trace_id = self.trace.map(tracing::field::display);
+        // An error's level, so that no filter leaves it out that leaves lines.
+        tracing::error_span!(target: LOG_TARGET, "request", request_id = %self.own, trace_id)
     }
 
     /// Ours.
@@ -93,6 +119,8 @@ pub struct Request<T = Operation> {
     pub model: Option<String>,
     /// When the answer is of no more use.
     pub deadline: Option<Instant>,
+    /// Where its spans go.
+    pub trace: Trace,
     pub asks: T,
 }
 
@@ -107,6 +135,7 @@ where
             origin: self.origin,
             model: self.model,
             deadline: self.deadline,
+            trace: self.trace,
             asks: Operation::from(&self.asks),
         };
         (request, self.asks)
@@ -254,5 +283,19 @@ mod tests {
             assert_eq!(id.echoed(), id.as_str(), "{unsound:?}");
         }
         assert_eq!(RequestId::beside(Some(&long[1..])).echoed(), &long[1..]);
+    }
+
+    #[test]
+    fn records_hold_what_else_a_request_is_called() {
+        let plain = RequestId::random();
+        let written = serde_json::to_string(&plain).unwrap();
+        assert_eq!(written, format!(r#"{{"request_id":"{plain}"}}"#));
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let id = RequestId::beside(Some("a")).of_trace(trace.parse().ok());
+        let written = serde_json::to_string(&id).unwrap();
+        let more = format!(r#""client_request_id":"a","trace_id":"{trace}""#);
+        assert_eq!(written, format!(r#"{{"request_id":"{id}",{more}}}"#));
+        assert_eq!(serde_json::from_str::<RequestId>(&written).unwrap(), id);
+        assert_eq!(id.own().trace(), None);
     }
 }

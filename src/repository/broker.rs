@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::devices::Devices;
 use super::error::RepositoryError;
@@ -18,9 +18,9 @@ use super::metadata::{Metadata, Timestamp};
 use super::settings::Destination;
 use super::state::State;
 use crate::digest::sha256;
-use crate::identity::random_hex;
+use crate::identity::{chance, random_hex};
 use crate::link::{
-    Broker, Event, Events, Link, Options, Properties, Publication, Subscription, Tls,
+    Broker, Event, Events, Link, Lost, Options, Properties, Publication, Subscription, Tls,
 };
 use crate::time::{self, Known};
 use crate::trust::report;
@@ -32,6 +32,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// What is looked at of a broker that retains more than any fleet has.
 const MOST_RETAINED: usize = 20_000;
 const MOST_PACKET: u32 = 1 << 20;
+/// After another client of our user was let in, how often it is tried again, and how long after.
+const TRIES: u32 = 6;
+const PAUSE: Duration = Duration::from_secs(2);
 /// Publishes on their way at a time.
 const IN_FLIGHT: usize = 16;
 /// Devices' topics that are waited for at a time. A broker queues so many messages for a client, and
@@ -93,7 +96,7 @@ impl<'a> Retained<'a> {
     /// Brings all that is published there; may be repeated after any break.
     pub fn publish(&self, state: &State) -> Result<(), RepositoryError> {
         let pieces = mirror(state)?;
-        block_on(async {
+        block_on(async || {
             let mut session = self.connect().await?;
             // The timestamp first: what a flood beneath the wildcard drowns is sent again.
             let filters = [TIMESTAMP, "#"].map(|beneath| self.topic(beneath));
@@ -112,7 +115,7 @@ impl<'a> Retained<'a> {
     /// What these devices have said last. Each is asked for by its own topic: a wildcard would bring
     /// what anybody has put beneath it, and not all that devices have.
     pub fn reports(&self, devices: &Devices) -> Result<BTreeMap<String, Vec<u8>>, RepositoryError> {
-        block_on(async {
+        block_on(async || {
             let mut session = self.connect().await?;
             let mut reports = BTreeMap::new();
             let topics = devices.names().map(|device| format!("slm/{device}/trust"));
@@ -133,6 +136,25 @@ impl<'a> Retained<'a> {
             }
             session.close().await;
             Ok(reports)
+        })
+    }
+
+    /// Brings what the fleet's witness has cosigned: notes by the device.
+    pub fn publish_cosigned(
+        &self,
+        witness: &str,
+        notes: &[(String, String)],
+    ) -> Result<(), RepositoryError> {
+        let notes = notes.iter().map(|(device, note)| {
+            let topic = self.topic(&report::cosigned_file(device, witness));
+            publication(topic, note.clone().into())
+        });
+        let notes: Vec<Publication> = notes.collect();
+        block_on(async || {
+            let mut session = self.connect().await?;
+            session.send(notes.clone()).await?;
+            session.close().await;
+            Ok(())
         })
     }
 
@@ -159,7 +181,9 @@ impl<'a> Retained<'a> {
             .filter_map(|piece| before(&piece.path))
             .collect();
         let before: BTreeSet<String> = before.iter().map(|path| self.topic(path)).collect();
-        let needless = there.keys();
+        // What a witness brings is its own.
+        let cosigned = self.topic(report::COSIGNED);
+        let needless = there.keys().filter(|topic| !topic.starts_with(&cosigned));
         let needless = needless.filter(|topic| !ours.contains(*topic) && !before.contains(*topic));
         needless
             .map(|topic| publication(topic.clone(), Vec::new()))
@@ -346,6 +370,7 @@ async fn next(events: &mut Events) -> Result<Event, RepositoryError> {
 
 fn going_on(event: Option<Event>) -> Result<Event, RepositoryError> {
     match event {
+        Some(Event::Lost(Lost::TakenOver)) => Err(RepositoryError::TakenOver),
         Some(Event::Lost(lost)) => Err(failed(&lost)),
         Some(event) => Ok(event),
         None => Err(failed(&"the connection was lost")),
@@ -369,13 +394,22 @@ fn refused(topic: &str, why: &dyn std::fmt::Display) -> RepositoryError {
     RepositoryError::Broker(format!("it didn't take {topic}: {why}"))
 }
 
-fn block_on<T>(
-    work: impl Future<Output = Result<T, RepositoryError>>,
-) -> Result<T, RepositoryError> {
+/// Where a broker gives each user one connection, two commands of one user end each other: it is tried
+/// again, because each is short.
+fn block_on<T>(work: impl AsyncFn() -> Result<T, RepositoryError>) -> Result<T, RepositoryError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    runtime.map_err(|error| failed(&error))?.block_on(work)
+    let runtime = runtime.map_err(|error| failed(&error))?;
+    runtime.block_on(async {
+        for _ in 1..TRIES {
+            match work().await {
+                Err(RepositoryError::TakenOver) => sleep(PAUSE.mul_f64(0.5 + chance())).await,
+                done => return done,
+            }
+        }
+        work().await
+    })
 }
 
 #[cfg(test)]

@@ -55,6 +55,10 @@ impl Devices {
         self.keys.is_empty()
     }
 
+    pub fn key(&self, device: &str) -> Option<&PublicKey> {
+        self.keys.get(device)
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)
     }
@@ -166,9 +170,13 @@ impl Repository {
     }
 
     fn device_file(&self, device: &str) -> PathBuf {
-        let name = utf8_percent_encode(device, &CODED);
+        let name = coded(device);
         self.folder().join("devices").join(format!("{name}.json"))
     }
+}
+
+pub(super) fn coded(device: &str) -> String {
+    utf8_percent_encode(device, &CODED).to_string()
 }
 
 fn device_key(file: &Path, text: &[u8]) -> Result<PublicKey, RepositoryError> {

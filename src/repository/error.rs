@@ -59,6 +59,11 @@ pub enum RepositoryError {
     },
     #[error("{0}")]
     Broker(String),
+    #[error(
+        "another client has logged in there by the same name, and again and again: where a broker gives \
+         each user one connection, give `slmd fleet status --watch` and the like a user of their own"
+    )]
+    TakenOver,
     #[error("it holds another fleet's metadata; choose another place")]
     Foreign,
     #[error(

@@ -153,6 +153,16 @@ impl PrivateKey {
         PublicKey::new(self.0.public_key().as_ref())
     }
 
+    /// As RFC 8032 encodes it.
+    pub fn public_bytes(&self) -> Option<[u8; 32]> {
+        self.0.public_key().as_ref().try_into().ok()
+    }
+
+    /// A signature as it is.
+    pub fn sign_raw(&self, bytes: &[u8]) -> Option<[u8; 64]> {
+        self.0.sign(bytes).as_ref().try_into().ok()
+    }
+
     /// A signature in hexadecimal.
     pub fn sign(&self, bytes: &[u8]) -> String {
         hex(self.0.sign(bytes).as_ref())

@@ -12,9 +12,11 @@
 //! metadata/         N.ROLE.json and timestamp.json            metadata
 //! targets/          PATH/SHA256.NAME                          contents
 //! devices/          DEVICE.json: the keys of enrolled devices
+//! audit/            what was seen of their logs                seen
 //! ```
 
 mod broker;
+mod cosigner;
 mod devices;
 mod error;
 mod export;
@@ -28,6 +30,7 @@ mod policy;
 mod review;
 mod revoke;
 mod roles;
+mod seen;
 mod settings;
 mod sign;
 mod stage;
@@ -45,6 +48,7 @@ use rustix::fs::FlockOperation;
 use crate::files::{self, Care, FileError};
 use crate::secret::Secret;
 pub use broker::Retained;
+pub use cosigner::{Cosigner, WITNESS};
 pub use devices::{Devices, Heard, Standing, standing, stragglers};
 pub use error::RepositoryError;
 use export::{pieces, target_file};
@@ -60,6 +64,7 @@ pub use policy::{Allowed, check_policy};
 pub use review::review;
 pub use revoke::{Lift, Named, Revoke};
 pub use roles::{Duty, add_key, remove_key};
+pub use seen::{Device, Found, Seen};
 pub use settings::{Destination, Settings, is_name, new_file};
 pub use sign::{Pending, pending, sign};
 pub use stage::{renew, stage_deny, stage_target};

@@ -50,16 +50,21 @@ impl Handle {
     }
 
     /// Reads everything once, so that damage shows now rather than in the middle of a request,
-    /// and removes parts that a crash left without their value. Returns the number of values.
-    pub(super) fn verify(&self) -> Result<usize, StoreError> {
+    /// and removes parts that a crash left without their value; but for trees that are `spared`.
+    /// Returns the number of values.
+    pub(super) fn verify(&self, spared: &[&str]) -> Result<usize, StoreError> {
         let mut count = 0;
+        let spared = |name: &[u8]| spared.iter().any(|spared| Table::is_of(name, spared));
         for name in self.db.tree_names() {
+            if spared(&name) {
+                continue;
+            }
             for pair in self.db.open_tree(&name).map_err(from_sled)?.iter() {
                 pair.map_err(from_sled)?;
                 count += 1;
             }
         }
-        Table::sweep(&self.db)?;
+        Table::sweep(&self.db, spared)?;
         Ok(count)
     }
 

@@ -66,6 +66,8 @@ pub struct Writer<'a> {
 
 struct Shared {
     home: PathBuf,
+    /// Trees that opening doesn't read through.
+    spared: &'static [&'static str],
     recovery: Option<Recovery>,
     /// Writers, flushes and reopenings exclude each other: sled forgets to wake a waiting flush
     /// when a write fails in a buffer that several threads share.
@@ -112,7 +114,13 @@ pub fn lock(folder: &Path) -> Result<File, StoreError> {
 impl Store {
     /// Opens or creates the database in `folder`, repairing what can be repaired.
     pub fn open(folder: &Path) -> Result<Store, StoreError> {
-        let opened = open::open(folder)?;
+        Store::open_sparing(folder, &[])
+    }
+
+    /// As [`Store::open`], but damage in trees that are `spared` shows when they are read, and is
+    /// repaired when it is opened next. They may be large.
+    pub fn open_sparing(folder: &Path, spared: &'static [&str]) -> Result<Store, StoreError> {
+        let opened = open::open(folder, spared)?;
         let database = Database {
             handle: Some(opened.handle),
             names: BTreeSet::new(),
@@ -120,6 +128,7 @@ impl Store {
         };
         Ok(Store(Arc::new(Shared {
             home: opened.home,
+            spared,
             recovery: opened.recovery,
             writer: Mutex::new(()),
             database: RwLock::new(database),
@@ -208,6 +217,11 @@ impl Store {
         self.0.problem.lock().clone()
     }
 
+    /// The bytes that are free on its disk, and the disk's size.
+    pub fn disk(&self) -> Option<(u64, u64)> {
+        self.0.disk()
+    }
+
     /// What the database takes on the disk, garbage included.
     #[cfg(test)]
     pub fn size_on_disk(&self) -> u64 {
@@ -286,9 +300,15 @@ impl Tree {
     }
 
     fn read<T>(&self, from: impl FnOnce(&Table) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.store.0.reads.fetch_add(1, Ordering::Relaxed);
-        let database = self.store.0.read();
-        from(self.store.0.table(&database, self)?)
+        let shared = &self.store.0;
+        shared.reads.fetch_add(1, Ordering::Relaxed);
+        let database = shared.read();
+        let table = shared.table(&database, self)?;
+        open::guarded(|| from(table)).inspect_err(|error| {
+            if let StoreError::Corrupt(_) = error {
+                open::mark_damaged(&shared.home);
+            }
+        })
     }
 }
 
@@ -332,6 +352,11 @@ impl Writer<'_> {
         self.shared.dirty.store(true, Ordering::Release);
         let done = change(self.shared.table(&self.database, tree)?);
         done.inspect_err(|error| self.shared.note(error))
+    }
+
+    /// Nothing can be written for want of what is damaged: the store is of no more use as it is.
+    pub fn give_up(&self, error: &StoreError) {
+        self.shared.note(error);
     }
 }
 
@@ -378,7 +403,7 @@ impl Shared {
         let mut database = self.database.write();
         // sled's own lock goes with the old handle.
         database.handle = None;
-        match open::reopen(&self.home, &database.names) {
+        match open::reopen(&self.home, &database.names, self.spared) {
             Ok(handle) => {
                 database.handle = Some(handle);
                 database.generation += 1;
@@ -397,14 +422,21 @@ impl Shared {
     }
 
     fn has_room(&self) -> bool {
-        rustix::fs::statvfs(&self.home)
-            .is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= ROOM)
+        self.disk().is_some_and(|(free, _)| free >= ROOM)
+    }
+
+    fn disk(&self) -> Option<(u64, u64)> {
+        let disk = rustix::fs::statvfs(&self.home).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        Some((bytes(disk.f_bavail), bytes(disk.f_blocks)))
     }
 
     /// Remembers that the handle is of no more use; sled's errors stick to it.
     fn note(&self, error: &StoreError) {
-        if matches!(error, StoreError::TooLarge { .. }) {
-            return;
+        match error {
+            StoreError::TooLarge { .. } => return,
+            StoreError::Corrupt(_) => open::mark_damaged(&self.home),
+            _ => {}
         }
         self.broken.lock().get_or_insert_with(|| Broken {
             error: error.clone(),

@@ -42,11 +42,12 @@ pub(super) struct Opened {
     pub(super) lock: File,
 }
 
-/// Opens the database in `folder`, or a new one when it is beyond repair.
-pub(super) fn open(folder: &Path) -> Result<Opened, StoreError> {
+/// Opens the database in `folder`, or a new one when it is beyond repair. Trees that are `spared` aren't
+/// read through, unless there was damage.
+pub(super) fn open(folder: &Path, spared: &[&str]) -> Result<Opened, StoreError> {
     let lock = lock(folder)?;
     let home = folder.join("sled");
-    let (handle, recovery) = match try_open(&home) {
+    let (handle, recovery) = match try_open(&home, spared) {
         Err(StoreError::Corrupt(error)) => {
             let (handle, recovery) = repair(folder, &home, error)?;
             (handle, Some(recovery))
@@ -54,6 +55,8 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StoreError> {
         opened => (opened?.0, None),
     };
     settle(folder, &home).map_err(|e| StoreError::from_io(&e))?;
+    // What was found there is repaired, or was none of the disk's.
+    let _ = fs::remove_file(mark(&home));
     Ok(Opened {
         handle,
         home,
@@ -64,23 +67,41 @@ pub(super) fn open(folder: &Path) -> Result<Opened, StoreError> {
 
 /// Opens the database again in a running process, which holds the lock. Damage isn't repaired
 /// here: emptying the store under those who use it is for a new start.
-pub(super) fn reopen(home: &Path, names: &BTreeSet<String>) -> Result<Handle, StoreError> {
-    let (mut handle, _) = try_open(home)?;
+pub(super) fn reopen(
+    home: &Path,
+    names: &BTreeSet<String>,
+    spared: &[&str],
+) -> Result<Handle, StoreError> {
+    let (mut handle, _) = try_open(home, spared)?;
     for name in names {
         handle.open_table(name)?;
     }
     Ok(handle)
 }
 
-/// Opens `home` and counts its values.
-fn try_open(home: &Path) -> Result<(Handle, usize), StoreError> {
+/// Notes that damage was met, so that whoever opens it next reads all of it.
+pub(super) fn mark_damaged(home: &Path) {
+    let _ = files::create_new(&mark(home));
+}
+
+/// Beside the database, whose files go when it is begun anew.
+fn mark(home: &Path) -> PathBuf {
+    home.with_extension("suspect")
+}
+
+/// Opens `home` and counts the values of what isn't spared.
+fn try_open(home: &Path, spared: &[&str]) -> Result<(Handle, usize), StoreError> {
     private(home)?;
+    let spared = match mark(home).exists() {
+        true => &[],
+        false => spared,
+    };
     // A crash while sled starts can leave an empty one, and sled takes it for its newest
     // snapshot (sled #1527, #1533).
     let leftover = |name: &str| name.ends_with(".generating");
     remove_files(home, leftover).map_err(|e| StoreError::from_io(&e))?;
     for _ in 0..LOCK_TRIES {
-        match open_whole(home) {
+        match open_whole(home, spared) {
             Err(StoreError::Io(text)) if text.contains("could not acquire lock") => {
                 thread::sleep(LOCK_WAIT);
             }
@@ -90,14 +111,19 @@ fn try_open(home: &Path) -> Result<(Handle, usize), StoreError> {
     Err(StoreError::Locked)
 }
 
-/// Opens and reads everything. sled panics on some kinds of damage.
-fn open_whole(home: &Path) -> Result<(Handle, usize), StoreError> {
-    let opened = catch_unwind(AssertUnwindSafe(|| {
+/// Opens and reads everything that isn't spared.
+fn open_whole(home: &Path, spared: &[&str]) -> Result<(Handle, usize), StoreError> {
+    guarded(|| {
         let handle = Handle::open(home)?;
-        let left = handle.verify()?;
+        let left = handle.verify(spared)?;
         Ok((handle, left))
-    }));
-    opened.unwrap_or_else(|_| Err(StoreError::Corrupt("the database panicked on it".into())))
+    })
+}
+
+/// sled panics on some kinds of damage.
+pub(super) fn guarded<T>(reads: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let read = catch_unwind(AssertUnwindSafe(reads));
+    read.unwrap_or_else(|_| Err(StoreError::Corrupt("the database panicked on it".into())))
 }
 
 /// Keeps a copy, then tries without what sled can rebuild from its log, then starts anew.
@@ -112,7 +138,7 @@ fn repair(folder: &Path, home: &Path, error: String) -> Result<(Handle, Recovery
     if copy_folder(home, &kept).is_ok() {
         let rebuilt = |name: &str| name.starts_with("snap.") || name == "conf";
         remove_files(home, rebuilt).map_err(io)?;
-        match try_open(home) {
+        match try_open(home, &[]) {
             Err(StoreError::Corrupt(_)) => fs::remove_dir_all(home).map_err(io)?,
             opened => return opened.map(|(handle, left)| (handle, recovery(left))),
         }
@@ -121,7 +147,7 @@ fn repair(folder: &Path, home: &Path, error: String) -> Result<(Handle, Recovery
         let _ = fs::remove_dir_all(&kept);
         fs::rename(home, &kept).map_err(io)?;
     }
-    let (handle, _) = try_open(home)?;
+    let (handle, _) = try_open(home, &[])?;
     Ok((handle, recovery(0)))
 }
 

@@ -108,9 +108,16 @@ impl Table {
         self.values.len()
     }
 
+    /// Whether a tree of the database belongs to this table.
+    pub(super) fn is_of(tree: &[u8], name: &str) -> bool {
+        let rest = tree.strip_prefix(name.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest == SUFFIX.as_bytes())
+    }
+
     /// Removes parts that no value names.
-    pub(super) fn sweep(db: &sled::Db) -> Result<(), StoreError> {
-        for name in db.tree_names() {
+    pub(super) fn sweep(db: &sled::Db, spared: impl Fn(&[u8]) -> bool) -> Result<(), StoreError> {
+        let names = db.tree_names().into_iter();
+        for name in names.filter(|name| !spared(name)) {
             let Some(name) = std::str::from_utf8(&name)
                 .ok()
                 .and_then(|n| n.strip_suffix(SUFFIX))

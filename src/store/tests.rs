@@ -57,6 +57,49 @@ fn what_was_synced_is_there_after_a_reopening() {
 }
 
 #[test]
+fn damage_in_a_spared_tree_shows_when_it_is_read_and_is_repaired_the_next_time() {
+    let folder = folder();
+    let open = || Store::open_sparing(folder.path(), &["large"]).unwrap();
+    let store = open();
+    let (large, small) = (store.tree("large").unwrap(), store.tree("small").unwrap());
+    for n in 0..200_u8 {
+        large.insert(&[n], &bytes(4000, n)).unwrap();
+    }
+    small.insert(b"a", b"1").unwrap();
+    store.sync().unwrap();
+    drop((large, small, store));
+    // With a snapshot, what lies in the middle is read only when it is asked for.
+    drop(open());
+    let file = folder.path().join("sled/db");
+    let mut found = fs::read(&file).unwrap();
+    let needle = bytes(4000, 100);
+    let mut at = found.windows(needle.len()).enumerate();
+    let places: Vec<usize> = at
+        .by_ref()
+        .filter(|(_, w)| *w == needle)
+        .map(|(n, _)| n)
+        .collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|at| found[at + 9] ^= 1);
+    fs::write(&file, found).unwrap();
+
+    let store = open();
+    assert!(store.recovery().is_none());
+    let large = store.tree("large").unwrap();
+    let read = large.range(&[], usize::MAX);
+    assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+    assert_eq!(
+        store.tree("small").unwrap().get(b"a").unwrap().unwrap(),
+        b"1"
+    );
+    drop((large, store));
+    let store = open();
+    assert!(store.recovery().is_some());
+    drop(store);
+    assert!(open().recovery().is_none());
+}
+
+#[test]
 fn a_second_process_would_find_it_locked() {
     let folder = folder();
     let store = Store::open(folder.path()).unwrap();

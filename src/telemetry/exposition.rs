@@ -3,9 +3,8 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::info::Info;
 pub use prometheus_client::registry::Registry;
 
@@ -36,9 +35,9 @@ struct Build {
     version: &'static str,
 }
 
-/// All metrics, readable as Prometheus text.
+/// The metrics that parts keep, readable as Prometheus text.
 #[derive(Debug, Clone)]
-pub struct Exposition(Arc<Mutex<Registry>>);
+pub struct Exposition(Arc<Registry>);
 
 impl Exposition {
     /// Adds what is known of the process itself.
@@ -48,14 +47,16 @@ impl Exposition {
         };
         registry.register("slmd_build", "The release that runs", Info::new(build));
         registry.register_collector(Box::new(Figures::default()));
-        Exposition(Arc::new(Mutex::new(registry)))
+        Exposition(Arc::new(registry))
     }
 
-    pub fn text(&self, format: Format) -> String {
-        let registry = self.0.lock();
+    /// With what is true at the moment, which nobody keeps.
+    pub fn text(&self, now: &Registry, format: Format) -> String {
         let mut text = String::new();
         // Writing to a `String` can't fail.
-        let _ = encode(&mut text, &registry);
+        let _ = encode_registry(&mut text, &self.0)
+            .and_then(|()| encode_registry(&mut text, now))
+            .and_then(|()| encode_eof(&mut text));
         match format {
             Format::OpenMetrics => text,
             Format::Text => plain(&text),

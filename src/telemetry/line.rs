@@ -9,6 +9,10 @@ use tracing::{Event, Level};
 
 use crate::time::Timestamp;
 
+/// What an event says member by member, or a span of all lines in it: of which request they are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fields(Map<String, Value>);
+
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) level: Level,
@@ -32,17 +36,21 @@ struct Object<'a> {
 }
 
 impl Line {
-    pub(super) fn of(event: &Event<'_>) -> Line {
-        let metadata = event.metadata();
-        let mut line = Line {
+    /// An event, with what the spans say that it is in.
+    pub(super) fn of(event: &Event<'_>, mut fields: Fields) -> Line {
+        event.record(&mut fields);
+        let (metadata, Fields(mut fields)) = (event.metadata(), fields);
+        let message = match fields.shift_remove("message") {
+            Some(Value::String(message)) => message,
+            _ => String::new(),
+        };
+        Line {
             level: *metadata.level(),
             target: metadata.target(),
             place: metadata.file().zip(metadata.line()),
-            message: String::new(),
-            fields: Map::new(),
-        };
-        event.record(&mut line);
-        line
+            message,
+            fields,
+        }
     }
 
     /// What is no event.
@@ -83,16 +91,20 @@ impl Line {
         }
         text
     }
+}
+
+impl Fields {
+    /// Of a span within this one.
+    pub(super) fn join(&mut self, inner: &Fields) {
+        self.0.extend(inner.0.clone());
+    }
 
     fn add(&mut self, field: &Field, value: Value) {
-        match (field.name(), value) {
-            ("message", Value::String(message)) => self.message = message,
-            (name, value) => drop(self.fields.insert(name.to_owned(), value)),
-        }
+        self.0.insert(field.name().to_owned(), value);
     }
 }
 
-impl Visit for Line {
+impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.add(field, format!("{value:?}").into());
     }

@@ -5,13 +5,16 @@ use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 
 use rustix::fs::fstat;
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::{EnvFilter, fmt, registry};
 
 use super::filter::{FilterError, check_filter};
 use super::journal::{Entry, Journal};
-use super::line::{Line, priority};
+use super::line::{Fields, Line, priority};
+use crate::prompt::LOG_TARGET;
 use crate::time::Clocks;
 
 /// How log lines are written.
@@ -57,6 +60,8 @@ enum Output {
 /// effect.
 pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), FilterError> {
     check_filter(filter)?;
+    // Whatever lines are wanted, each says of which request it is.
+    let filter = format!("{filter},{LOG_TARGET}=error");
     let wanted = registry().with(EnvFilter::new(filter));
     let output = match format {
         LogFormat::Json => Output::Json,
@@ -131,9 +136,27 @@ impl Output {
 /// Hands each event on as a [`Line`].
 struct Lines(&'static Output);
 
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        self.0.write(&Line::of(event));
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields::default();
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        for span in context
+            .event_scope(event)
+            .into_iter()
+            .flat_map(Scope::from_root)
+        {
+            if let Some(own) = span.extensions().get() {
+                fields.join(own);
+            }
+        }
+        self.0.write(&Line::of(event, fields));
     }
 }
 

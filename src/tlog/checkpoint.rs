@@ -3,9 +3,10 @@
 
 use std::fmt;
 
-use super::note::{Note, NoteError, SignatureError, VerifierKey};
+use super::note::{Algorithm, Note, NoteError, SignatureError, VerifierKey};
 use super::text;
 use super::tree::{EMPTY, Hash};
+use crate::identity::PublicKey;
 
 /// The head of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,14 @@ impl Checkpoint {
         }
     }
 
+    /// The checkpoint in `note` of whichever log that signs with `key` under its own name.
+    pub fn by(note: &[u8], key: &PublicKey) -> Result<(Checkpoint, Note), CheckpointError> {
+        let parsed = Note::parse(note).map_err(CheckpointError::Note)?;
+        let origin = parsed.text().split('\n').next().unwrap_or_default();
+        let log = VerifierKey::new(origin, Algorithm::Ed25519, key);
+        Checkpoint::open(note, &log.map_err(|_| CheckpointError::Origin)?)
+    }
+
     /// The checkpoint in `note`, which must be signed by the log that has `key`.
     pub fn open(note: &[u8], key: &VerifierKey) -> Result<(Checkpoint, Note), CheckpointError> {
         let note = Note::parse(note).map_err(CheckpointError::Note)?;
@@ -76,7 +85,6 @@ impl fmt::Display for Checkpoint {
 mod tests {
     use super::*;
     use crate::identity::Key;
-    use crate::tlog::note::Algorithm;
 
     const PUBLISHED: &str =
         "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
@@ -136,6 +144,15 @@ mod tests {
             Checkpoint::open(note.as_bytes(), &key(name)).map(|(read, _)| read.size)
         };
         assert_eq!(open(&signed(text, "edge/1"), "edge/1"), Ok(1));
+        let by = |note: &str| {
+            Checkpoint::by(note.as_bytes(), device.public()).map(|(read, _)| read.size)
+        };
+        assert_eq!(by(&signed(text, "edge/1")), Ok(1));
+        let unnamed = text.replace("edge/1", "edge 1");
+        assert_eq!(
+            by(&signed(&unnamed, "edge/1")),
+            Err(CheckpointError::Origin)
+        );
         let missing = CheckpointError::Signature(SignatureError::Missing);
         assert_eq!(open(&signed(text, "edge/1"), "edge/2"), Err(missing));
         assert_eq!(

@@ -8,9 +8,11 @@
 
 pub mod checkpoint;
 pub mod cosignature;
+#[cfg(test)]
+pub mod leaves;
 pub mod note;
 pub mod policy;
 pub mod proof;
-mod text;
+pub mod text;
 pub mod tree;
 pub mod witness;

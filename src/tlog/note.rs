@@ -96,6 +96,20 @@ impl Note {
         });
     }
 
+    /// Takes the signatures of another note over the same text, in place of older ones of the same
+    /// keys. `false`: it is of another text.
+    pub fn join(&mut self, other: &Note) -> bool {
+        if self.text != other.text {
+            return false;
+        }
+        for line in &other.signatures {
+            let same = |own: &Signature| (&own.name, own.id) == (&line.name, line.id);
+            self.signatures.retain(|own| !same(own));
+            self.signatures.push(line.clone());
+        }
+        true
+    }
+
     /// What was signed: whole lines.
     pub fn text(&self) -> &str {
         &self.text

@@ -9,7 +9,7 @@ use super::tree::Hash;
 const MAX: u64 = i64::MAX as u64;
 
 /// ASCII decimal without leading zeroes.
-pub(super) fn decimal(text: &str) -> Option<u64> {
+pub fn decimal(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let leading = text.len() > 1 && text.starts_with('0');
     let number = text.parse().ok().filter(|_| digits && !leading)?;
@@ -21,11 +21,11 @@ pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-pub(super) fn hash(text: &str) -> Option<Hash> {
+pub fn hash(text: &str) -> Option<Hash> {
     bytes(text)?.try_into().ok()
 }
 
-pub(super) fn base64(bytes: &[u8]) -> String {
+pub fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 

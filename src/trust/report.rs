@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::digest::percent_encoded;
 use crate::identity::{Key, PublicKey};
 use crate::json;
 use crate::time::Timestamp;
@@ -18,7 +19,7 @@ use crate::time::Timestamp;
 /// The version that this release writes. Of a later one the members that are known are read.
 pub const VERSION: u64 = 1;
 /// The longest report, signed.
-pub const MAX_LEN: usize = 16 * 1024;
+pub const MAX_LEN: usize = 32 * 1024;
 
 /// So that nothing else that a device signs passes for a report.
 const TYPE: &str = "slmd-report+jwt";
@@ -51,6 +52,8 @@ pub struct Report {
     /// Why the fleet's metadata wasn't taken, the last time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
     /// What a later release says besides.
     #[serde(flatten)]
     pub more: Map<String, Value>,
@@ -87,6 +90,35 @@ pub struct Realm {
     pub denied: u64,
     #[serde(flatten)]
     pub more: Map<String, Value>,
+}
+
+/// The device's audit log, as far as others can check it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Audit {
+    /// The newest: a signed note (C2SP tlog-checkpoint).
+    pub checkpoint: String,
+    /// That it has grown from what was seen of it before.
+    #[serde(default)]
+    pub consistency: Vec<Consistency>,
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+/// The proof that a log of `from` records is the beginning of the one that is reported (RFC 9162
+/// section 2.1.4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Consistency {
+    pub from: u64,
+    /// Hashes in base64, as in C2SP's proofs.
+    pub proof: Vec<String>,
+}
+
+/// Beneath `slm/trust/{fleet}/`: what witnesses bring to devices.
+pub const COSIGNED: &str = "witness/";
+
+/// Where a device looks there for what a witness, by its key's name, has cosigned of its log.
+pub fn cosigned_file(device: &str, witness: &str) -> String {
+    format!("{COSIGNED}{device}/{}", percent_encoded(witness))
 }
 
 /// A device as its fleet has enrolled it.
@@ -246,6 +278,7 @@ mod tests {
             "realms": {"prod": {"keys": ["t"], "kids": ["k"],
                 "confirmed": "2026-11-27T11:00:00.000Z", "denied": 3}},
             "models": {"smollm2": "sha256:00"}, "error": "expired",
+            "audit": {"checkpoint": "note", "consistency": [{"from": 3, "proof": ["AA=="]}]},
         })
     }
 
@@ -278,7 +311,7 @@ mod tests {
     #[test]
     fn what_a_device_does_not_know_is_absent() {
         let mut least = text(1);
-        for name in ["fleet", "error", "realms", "models"] {
+        for name in ["fleet", "error", "realms", "models", "audit"] {
             least.as_object_mut().unwrap().remove(name);
         }
         let report = judge(&signed(&least), 0).unwrap();
@@ -292,7 +325,8 @@ mod tests {
     fn a_later_release_may_say_more() {
         let mut later = text(7);
         later["version"] = 2.into();
-        later["checkpoint"] = json!({"size": 9});
+        later["temperature"] = json!({"cpu": 60});
+        later["audit"]["cosigned"] = json!([]);
         later["fleet"]["role"] = 1.into();
         later["realms"]["prod"]["policy"] = json!(["x"]);
         let report = judge(&signed(&later), 0).unwrap();

@@ -26,6 +26,8 @@ pub(crate) struct Case {
     pub(crate) operation: Operation,
     pub(crate) realm: Realm,
     pub(crate) revoked: Revocations,
+    /// What is revoked beside isn't known.
+    pub(crate) unknown: bool,
     pub(crate) clock: Clock,
 }
 
@@ -44,6 +46,7 @@ impl Case {
             operation: chat(),
             realm: mint::realm(&[&issuer, &other]),
             revoked: Revocations::default(),
+            unknown: false,
             clock: mint::clock(),
             issuer,
         }
@@ -81,6 +84,11 @@ impl Case {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let deny = DenyList {
             realms: [(ISSUER.to_owned(), self.revoked.clone())].into(),
+            unknown: self
+                .unknown
+                .then(|| ISSUER.to_owned())
+                .into_iter()
+                .collect(),
         };
         Snapshot::new(1, vec![self.realm.clone()], deny)
     }

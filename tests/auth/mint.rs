@@ -20,6 +20,7 @@ use slmd::for_tests::auth::{
 use slmd::for_tests::prompt::{Dialect, Operation, Origin, Request, RequestId};
 use slmd::for_tests::secret::Secret;
 use slmd::for_tests::time::{Mark, Timestamp, Uptime};
+use slmd::for_tests::trace::Trace;
 
 pub(crate) const ISSUER: &str = "https://keycloak.test/realms/dev";
 /// 2026-11-24, in seconds: when all tests happen.
@@ -235,6 +236,7 @@ pub(crate) fn request(model: Option<&str>, operation: Operation) -> Arc<Request>
         origin: Origin::Daemon,
         model: model.map(str::to_owned),
         deadline: None,
+        trace: Trace::default(),
         asks: operation,
     })
 }

@@ -78,6 +78,10 @@ fn the_deny_list_names_peers_by_subject_and_client() {
     let running = permitted(&case);
     case.revoked.subjects.insert("uid:1001".to_owned(), None);
     assert_eq!(recheck(&running, &case.snapshot(), &case.clock), Ok(()));
+    case.unknown = true;
+    assert_eq!(case.denied().reason, TrustUnread);
+    let again = recheck(&running, &case.snapshot(), &case.clock);
+    assert_eq!(again, Err(TrustUnread));
     for client in [false, true] {
         case = broken();
         match client {

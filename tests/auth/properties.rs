@@ -44,7 +44,11 @@ fn permits_under(
 ) -> bool {
     let (request, credential) = (mint::request(None, operation), mint::bearer(token));
     let realms = [(realm.issuer.clone(), revoked)].into();
-    let snapshot = Snapshot::new(1, vec![realm], DenyList { realms });
+    let deny = DenyList {
+        realms,
+        ..DenyList::default()
+    };
+    let snapshot = Snapshot::new(1, vec![realm], deny);
     let mut clock = mint::clock();
     clock.synchronised = synchronised;
     let decision = decide(None, &credential, &request, &snapshot, &clock);

@@ -266,6 +266,7 @@ pub(crate) const PROVEN: &[(DenyReason, Spoil)] = &[
         own.insert("device-1".to_owned(), from);
         issued_a_little_earlier(c);
     }),
+    (TrustUnread, |c| c.unknown = true),
     (EndpointMissing, |c| c.realm.policy.default_endpoint = None),
     (EndpointUnknown, |c| c.model = Some("smollm2-135m-instruct")),
     (EndpointUnknown, |c| {

@@ -57,6 +57,7 @@ fn open(store: &Store, folder: &Path) -> Log {
         checkpoint_records: 1000,
         checkpoint_interval: Duration::from_secs(60),
         export: Default::default(),
+        witnesses: Vec::new(),
     };
     let device = Device {
         identity: &Identity::new("edge-1").expect("a good name"),

@@ -26,6 +26,10 @@ pub mod secret;
 pub mod sys;
 #[path = "../../src/time.rs"]
 pub mod time;
+#[path = "../../src/tlog/mod.rs"]
+pub mod tlog;
+#[path = "../../src/trace/mod.rs"]
+pub mod trace;
 #[path = "../../src/trust/mod.rs"]
 pub mod trust;
 

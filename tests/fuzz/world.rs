@@ -14,6 +14,7 @@ use crate::auth::{
 use crate::prompt::{Look, Operation, Origin, Request, RequestId, SamplingOptions};
 use crate::secret::Secret;
 use crate::time::{Mark, Timestamp, Uptime};
+use crate::trace::Trace;
 
 pub const ISSUER: &str = "https://keycloak.test/realms/dev";
 pub const CLIENT: &str = "slm";
@@ -39,6 +40,7 @@ pub static REQUEST: LazyLock<Arc<Request>> = LazyLock::new(|| {
         origin: Origin::Daemon,
         model: Some(CLIENT.to_owned()),
         deadline: None,
+        trace: Trace::default(),
         asks: Operation::Look(Look::Models),
     })
 });

@@ -11,6 +11,7 @@ use slmd::for_tests::prompt::{Dialect, Operation, Origin, Request, RequestId, Sc
 use slmd::for_tests::reason::DenyReason;
 use slmd::for_tests::secret::Secret;
 use slmd::for_tests::time::{Mark, Timestamp, Uptime};
+use slmd::for_tests::trace::Trace;
 
 use crate::grants;
 
@@ -88,6 +89,7 @@ impl Judge {
             model: model.map(str::to_owned),
             asks: operation,
             deadline: None,
+            trace: Trace::default(),
         });
         let snapshot = Snapshot::new(1, self.realms.clone(), DenyList::default());
         decide(None, &credential, &request, &snapshot, &self.clock)

@@ -13,8 +13,10 @@ mod support;
 
 mod admin;
 mod appliance;
+mod auditors;
 mod certificates;
 mod daemon;
+mod demo;
 mod directory;
 mod dpop;
 mod explain;
@@ -24,6 +26,7 @@ mod grants;
 mod judge;
 mod ldap;
 mod login;
+mod monitoring;
 mod offline;
 mod outage;
 mod place;

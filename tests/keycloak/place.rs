@@ -64,6 +64,12 @@ impl Place {
         self.note("slmd");
     }
 
+    /// Puts another program on the path.
+    pub fn command(&self, name: &str, script: &str) {
+        program(&self.file("bin").join(name), script);
+        self.note(name);
+    }
+
     pub fn file(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -3,11 +3,10 @@
 
 use std::fs;
 
-use crate::appliance::{ask, over_tcp, refused, setup};
 use crate::grants::realm;
 use crate::place::Place;
 use crate::server::{ADMIN_PASSWORD, Keycloak, keycloak, realm_file};
-use crate::support::{Daemon, Setup, free_port, root};
+use crate::support::{Daemon, Setup, root};
 
 const SERVER: &str = "https://keycloak.example";
 const AUTHORITY: &str = "/etc/slmd/keycloak-ca.pem";
@@ -59,6 +58,19 @@ fn follow(name: &str, headings: &[&str]) -> String {
     let daemon = Daemon::start(Setup::new().with(&settings));
     let place = Place::new(server);
     place.slmd(&daemon);
+    follow_in(&place, server, name, headings)
+}
+
+/// A realm by import, with a monitor's client; the place has the client's secret.
+#[track_caller]
+pub fn monitored(server: &'static Keycloak, name: &str) -> Place {
+    let place = Place::new(server);
+    follow_in(&place, server, name, &[COMMON, "By import", "A monitor"]);
+    place
+}
+
+#[track_caller]
+fn follow_in(place: &Place, server: &'static Keycloak, name: &str, headings: &[&str]) -> String {
     let mark = |heading| format!("echo '== {heading}'\n{}", blocks(heading, "sh"));
     let script: String = headings.iter().copied().map(mark).collect();
     let printed = place.types(&own(server, name, &script), &[]);
@@ -136,30 +148,6 @@ fn typing_leads_to_an_answer_and_to_what_the_import_makes() {
             assert_eq!(made, value, "{client_id}: {attribute}");
         }
     }
-}
-
-#[test]
-fn a_scraper_gets_tokens_that_open_metrics_and_nothing_else() {
-    let name = "readme-monitor";
-    follow(name, &[COMMON, "By import", "A monitor"]);
-    let realm = realm(name);
-    let scrape = own(realm.server, name, &blocks("A monitor", "yaml"));
-    for line in [
-        format!("token_url: {}\n", realm.token_url()),
-        format!("ca_file: {}\n", realm.server.ca_file().display()),
-        "client_id: prometheus\n".to_owned(),
-    ] {
-        assert!(scrape.contains(&line), "{line} isn't in {scrape}");
-    }
-    let port = free_port();
-    let listen = format!("[http]\nlisten = \"127.0.0.1:{port}\"");
-    let daemon = Daemon::start(setup(&[&realm]).with(&listen));
-    let token = realm.service("prometheus", None).access;
-    for path in ["/metrics", "/readyz?verbose"] {
-        let answer = over_tcp(port, &token, path);
-        assert_eq!(answer.status, 200, "{answer:?}");
-    }
-    refused(&ask(&daemon, &token, "Who are you?"), 403, "scope_missing");
 }
 
 /// Keycloak's own import takes an unset name as the text that it is, so the README's shell asks.

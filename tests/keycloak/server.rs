@@ -36,6 +36,7 @@ pub struct Keycloak {
     pub gateway: Pair,
     ca: PathBuf,
     port: u16,
+    management: u16,
     agent: Agent,
     process: Mutex<Child>,
 }
@@ -103,6 +104,7 @@ impl Keycloak {
         command.args(["start", "--optimized", "--import-realm", "--cache=local"]);
         command.args(["--http-enabled=false", "--http-host=127.0.0.1"]);
         command.args(["--http-management-scheme=http"]);
+        command.args(["--event-metrics-user-tags=realm,clientId"]);
         command.arg(format!("--hostname=https://localhost:{port}"));
         command.arg(format!("--https-port={port}"));
         command.arg(format!("--http-management-port={management}"));
@@ -123,16 +125,17 @@ impl Keycloak {
             agent: agent(&authority.certificate()),
             ca: authority.certificate(),
             port,
+            management,
             folder,
             directory,
             gateway,
         };
-        keycloak.until_ready(management);
+        keycloak.until_ready();
         keycloak
     }
 
-    fn until_ready(&self, management: u16) {
-        let url = format!("http://127.0.0.1:{management}/health/ready");
+    fn until_ready(&self) {
+        let url = format!("http://127.0.0.1:{}/health/ready", self.management);
         within(START, "Keycloak's health", || {
             let mut process = self.process.lock().expect("no test thread panicked");
             if let Some(status) = process.try_wait().expect("it is our child") {
@@ -163,6 +166,11 @@ impl Keycloak {
 
     pub fn url(&self) -> String {
         format!("https://localhost:{}", self.port)
+    }
+
+    /// Where its metrics are.
+    pub fn management_port(&self) -> u16 {
+        self.management
     }
 
     pub fn ca_file(&self) -> &Path {

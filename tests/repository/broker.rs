@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::fleet::{Fleet, jwks};
-use crate::support::{Ca, Mosquitto, Publish, retain_all, run};
+use crate::support::{Ca, Mosquitto, Publish, exit, retain_all, run, signal};
 
 /// What the broker retains beneath the fleet's topics, laid down as a mirror's folder.
 pub fn retained(broker: &Mosquitto, mirror: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -245,4 +246,41 @@ fn over_tls_the_shipped_access_list_lets_the_manager_publish_and_no_device() {
     fs::write(&settings, format!("{text}{known}")).expect("it is ours");
     let said = fleet.ok(&["timestamp", "--publish"]);
     assert!(said.contains("published to mqtts://localhost"), "{said}");
+}
+
+/// As `deploy/mqtt/mosquitto.conf` has it, a user has one connection, and each new one ends the other.
+#[test]
+fn one_user_watches_and_publishes_at_the_same_time() {
+    let fleet = Fleet::new();
+    let ca = Ca::new("fleet");
+    let broker = Mosquitto::deployed(&ca.issue("localhost"), &["fleet"]);
+    fleet.secret("fleet.password", &Mosquitto::password("fleet"));
+    let to = format!("mqtts://localhost:{}", broker.port());
+    let settings = fleet.folder().join("fleet.toml");
+    let mut text = fs::read_to_string(&settings).expect("it is there");
+    let ca_file = ca.file().display().to_string();
+    text.push_str(&format!(
+        "\n[[publish]]\nto = \"{to}\"\nca_file = \"{ca_file}\"\nusername = \"fleet\"\n\
+         password_file = \"fleet.password\"\n"
+    ));
+    fs::write(&settings, text).expect("a temporary file");
+    fleet.ok(&[
+        "enroll",
+        "edge-1",
+        "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+    ]);
+    let mut watch = fleet.command(&["status", "--watch"]);
+    let output = watch.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = output.spawn().expect("slmd is there");
+    // Any two of them meet.
+    for _ in 0..4 {
+        fleet.ok(&["publish"]);
+    }
+    assert!(watch.try_wait().expect("it is our child").is_none());
+    signal(&watch, libc::SIGINT);
+    exit(&mut watch, Duration::from_secs(60)).expect("it ends when asked");
+    let mut shown = String::new();
+    let mut stdout = watch.stdout.take().expect("piped above");
+    stdout.read_to_string(&mut shown).expect("text");
+    assert!(shown.contains("edge-1  never heard"), "{shown}");
 }

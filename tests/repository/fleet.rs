@@ -70,6 +70,7 @@ impl Fleet {
             "publish",
             "revoke",
             "lift",
+            "audit",
         ];
         let asks = takes.contains(&arguments[0]) && arguments[1..].first() != Some(&"list");
         if asks
@@ -107,6 +108,14 @@ impl Fleet {
         let output = self.run(arguments);
         assert!(!output.status.success(), "{arguments:?} was done");
         String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// What it shows before it complains.
+    #[track_caller]
+    pub fn refused_table(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(!output.status.success(), "{arguments:?} was content");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     pub fn sign(&self, names: &[&str]) {

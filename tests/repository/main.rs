@@ -4,6 +4,7 @@
 #[path = "../system/support/mod.rs"]
 mod support;
 
+mod audit;
 mod broker;
 mod devices;
 mod fleet;

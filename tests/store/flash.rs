@@ -121,6 +121,9 @@ fn finished() -> Finished {
     Finished {
         request_id: RequestId::random(),
         principal: Some(Tag::of("issuer", "subject", "client")),
+        realm: Some("production".to_owned()),
+        endpoint: Some("smollm2-135m".to_owned()),
+        access_index: Some(u64::MAX),
         finish: Finish::Cancelled,
         usage: Usage {
             prompt_tokens: 2048,

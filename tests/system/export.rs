@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Ca, Collector, Daemon, Issuer, Received, Setup, chat, claims, within};
+use crate::support::{Ca, Daemon, Issuer, Received, Rsyslog, Setup, chat, claims, within};
 
 /// Pauses after failures, and the end of a connection.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -55,7 +55,7 @@ fn first_told(received: &[Received]) -> BTreeMap<u64, String> {
 }
 
 /// Waits until all records that there are now have come, and compares them.
-fn until_all_have_come(daemon: &Daemon, collector: &Collector) {
+fn until_all_have_come(daemon: &Daemon, collector: &Rsyslog) {
     let end = next(daemon);
     within(PATIENCE, "all records", || {
         let received = collector.received("edge-1");
@@ -75,7 +75,7 @@ fn until_all_have_come(daemon: &Daemon, collector: &Collector) {
 #[test]
 fn a_collector_has_each_record_whoever_is_killed() {
     let (ca, issuer) = (Ca::new("logs"), Issuer::new("ES256", "key-1"));
-    let mut collector = Collector::start(&ca);
+    let mut collector = Rsyslog::start(&ca);
     let own = ca.issue("edge-1");
     let mut daemon = start(&issuer, &collector.settings(&ca, Some(&own)));
     pin(&daemon, &issuer, 10);
@@ -114,7 +114,7 @@ fn a_collector_has_each_record_whoever_is_killed() {
     files_records_by_what_they_say(&collector);
 }
 
-fn files_records_by_what_they_say(collector: &Collector) {
+fn files_records_by_what_they_say(collector: &Rsyslog) {
     let received = collector.received("edge-1");
     let first = |name: &str| {
         let found = received.iter().find(|message| message.name == name);
@@ -164,7 +164,7 @@ fn refused_for(daemon: &Daemon, reason: &str) -> String {
 fn a_stranger_gets_no_record() {
     let (ca, stranger) = (Ca::new("logs"), Ca::new("stranger"));
     let issuer = Issuer::new("ES256", "key-1");
-    let collector = Collector::start(&stranger);
+    let collector = Rsyslog::start(&stranger);
     let daemon = start(&issuer, &collector.settings(&ca, None));
     let problem = refused_for(&daemon, "tls");
     assert!(problem.contains("UnknownIssuer"), "{problem}");
@@ -184,7 +184,7 @@ fn a_stranger_gets_no_record() {
 #[test]
 fn a_device_without_a_certificate_has_confirmed_nothing() {
     let (ca, issuer) = (Ca::new("logs"), Issuer::new("ES256", "key-1"));
-    let collector = Collector::start(&ca);
+    let collector = Rsyslog::start(&ca);
     let daemon = start(&issuer, &collector.settings(&ca, None));
     within(PATIENCE, "a refusal", || {
         export(&daemon)["problem"].as_str().map(str::to_owned)

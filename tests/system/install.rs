@@ -14,9 +14,11 @@ use crate::support::{root, run};
 const PATIENCE: Duration = Duration::from_secs(60);
 pub const UNITS: &str = "usr/lib/systemd/system";
 /// Besides the manual's first section, which has a page for each command.
-const FILES: [(&str, u32); 12] = [
+const FILES: [(&str, u32); 14] = [
     ("etc/slmd/slmd.toml", 0o640),
     ("usr/bin/slmd", 0o755),
+    ("usr/lib/systemd/system/slmd-fleet-audit.service", 0o644),
+    ("usr/lib/systemd/system/slmd-fleet-audit.timer", 0o644),
     ("usr/lib/systemd/system/slmd-fleet-timestamp.service", 0o644),
     ("usr/lib/systemd/system/slmd-fleet-timestamp.timer", 0o644),
     ("usr/lib/systemd/system/slmd.service", 0o644),
@@ -166,10 +168,16 @@ fn systemd_takes_the_units() {
     let destination = installed();
     let path = destination.path();
     let folder = path.join(UNITS);
-    let services = ["slmd.service", "slmd-fleet-timestamp.service"].map(|name| folder.join(name));
+    let services = [
+        "slmd.service",
+        "slmd-fleet-timestamp.service",
+        "slmd-fleet-audit.service",
+    ];
+    let services = services.map(|name| folder.join(name));
     // So that the program is found without installing it on this machine.
     let program = path.join("usr/bin/slmd").display().to_string();
-    for (service, starts) in services.iter().zip(["slmd run\n", "slmd fleet timestamp "]) {
+    let starts = ["slmd run\n", "slmd fleet timestamp ", "slmd fleet audit "];
+    for (service, starts) in services.iter().zip(starts) {
         let unit = fs::read_to_string(service).unwrap();
         let starts = format!("ExecStart=/usr/bin/{starts}");
         assert!(unit.contains(&starts), "{unit}");
@@ -177,10 +185,14 @@ fn systemd_takes_the_units() {
     }
 
     let mut verify = Command::new("systemd-analyze");
-    verify
-        .args(["verify", "--man=false"])
-        .args(&services)
-        .args(["slmd.socket", "slmd-fleet-timestamp.timer"].map(|name| folder.join(name)));
+    verify.args(["verify", "--man=false"]).args(&services).args(
+        [
+            "slmd.socket",
+            "slmd-fleet-timestamp.timer",
+            "slmd-fleet-audit.timer",
+        ]
+        .map(|name| folder.join(name)),
+    );
     if verify
         .output()
         .is_err_and(|e| e.kind() == ErrorKind::NotFound)

@@ -28,6 +28,15 @@ fn ask(daemon: &Daemon, token: &str) {
     assert_eq!(daemon.chat("no token", &body).status, 401);
 }
 
+/// As the audit names it.
+fn last_request(daemon: &Daemon) -> String {
+    let last = daemon.audit(0).into_iter().rev().find_map(|line| {
+        let record: Value = serde_json::from_str(&line).expect("a record");
+        record["request_id"].as_str().map(str::to_owned)
+    });
+    last.expect("a request is on record")
+}
+
 /// Readiness is looked at once a second.
 fn ready(daemon: &Daemon, words: &str) {
     let told = || daemon.log().contains(words).then_some(());
@@ -60,6 +69,7 @@ fn assert_object(line: &str) -> Value {
 fn json_is_an_object_a_line() {
     let (mut daemon, token) = start(Setup::new().with("log_format = \"json\""));
     ask(&daemon, &token);
+    let refused = last_request(&daemon);
     ready(&daemon, r#""message":"ready""#);
     let last = second(&daemon);
     daemon.terminate();
@@ -75,6 +85,8 @@ fn json_is_an_object_a_line() {
     assert_eq!(said("answered")["level"], "DEBUG");
     assert_eq!(said("answered")["fields"]["status"], 401);
     assert!(said("answered")["fields"]["route"].is_string());
+    // Each line of a request says which it is of, as the audit does.
+    assert_eq!(said("answered")["fields"]["request_id"], refused.as_str());
 
     // Why it didn't start is an object too.
     let stderr = String::from_utf8(last.stderr).expect("text");
@@ -129,13 +141,20 @@ struct Journal {
 
 impl Journal {
     fn entries(&self) -> Vec<Value> {
+        self.search(&[])
+    }
+
+    /// The entries that match, as a person would ask for them.
+    fn search(&self, matches: &[&str]) -> Vec<Value> {
         let mut folders = fs::read_dir(&self.folder).expect("it is ours");
         let Some(folder) = folders.next() else {
             return Vec::new();
         };
         let mut command = Command::new("journalctl");
         command.args(["--output", "json", "--directory"]);
-        command.arg(folder.expect("it is ours").path());
+        command
+            .arg(folder.expect("it is ours").path())
+            .args(matches);
         let output = run(&mut command, b"", PATIENCE);
         let text = String::from_utf8(output.stdout).expect("JSON is text");
         let entries = text
@@ -194,6 +213,17 @@ fn a_journal_has_priorities_and_fields_and_nothing_is_lost_without_it() {
     assert_eq!(answered["PRIORITY"], "7", "{answered}");
     assert_eq!(answered["SLMD_STATUS"], "401", "{answered}");
     assert_eq!(answered["SLMD_ROUTE"], "/v1/chat/completions", "{answered}");
+    // A request's lines are found by its id.
+    let id = last_request(&daemon);
+    assert_eq!(answered["SLMD_REQUEST_ID"], id.as_str(), "{answered}");
+    let found = journal.search(&[&format!("SLMD_REQUEST_ID={id}")]);
+    let lines = found.iter().filter_map(|entry| entry["MESSAGE"].as_str());
+    let said: Vec<&str> = lines.filter(|line| line.contains(&id)).collect();
+    assert_eq!(said.len(), found.len(), "{found:?}");
+    assert!(
+        said.iter().any(|line| line.starts_with("answered ")),
+        "{said:?}"
+    );
     // Who reads messages only is told all of it.
     let message = answered["MESSAGE"].as_str().expect("a text");
     assert!(

@@ -68,6 +68,8 @@ fn units_name_pages_that_are_there() {
         "slmd.socket",
         "slmd-fleet-timestamp.service",
         "slmd-fleet-timestamp.timer",
+        "slmd-fleet-audit.service",
+        "slmd-fleet-audit.timer",
     ] {
         let unit = fs::read_to_string(path(&installed, &format!("{UNITS}/{unit}"))).unwrap();
         for page in unit.split("man:").skip(1) {
@@ -78,7 +80,7 @@ fn units_name_pages_that_are_there() {
             named += 1;
         }
     }
-    assert_eq!(named, 5);
+    assert_eq!(named, 7);
 }
 
 /// Whoever asks `whatis` or `apropos` sees the first line, `slmd-ask - what it does`.

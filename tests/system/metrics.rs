@@ -9,7 +9,7 @@ use std::time::Duration;
 use slmd::for_tests::time::now;
 
 use crate::support::{
-    Daemon, Issuer, Mosquitto, Response, Setup, chat, claims, http, root, run, send, within,
+    Daemon, Issuer, Mosquitto, Response, Setup, chat, claims, http, prometheus, run, send, within,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -18,14 +18,7 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What `promtool check metrics` finds in a text.
 fn promtool(text: &str) -> Output {
-    let path = run(
-        &mut Command::new(root().join("tests/promtool")),
-        b"",
-        PATIENCE,
-    );
-    assert!(path.status.success(), "{path:?}");
-    let path = String::from_utf8(path.stdout).expect("a path");
-    let mut check = Command::new(path.trim());
+    let mut check = Command::new(prometheus::program("promtool"));
     run(check.args(["check", "metrics"]), text.as_bytes(), PATIENCE)
 }
 

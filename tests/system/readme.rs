@@ -92,6 +92,10 @@ fn slmd(daemon: &Daemon, folder: &Path, token: &str, words: &[String]) {
     let mut command = daemon.binary();
     let fetched = |word: &String| match word.as_str() {
         "$(models/fetch)" => GGUF.to_owned(),
+        "$(slmd audit checkpoint --key)" => {
+            let key = daemon.slmd(&["audit", "checkpoint", "--key"]);
+            String::from_utf8_lossy(&key.stdout).trim().to_owned()
+        }
         _ => word.clone(),
     };
     command.args(words.iter().map(fetched)).current_dir(folder);
@@ -101,6 +105,10 @@ fn slmd(daemon: &Daemon, folder: &Path, token: &str, words: &[String]) {
         // A terminal would be asked.
         "keys" => command.arg("--yes"),
         "ask" => command.args(["--seed", "0"]),
+        // As root.
+        "audit" if ["checkpoint", "prove"].contains(&words[1].as_str()) => {
+            command.env_remove("SLMD_TOKEN")
+        }
         _ => &mut command,
     };
     let output = run(&mut command, b"", PATIENCE);
@@ -144,7 +152,7 @@ fn prod(issuer: &Issuer) -> Setup {
 pub fn prods_claims() -> Value {
     let mut claims = claims();
     claims["aud"] = json!(["slm-chat"]);
-    claims["resource_access"] = json!({"slm-chat": {"roles": ["read"]}});
+    claims["resource_access"] = json!({"slm-chat": {"roles": ["read", "audit"]}});
     claims
 }
 

@@ -1,6 +1,7 @@
-//! No log line holds a token, a password or a prompt, even at trace level.
+//! No log line and no span holds a token, a password or a prompt, even at trace level.
 //!
-//! Every test's daemon logs into one folder and every token and prompt is noted beside them. This
+//! Every test's daemon logs into one folder, every collector writes what it takes there, and every token
+//! and prompt is noted beside them. This
 //! test adds the awkward cases itself and searches whatever is there; `make test` runs it once
 //! more after all others.
 
@@ -10,7 +11,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Daemon, Issuer, Setup, chat, claims, http, secrets};
+use crate::support::{Collector, Daemon, Issuer, Setup, Span, chat, claims, http, secrets};
 
 /// By so many bytes a needle is looked up. Shorter ones aren't noted.
 const KEY: usize = 16;
@@ -18,13 +19,18 @@ const KEY: usize = 16;
 const STRIDE: usize = 8;
 /// As much of a prompt's beginning as must never be in a log.
 const BEGINNING: usize = 24;
-/// Requests of [`provoke`]; each leaves a line in the log.
+/// Requests of [`provoke`]; each leaves a line in the log, and spans.
 const ASKED: usize = 6;
 
 #[test]
 fn no_log_holds_a_token_or_a_prompt() {
-    provoke("text");
-    provoke("json");
+    let collector = Collector::start();
+    for format in ["text", "json"] {
+        provoke(format, &collector);
+    }
+    let spans = collector.spans();
+    let own = |span: &&Span| span.text("slmd.request_id").is_some();
+    assert_eq!(spans.iter().filter(own).count(), 2 * ASKED, "{spans:#?}");
     let needles = Needles::read();
     for kind in ["token", "prompt"] {
         assert!(needles.count(kind) > 0, "the support noted no {kind}");
@@ -90,10 +96,10 @@ fn search(folder: &Path, needles: &Needles) -> Result<usize, String> {
 }
 
 /// Good and bad tokens, and bodies that can't be read, each with a secret in it.
-fn provoke(format: &str) {
+fn provoke(format: &str, collector: &Collector) {
     let issuer = Issuer::new("RS256", "secrets-1");
     let stranger = Issuer::new("RS256", "secrets-1");
-    let format = format!("log_format = {format:?}");
+    let format = format!("log_format = {format:?}\n{}", collector.setting());
     let daemon = Daemon::start(Setup::new().issuer(&issuer).with(&format));
     let body = chat("Please keep this sentence to yourself.", 8, false);
     let good = issuer.token(claims());
@@ -116,6 +122,12 @@ fn provoke(format: &str) {
     assert!((400..500).contains(&response.status), "{}", response.status);
     let logged = daemon.log().matches("/v1/chat/completions").count();
     assert!(logged >= ASKED, "the log has {logged} of {ASKED} requests");
+    let last = daemon.audit(0).into_iter().rev().find_map(|line| {
+        let record: Value = serde_json::from_str(&line).expect("a record");
+        record["request_id"].as_str().map(str::to_owned)
+    });
+    // Spans come in the order of their requests' ends.
+    collector.request(&last.expect("a request is on record"));
 }
 
 /// What must not be found: kind and text by the text's first bytes.

@@ -10,7 +10,7 @@ use super::shelf::Inbox;
 use crate::auth::{Clock, Principal};
 use crate::delivery::{Exact, Id, Key, Verdict};
 use crate::store::StoreError;
-use crate::time;
+use crate::{telemetry, time};
 
 /// How long a repeat waits for a run whose last message is on its way.
 const ENDING: Duration = Duration::from_secs(10);
@@ -156,7 +156,7 @@ impl Attempt {
         let (attempt, entry) = (Arc::clone(self), entry.clone());
         let write = move || attempt.inbox.put_durably(&attempt.key, &entry);
         let lost = |_| Err(StoreError::Io("the writing task ended early".to_owned()));
-        let written = tokio::task::spawn_blocking(write);
+        let written = telemetry::blocking(write);
         written.await.unwrap_or_else(lost)
     }
 }

@@ -9,7 +9,7 @@ use super::attempt::{Asked, Attempt, Next};
 use super::entry::{Stage, StoredAnswer};
 use super::waiting::Waits;
 use crate::admission::pipeline::Place;
-use crate::admission::{Admission, Admitted, Recorded};
+use crate::admission::{Admission, Admitted, Recorded, spans};
 use crate::auth::{Clock, Credential, Decision, Grant, NonceRule, Permitted, Principal};
 use crate::delivery::{Exact, Id, Key, Machine, Question};
 use crate::link::Ack;
@@ -186,7 +186,8 @@ impl Admission {
             .unwrap_or_else(crate::time::instant);
         let (engine, shutdown) = (&self.0.engine, &self.0.shutdown);
         let place = self.0.waiting.place(waits, until, engine, shutdown);
-        let reservation = place
+        let trace = &permitted.request().trace;
+        let reservation = spans::step(trace, "wait", place)
             .await
             .map_err(|refusal| self.reject(&permitted, refusal))?;
         let place = Place {

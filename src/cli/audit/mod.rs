@@ -1,28 +1,39 @@
 //! `slmd audit`: the record of every decision, for people or as JSON lines.
 
+mod export;
+mod filters;
+mod forget;
 mod line;
+mod prove;
+mod search;
+mod show;
 mod since;
+mod source;
 mod text;
-
-use std::io::IsTerminal;
 
 use clap::{Args, Subcommand};
 
-use self::since::Since;
+use self::filters::Filters;
+use self::show::Show;
 use super::client::{Client, Problem};
 use super::exit::{Done, Exit, Failure};
-use super::terminal::{Style, Terminal, count};
-use super::{Global, offline, output};
-use crate::admin::{LeftOut, route};
-use crate::audit::{Filter, MAX_LAST, Reader, Start, Step, Unfit, Wanted};
-use crate::sys;
+use super::{Global, offline};
+use crate::admin::route;
+use crate::audit::{Filter, MAX_LAST, Reader, Start, Step, Wanted};
 use crate::time::{Clocks, Timestamp};
 pub(super) use line::describe;
 
-/// Read the audit log.
+/// Read the audit log, and prove what it says.
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
     Tail(Tail),
+    Show(show::ShowOne),
+    Search(search::Search),
+    Export(export::Export),
+    Prove(prove::Prove),
+    CheckProof(prove::CheckProof),
+    Checkpoint(prove::PrintCheckpoint),
+    Forget(forget::Forget),
     Text(text::Text),
 }
 
@@ -53,74 +64,49 @@ pub(super) struct Tail {
     /// How many of the last records, of those that match.
     #[arg(short = 'n', long, default_value_t = 20, value_name = "N")]
     lines: u64,
-    /// Nothing older: 10m, 2h or 3d, a date, or a time (RFC 3339; in this machine's zone where it
-    /// names none).
-    #[arg(long, value_name = "TIME", value_parser = since)]
-    since: Option<Since>,
-    /// Of this client: the token's azp.
-    #[arg(long, value_name = "NAME", value_parser = name)]
-    client: Option<String>,
-    /// Of this user: the token's sub or preferred_username (as far as the realm has it recorded), or a
-    /// user of this machine (uid:N for a number).
-    #[arg(long, value_name = "NAME", value_parser = name)]
-    user: Option<String>,
-    /// Decided so: permit, refuse, or the name of a reason, such as expired.
-    #[arg(long, value_name = "DECISION", value_parser = decision)]
-    decision: Option<String>,
-    /// Of this request: its id, or the beginning (req_…), or the id that the client gave it.
-    #[arg(long, value_name = "ID", value_parser = request)]
-    request: Option<String>,
+    #[command(flatten)]
+    filters: Filters,
 }
 
-/// It names who asked for what, so the public socket doesn't show it.
-const CLOSED: &str = "the audit log is for root and the daemon's user (sudo slmd audit tail); a token \
-    with the role audit gives counts and health over TCP, GET /metrics and /readyz?verbose, but no \
-    records";
-
-/// Before a number in place of a name.
-const UID: &str = "uid:";
+/// The public socket shows no more than a realm's.
+const CLOSED: &str = "this is for root and the daemon's user (sudo slmd audit tail); with a token that \
+    has the role audit, slmd audit search and slmd audit export show the records of its realm";
 
 impl Audit {
     pub(super) fn execute(&self, global: &Global) -> Done {
-        let tail = match self {
-            Audit::Tail(tail) => tail,
-            Audit::Text(text) => return text.execute(global),
-        };
-        let filter = tail.filter(Clocks::default().now())?;
-        let show = Show::new(global);
-        let admin = global.admin()?;
-        match admin.call(route::STATUS) {
-            Ok(status) => tail.online(&show, &admin, &filter, status.audit.next_index),
-            Err(Problem::Down(failure)) if tail.follow => Err(failure),
-            Err(Problem::Down(_)) => tail.offline(&show, global, filter),
-            Err(Problem::Denied(denied)) => Err(Failure::new(denied.exit, CLOSED)),
-            Err(problem) => Err(problem.into()),
+        match self {
+            Audit::Tail(tail) => tail.execute(global),
+            Audit::Show(command) => command.execute(global),
+            Audit::Search(command) => command.execute(global),
+            Audit::Export(command) => command.execute(global),
+            Audit::Prove(command) => command.execute(global),
+            Audit::CheckProof(command) => command.execute(global),
+            Audit::Checkpoint(command) => command.execute(global),
+            Audit::Forget(command) => command.execute(global),
+            Audit::Text(command) => command.execute(global),
         }
     }
 }
 
 impl Tail {
-    fn filter(&self, now: Timestamp) -> Result<Filter, Failure> {
-        let usage = |what: String| Failure::new(Exit::Usage, what);
-        let uid = self.user.as_deref().map_or(Ok(None), uid_of)?;
-        let asked = [
-            ("since", self.since.map(|since| since.at(now).to_string())),
-            ("client", self.client.clone()),
-            ("user", self.user.clone()),
-            ("uid", uid.map(|uid| uid.to_string())),
-            ("decision", self.decision.clone()),
-            ("request", self.request.clone()),
-        ];
-        let mut filter = Filter::default();
-        for (name, value) in asked {
-            if let Some(value) = value {
-                let set = filter.set(name, &value);
-                set.map_err(|unfit| usage(format!("--{name}: {unfit}")))?;
-            }
+    fn execute(&self, global: &Global) -> Done {
+        let filter = self.filter(Clocks::default().now())?;
+        let show = Show::new(global);
+        let admin = global.admin()?;
+        match admin.call(route::STATUS) {
+            Ok(status) => self.online(&show, &admin, &filter, status.audit.next_index),
+            Err(Problem::Down(failure)) if self.follow => Err(failure),
+            Err(Problem::Down(_)) => self.offline(&show, global, filter),
+            Err(Problem::Denied(denied)) => Err(Failure::new(denied.exit, CLOSED)),
+            Err(problem) => Err(problem.into()),
         }
+    }
+
+    fn filter(&self, now: Timestamp) -> Result<Filter, Failure> {
+        let filter = self.filters.filter(now)?;
         if self.lines > MAX_LAST && !filter.is_empty() {
             let what = format!("with a filter, -n is at most {MAX_LAST}");
-            return Err(usage(what));
+            return Err(Failure::new(Exit::Usage, what));
         }
         Ok(filter)
     }
@@ -166,88 +152,4 @@ impl Tail {
             }
         }
     }
-}
-
-/// How records are shown.
-struct Show {
-    json: bool,
-    terminal: Terminal,
-    /// Lines that are too long are broken between words only where somebody looks at them.
-    fit: bool,
-}
-
-impl Show {
-    fn new(global: &Global) -> Show {
-        Show {
-            json: global.json,
-            terminal: Terminal::stdout(),
-            fit: std::io::stdout().is_terminal(),
-        }
-    }
-
-    fn line(&self, line: &str) -> Done {
-        if line.is_empty() {
-            // The daemon's sign of life.
-            return Ok(());
-        }
-        if let Ok(LeftOut { left_out }) = serde_json::from_str(line) {
-            return self.left_out(left_out);
-        }
-        if self.json {
-            return output::json_line(line);
-        }
-        let told = describe(line, self.terminal);
-        match self.fit {
-            true => self
-                .terminal
-                .fit(&told, 2)
-                .iter()
-                .try_for_each(|part| output::line(part)),
-            false => output::line(&told),
-        }
-    }
-
-    /// Where the records are for a script, people are told beside them.
-    fn left_out(&self, left_out: u64) -> Done {
-        let told = format!("{} of a newer release left out", count(left_out, "record"));
-        match left_out {
-            0 => Ok(()),
-            _ if self.json => {
-                eprintln!("slmd: {told}");
-                Ok(())
-            }
-            _ => output::line(&self.terminal.paint(Style::Quiet, &told)),
-        }
-    }
-}
-
-/// The local user of a name, where this machine has one.
-fn uid_of(name: &str) -> Result<Option<u32>, Failure> {
-    match name.strip_prefix(UID).map(str::parse) {
-        Some(Ok(uid)) => Ok(Some(uid)),
-        // Where nobody can be asked, tokens still can be looked for.
-        _ => Ok(sys::user(name).ok().flatten()),
-    }
-}
-
-fn since(text: &str) -> Result<Since, String> {
-    since::parse(text, sys::of_local)
-}
-
-fn name(text: &str) -> Result<String, Unfit> {
-    fits("client", text)
-}
-
-fn decision(text: &str) -> Result<String, Unfit> {
-    fits("decision", text)
-}
-
-fn request(text: &str) -> Result<String, Unfit> {
-    fits("request", text)
-}
-
-/// What is wrong is said before anything is asked.
-fn fits(filter: &str, text: &str) -> Result<String, Unfit> {
-    Filter::default().set(filter, text)?;
-    Ok(text.to_owned())
 }

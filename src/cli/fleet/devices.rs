@@ -128,6 +128,8 @@ const STATES: [(&str, &str, Style); 6] = [
 ];
 
 const PAUSE: Duration = Duration::from_secs(5);
+/// While brokers can't be read.
+const MOST: Duration = Duration::from_secs(60);
 
 impl Enroll {
     pub(super) fn execute(&self, global: &Global) -> Done {
@@ -152,23 +154,41 @@ impl Enroll {
 
 impl Status {
     pub(super) fn execute(&self, global: &Global) -> Done {
+        if !self.watch {
+            return self.show(global, &self.look()?);
+        }
+        let mut pause = PAUSE;
         loop {
-            let opened = self.folder.open()?;
-            let rows = self.rows(&opened)?;
-            if self.watch && !global.json {
-                // Clears the screen.
-                output::piece("\x1b[H\x1b[2J")?;
+            match self.look() {
+                Ok(rows) => {
+                    if !global.json {
+                        // Clears the screen.
+                        output::piece("\x1b[H\x1b[2J")?;
+                    }
+                    self.show(global, &rows)?;
+                    std::io::stdout().flush()?;
+                    pause = PAUSE;
+                }
+                // A broker that is away comes back; and who publishes by the same name goes first.
+                Err(failure) => {
+                    eprintln!("slmd: {}; it is tried again", failure.message);
+                    pause = (pause * 2).min(MOST);
+                }
             }
-            match (global.json, self.prometheus) {
-                (true, _) => output::line(&serde_json::json!({ "devices": rows }).to_string())?,
-                (_, true) => output::piece(&prometheus(&rows))?,
-                _ => table(&rows, Terminal::stdout())?,
-            }
-            if !self.watch {
-                return Ok(());
-            }
-            std::io::stdout().flush()?;
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(pause);
+        }
+    }
+
+    fn look(&self) -> Result<Vec<Row>, Failure> {
+        let opened = self.folder.open()?;
+        self.rows(&opened)
+    }
+
+    fn show(&self, global: &Global, rows: &[Row]) -> Done {
+        match (global.json, self.prometheus) {
+            (true, _) => output::line(&serde_json::json!({ "devices": rows }).to_string()),
+            (_, true) => output::piece(&prometheus(rows)),
+            _ => table(rows, Terminal::stdout()),
         }
     }
 
@@ -227,7 +247,10 @@ impl Retire {
 }
 
 /// What is heard of each enrolled device; counters are kept.
-fn heard(opened: &Opened, sources: &Sources) -> Result<BTreeMap<String, Heard>, Failure> {
+pub(super) fn heard(
+    opened: &Opened,
+    sources: &Sources,
+) -> Result<BTreeMap<String, Heard>, Failure> {
     let mut devices = opened.repository.devices()?;
     if devices.is_empty() {
         return Ok(BTreeMap::new());
@@ -287,32 +310,34 @@ fn table(rows: &[Row], terminal: Terminal) -> Done {
     if rows.is_empty() {
         return output::line("no device is enrolled; slmd fleet enroll DEVICE KEY makes one count");
     }
-    let cells: Vec<[String; 5]> = rows.iter().map(|row| cells(row, terminal)).collect();
+    let cells = rows.iter().map(|row| cells(row, terminal));
     let head = ["DEVICE", "STATE", "REPORTED", "SLMD", ""].map(str::to_owned);
-    let lines = || std::iter::once(&head).chain(&cells);
-    let width = |column: usize| {
-        lines()
-            .map(|line| columns(&line[column]))
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..4).map(width).collect();
-    for line in lines() {
-        let mut text = String::new();
-        for (cell, width) in line.iter().zip(&widths) {
-            let gap = width + 2 - columns(cell);
-            text.push_str(cell);
-            text.push_str(&" ".repeat(gap));
-        }
-        text.push_str(&line[4]);
-        output::line(text.trim_end())?;
-    }
+    aligned(std::iter::once(head).chain(cells))?;
     let counted = counted(rows).into_iter().filter(|(.., number)| *number > 0);
     let counted =
         counted.map(|(name, style, number)| terminal.paint(style, &format!("{number} {name}")));
     let counted: Vec<String> = counted.collect();
     let devices = count(rows.len() as u64, "device");
     output::line(&format!("\n{devices}: {}", counted.join(", ")))
+}
+
+/// Each column as wide as what is in it; the last has notes.
+pub(super) fn aligned<const N: usize>(lines: impl Iterator<Item = [String; N]>) -> Done {
+    let lines: Vec<[String; N]> = lines.collect();
+    let width = |column: usize| {
+        let widths = lines.iter().map(|line| columns(&line[column]));
+        widths.max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    for line in &lines {
+        let mut text = String::new();
+        for (cell, width) in line.iter().zip(&widths) {
+            text.push_str(cell);
+            text.push_str(&" ".repeat(width + 2 - columns(cell)));
+        }
+        output::line(text.trim_end())?;
+    }
+    Ok(())
 }
 
 fn counted(rows: &[Row]) -> Vec<(&'static str, Style, usize)> {

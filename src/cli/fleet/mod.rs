@@ -1,5 +1,6 @@
 //! `slmd fleet`: what a fleet's manager does. No daemon is asked; the repository is a folder.
 
+mod audit;
 mod change;
 mod devices;
 mod init;
@@ -39,6 +40,7 @@ pub(in crate::cli) enum Fleet {
     Publish(publish::Publish),
     Enroll(devices::Enroll),
     Status(devices::Status),
+    Audit(audit::Audit),
     Retire(devices::Retire),
     Export(publish::Export),
 }
@@ -62,6 +64,7 @@ impl Fleet {
             Fleet::Publish(command) => command.execute(global),
             Fleet::Enroll(command) => command.execute(global),
             Fleet::Status(command) => command.execute(global),
+            Fleet::Audit(command) => command.execute(global),
             Fleet::Retire(command) => command.execute(global),
             Fleet::Export(command) => command.execute(global),
         }

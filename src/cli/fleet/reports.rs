@@ -52,6 +52,24 @@ impl Sources {
         Ok(reports)
     }
 
+    /// Brings notes, by device, that a witness has cosigned, to the brokers that reports are read from.
+    pub(super) fn bring(
+        &self,
+        opened: &Opened,
+        witness: &str,
+        notes: &[(String, String)],
+    ) -> Result<(), Failure> {
+        let fleet = &opened.repository.settings.name;
+        for source in self.all(opened) {
+            let Some(broker) = Retained::at(&source, fleet) else {
+                continue;
+            };
+            let brought = broker.and_then(|broker| broker.publish_cosigned(witness, notes));
+            brought.map_err(|why| Failure::failed(format!("{}: {why}", source.to)))?;
+        }
+        Ok(())
+    }
+
     fn all(&self, opened: &Opened) -> Vec<Destination> {
         let known = &opened.repository.settings.publish;
         if self.from.is_empty() {

@@ -80,7 +80,7 @@ fn list(global: &Global) -> Done {
     let of = |status: admin::Status| Listed {
         realms: status.realms,
     };
-    let seen = match look::seen(global, route::KEYS, of) {
+    let seen = match look::seen(&global.sockets()?, route::KEYS, of) {
         Err(Problem::Down(_)) => {
             let (state, snapshot) = offline::survey(&global.load()?)?;
             let realms = state.realm_statuses(&snapshot);

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::Global;
 use super::exit::Done;
 
-pub(super) use show::{actions, lines};
+pub(super) use show::asked;
 
 /// Pin and show the root of the fleet that this device follows.
 #[derive(Debug, Subcommand)]

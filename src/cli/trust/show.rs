@@ -1,4 +1,4 @@
-//! `slmd trust show`, and the fleet's lines of `slmd status`.
+//! `slmd trust show`.
 
 use super::super::client::Problem;
 use super::super::exit::Done;
@@ -6,7 +6,7 @@ use super::super::output::printable;
 use super::super::realm::View;
 use super::super::terminal::Terminal;
 use super::super::{Global, offline, output};
-use crate::admin::{FleetStatus, MirrorStatus, Trusted, route};
+use crate::admin::{FleetStatus, MirrorStatus, Trusted, fleet_problems, route};
 use crate::time::Clocks;
 
 pub(super) fn execute(global: &Global) -> Done {
@@ -32,14 +32,15 @@ pub(super) fn execute(global: &Global) -> Done {
         return output::line("no fleet is followed; see [fleet] of the configuration");
     };
     let mut page = lines(fleet, view);
-    page.extend(actions(fleet).iter().map(|action| view.action(action)));
+    let problems = fleet_problems(fleet);
+    page.extend(problems.iter().map(|problem| view.problem(problem)));
     view.fit(&page)
         .iter()
         .try_for_each(|text| output::line(text))
 }
 
 /// Name and root, then what is trusted and how that goes.
-pub(in crate::cli) fn lines(fleet: &FleetStatus, view: View) -> Vec<String> {
+fn lines(fleet: &FleetStatus, view: View) -> Vec<String> {
     let name = fleet
         .name
         .as_deref()
@@ -70,47 +71,20 @@ pub(in crate::cli) fn lines(fleet: &FleetStatus, view: View) -> Vec<String> {
             printable(realm)
         ));
     }
-    lines.extend(fleet.mirrors.iter().map(|mirror| asked(mirror, view)));
+    let mirrors = fleet.mirrors.iter();
+    lines.extend(mirrors.map(|mirror| format!("  {}", asked(mirror, view))));
     lines
 }
 
-fn asked(mirror: &MirrorStatus, view: View) -> String {
+pub(in crate::cli) fn asked(mirror: &MirrorStatus, view: View) -> String {
     let place = printable(&mirror.mirror);
     let when = mirror.asked_at.as_deref();
     let when = when.map_or_else(|| "not asked yet".to_owned(), |at| view.at(at));
     match &mirror.refused {
-        None => format!("  mirror {place}: {when}"),
+        None => format!("mirror {place}: {when}"),
         Some(refused) => {
             let (reason, why) = (printable(&refused.reason), printable(&refused.why));
-            format!("  mirror {place}: {when}, {reason}: {why}")
+            format!("mirror {place}: {when}, {reason}: {why}")
         }
     }
-}
-
-/// What only a person can mend.
-pub(in crate::cli) fn actions(fleet: &FleetStatus) -> Vec<String> {
-    let mut actions = Vec::new();
-    if fleet.root_fingerprint.is_none() {
-        actions.push("the fleet has no root here; run slmd trust pin ROOT.json".to_owned());
-    }
-    if fleet.expired {
-        actions.push(
-            "what the fleet has signed has ended, and no mirror has anything newer: its keys grow \
-             old; ask the fleet's managers to run slmd fleet timestamp, and look at the mirrors"
-                .to_owned(),
-        );
-    }
-    let bad = |mirror: &&MirrorStatus| {
-        let refused = mirror.refused.as_ref();
-        refused.is_some_and(|refused| refused.reason != "unreachable")
-    };
-    actions.extend(fleet.mirrors.iter().filter(bad).map(|mirror| {
-        let why = mirror.refused.as_ref().map_or("", |refused| &refused.why);
-        format!(
-            "the fleet's mirror {} has nothing that can be trusted: {}",
-            printable(&mirror.mirror),
-            printable(why)
-        )
-    }));
-    actions
 }

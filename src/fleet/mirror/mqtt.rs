@@ -4,29 +4,33 @@
 //! has put beneath it. So each file is asked for by its exact topic: what nobody asks for never comes,
 //! and nothing has to be thrown away. A file whose subscription was granted and that didn't come within
 //! [`QUIET`] isn't there. Two topics stay subscribed: the timestamp's, whose change is news, and that of
-//! the root that would come next, so that its absence is known and costs no wait.
+//! the root that would come next, so that its absence is known and costs no wait. So do those that are
+//! watched, which are no files of the fleet's: what comes there is handed on as it is.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{is_plain, unreachable};
-use crate::link::{self, Backoff, Event, Events, Failure, Link, Lost, Message, Subscription};
+use crate::link::{self, Ack, Backoff, Event, Events, Failure, Link, Lost, Message, Subscription};
 use crate::shutdown::Shutdown;
 use crate::time;
 use crate::trust::{Mirror, MirrorError};
 
 /// What hasn't come by so long after its SUBACK isn't there.
 const QUIET: Duration = Duration::from_secs(2);
-/// For a broker to answer a SUBSCRIBE.
+/// For a broker to answer a SUBSCRIBE, and for what is asked to wait for a connection that is being
+/// made.
 const GRANT: Duration = Duration::from_secs(8);
 /// A signed file of a fleet with its topic; the broker drops what is larger.
 pub const MAX_PACKET: u32 = 64 * 1024;
 const TICK: Duration = Duration::from_millis(200);
+/// Acknowledgements that may wait for the link's queue: brokers send more at once than our Receive
+/// Maximum allows (mosquitto 2.0 does so in a flood).
+const UNACKNOWLEDGED: usize = 4096;
 
 const TIMESTAMP: &str = "metadata/timestamp.json";
 
@@ -37,6 +41,8 @@ pub struct Settings {
     pub reconnect_max: Duration,
     /// `slm/trust/{fleet}`.
     pub prefix: String,
+    /// Topics beneath it whose content is handed on.
+    pub watched: Vec<String>,
 }
 
 /// A line to the broker. Cheap to clone.
@@ -44,13 +50,17 @@ pub struct Settings {
 pub struct Broker {
     asks: mpsc::Sender<Ask>,
     news: Arc<Notify>,
-    problem: Arc<Mutex<Option<String>>>,
+    watched: Arc<Watched>,
 }
+
+/// What is watched, and what it holds: the newest alone, so that a flood costs no memory.
+type Watched = BTreeMap<String, watch::Sender<Option<Bytes>>>;
 
 #[derive(Debug)]
 struct Ask {
     /// `metadata/…` or `targets/…`.
     file: String,
+    since: Instant,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -60,16 +70,19 @@ impl Broker {
     /// Connects and stays connected until `shutdown` ends. To be called on the runtime.
     pub fn start(settings: Settings, shutdown: Shutdown) -> Broker {
         let (asks, asked) = mpsc::channel(1);
+        let watched = settings.watched.iter().cloned();
+        let watched = watched.map(|file| (file, watch::Sender::new(None)));
         let broker = Broker {
             asks,
             news: Arc::default(),
-            problem: Arc::new(Mutex::new(Some("not connected yet".to_owned()))),
+            watched: Arc::new(watched.collect()),
         };
         let session = Session {
             backoff: Backoff::new(settings.reconnect_min, settings.reconnect_max),
             settings,
             news: Arc::clone(&broker.news),
-            problem: Arc::clone(&broker.problem),
+            problem: String::new(),
+            watched: Arc::clone(&broker.watched),
             live: None,
             retry_at: time::instant(),
             files: BTreeMap::new(),
@@ -84,19 +97,23 @@ impl Broker {
         self.news.notified().await;
     }
 
+    /// What one of the watched topics holds, as it comes.
+    pub fn watched(&self, file: &str) -> Option<watch::Receiver<Option<Bytes>>> {
+        self.watched.get(file).map(watch::Sender::subscribe)
+    }
+
     fn get(&self, file: String, limit: u64) -> Result<Option<Vec<u8>>, MirrorError> {
         if !is_plain(&file) {
             return Ok(None);
         }
-        let problem = self.problem.lock().clone();
-        if let Some(problem) = problem {
-            return Err(MirrorError::Unreachable(problem));
-        }
         let (answer, answered) = oneshot::channel();
+        let ask = Ask {
+            file,
+            since: time::instant(),
+            answer,
+        };
         let down = || unreachable("the daemon is going down");
-        self.asks
-            .blocking_send(Ask { file, answer })
-            .map_err(|_| down())?;
+        self.asks.blocking_send(ask).map_err(|_| down())?;
         match answered.blocking_recv().map_err(|_| down())?? {
             Some(bytes) if bytes.len() as u64 > limit => Err(MirrorError::TooLarge(limit)),
             found => Ok(found.map(Vec::from)),
@@ -120,7 +137,9 @@ struct Session {
     settings: Settings,
     backoff: Backoff,
     news: Arc<Notify>,
-    problem: Arc<Mutex<Option<String>>>,
+    /// Why there is no connection.
+    problem: String,
+    watched: Arc<Watched>,
     live: Option<Live>,
     retry_at: Instant,
     /// The files that are subscribed to: the timestamp, the next root, what is asked for.
@@ -134,6 +153,8 @@ struct Live {
     up: Option<Instant>,
     /// Files whose SUBACK is to come, in order.
     subscribing: VecDeque<String>,
+    /// In the order of their messages.
+    acks: VecDeque<Ack>,
 }
 
 struct File {
@@ -172,6 +193,8 @@ impl File {
 
 impl Session {
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>, shutdown: Shutdown) {
+        // Before the first ask, which would find no connection on its way.
+        self.connect();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -181,9 +204,10 @@ impl Session {
                 () = tokio::time::sleep_until(self.retry_at.into()), if self.live.is_none() => {
                     self.connect();
                 }
-                _ = tick.tick(), if self.ask.is_some() => {}
+                _ = tick.tick(), if self.ask.is_some() || self.owes() => {}
                 () = shutdown.ended() => break,
             }
+            self.acknowledge();
             self.answer();
         }
         if let Some(live) = &self.live {
@@ -199,6 +223,7 @@ impl Session {
                     events,
                     up: None,
                     subscribing: VecDeque::new(),
+                    acks: VecDeque::new(),
                 });
             }
             Err(lost) => self.lost(&lost),
@@ -211,8 +236,10 @@ impl Session {
                 if let Some(live) = &mut self.live {
                     live.up = Some(time::instant());
                 }
-                *self.problem.lock() = None;
                 self.subscribe(TIMESTAMP);
+                self.seek();
+                let watched: Vec<String> = self.watched.keys().cloned().collect();
+                watched.iter().for_each(|file| self.subscribe(file));
             }
             Event::Subscribed(codes) => self.subscribed(&codes),
             Event::Message(message) => self.message(&message),
@@ -236,7 +263,9 @@ impl Session {
     }
 
     fn forget(&mut self, file: &str) {
-        self.files.remove(file);
+        if self.files.remove(file).is_none() {
+            return;
+        }
         let topic = format!("{}/{file}", self.settings.prefix);
         if let Some(live) = &self.live {
             // One that stays subscribed brings what is dropped.
@@ -255,7 +284,7 @@ impl Session {
         match codes.first() {
             Some(Err(why)) => {
                 file.denied = Some(why.clone());
-                if name == TIMESTAMP {
+                if name == TIMESTAMP || self.watched.contains_key(&name) {
                     let topics = format!("{}/#", self.settings.prefix);
                     tracing::warn!(topics, why, "the broker denies the fleet's topics");
                 }
@@ -265,10 +294,11 @@ impl Session {
     }
 
     fn message(&mut self, message: &Message) {
-        if let (Some(ack), Some(live)) = (message.ack, &self.live)
-            && live.link.try_ack(ack).is_err()
-        {
-            return self.lost(&Lost::Network("the connection is stuck".to_owned()));
+        if let (Some(ack), Some(live)) = (message.ack, &mut self.live) {
+            if live.acks.len() >= UNACKNOWLEDGED {
+                return self.lost(&Lost::Network("the connection is stuck".to_owned()));
+            }
+            live.acks.push_back(ack);
         }
         let name = message.topic.strip_prefix(&self.settings.prefix);
         let Some(name) = name.and_then(|name| name.strip_prefix('/')) else {
@@ -281,35 +311,66 @@ impl Session {
         let content = (!message.payload.is_empty()).then(|| message.payload.clone());
         let changed = content != file.content;
         file.content = content;
+        if let Some(watched) = self.watched.get(name) {
+            watched.send_replace(file.content.clone());
+        }
         if changed && (name == TIMESTAMP || is_root(name)) {
             self.news.notify_one();
         }
     }
 
-    fn begin(&mut self, ask: Ask) {
-        if !self.files.contains_key(&ask.file) {
-            if is_root(&ask.file) {
-                let roots = self.files.keys().filter(|name| is_root(name));
-                let roots: Vec<String> = roots.cloned().collect();
-                roots.iter().for_each(|root| self.forget(root));
-            }
-            self.subscribe(&ask.file);
+    fn owes(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| !live.acks.is_empty())
+    }
+
+    /// As far as there is room; the rest waits.
+    fn acknowledge(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        while let Some(ack) = live.acks.front()
+            && live.link.try_ack(*ack).is_ok()
+        {
+            live.acks.pop_front();
         }
+    }
+
+    /// On a connection that is being made, once it is.
+    fn begin(&mut self, ask: Ask) {
         self.ask = Some(ask);
+        if self.live.as_ref().is_some_and(|live| live.up.is_some()) {
+            self.seek();
+        }
+    }
+
+    /// Subscribes to what is asked for.
+    fn seek(&mut self) {
+        let asked = self.ask.as_ref().map(|ask| ask.file.clone());
+        let Some(file) = asked.filter(|file| !self.files.contains_key(file)) else {
+            return;
+        };
+        if is_root(&file) {
+            let roots = self.files.keys().filter(|name| is_root(name));
+            let roots: Vec<String> = roots.cloned().collect();
+            roots.iter().for_each(|root| self.forget(root));
+        }
+        self.subscribe(&file);
     }
 
     /// Answers what is asked, as soon as that is known.
     fn answer(&mut self) {
         let Some(ask) = &self.ask else { return };
+        let now = time::instant();
+        let waited = now.saturating_duration_since(ask.since);
         let answer = match (&self.live, self.files.get(&ask.file)) {
-            (Some(live), Some(file)) if live.up.is_some() => file.answer(time::instant()),
-            _ => {
-                let problem = self.problem.lock().clone();
-                Some(Err(unreachable(&problem.unwrap_or_default())))
-            }
+            (None, _) => Some(Err(unreachable(&self.problem))),
+            (Some(_), Some(file)) => file.answer(now),
+            (Some(_), None) if waited < GRANT => None,
+            (Some(_), None) => Some(Err(unreachable("the broker isn't connected yet"))),
         };
         let Some(answer) = answer else { return };
-        if let Some(Ask { file, answer: to }) = self.ask.take() {
+        if let Some(Ask {
+            file, answer: to, ..
+        }) = self.ask.take()
+        {
             if file != TIMESTAMP && !is_root(&file) {
                 self.forget(&file);
             }
@@ -325,7 +386,7 @@ impl Session {
         let failure = Failure::of(lost, lived);
         self.retry_at = now + self.backoff.pause(failure, crate::identity::chance());
         tracing::info!(%lost, "no broker for the fleet's files");
-        *self.problem.lock() = Some(lost.to_string());
+        self.problem = lost.to_string();
         self.files.clear();
     }
 }

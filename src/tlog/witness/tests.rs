@@ -1,46 +1,5 @@
-use std::convert::Infallible;
-
 use super::*;
-use crate::tlog::tree::{Hashes, consistency, leaf_hash, node_hash, root};
-
-struct Leaves(Vec<Hash>);
-
-impl Hashes for Leaves {
-    type Error = Infallible;
-
-    fn hash(&self, level: u8, index: u64) -> Result<Hash, Infallible> {
-        match level.checked_sub(1) {
-            None => Ok(self.0[index as usize]),
-            Some(below) => {
-                let half = |side| self.hash(below, 2 * index + side);
-                Ok(node_hash(&half(0)?, &half(1)?))
-            }
-        }
-    }
-}
-
-impl Leaves {
-    /// Numbers, but one of them may be something else.
-    fn new(count: u64, other: Option<u64>) -> Leaves {
-        let leaf = |n: u64| match other == Some(n) {
-            true => leaf_hash(b"other"),
-            false => leaf_hash(&n.to_be_bytes()),
-        };
-        Leaves((0..count).map(leaf).collect())
-    }
-
-    fn at(&self, size: u64) -> Checkpoint {
-        Checkpoint {
-            origin: "a".to_owned(),
-            size,
-            root: root(size, self).unwrap(),
-        }
-    }
-
-    fn proof(&self, from: u64, to: u64) -> Vec<Hash> {
-        consistency(from, to, self).unwrap()
-    }
-}
+use crate::tlog::leaves::Leaves;
 
 /// The example of C2SP's tlog-witness.
 const REQUEST: &str = "\
@@ -114,9 +73,9 @@ fn a_log_that_grows_is_followed() {
     let log = Leaves::new(20, None);
     let step = |kept: u64, shown: u64| {
         let proof = log.proof(kept, shown);
-        judge(Some(&log.at(kept)), &log.at(shown), Some(&proof))
+        judge(Some(&log.at("a", kept)), &log.at("a", shown), Some(&proof))
     };
-    assert_eq!(judge(None, &log.at(7), None), Ok(Step::First));
+    assert_eq!(judge(None, &log.at("a", 7), None), Ok(Step::First));
     assert_eq!(step(7, 7), Ok(Step::Same));
     assert_eq!(step(0, 7), Ok(Step::Grown));
     for kept in 1..20 {
@@ -129,25 +88,25 @@ fn a_log_that_grows_is_followed() {
 #[test]
 fn a_log_that_was_rewritten_is_found() {
     let log = Leaves::new(20, None);
-    let kept = log.at(9);
+    let kept = log.at("a", 9);
     let seen = |shown: &Checkpoint, proof: &[Hash]| judge(Some(&kept), shown, Some(proof));
     for changed in 0..9 {
         let other = Leaves::new(20, Some(changed));
         for size in 10..=20 {
             // Neither its own proof helps, nor the true log's.
             for proof in [other.proof(9, size), log.proof(9, size), Vec::new()] {
-                let judged = seen(&other.at(size), &proof);
+                let judged = seen(&other.at("a", size), &proof);
                 assert_eq!(judged, Err(Doubt::Inconsistent(9)), "{changed} {size}");
             }
         }
-        assert_eq!(seen(&other.at(9), &[]), Err(Doubt::OtherRoot));
+        assert_eq!(seen(&other.at("a", 9), &[]), Err(Doubt::OtherRoot));
     }
     // What nobody has seen may be anything.
     let other = Leaves::new(20, Some(9));
-    let judged = seen(&other.at(12), &other.proof(9, 12));
+    let judged = seen(&other.at("a", 12), &other.proof(9, 12));
     assert_eq!(judged, Ok(Step::Grown));
     for size in 0..9 {
-        let judged = seen(&log.at(size), &[]);
+        let judged = seen(&log.at("a", size), &[]);
         assert_eq!(judged, Err(Doubt::Smaller(9, size)));
     }
 }
@@ -155,7 +114,7 @@ fn a_log_that_was_rewritten_is_found() {
 #[test]
 fn a_proof_that_is_missing_is_no_evidence() {
     let log = Leaves::new(20, None);
-    let judged = judge(Some(&log.at(9)), &log.at(12), None);
+    let judged = judge(Some(&log.at("a", 9)), &log.at("a", 12), None);
     assert_eq!(judged, Err(Doubt::Unproven(9)));
     assert!(!Doubt::Unproven(9).is_fork());
     for fork in [

@@ -1,4 +1,4 @@
-//! Which form of the metrics a client wants: `Accept` (RFC 9110 section 12.5.1).
+//! Which form of an answer a client wants: `Accept` (RFC 9110 section 12.5.1).
 
 use hyper::header::{ACCEPT, HeaderMap, VARY};
 use hyper::{Response, StatusCode};
@@ -9,19 +9,30 @@ use crate::telemetry::Format;
 /// The form that a request's headers like best. The first one is for whoever says nothing, or likes
 /// several equally; and for whoever wants neither, who can but try.
 pub(super) fn format(headers: &HeaderMap) -> Format {
-    let values = headers.get_all(ACCEPT).iter();
-    let ranges: Vec<Range> = values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| parts(value, ','))
-        .filter_map(Range::parse)
-        .collect();
+    let ranges = ranges(headers);
+    let of = |format: Format| quality(format.media_type(), &ranges);
     let [mut best, ref others @ ..] = Format::ALL;
     for other in others {
-        if quality(*other, &ranges) > quality(best, &ranges) {
+        if of(*other) > of(best) {
             best = *other;
         }
     }
     best
+}
+
+/// Whether a request's headers like the media type `one` better than `usual`.
+pub(super) fn wants(headers: &HeaderMap, one: &str, usual: &str) -> bool {
+    let ranges = ranges(headers);
+    quality(one, &ranges) > quality(usual, &ranges)
+}
+
+fn ranges(headers: &HeaderMap) -> Vec<Range<'_>> {
+    let values = headers.get_all(ACCEPT).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| parts(value, ','))
+        .filter_map(Range::parse)
+        .collect()
 }
 
 pub(super) fn metrics(format: Format, text: String) -> Response<Body> {
@@ -76,8 +87,8 @@ impl<'a> Range<'a> {
     }
 }
 
-fn quality(format: Format, ranges: &[Range<'_>]) -> u16 {
-    let Some(offered) = Range::parse(format.media_type()) else {
+fn quality(media_type: &str, ranges: &[Range<'_>]) -> u16 {
+    let Some(offered) = Range::parse(media_type) else {
         return 0;
     };
     let named = ranges

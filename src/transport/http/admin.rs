@@ -13,9 +13,9 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::wrong_method;
-use super::{Control, Settings, accept, host, records, request};
-use crate::admin::{Call, Operation, PinHeld, ResetTime, route};
-use crate::audit::{TextOf, What};
+use super::{Control, Settings, accept, evidence, host, records, request};
+use crate::admin::{Call, Forget, Forgotten, Operation, PinHeld, ResetTime, route};
+use crate::audit::{Log, TextOf, Unforgotten, What};
 use crate::auth::ToExplain;
 use crate::authority;
 use crate::json;
@@ -132,8 +132,12 @@ impl Admin {
                 self.answer(route::RESET_TIME, move |c| c.reset_time(to))
                     .await
             }
-            Operation::Audit => self.audit(request.uri().query()),
-            Operation::AuditText => self.text(request.uri().query()).await,
+            Operation::AuditText => self.text(&request).await,
+            operation @ (Operation::Audit
+            | Operation::Checkpoint
+            | Operation::Sign
+            | Operation::Proof
+            | Operation::Forget) => self.audit(operation, request).await,
         }
     }
 
@@ -171,14 +175,38 @@ impl Admin {
         Ok(parsed.map_err(refused)?)
     }
 
-    fn audit(&self, query: Option<&str>) -> Result<Response<Body>, Refused> {
-        let (log, shutdown) = (self.control.audit(), self.shutdown.clone());
-        records::answer(query, log, self.settings.keep_alive, shutdown)
+    async fn audit(
+        &self,
+        operation: Operation,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let log = self.control.audit();
+        match operation {
+            Operation::Checkpoint => Ok(evidence::checkpoint(&log)?),
+            Operation::Sign => {
+                let sign = move || log.sign_now(log.clocks().now()).map_err(evidence::failed);
+                Ok(evidence::note(&*evidence::blocking(sign).await?))
+            }
+            Operation::Proof => {
+                let index = request::query(&request, "index").unwrap_or_default();
+                Ok(evidence::proof(log, index, true).await?)
+            }
+            Operation::Forget => {
+                let Forget { request } = self.parsed(request).await?;
+                let forgotten = evidence::blocking(move || forget(&log, &request)).await?;
+                Ok(reply::json(StatusCode::OK, &forgotten))
+            }
+            _ => {
+                let (query, shutdown) = (request.uri().query(), self.shutdown.clone());
+                records::answer(query, log, self.settings.keep_alive, shutdown)
+            }
+        }
     }
 
     /// A text as it was encrypted.
-    async fn text(&self, query: Option<&str>) -> Result<Response<Body>, Refused> {
-        let of = query.and_then(|query| query.strip_prefix("of="));
+    async fn text(&self, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
+        let of = request.uri().query();
+        let of = of.and_then(|query| query.strip_prefix("of="));
         let of = of.unwrap_or_default().parse::<TextOf>().map_err(|why| {
             let refusal = Refusal::new(RefuseReason::InvalidParameter);
             refusal.param("of").detail(why)
@@ -219,6 +247,18 @@ impl Admin {
             tracing::error!(%error, "an administration task failed");
             RefuseReason::Internal.into()
         })
+    }
+}
+
+fn forget(log: &Log, request: &str) -> Result<Forgotten, Refusal> {
+    match log.forget(request, Origin::Daemon, log.clocks().now()) {
+        Ok(forgotten) => Ok(Forgotten {
+            index: forgotten.index,
+            request_id: forgotten.request_id,
+            erased: forgotten.erased,
+        }),
+        Err(Unforgotten::Audit(error)) => Err(evidence::failed(error)),
+        Err(other) => Err(Refusal::new(RefuseReason::BadRequest).detail(other.to_string())),
     }
 }
 

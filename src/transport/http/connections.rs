@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::Settings;
 use super::door::Door;
 pub(super) use super::door::Peer;
-use super::metrics::Metrics;
+use super::metrics::Connections;
 use super::reply::{self, Body};
 use super::seats::{Room, Seat};
 use super::stall::StallGuard;
@@ -56,14 +56,14 @@ pub(super) trait Service<P = Peer>: Send + Sync + 'static {
 pub(super) async fn run<D: Door, S: Service<D::Peer>>(
     door: D,
     settings: Arc<Settings>,
-    metrics: Metrics,
+    connections: Connections,
     service: Arc<S>,
     shutdown: Shutdown,
 ) {
     let door = Arc::new(door);
     let (total, per_peer) = (settings.max_connections, settings.max_connections_per_uid);
     let acceptor = Acceptor {
-        room: Arc::new(Room::new(total, per_peer, metrics)),
+        room: Arc::new(Room::new(total, per_peer, connections)),
         door: Arc::clone(&door),
         settings,
         service,

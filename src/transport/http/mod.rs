@@ -10,12 +10,15 @@ mod admin;
 #[cfg(test)]
 mod admin_tests;
 mod answer;
+mod auditor;
 mod certificates;
 mod connections;
 mod door;
+mod evidence;
 mod host;
 mod metrics;
 mod public;
+mod query;
 mod records;
 mod reply;
 mod request;
@@ -23,6 +26,7 @@ mod reserve;
 mod route;
 mod seats;
 mod socket;
+mod spans;
 mod stall;
 #[cfg(test)]
 mod tests;
@@ -36,6 +40,8 @@ use tokio::net::{TcpListener, UnixListener};
 
 pub use certificates::{Certificates, TlsSettings};
 pub use metrics::Metrics;
+#[cfg(any(test, feature = "for-tests"))]
+pub use metrics::fill as fill_metrics;
 pub use socket::bind;
 
 use door::{Listening, TlsDoor};
@@ -165,15 +171,15 @@ pub async fn serve(
     let unix = connections::run(
         Listening::new(unix),
         Arc::clone(&settings),
-        metrics.clone(),
+        metrics.connections("unix"),
         Arc::clone(&public),
         shutdown.clone(),
     );
     let tcp = async {
         if let Some(tcp) = tcp {
             let (settings, public) = (Arc::clone(&settings), Arc::clone(&public));
-            let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
-            connections::run(Listening::new(tcp), settings, metrics, public, shutdown).await;
+            let (own, shutdown) = (metrics.connections("tcp"), shutdown.clone());
+            connections::run(Listening::new(tcp), settings, own, public, shutdown).await;
         }
     };
     let tls = async {
@@ -181,8 +187,8 @@ pub async fn serve(
             let tcp = Listening::new(tls);
             let door = TlsDoor { tcp, certificates };
             let (settings, public) = (Arc::clone(&settings), Arc::clone(&public));
-            let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
-            connections::run(door, settings, metrics, public, shutdown).await;
+            let (own, shutdown) = (metrics.connections("tls"), shutdown.clone());
+            connections::run(door, settings, own, public, shutdown).await;
         }
     };
     tokio::join!(unix, tcp, tls);
@@ -210,5 +216,6 @@ pub async fn serve_admin(
         shutdown: shutdown.clone(),
     });
     let door = Reserved::new(Listening::new(listener));
-    connections::run(door, settings, metrics, admin, shutdown).await;
+    let own = metrics.connections("admin");
+    connections::run(door, settings, own, admin, shutdown).await;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, HeaderName};
 use hyper::{Request, Response, StatusCode};
+use tracing::Instrument;
 
 use super::connections::{Peer, Service};
 use super::door::TcpPeer;
@@ -12,11 +13,13 @@ use super::metrics::Metrics;
 use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::{Route, not_found, wrong_method};
-use super::{Control, Settings, accept, answer, host, request, route};
+use super::{Control, Settings, accept, answer, auditor, evidence, host, request, route, spans};
 use crate::admission::{Admission, Recorded};
+use crate::audit::View;
 use crate::auth::{Credential, Permitted};
 use crate::prompt::{self, Dialect, Look, Origin, Place, RequestId, Transport};
 use crate::reason::{Refusal, RefuseReason};
+use crate::trace::Trace;
 use crate::wire::{self, Body as Prompt};
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
@@ -34,6 +37,8 @@ struct Caller {
     origin: Origin,
     /// On the Unix socket only.
     local: Option<Peer>,
+    /// Where the spans of what is asked go.
+    trace: Trace,
 }
 
 impl Service for Public {
@@ -68,30 +73,38 @@ impl Public {
     /// `checked`: whether the request may be for this appliance at all.
     async fn respond(
         &self,
-        caller: Caller,
+        mut caller: Caller,
         checked: Result<(), Refusal>,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        let id = request::id(request.headers());
         let place = route::at(request.uri().path());
-        let name = place.as_ref().map_or("other", |place| place.path);
-        let answer = match (checked, place) {
-            (Err(refusal), _) => Err(refusal.into()),
-            (Ok(()), Some(place)) => self.handle(place, caller.clone(), &id, request).await,
-            (Ok(()), None) => Err(not_found(request.uri().path()).into()),
+        let path = place.as_ref().map(|place| place.path);
+        let (root, id) = spans::begin(&self.admission, &request, path, &caller.origin);
+        caller.trace = root.trace();
+        let lines = id.log_span();
+        let answered = async {
+            let answer = match (checked, place) {
+                (Err(refusal), _) => Err(refusal.into()),
+                (Ok(()), Some(place)) => self.handle(place, caller.clone(), &id, request).await,
+                (Ok(()), None) => Err(not_found(request.uri().path()).into()),
+            };
+            let answer = answer.unwrap_or_else(|refused| self.refuse(refused, caller, &id));
+            let (name, status) = (path.unwrap_or("other"), answer.status().as_u16());
+            self.metrics.answered(name, status);
+            tracing::debug!(route = name, status, "answered");
+            answer
         };
-        let mut response = match answer {
-            Ok(response) => response,
-            Err(refused) => {
-                let unread = |refusal| self.admission.refuse_unread(caller.origin, &id, refusal);
-                refused.respond(unread)
-            }
-        };
-        let status = response.status();
+        let mut response = answered.instrument(lines).await;
         reply::set(response.headers_mut(), REQUEST_ID, id.echoed());
-        self.metrics.answered(name, status.as_u16());
-        tracing::debug!(request_id = %id, route = name, status = status.as_u16(), "answered");
-        response
+        spans::end(root, response)
+    }
+
+    fn refuse(&self, refused: Refused, caller: Caller, id: &RequestId) -> Response<Body> {
+        let Caller { origin, trace, .. } = caller;
+        refused.respond(|refusal| {
+            trace.decided(Err(refusal.reason));
+            self.admission.refuse_unread(origin, id, refusal)
+        })
     }
 
     fn refuse_connection(&self, caller: Caller, refusal: &Refusal) {
@@ -147,10 +160,39 @@ impl Public {
                     let _read = self.authorized(look, caller, id, request).await?;
                 }
                 let format = accept::format(request.headers());
-                Ok(accept::metrics(format, self.control.metrics(format)))
+                let control = Arc::clone(&self.control);
+                let text = tokio::task::spawn_blocking(move || control.metrics(format)).await;
+                let text = text.map_err(|_| Refusal::new(RefuseReason::Internal))?;
+                Ok(accept::metrics(format, text))
             }
             Look::Status => self.status(caller, id, request).await,
+            Look::Audit | Look::Checkpoint | Look::Proof | Look::Consistency => {
+                self.audit(look, name, caller, id, request).await
+            }
         }
+    }
+
+    /// Records of the realm that the token is of, and what proves them.
+    async fn audit(
+        &self,
+        look: Look,
+        name: &str,
+        caller: Caller,
+        id: &RequestId,
+        request: &Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let permitted = self.authorized(look, caller, id, request).await?;
+        let log = self.control.audit();
+        let answer = match look {
+            Look::Checkpoint => evidence::checkpoint(&log),
+            Look::Proof => evidence::proof(log, name, false).await,
+            Look::Consistency => evidence::consistency(log, name).await,
+            _ => {
+                let view = View::Realm(permitted.grant().realm.clone());
+                auditor::answer(log, view, request).await
+            }
+        };
+        answer.map_err(|refusal| Refused::recorded(permitted.with(refusal), look.entry().scope))
     }
 
     async fn complete(
@@ -181,13 +223,13 @@ impl Public {
                 .param("authorization");
             return Err(refusal.into());
         }
-        self.admitted(credential, caller.origin, id, body).await
+        self.admitted(credential, caller, id, body).await
     }
 
     async fn admitted(
         &self,
         credential: Credential,
-        origin: Origin,
+        Caller { origin, trace, .. }: Caller,
         id: &RequestId,
         body: Prompt,
     ) -> Result<Response<Body>, Refused> {
@@ -196,6 +238,7 @@ impl Public {
             origin,
             model: body.model,
             deadline: None,
+            trace,
             asks: body.completion,
         };
         let scope = request.asks.dialect.entry().scope;
@@ -232,6 +275,7 @@ impl Public {
             origin: caller.origin,
             model: None,
             deadline: None,
+            trace: caller.trace,
             asks: look,
         };
         let permitted = self.admission.authorize(credential, request).await;
@@ -289,6 +333,7 @@ impl From<Peer> for Caller {
         Caller {
             origin,
             local: Some(peer),
+            trace: Trace::default(),
         }
     }
 }
@@ -302,6 +347,7 @@ impl From<TcpPeer> for Caller {
         Caller {
             origin,
             local: None,
+            trace: Trace::default(),
         }
     }
 }

@@ -7,17 +7,15 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::{Response, StatusCode};
-use percent_encoding::percent_decode_str;
 
+use super::auditor::JSON_LINES;
+use super::query::{self, bad_value, number};
 use super::reply::{self, Body, Refused};
 use crate::admin::LeftOut;
-use crate::audit::{Filter, Log, MAX_LAST, Reader, Start, Step, Wanted};
-use crate::reason::{Refusal, RefuseReason};
+use crate::audit::{Log, MAX_LAST, Reader, Start, Step, Wanted};
+use crate::reason::Refusal;
 use crate::shutdown::Shutdown;
-use crate::spelling::nearest;
 use crate::time;
-
-const JSON_LINES: &str = "application/jsonl";
 
 /// Beside those of a filter.
 const NAMES: [&str; 5] = ["from", "last", "before", "limit", "follow"];
@@ -44,34 +42,9 @@ pub(super) fn answer(
     Ok(reply::new(StatusCode::OK, JSON_LINES, body))
 }
 
-/// What a query asks for of a log that ends before `next`. A name that nobody knows, or twice the
-/// same, would show other records than are meant.
+/// What a query asks for of a log that ends before `next`.
 fn wanted(query: &str, next: u64) -> Result<Wanted, Refusal> {
-    let mut asked = [const { None }; NAMES.len()];
-    let mut filter = Filter::default();
-    let mut seen = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = percent_decode_str(value).decode_utf8();
-        let value = value.map_err(|_| bad_value(name, "UTF-8, percent-encoded"))?;
-        if seen.contains(&name) {
-            return Err(bad_value(name, "there once"));
-        }
-        seen.push(name);
-        if let Some(place) = NAMES.iter().position(|known| *known == name) {
-            asked[place] = Some(value.into_owned());
-        } else if Filter::NAMES.contains(&name) {
-            let set = filter.set(name, &value);
-            set.map_err(|unfit| invalid(name, format!("`{name}`: {unfit}")))?;
-        } else {
-            return Err(unknown(name));
-        }
-    }
-    let [from, last, before, limit, follow] = asked;
-    let number = |name, text: Option<String>| {
-        let number = text.map(|text| text.parse::<u64>()).transpose();
-        number.map_err(|_| bad_value(name, "a number"))
-    };
+    let ([from, last, before, limit, follow], filter) = query::read(query, NAMES)?;
     let start = match (number("from", from)?, number("last", last)?) {
         (Some(_), Some(_)) => return Err(bad_value("last", "alone, without `from`")),
         (None, Some(last)) if last > MAX_LAST && !filter.is_empty() => {
@@ -92,25 +65,6 @@ fn wanted(query: &str, next: u64) -> Result<Wanted, Refusal> {
         limit: number("limit", limit)?.unwrap_or(u64::MAX),
         filter,
     })
-}
-
-fn unknown(name: &str) -> Refusal {
-    let known: Vec<&str> = NAMES.into_iter().chain(Filter::NAMES).collect();
-    let shown: String = name.chars().take(64).collect();
-    let meant = match nearest(&shown, &known) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("known are {}", known.join(", ")),
-    };
-    invalid(&shown, format!("`{shown}` is unknown; {meant}"))
-}
-
-fn bad_value(name: &str, what: &str) -> Refusal {
-    invalid(name, format!("`{name}` must be {what}"))
-}
-
-fn invalid(name: &str, detail: String) -> Refusal {
-    let refusal = Refusal::new(RefuseReason::InvalidParameter);
-    refusal.detail(detail).param(name)
 }
 
 /// Goes on with a reader as fast as the client takes it, and waits at the log's end where it is to
@@ -189,8 +143,8 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::Change;
     use crate::audit::tests::{open_in, settings};
+    use crate::audit::{Change, Filter};
     use crate::prompt::Origin;
     use crate::store::Store;
     use crate::time::Timestamp;

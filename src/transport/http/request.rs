@@ -5,17 +5,24 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use super::seats::Turn;
 use crate::auth::{Binding, Credential, NonceRule};
 use crate::prompt::RequestId;
 use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::Wiped;
+use crate::trace::Parent;
 
 /// A new id, with the client's own beside it.
 pub(super) fn id(headers: &HeaderMap) -> RequestId {
     RequestId::beside(headers.get("x-request-id").and_then(|id| id.to_str().ok()))
+}
+
+/// The caller's span.
+pub(super) fn parent(headers: &HeaderMap) -> Option<Parent> {
+    let named = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    Parent::of(named("traceparent"), named("tracestate"))
 }
 
 /// What the `Authorization` and `DPoP` headers show. A proof's `htu` is one of `origins` with the
@@ -146,8 +153,6 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Str
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {

@@ -18,7 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::door::Whose;
-use super::metrics::Metrics;
+use super::metrics::Connections;
 use super::reply::Body;
 use crate::share::Shares;
 
@@ -33,7 +33,7 @@ pub(super) struct Room {
     per_peer: usize,
     /// The next stamp: tells which wait began first.
     stamp: AtomicU64,
-    metrics: Metrics,
+    connections: Connections,
 }
 
 struct Seats {
@@ -79,7 +79,7 @@ pub(super) struct Answering {
 }
 
 impl Room {
-    pub(super) fn new(total: usize, per_peer: usize, metrics: Metrics) -> Room {
+    pub(super) fn new(total: usize, per_peer: usize, connections: Connections) -> Room {
         Room {
             seats: Mutex::new(Seats {
                 shares: Shares::new(total),
@@ -88,7 +88,7 @@ impl Room {
             }),
             per_peer,
             stamp: AtomicU64::new(ANSWERED + 1),
-            metrics,
+            connections,
         }
     }
 
@@ -99,7 +99,7 @@ impl Room {
             seats.shares.held(&whose) < self.per_peer && seats.shares.take(&whose).is_ok();
         if !is_free {
             let who_waits = seats.who_waits(whose, self.per_peer)?;
-            self.metrics.given_up.inc();
+            self.connections.given_up.inc();
             seats.remove(&who_waits);
             who_waits.given_up.notify_one();
             seats.shares.restore(&whose);
@@ -112,7 +112,7 @@ impl Room {
             given_up: Notify::new(),
         });
         seats.taken.insert(number, Arc::clone(&taken));
-        self.metrics.connections.inc();
+        self.connections.open.inc();
         let room = Arc::clone(self);
         Some(Seat { room, taken })
     }
@@ -179,7 +179,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.room.lock().remove(&self.taken);
-        self.room.metrics.connections.dec();
+        self.room.connections.open.dec();
     }
 }
 
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     fn room(total: usize, per_peer: usize) -> Arc<Room> {
-        Arc::new(Room::new(total, per_peer, Metrics::default()))
+        Arc::new(Room::new(total, per_peer, Connections::default()))
     }
 
     fn has_given_up(seat: &Seat) -> bool {
@@ -264,10 +264,10 @@ mod tests {
         let held = [1, 2, 3].map(|user| flood(&room, Whose::User(user)));
         assert_eq!(held.each_ref().map(Vec::len), [32, 16, 8]);
         let root = room.take(ROOT).unwrap();
-        assert_eq!(room.metrics.connections.get(), 57);
+        assert_eq!(room.connections.open.get(), 57);
         drop((root, held));
         assert_eq!(
-            (room.lock().shares.taken(), room.metrics.connections.get()),
+            (room.lock().shares.taken(), room.connections.open.get()),
             (0, 0)
         );
         assert_eq!(flood(&room, FLOODER).len(), 32);
@@ -290,10 +290,10 @@ mod tests {
         drop(a.turn().answering(empty()));
         let h = take(2);
         assert!(has_given_up(&d) && !has_given_up(&a) && !has_given_up(&e));
-        assert_eq!(room.metrics.given_up.get(), 3);
+        assert_eq!(room.connections.given_up.get(), 3);
         drop((a, b, c, d, e, f, g, h));
         assert_eq!(
-            (room.lock().shares.taken(), room.metrics.connections.get()),
+            (room.lock().shares.taken(), room.connections.open.get()),
             (0, 0)
         );
     }

@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::connections::{Peer, Service};
+use super::metrics::Connections;
 use super::reply::{Body, Refused};
 use super::*;
 
@@ -139,7 +140,7 @@ fn start(settings: Settings) -> Server {
     let run = connections::run(
         Listening::new(listener),
         settings,
-        Metrics::default(),
+        Connections::default(),
         service,
         until,
     );

@@ -17,6 +17,7 @@ pub struct Metrics {
     requests: Family<Labels, Counter>,
     duplicates: Counter,
     excess: Counter,
+    untold: Counter,
 }
 
 impl Metrics {
@@ -47,6 +48,11 @@ impl Metrics {
             "Requests that the broker sent beyond our Receive Maximum",
             metrics.excess.clone(),
         );
+        registry.register(
+            "slmd_mqtt_untold",
+            "Refusals that couldn't be told to whoever asked",
+            metrics.untold.clone(),
+        );
         metrics
     }
 
@@ -65,6 +71,10 @@ impl Metrics {
 
     pub(super) fn excess(&self) {
         self.excess.inc();
+    }
+
+    pub(super) fn untold(&self) {
+        self.untold.inc();
     }
 
     pub(super) fn duplicate(&self) {

@@ -18,6 +18,7 @@ mod request;
 mod serve;
 mod session;
 mod signature;
+mod spans;
 mod status;
 mod topics;
 mod untold;
@@ -81,7 +82,7 @@ impl Settings {
         link::Options {
             client_id,
             session_expiry: Duration::ZERO,
-            // Acknowledged as they come, so a flood of them always finds room in the link's queue.
+            // Acknowledged as they come.
             receive_maximum: APART,
             max_packet,
             will: None,

@@ -11,12 +11,13 @@ use crate::digest::digest;
 use crate::link::{Message, Properties};
 use crate::prompt::{Cancel, Completion, Dialect, Origin, Request, RequestId};
 use crate::reason::{DenyReason, Refusal, RefuseReason};
+use crate::trace::{Parent, Trace};
 use crate::wire::{self, Body, Framing};
 
 /// Correlation Data is echoed with each piece of an answer, so a short request must not be able to
 /// make a long one; a UUID has 36 bytes.
 const MAX_CORRELATION: usize = 256;
-/// User properties of a message; we read three.
+/// User properties of a message; we read five.
 const MAX_USER_PROPERTIES: usize = 32;
 
 /// A request that can be read. Whether its answer may go where it asks is for the grant to say.
@@ -84,7 +85,7 @@ pub(super) fn parse(
     nonces: Accepted<'_>,
     now: Instant,
 ) -> Result<Box<Asked>, Box<Unread>> {
-    let id = request_id(&message.properties);
+    let id = id(&message.properties);
     let reply = reply(topics, message, form);
     let readable = readable(message, reply.as_ref(), max_body);
     let asked = readable.and_then(|reply| {
@@ -194,6 +195,7 @@ fn asked(
             origin: origin(message),
             model: body.model,
             deadline: expiry.and_then(|expiry| now.checked_add(expiry)),
+            trace: Trace::default(),
             asks: body.completion,
         },
         credential,
@@ -208,6 +210,7 @@ fn asked(
 pub(super) fn parse_cancel(
     topics: &Topics,
     message: &Message,
+    id: RequestId,
     nonces: Accepted<'_>,
 ) -> Result<(Credential, Request<Cancel>), Refusal> {
     bounded(&message.properties)?;
@@ -219,10 +222,11 @@ pub(super) fn parse_cancel(
             .detail("a cancel needs the request's Correlation Data"));
     };
     let request = Request {
-        id: request_id(&message.properties),
+        id,
         origin: origin(message),
         model: None,
         deadline: None,
+        trace: Trace::default(),
         asks: Cancel {
             correlation: correlation.to_vec(),
         },
@@ -283,8 +287,15 @@ fn reply(topics: &Topics, message: &Message, form: topics::Form<'_>) -> Option<R
     })
 }
 
-fn request_id(properties: &Properties) -> RequestId {
+/// A new id, with the client's own beside it.
+pub(super) fn id(properties: &Properties) -> RequestId {
     RequestId::beside(user(properties, "request-id").next())
+}
+
+/// The caller's span (W3C Trace Context: MQTT protocol).
+pub(super) fn parent(properties: &Properties) -> Option<Parent> {
+    let named = |name| user(properties, name).map(str::as_bytes);
+    Parent::of(named("traceparent"), named("tracestate"))
 }
 
 fn credential(
@@ -375,6 +386,10 @@ mod tests {
         Topics::new("edge-1", "#")
     }
 
+    fn cancel(message: &Message) -> Result<(Credential, Request<Cancel>), Refusal> {
+        parse_cancel(&edge(), message, RequestId::random(), &nonces)
+    }
+
     fn refused(message: &Message) -> &'static str {
         let topics = Topics::new("edge-1", "#");
         let now = crate::time::instant();
@@ -450,7 +465,7 @@ mod tests {
         assert_ne!(refused(&long), "bad_request");
         long.properties.correlation = with(MAX_CORRELATION + 1);
         assert_eq!(refused(&long), "bad_request");
-        assert!(parse_cancel(&edge(), &long, &nonces).is_err());
+        assert!(cancel(&long).is_err());
         let reply = reply(&edge(), &long, topics::Form::Properties).unwrap();
         assert_eq!(reply.correlation, None, "not echoed");
 
@@ -460,7 +475,7 @@ mod tests {
         assert_ne!(refused(&many), "bad_request");
         many.properties.user.push(pair(MAX_USER_PROPERTIES));
         assert_eq!(refused(&many), "bad_request");
-        assert!(parse_cancel(&edge(), &many, &nonces).is_err());
+        assert!(cancel(&many).is_err());
     }
 
     #[test]
@@ -474,10 +489,10 @@ mod tests {
 
     #[test]
     fn cancel_needs_correlation() {
-        let mut cancel = message("");
-        assert!(parse_cancel(&edge(), &cancel, &nonces).is_ok());
-        cancel.properties.correlation = None;
-        assert!(parse_cancel(&edge(), &cancel, &nonces).is_err());
+        let mut named = message("");
+        assert!(cancel(&named).is_ok());
+        named.properties.correlation = None;
+        assert!(cancel(&named).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
 use super::answer::{Answer, Ended, Messages};
 use super::hints;
@@ -12,10 +13,11 @@ use super::inboxes::{Inboxes, Stay};
 use super::metrics::Metrics;
 use super::outbox::{Outbox, Unsent};
 use super::refusals::{Refusals, Whose};
-use super::request::{Asked, Form, Reply, Unread};
+use super::request::{self, Asked, Form, Reply, Unread};
 use super::signature::Signer;
+use super::spans::Arrived;
 use super::status::Cell;
-use super::topics::Topics;
+use super::topics::{self, Topics};
 use super::untold::Why;
 use crate::admission::{
     Admission, Admitted, Asker, Delivered, Delivery, Recorded, Rejected, StoredAnswer, Ticket,
@@ -23,8 +25,12 @@ use crate::admission::{
 use crate::auth::{Credential, Grant};
 use crate::delivery::{End, Exact, Id};
 use crate::identity::Nonces;
-use crate::prompt::{self, Cancel, Finish, Look, Operation, Origin, Outcome, Request, RequestId};
+use crate::link::Message;
+use crate::prompt::{
+    self, Cancel, Dialect, Finish, Look, Operation, Origin, Outcome, Request, RequestId,
+};
 use crate::reason::{DenyReason, Reason, Refusal, RefuseReason};
+use crate::trace::{Root, Trace};
 use crate::wire::Framing;
 
 /// What all requests share.
@@ -55,18 +61,60 @@ pub(super) enum Came {
     AtLeastOnce,
 }
 
+/// A message as it was read, and its span.
+pub(super) struct Read<T> {
+    root: Root,
+    parsed: T,
+}
+
+/// Reads a message on a request topic.
+pub(super) fn read(
+    context: &Context,
+    message: &Message,
+    form: (Dialect, topics::Form<'_>),
+    max_body: usize,
+) -> Read<Result<Box<Asked>, Box<Unread>>> {
+    let (topics, now) = (&context.topics, crate::time::instant());
+    let arrived = Arrived::new(&context.admission, message);
+    let nonces = || context.accepted_nonces();
+    let mut parsed = request::parse(topics, message, form, max_body, &nonces, now);
+    arrived.asks(topics, form, &mut parsed);
+    let root = arrived.root;
+    Read { root, parsed }
+}
+
 /// Serves a message on a request topic.
 pub(super) async fn request(
     context: Arc<Context>,
     message: (Id, Exact),
-    parsed: Result<Box<Asked>, Box<Unread>>,
+    Read { root, parsed }: Read<Result<Box<Asked>, Box<Unread>>>,
     came: Came,
     deciding: Deciding,
 ) -> End {
-    let asked = match parsed {
-        Ok(asked) => asked,
-        Err(unread) => return context.unread(unread, came, deciding).await,
+    let id = match &parsed {
+        Ok(asked) => &asked.request.id,
+        Err(unread) => &unread.id,
     };
+    let lines = id.log_span();
+    let served = async {
+        match parsed {
+            Ok(asked) => ask(context, message, asked, (&root, came), deciding).await,
+            Err(unread) => {
+                root.decided(Err(unread.refusal.reason));
+                context.unread(unread, came, deciding).await
+            }
+        }
+    };
+    served.instrument(lines).await
+}
+
+async fn ask(
+    context: Arc<Context>,
+    message: (Id, Exact),
+    asked: Box<Asked>,
+    (root, came): (&Root, Came),
+    deciding: Deciding,
+) -> End {
     let framing = asked.framing;
     let reply = asked.reply.clone();
     let sender = Sender {
@@ -86,10 +134,12 @@ pub(super) async fn request(
             context.run(admitted, *ticket, &reply, framing).await
         }
         Ok(Delivered::Joined) => {
+            root.set("slmd.duplicate", "joined");
             context.metrics.duplicate();
             End::Done
         }
         Ok(Delivered::Again(stored)) => {
+            root.set("slmd.duplicate", "answered");
             context.metrics.duplicate();
             context.again(stored, &reply, framing).await
         }
@@ -105,25 +155,50 @@ struct Sender {
     came: Came,
 }
 
+/// A message on the cancel topic.
+pub(super) struct Cancelling {
+    id: RequestId,
+    origin: Origin,
+    parsed: Result<(Credential, Request<Cancel>), Refusal>,
+}
+
+/// Reads a message on the cancel topic.
+pub(super) fn read_cancel(context: &Context, message: &Message) -> Read<Cancelling> {
+    let arrived = Arrived::new(&context.admission, message);
+    let id = arrived.cancels(message);
+    let nonces = || context.accepted_nonces();
+    let parsed = request::parse_cancel(&context.topics, message, id.clone(), &nonces);
+    let origin = request::origin(message);
+    Read {
+        root: arrived.root,
+        parsed: Cancelling { id, origin, parsed },
+    }
+}
+
 /// Serves a message on the cancel topic. The cancelled request's own answer tells the client.
 pub(super) async fn cancel(
     context: Arc<Context>,
-    origin: Origin,
-    parsed: Result<(Credential, Request<Cancel>), Refusal>,
+    Read { root, parsed }: Read<Cancelling>,
     _deciding: Deciding,
 ) {
-    let admission = &context.admission;
-    let (credential, request) = match parsed {
-        Ok(cancel) => cancel,
-        Err(refusal) => {
-            let refusal = admission.refuse_unread(origin.clone(), &RequestId::random(), refusal);
-            return context.untold(refusal.reason, &origin, Why::Cancel);
+    let Cancelling { id, origin, parsed } = parsed;
+    let served = async {
+        let admission = &context.admission;
+        let (credential, mut request) = match parsed {
+            Ok(cancel) => cancel,
+            Err(refusal) => {
+                root.decided(Err(refusal.reason));
+                let refusal = admission.refuse_unread(origin.clone(), &id, refusal);
+                return context.untold(refusal.reason, &origin, Why::Cancel);
+            }
+        };
+        request.trace = root.trace();
+        match admission.cancel(credential, request).await {
+            Ok(found) => tracing::debug!(found, "cancel"),
+            Err(refusal) => context.untold(refusal.reason, &origin, Why::Cancel),
         }
     };
-    match admission.cancel(credential, request).await {
-        Ok(found) => tracing::debug!(found, "cancel"),
-        Err(refusal) => context.untold(refusal.reason, &origin, Why::Cancel),
-    }
+    served.instrument(id.log_span()).await;
 }
 
 fn delivery(
@@ -184,6 +259,7 @@ impl Context {
 
     fn untold(&self, reason: Reason, origin: &Origin, why: Why) {
         if let Origin::Mqtt { topic } = origin {
+            self.metrics.untold();
             let now = crate::time::instant();
             self.status.untold(reason, topic, why, now);
         }
@@ -218,7 +294,7 @@ impl Context {
                 (text, outcome)
             }
             Ended::Unsendable { text, why } => {
-                self.unsendable(&admitted.id, reply, &why);
+                self.unsendable(reply, &why);
                 let usage = prompt::Usage::default();
                 let finish = Finish::Cancelled;
                 (text, Outcome { finish, usage })
@@ -250,7 +326,7 @@ impl Context {
         let mut messages = self.messages(reply, &stored.request_id);
         match answer.send(&mut messages, self.fragment_interval).await {
             Ended::Sent { status, .. } => self.metrics.request(status),
-            Ended::Unsendable { why, .. } => self.unsendable(&stored.request_id, reply, &why),
+            Ended::Unsendable { why, .. } => self.unsendable(reply, &why),
             Ended::Interrupted => return End::Interrupted,
         }
         End::Done
@@ -271,6 +347,7 @@ impl Context {
             origin: origin.clone(),
             model: None,
             deadline: None,
+            trace: Trace::default(),
             asks: Operation::Look(Look::Models),
         };
         let asker = self.admission.asker(&credential, request);
@@ -330,7 +407,7 @@ impl Context {
             Ok(()) => End::Done,
             Err(Unsent::Closed) => End::Interrupted,
             Err(unsent) => {
-                self.unsendable(id, reply, &unsent.to_string());
+                self.unsendable(reply, &unsent.to_string());
                 End::Done
             }
         }
@@ -357,8 +434,8 @@ impl Context {
         (!told).then_some(Why::Rate)
     }
 
-    fn unsendable(&self, id: &RequestId, reply: &Reply, why: &str) {
-        tracing::warn!(request_id = %id, topic = %reply.topic, why, "answer not taken");
+    fn unsendable(&self, reply: &Reply, why: &str) {
+        tracing::warn!(topic = %reply.topic, why, "answer not taken");
         let status = RefuseReason::AnswerTooLarge.status();
         self.metrics.request(status);
         let problem = format!("an answer on {} was not taken: {why}", reply.topic);

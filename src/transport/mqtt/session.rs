@@ -361,31 +361,15 @@ impl Session {
             Some(_) => Came::AtLeastOnce,
             None => Came::AtMostOnce,
         };
-        let parsed = request::parse(
-            &self.context.topics,
-            message,
-            form,
-            self.max_body,
-            &|| self.context.accepted_nonces(),
-            time::instant(),
-        );
-        let task = serve::request(
-            Arc::clone(&self.context),
-            (id, exact),
-            parsed,
-            came,
-            deciding,
-        );
+        let read = serve::read(&self.context, message, form, self.max_body);
+        let task = serve::request(Arc::clone(&self.context), (id, exact), read, came, deciding);
         let handle = self.state.tasks.spawn(task);
         self.state.messages.insert(handle.id(), id);
     }
 
     fn cancel(&mut self, message: &Message, deciding: Deciding) {
-        let context = Arc::clone(&self.context);
-        let nonces = || context.accepted_nonces();
-        let cancel = request::parse_cancel(&context.topics, message, &nonces);
-        let origin = request::origin(message);
-        let task = serve::cancel(Arc::clone(&self.context), origin, cancel, deciding);
+        let read = serve::read_cancel(&self.context, message);
+        let task = serve::cancel(Arc::clone(&self.context), read, deciding);
         self.state.cancels.spawn(task);
     }
 

@@ -165,7 +165,7 @@ impl Topics {
         beneath.is_some_and(|rest| !rest.is_empty()) && is_publishable(topic)
     }
 
-    fn requests(&self, dialect: Dialect) -> String {
+    pub(super) fn requests(&self, dialect: Dialect) -> String {
         let path = dialect.entry().path;
         format!("{}{}", self.root, path.trim_start_matches('/'))
     }

@@ -16,7 +16,7 @@ use slmd::for_tests::fleet::{
     Broker, BrokerSettings, Follower, Held, Lane, MAX_PACKET, Place, Settings, Wanted,
 };
 use slmd::for_tests::shutdown::Shutdown;
-use slmd::for_tests::time::{instant, now};
+use slmd::for_tests::time::{Clocks, Moment, instant, now};
 use tokio::sync::mpsc;
 
 use crate::managers::Fleet;
@@ -130,6 +130,7 @@ async fn device(
         reconnect_min: Duration::from_secs(1),
         reconnect_max: Duration::from_secs(2),
         prefix: "slm/trust/plant".to_owned(),
+        watched: Vec::new(),
     };
     let broker = Broker::start(settings, shutdown.clone());
     let fleet = Settings {
@@ -155,7 +156,11 @@ async fn device(
         let heard = instant();
         let look = {
             let (follower, held, wanted) = (Arc::clone(&follower), held.clone(), wanted.clone());
-            move || follower.look(&held, &wanted, now(), Lane::Broker)
+            let now = Moment {
+                known: now(),
+                uptime: Clocks::default().uptime(),
+            };
+            move || follower.look(&held, &wanted, now, Lane::Broker)
         };
         let found = tokio::task::spawn_blocking(look).await.expect("no panic");
         if let Some(signed) = found.signed.filter(|signed| signed.held != held) {

@@ -42,7 +42,8 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let revoked = entries.iter().any(names_it) || before.iter().any(|from| issued < from.as_u64());
 
     let realms = [(ISSUER.to_owned(), list)].into();
-    let snapshot = Snapshot::new(1, vec![realm.clone()], DenyList { realms });
+    let deny = DenyList { realms, ..DenyList::default() };
+    let snapshot = Snapshot::new(1, vec![realm.clone()], deny);
     let token = sign(include_bytes!("../sound/header"), include_bytes!("../sound/claims"));
     let decision = decide(None, &bearer(&token), &REQUEST, &snapshot, &clock());
     assert_eq!(matches!(decision, Decision::Permit(_)), !revoked);
