@@ -4,7 +4,7 @@
 //! checks it):
 //!
 //! 1. [`prompt`] is what is asked and answered, [`reason`] why not, [`delivery`] how often; [`secret`], [`time`],
-//!    [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
+//!    [`age`], [`json`], [`files`], [`identity`], [`share`], [`link`], [`https`], [`oauth`], [`process`], [`tls`],
 //!    [`shutdown`], [`spelling`], [`systemd`], [`telemetry`], [`trace`] are small tools.
 //! 2. [`tlog`] proves what a log holds, [`trust`] says what to believe of what a fleet or its devices signed, [`auth`] decides, both purely.
 //!    [`wire`] turns bytes into requests and fragments into bytes. [`store`] is the state folder's database.
@@ -24,6 +24,7 @@
 
 mod admin;
 mod admission;
+mod age;
 mod algorithm;
 mod audit;
 mod auth;

@@ -1,7 +1,7 @@
 //! A value that never shows itself in logs, errors or debug output, and is wiped when it is no longer
 //! needed: tokens, prompts, passwords, keys.
 
-use std::fmt;
+use std::{fmt, io};
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -19,6 +19,13 @@ impl<T: Zeroize> Secret<T> {
     /// The value itself; never pass it to a log, an error or a format string.
     pub fn expose(&self) -> &T {
         &self.0
+    }
+}
+
+impl<const N: usize> Secret<[u8; N]> {
+    /// Has `fill` overwrite it.
+    pub fn fill(&mut self, fill: impl FnOnce(&mut [u8])) {
+        fill(&mut self.0);
     }
 }
 
@@ -61,6 +68,17 @@ impl Wiped {
         let text = String::from_utf8(std::mem::take(&mut self.0));
         let wipe = |error: std::string::FromUtf8Error| error.into_bytes().zeroize();
         text.map_err(wipe).ok().map(Secret::new)
+    }
+}
+
+impl io::Write for Wiped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -183,6 +183,7 @@ fn permit(id: &RequestId) -> Access {
         prompt_tokens: Some(31),
         prompt_time: None,
         attempt: None,
+        text: None,
         dpop: false,
         local_peer: false,
     }

@@ -26,7 +26,9 @@ const LAYERS: &[&[&str]] = &[
         "sys",
     ],
     &["files", "time"],
-    &["https", "identity", "json", "reason", "share", "shutdown"],
+    &[
+        "age", "https", "identity", "json", "reason", "share", "shutdown",
+    ],
     &["trace"],
     &["delivery", "oauth", "prompt", "systemd", "tls"],
     &["link"],

@@ -46,6 +46,7 @@ operations! {
     Status: LOOK, "GET" "/status", AskedStatus;
     Metrics: LOOK, "GET" "/metrics", AskedMetrics;
     Audit: LOOK, "GET" "/audit", AskedAudit;
+    AuditText: LOOK, "GET" "/audit/text", AskedText;
     Checkpoint: LOOK, "GET" "/audit/checkpoint", AskedAudit;
     Sign: CHANGE, "POST" "/audit/checkpoint", AskedSign;
     Proof: LOOK, "GET" "/audit/proof", AskedAudit;

@@ -54,7 +54,7 @@ pub struct Inside {
     /// Where the broker is.
     pub broker: Option<String>,
     /// Where the log collector is.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collector: Option<String>,
     /// When the server's certificate in force ends, where there is TLS.
     pub certificate_ends_at: Option<String>,

@@ -15,13 +15,15 @@ use super::record::{Recorded, Recorder};
 use super::replay::FirstUse;
 use super::running::Run;
 use super::{Admission, records, spans};
-use crate::audit;
+use crate::age::{NotEncrypted, Recipient};
+use crate::audit::{self, Sealed};
 use crate::auth::Permitted;
 use crate::digest::hex;
 use crate::engine::{Job, Prompt, Report, Reservation, Ticket};
 use crate::identity::random;
 use crate::prompt::{self, AnswerReceiver, Completion, Finish, RequestId};
 use crate::reason::{Refusal, RefuseReason};
+use crate::secret::Secret;
 use crate::telemetry;
 use crate::time::{self, Timestamp};
 use crate::trace::Trace;
@@ -60,6 +62,7 @@ struct Reserved {
 struct Prepared {
     permitted: Permitted,
     prompt: Prompt,
+    text: Option<Sealed>,
     place: Place,
 }
 
@@ -158,9 +161,14 @@ impl Admission {
         let endpoint = Arc::clone(permitted.endpoint());
         let allowed = self.0.limits.allowance(&permitted);
         let now = self.0.decider.clock().effective();
-        let prepared =
-            telemetry::blocking(move || engine.prepare(&endpoint, completion, Some(allowed), now));
-        let prompt = prepared
+        let prepared = telemetry::blocking(move || {
+            let prompt = engine.prepare(&endpoint, completion, Some(allowed), now)?;
+            let text = sealed(prompt.text.as_ref(), &endpoint.text_recipients);
+            // What has to be kept and can't be isn't asked.
+            let text = text.map_err(|_| Refusal::new(RefuseReason::AuditUnavailable))?;
+            Ok::<_, Refusal>((prompt, text))
+        });
+        let (prompt, text) = prepared
             .await
             .unwrap_or_else(|_| Err(RefuseReason::Internal.into()))?;
         let model = &permitted.endpoint().model;
@@ -170,6 +178,7 @@ impl Admission {
         Ok(Prepared {
             permitted,
             prompt,
+            text,
             place,
         })
     }
@@ -198,13 +207,15 @@ impl Admission {
     async fn record(&self, claimed: Claimed) -> Result<OnRecord, Refusal> {
         let Claimed { mut charged, proof } = claimed;
         let attempt = charged.prepared.place.attempt.take();
+        let text = charged.prepared.text.take();
         let Prepared {
             permitted, prompt, ..
         } = &charged.prepared;
         let salt = random::<16>();
         let commitment = audit::prompt_commitment(&salt, &prompt.tokens);
         let number = attempt.as_deref().map(Attempt::number);
-        let access = records::prompt(permitted, prompt, commitment, number);
+        let mut access = records::prompt(permitted, prompt, commitment, number);
+        access.text = text;
         let recorder = &self.0.recorder;
         let permit = recorder.permit(permitted, (access, salt), attempt, proof);
         let permit = permit.await?;
@@ -218,6 +229,7 @@ impl Admission {
             permitted,
             prompt,
             place,
+            ..
         } = prepared;
         let Place {
             reservation, run, ..
@@ -244,6 +256,7 @@ impl Admission {
             endpoint: model.clone(),
             access_index: *permit,
             transport: permitted.request().origin.transport(),
+            recipients: permitted.endpoint().text_recipients.clone(),
         };
         let created = self.0.recorder.log.clocks().now();
         let ticket = reservation.submit(Job {
@@ -279,6 +292,13 @@ struct Finisher {
     endpoint: String,
     access_index: u64,
     transport: &'static str,
+    recipients: Vec<Recipient>,
+}
+
+/// Encrypted to whom its endpoint names.
+fn sealed(text: Option<&Secret<String>>, to: &[Recipient]) -> Result<Option<Sealed>, NotEncrypted> {
+    let seal = |text: &Secret<String>| Sealed::of(text.expose(), to);
+    text.map(seal).transpose()
 }
 
 impl Finisher {
@@ -286,6 +306,10 @@ impl Finisher {
         self.charge.use_up(report.outcome.usage);
         drop(self.run);
         spans::answered(&self.trace, self.queued, &self.served, report);
+        let text = sealed(report.answer.as_ref(), &self.recipients).unwrap_or_else(|error| {
+            tracing::error!(%error, "an answer's text isn't kept");
+            None
+        });
         let finished = audit::Finished {
             request_id: self.request_id,
             principal: Some(self.principal),
@@ -298,6 +322,7 @@ impl Finisher {
             queue_ms: millis(report.queued),
             first_token_ms: report.first_token.map(millis),
             total_ms: millis(report.total),
+            text,
         };
         self.recorder.finished(self.transport, finished);
     }

@@ -118,5 +118,6 @@ fn blank(request_id: RequestId, origin: Origin, action: &str) -> Access {
         prompt_tokens: None,
         prompt_time: None,
         attempt: None,
+        text: None,
     }
 }

@@ -1,9 +1,10 @@
 //! Appending: dense indexes, whatever happens to the store beneath.
 
 use super::counts::Counts;
-use super::kept::cost;
+use super::kept::{cost, text_bytes};
 use super::owners::Owner;
 use super::record::{Access, Event, Record, Summary, VERSION};
+use super::sealed;
 use super::state::{Pending, State};
 use super::{AuditError, MAX_RECORD, Noted, Shared};
 use crate::store::{StoreError, Writer};
@@ -64,10 +65,11 @@ impl Shared {
         &self,
         state: &mut State,
         writer: &Writer<'_>,
-        event: Event,
+        mut event: Event,
         salt: Option<[u8; 16]>,
         now: Timestamp,
     ) -> Result<u64, AuditError> {
+        let text = event.take_text();
         let record = Record {
             version: VERSION,
             index: state.next,
@@ -85,12 +87,14 @@ impl Shared {
             index: record.index,
             json,
             salt,
+            text,
         };
         self.write(writer, &pending)?;
-        let (cost, leaf) = (cost(&pending.json), leaf_hash(&pending.json));
+        let cost = cost(&pending.json) + text_bytes(&record.event);
+        let leaf = leaf_hash(&pending.json);
         state.next += 1;
         state.owners.add(Owner::of(&record.event), cost);
-        state.pending_bytes += pending.json.len();
+        state.pending_bytes += pending.bytes();
         state.pending.push_back(pending);
         self.metrics.records.inc();
         self.metrics.last.set(now.as_secs());
@@ -163,10 +167,11 @@ impl Shared {
 
     pub(super) fn write(&self, writer: &Writer<'_>, record: &Pending) -> Result<(), AuditError> {
         let key = record.index.to_be_bytes();
-        // The salt first: a record without its salt couldn't be verified.
+        // The salt first: a record without its salt couldn't be verified; and the text that it names.
         if let Some(salt) = &record.salt {
             writer.insert(&self.salts, &key, salt)?;
         }
+        sealed::write(&self.texts, writer, record.index, &record.text)?;
         writer.insert(&self.records, &key, &record.json)?;
         Ok(())
     }

@@ -76,6 +76,7 @@ changes! {
     AskedStatus = "status";
     AskedMetrics = "metrics";
     AskedAudit = "audit read";
+    AskedText = "audit text";
     AskedForget = "audit forget";
     AskedSign = "audit sign";
     AskedVerify = "audit verify";

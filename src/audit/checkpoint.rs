@@ -74,7 +74,7 @@ pub(super) struct Known {
 
 impl Known {
     /// A note that is signed by the device, for a log whose origin ends in the epoch's number.
-    pub(super) fn read(note: &[u8], key: &crate::identity::PublicKey) -> Option<Known> {
+    pub(super) fn read(note: &[u8], key: &PublicKey) -> Option<Known> {
         let (checkpoint, note) = Checkpoint::by(note, key).ok()?;
         let (_, epoch) = checkpoint.origin.rsplit_once('/')?;
         Some(Known {

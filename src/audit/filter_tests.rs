@@ -73,6 +73,7 @@ pub(super) fn finish(access: &Access, finish: Finish) -> Event {
         queue_ms: 0,
         first_token_ms: None,
         total_ms: 1,
+        text: None,
     }))
 }
 

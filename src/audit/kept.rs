@@ -16,11 +16,21 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn new(line: &Line) -> Kept {
+        let record = line.record();
+        let text = record
+            .as_ref()
+            .map_or(0, |record| text_bytes(&record.event));
         Kept {
             index: line.index,
-            record: line.record(),
-            bytes: cost(&line.json),
+            record,
+            bytes: cost(&line.json) + text,
         }
+    }
+
+    /// What its text takes, of these bytes, where that can be read.
+    pub(super) fn text_bytes(&self) -> Option<u64> {
+        let record = self.record.as_ref();
+        record.map(|record| text_bytes(&record.event))
     }
 
     /// Whether it tells of records that are removed after it was written.
@@ -48,7 +58,12 @@ pub(super) fn line((key, json): (Vec<u8>, Vec<u8>)) -> Result<Line, AuditError> 
     Ok(Line { index, json })
 }
 
-/// What a record takes of the log's space.
+/// What is kept beside a record takes, too.
+pub(super) fn text_bytes(event: &Event) -> u64 {
+    event.sealed().map_or(0, |sealed| sealed.bytes)
+}
+
+/// What a record takes of the log's space, but for its text.
 pub(super) fn cost(json: &[u8]) -> u64 {
     json.len() as u64 + OVERHEAD
 }

@@ -41,6 +41,7 @@ mod recover;
 mod refusals;
 #[cfg(test)]
 mod release_tests;
+mod sealed;
 #[cfg(test)]
 mod share_tests;
 mod state;
@@ -76,6 +77,7 @@ pub use self::metrics::Metrics;
 pub use self::page::{Asked, MAX_PAGE, Order, Page};
 pub use self::reader::{MAX_LAST, Reader, Start, Step, Wanted};
 pub use self::record::{Access, Event, Finished, Line, Loss, Record, Summary, Verdict};
+pub use self::sealed::{Sealed, TextOf};
 use self::state::State;
 pub use self::tag::Tag;
 pub use self::view::View;
@@ -128,6 +130,8 @@ pub enum AuditError {
     TooLarge,
     #[error("the audit log has a key that is no index")]
     NoIndex,
+    #[error("the text beside record {0} isn't the one that the record names")]
+    Text(u64),
     #[error("the log's tree: {0}")]
     Tree(#[from] ProofError),
     #[error("audit.origin can't name a log in a checkpoint")]
@@ -157,6 +161,8 @@ struct Shared {
     records: Tree,
     /// Salts of prompt commitments by the record's index, apart so that one can be erased.
     salts: Tree,
+    /// Encrypted, likewise.
+    texts: Tree,
     /// The tree's hashes.
     tiles: Tree,
     heads: Tree,
@@ -189,6 +195,7 @@ impl Log {
             store: store.clone(),
             records: store.tree(TREES[0])?,
             salts: store.tree(TREES[1])?,
+            texts: store.tree("audit_texts")?,
             tiles: store.tree(TREES[2])?,
             heads: store.tree("audit_head")?,
             signer: Signer::new(log, key.clone(), folder, &settings.origin, name),

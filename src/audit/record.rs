@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::change::What;
+use super::sealed::Sealed;
 use super::tag::Tag;
 use super::text::bound;
 use crate::prompt::{Finish, Origin, RequestId, Sampling, Usage};
@@ -157,6 +158,9 @@ pub struct Access {
     /// 2 for a second attempt after a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
+    /// The prompt's text, where the endpoint has it kept, encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Sealed>,
 }
 
 #[expect(
@@ -242,6 +246,9 @@ pub struct Finished {
     pub queue_ms: u64,
     pub first_token_ms: Option<u64>,
     pub total_ms: u64,
+    /// The answer's text, where the endpoint has it kept, encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Sealed>,
 }
 
 impl Finished {

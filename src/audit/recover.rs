@@ -73,9 +73,11 @@ impl Shared {
         let known = self.signer.known()?;
         self.store.write(|writer| {
             self.resume(&mut state, writer, &known)?;
-            // A crash can leave the salt of a record that never was.
-            for key in self.salts.keys(&state.next.to_be_bytes(), usize::MAX)? {
-                writer.remove(&self.salts, &key)?;
+            // A crash can leave the salt and the text of a record that never was.
+            for beside in [&self.salts, &self.texts] {
+                for key in beside.keys(&state.next.to_be_bytes(), usize::MAX)? {
+                    writer.remove(beside, &key)?;
+                }
             }
             self.forget_other_epochs(&state, writer)
         })?;

@@ -88,6 +88,7 @@ fn event(step: Step) -> Event {
             prompt_tokens: None,
             prompt_time: None,
             attempt: None,
+            text: None,
         }))
     };
     match step.what {
@@ -109,6 +110,7 @@ fn event(step: Step) -> Event {
             queue_ms: 0,
             first_token_ms: None,
             total_ms: 0,
+            text: None,
         })),
         What::Change => Event::Change {
             origin: Origin::Daemon,

@@ -59,6 +59,14 @@ pub(super) struct Pending {
     pub(super) index: u64,
     pub(super) json: Vec<u8>,
     pub(super) salt: Option<[u8; 16]>,
+    /// Encrypted; empty where there is none.
+    pub(super) text: Vec<u8>,
+}
+
+impl Pending {
+    pub(super) fn bytes(&self) -> usize {
+        self.json.len() + self.text.len()
+    }
 }
 
 impl State {
@@ -94,7 +102,7 @@ impl State {
     /// Notes that everything before `next` is on the disk.
     pub(super) fn settle(&mut self, next: u64) {
         while let Some(pending) = self.pending.pop_front_if(|p| p.index < next) {
-            self.pending_bytes -= pending.json.len();
+            self.pending_bytes -= pending.bytes();
         }
     }
 

@@ -94,10 +94,11 @@ pub(super) fn access(decision: Verdict) -> Access {
         prompt_tokens: Some(31),
         prompt_time: None,
         attempt: None,
+        text: None,
     }
 }
 
-fn finished() -> Finished {
+pub(super) fn finished() -> Finished {
     Finished {
         request_id: RequestId::random(),
         principal: access(Verdict::Permit).tag(),
@@ -113,6 +114,7 @@ fn finished() -> Finished {
         queue_ms: 1,
         first_token_ms: None,
         total_ms: 900,
+        text: None,
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::kept::{Kept, line};
 use super::owners::Owner;
 use super::record::{Event, Loss, MAX_LOSSES};
+use super::sealed;
 use super::state::State;
 use super::{AuditError, MAX_READ, Shared};
 use crate::store::Writer;
@@ -43,6 +44,8 @@ struct Removal {
     index: u64,
     owner: Owner,
     bytes: u64,
+    /// Where it is known.
+    text_bytes: Option<u64>,
     unread: bool,
 }
 
@@ -52,6 +55,7 @@ impl Removal {
             index: kept.index,
             owner: kept.owner(),
             bytes: kept.bytes,
+            text_bytes: kept.text_bytes(),
             unread: kept.record.is_none(),
         }
     }
@@ -239,6 +243,7 @@ impl Shared {
         for removal in &removals.records {
             let key = removal.index.to_be_bytes();
             writer.remove(&self.salts, &key)?;
+            sealed::remove(&self.texts, writer, removal.index, removal.text_bytes)?;
             writer.remove(&self.records, &key)?;
             state.owners.remove(removal.owner, removal.bytes);
             self.metrics.removed.inc();

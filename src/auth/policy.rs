@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::age::Recipient;
 use crate::prompt::{SamplingOptions, Scope, Transport};
 use crate::trust::targets::RealmPolicy;
 
@@ -50,6 +51,8 @@ pub struct Endpoint {
     pub default_completion_tokens: u32,
     /// For chats that bring no system message.
     pub system_prompt: Option<String>,
+    /// Who alone can read the texts that the audit keeps; nobody: it keeps none.
+    pub text_recipients: Vec<Recipient>,
     /// Where a request is silent; where this is, too, the bundle's.
     pub sampling: SamplingOptions,
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exit::{Exit, Failure};
 use crate::admin::{Call, Operation};
+use crate::audit::TextOf;
 use crate::reason::Reason;
 use crate::secret::Secret;
 use connection::{Broken, Exchange, SILENCE};
@@ -92,6 +93,20 @@ impl Client {
     /// Lines of the audit log.
     pub(super) fn audit(&self, query: &str) -> Result<Answer, Problem> {
         self.get(&format!("{}?{query}", Operation::Audit.path("")))
+    }
+
+    /// An encrypted text, where there is one.
+    pub(super) fn text(&self, of: &TextOf) -> Result<Option<Vec<u8>>, Problem> {
+        let path = format!("{}?of={of}", Operation::AuditText.path(""));
+        let answer = self.exchange("GET", &path, &Shown::Nothing, Vec::new())?;
+        match answer.head.status {
+            status if status.is_success() => {
+                Answer(answer).bytes().map(Some).map_err(Problem::Other)
+            }
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::FORBIDDEN => Err(Problem::Denied(refused(answer).into_failure())),
+            _ => Err(refused(answer)),
+        }
     }
 
     /// An answer in JSON, whatever its status: `/readyz` tells even when it says no.
@@ -188,6 +203,15 @@ impl Answer {
         let text = self.text()?;
         serde_json::from_str(&text)
             .map_err(|e| Failure::failed(format!("the daemon's answer can't be read: {e}")))
+    }
+
+    fn bytes(self) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        let read = self.0.take(MAX_BODY + 1).read_to_end(&mut bytes);
+        match read.map_err(broke_off)? as u64 {
+            0..=MAX_BODY => Ok(bytes),
+            _ => Err(broke_off("it is too long")),
+        }
     }
 
     pub(super) fn text(self) -> Result<String, Failure> {

@@ -1,12 +1,13 @@
-//! The settings of exports: the kinds of values that only they have, and what must be true of them
-//! together.
+//! What of the audit leaves the box, and who may read it: the kinds of values that only these settings
+//! have, and what must be true of them together.
 
 use serde_json::json;
 use toml::de::DeValue;
 
 use super::kind::Kind;
 use super::read::Section;
-use super::value::text;
+use super::value::{list, text};
+use crate::age::Recipient;
 use crate::audit::export::{Address, Facility, Syslog};
 use crate::https;
 
@@ -24,6 +25,20 @@ pub(super) fn facility() -> Kind<Facility> {
         Facility::of(&name).ok_or_else(unknown)
     };
     Kind::new(read, |facility: &Facility| json!(facility.as_str()))
+}
+
+/// Public keys of age.
+pub(super) fn recipients() -> Kind<Vec<Recipient>> {
+    let form = "write a list of public keys of age, [\"age1…\"]";
+    let read = move |value: &DeValue<'_>| {
+        list(value, form, |text| {
+            text.parse()
+                .map_err(|error| format!("holds {text:?}: {error}"))
+        })
+    };
+    Kind::new(read, |keys: &Vec<Recipient>| {
+        json!(keys.iter().map(ToString::to_string).collect::<Vec<_>>())
+    })
 }
 
 pub(super) fn check_collector(section: &Section<'_>, syslog: &Syslog, _: &[Syslog]) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::export::{check_collector, collector, facility};
+use super::export::{check_collector, collector, facility, recipients};
 use super::fleet::{adds_keys, check_fleet, mirrors};
 use super::jwks::check_key_source;
 use super::kind::{Kind, optional};
@@ -255,7 +255,8 @@ settings! {
         own: Perhaps(Flat);
         /// One of kern, user, daemon, auth, authpriv, audit, local0 to local7 and the rest of RFC 5424.
         facility: restart(facility()), Default "audit";
-        /// Your organisation's number with IANA: adds an element slmd@N with the record's index.
+        /// Your organisation's number with IANA: adds an element slmd@N with the record's index
+        /// and epoch.
         enterprise("enterprise_number"): restart(optional(count(1, u64::from(u32::MAX)))), Example 64512;
     }
 
@@ -379,6 +380,9 @@ settings! {
         default_completion_tokens: live(count(1, 1 << 20)), Default 512;
         /// Instructions for chats that bring no system message; they count as tokens of the prompt.
         system_prompt: live(optional(text)), Example "Answer in one short sentence.";
+        /// The audit keeps prompts and answers, encrypted to these keys of age (age-keygen -y), so that
+        /// not even this box can read them again. Personal data; no text is kept unless set.
+        text_recipients: live(recipients()), Default [];
         sampling: Flat;
     }
 

@@ -79,6 +79,17 @@ const VALUES: &[(&str, &[&str])] = &[
     ("audit.origin", &["'logs.example.com/devices'", "'x'"]),
     ("audit.checkpoint_records", &["1", "1048576"]),
     ("audit.checkpoint_interval", &["'1s'", "'1d'"]),
+    ("audit.journald", &["true"]),
+    (
+        "audit.syslog.address",
+        &["'[::1]:514'", "'logs.example:6514'"],
+    ),
+    ("audit.syslog.ca_file", &["'/ca.pem'", "'/cb.pem'"]),
+    ("audit.syslog.server_name", &["'logs'"]),
+    ("audit.syslog.cert_file", &["'/c.pem'", "'/d.pem'"]),
+    ("audit.syslog.key_file", &["'/k.pem'", "'/l.pem'"]),
+    ("audit.syslog.facility", &["'local7'", "'kern'"]),
+    ("audit.syslog.enterprise_number", &["1", "4294967295"]),
     (
         "audit.witness.key",
         &[
@@ -145,6 +156,10 @@ const VALUES: &[(&str, &[&str])] = &[
     ("realm.endpoint.max_completion_tokens", &["1"]),
     ("realm.endpoint.default_completion_tokens", &["1"]),
     ("realm.endpoint.system_prompt", &["'Be brief.'"]),
+    (
+        "realm.endpoint.text_recipients",
+        &["['age1xmwwc06ly3ee5rytxm9mflaz2u56jjj36s0mypdrwsvlul66mv4q47ryef']"],
+    ),
     ("realm.endpoint.temperature", &["0", "0.7"]),
     ("realm.endpoint.top_p", &["1.0", "0.9"]),
     ("realm.endpoint.top_k", &["0", "4294967295"]),
@@ -178,6 +193,12 @@ const COMPANIONS: &[(&str, &[&str])] = &[
             "audit.witness.ca_file",
         ],
     ),
+    (
+        "audit.syslog.",
+        &["audit.syslog.address", "audit.syslog.ca_file"],
+    ),
+    ("audit.syslog.cert_file", &["audit.syslog.key_file"]),
+    ("audit.syslog.key_file", &["audit.syslog.cert_file"]),
     ("telemetry.otlp_endpoint", &["telemetry.ca_file"]),
     ("realm.jwks.", &["realm.jwks.ca_file"]),
     (

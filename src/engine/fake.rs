@@ -163,6 +163,7 @@ pub(super) fn prompt(text: &str, max_completion_tokens: u32, stop: &[&str]) -> P
         stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
         model_digest: "d1".to_owned(),
         time: None,
+        text: None,
     }
 }
 

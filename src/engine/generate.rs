@@ -11,6 +11,7 @@ use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
 use super::{EngineError, Prompt, Sequence};
 use crate::prompt::{AnswerSender, Finish, Interrupt, Usage};
+use crate::secret::{Secret, Wiped};
 use crate::time;
 
 /// Prompt tokens between two looks at interrupt, deadline and client: some hundred milliseconds
@@ -58,15 +59,23 @@ pub(super) struct Progress {
     pub(super) usage: Usage,
     pub(super) first_token: Option<Instant>,
     hash: digest::Context,
+    /// What was sent, where it is kept.
+    text: Option<Wiped>,
 }
 
 impl Progress {
-    pub(super) fn new() -> Progress {
+    pub(super) fn new(prompt: &Prompt) -> Progress {
         Progress {
+            text: prompt.text.as_ref().map(|_| Wiped::default()),
             usage: Usage::default(),
             first_token: None,
             hash: digest::Context::new(&digest::SHA256),
         }
+    }
+
+    /// The text that was sent, where it is kept. What was sent is text.
+    pub(super) fn take_text(&mut self) -> Option<Secret<String>> {
+        self.text.take()?.into_text()
     }
 
     /// SHA-256 of the text that was sent.
@@ -159,6 +168,9 @@ impl Generation<'_> {
     fn send(&mut self, text: &str) {
         if !text.is_empty() {
             self.progress.hash.update(text.as_bytes());
+            if let Some(kept) = &mut self.progress.text {
+                kept.push(text.as_bytes());
+            }
             self.answer.send(text);
         }
     }

@@ -48,6 +48,7 @@ use crate::auth::{Permitted, Principal};
 use crate::catalog::Bundle;
 use crate::prompt::{AnswerSender, Dialect, Interrupt, Outcome, Sampling, SamplingOptions};
 use crate::reason::Refusal;
+use crate::secret::Secret;
 use crate::telemetry::Registry;
 use crate::time::{self, Timestamp};
 
@@ -115,6 +116,8 @@ pub struct Prompt {
     pub model_digest: String,
     /// The time that the template was told, if it asked.
     pub time: Option<Timestamp>,
+    /// What was asked, where its endpoint has texts kept; the answer's is, then, too.
+    pub text: Option<Secret<String>>,
 }
 
 pub struct Job {
@@ -133,6 +136,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// SHA-256 of the answer's text.
     pub answer_hash: [u8; 32],
+    /// The text itself, where its endpoint has it kept.
+    pub answer: Option<Secret<String>>,
     pub queued: Duration,
     pub first_token: Option<Duration>,
     pub total: Duration,

@@ -32,6 +32,8 @@ impl Engine {
             return Err(Refusal::new(RefuseReason::ModelUnavailable).detail(&endpoint.model));
         };
         instruct(&mut completion.input, endpoint.system_prompt.as_deref());
+        let kept = !endpoint.text_recipients.is_empty();
+        let text = kept.then(|| completion.input.json());
         let encoded = served.text.encode(&completion.input, now)?;
         let tokens = encoded.ids;
         let too_long = |detail| too_long(&completion.input, detail);
@@ -61,6 +63,7 @@ impl Engine {
             stop: completion.stop,
             model_digest: served.digest.clone(),
             time: encoded.dated.then_some(now),
+            text,
         })
     }
 }

@@ -302,11 +302,12 @@ impl Work {
     /// Ends work that was never run.
     fn end_unrun(self, finish: Finish) {
         let queued = time::instant().saturating_duration_since(self.submitted);
-        self.end(finish, queued, &Progress::new());
+        let progress = Progress::new(&self.prompt);
+        self.end(finish, queued, progress);
     }
 
     /// Tells everybody: metrics, `done`, then the reader, whose place is free by then.
-    pub(super) fn end(self, finish: Finish, queued: Duration, progress: &Progress) {
+    pub(super) fn end(self, finish: Finish, queued: Duration, mut progress: Progress) {
         let lines = self.lines.clone();
         let _lines = lines.enter();
         let since = |at: Instant| at.saturating_duration_since(self.submitted);
@@ -317,6 +318,7 @@ impl Work {
         let report = Report {
             outcome,
             answer_hash: progress.answer_hash(),
+            answer: progress.take_text(),
             queued,
             first_token: progress.first_token.map(since),
             total: since(time::instant()),

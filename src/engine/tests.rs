@@ -367,7 +367,8 @@ fn beside_a_flooder_others_find_their_places_and_have_their_turns() {
         if turns.last() == Some(&FLOODER) && turns[..turns.len() - 1].last() != Some(&FLOODER) {
             queue.push(work(&queue, OTHER).unwrap());
         }
-        turn.end(Finish::Stop, Duration::ZERO, &generate::Progress::new());
+        let progress = generate::Progress::new(&turn.prompt);
+        turn.end(Finish::Stop, Duration::ZERO, progress);
         queue.ended(Duration::from_secs(2));
     }
     let of_flooder: Vec<usize> = turns.split(|turn| *turn == OTHER).map(<[_]>::len).collect();

@@ -60,13 +60,13 @@ pub(super) fn serve(queue: &Queue, mut seats: BTreeMap<String, Seat>) {
 
 fn serve_one(queue: &Queue, seats: &mut BTreeMap<String, Seat>, mut work: Work, started: Instant) {
     let queued = started.saturating_duration_since(work.submitted);
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(&work.prompt);
     let finish = match (work.departed(), seats.get_mut(&work.prompt.model)) {
         (Some(cause), _) => cause,
         (None, Some(seat)) => run(queue, seat, &mut work, &mut progress),
         (None, None) => Finish::Failed,
     };
-    work.end(finish, queued, &progress);
+    work.end(finish, queued, progress);
 }
 
 /// Runs one answer; whatever happens inside, the thread goes on.

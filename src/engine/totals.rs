@@ -81,6 +81,7 @@ mod tests {
                 },
             },
             answer_hash: [0; 32],
+            answer: None,
             queued: Duration::from_secs(5),
             first_token: Some(Duration::from_secs(7)),
             total: Duration::from_secs(9),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::{Dialect, Look, Operation, Origin, SamplingOptions};
-use crate::secret::Secret;
+use crate::secret::{Secret, Wiped};
 use crate::trace::{Trace, TraceId};
 
 /// Of the span that a request's log lines are in.
@@ -197,6 +197,28 @@ impl Input {
         }
     }
 
+    /// As the members of a body have it: `{"messages":[…]}` or `{"prompt":"…"}`.
+    pub fn json(&self) -> Secret<String> {
+        let mut json = Wiped::default();
+        let written = match self {
+            Input::Messages(messages) => {
+                let told = messages.iter().map(|message| Told {
+                    role: message.role,
+                    content: message.content.expose(),
+                });
+                let messages = told.collect();
+                serde_json::to_writer(&mut json, &Body::Messages { messages })
+            }
+            Input::Text(text) => {
+                let prompt = text.expose();
+                serde_json::to_writer(&mut json, &Body::Prompt { prompt })
+            }
+        };
+        // INVARIANT: roles and texts are JSON, and what is written into memory is UTF-8.
+        written.expect("text is JSON");
+        json.into_text().expect("JSON is text")
+    }
+
     /// The text's length in bytes.
     pub fn bytes(&self) -> usize {
         match self {
@@ -204,6 +226,20 @@ impl Input {
             Input::Text(text) => text.expose().len(),
         }
     }
+}
+
+/// What was asked, without a copy of it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Body<'a> {
+    Messages { messages: Vec<Told<'a>> },
+    Prompt { prompt: &'a str },
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    role: Role,
+    content: &'a str,
 }
 
 #[derive(Debug, Clone)]

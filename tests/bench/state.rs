@@ -107,6 +107,7 @@ fn permit() -> Access {
         prompt_tokens: Some(31),
         prompt_time: None,
         attempt: None,
+        text: None,
         dpop: false,
         local_peer: false,
     }

@@ -63,6 +63,7 @@ pub fn snapshot(jwks: &[u8]) -> Snapshot {
         max_completion_tokens: None,
         default_completion_tokens: 512,
         system_prompt: None,
+        text_recipients: Vec::new(),
         sampling: SamplingOptions::default(),
     };
     let realm = Realm {

@@ -100,6 +100,7 @@ fn access(decision: Verdict, action: &str) -> Access {
         prompt_tokens: Some(2048),
         prompt_time: None,
         attempt: Some(2),
+        text: None,
     }
 }
 
@@ -132,6 +133,7 @@ fn finished() -> Finished {
         queue_ms: 600_000,
         first_token_ms: Some(600_000),
         total_ms: 600_000,
+        text: None,
     }
 }
 

@@ -132,10 +132,12 @@ impl Delivery {
     /// How many records it was told.
     async fn tell(&self, collector: &mut Collector, page: &[Piece]) -> Result<usize, Failure> {
         let (mut bytes, mut records) = (Vec::new(), 0);
+        let (epoch, base) = self.feed.epoch();
         for piece in page {
             match piece {
                 Piece::Record(line) => {
-                    self.form.record(line, &mut bytes);
+                    self.form
+                        .record(line, (line.index >= base).then_some(epoch), &mut bytes);
                     records += 1;
                 }
                 Piece::Gap(gap) => self.form.gap(*gap, self.clocks.now(), &mut bytes),

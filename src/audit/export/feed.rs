@@ -121,6 +121,12 @@ impl Feed {
         }
     }
 
+    /// The log's epoch and the index that it begins with.
+    pub(super) fn epoch(&self) -> (u64, u64) {
+        let state = self.log.state();
+        (state.epoch.number, state.epoch.base)
+    }
+
     pub(super) fn at(&self) -> u64 {
         self.at
     }

@@ -100,7 +100,7 @@ fn entry(line: &Line) -> Entry {
     for (name, value) in record.iter().filter(|(_, value)| !value.is_null()) {
         entry.own(name, value);
     }
-    entry.field("SLMD_RECORD", &String::from_utf8_lossy(&line.json));
+    entry.own("record", &String::from_utf8_lossy(&line.json).into());
     entry
 }
 

@@ -90,6 +90,7 @@ fn of(change: Change) -> Severity {
         Change::AskedStatus
         | Change::AskedMetrics
         | Change::AskedAudit
+        | Change::AskedText
         | Change::AskedKeys
         | Change::AskedExplain
         | Change::AskedTrust => Severity::Informational,

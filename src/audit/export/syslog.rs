@@ -69,8 +69,8 @@ impl Form {
         }
     }
 
-    /// Adds a record's message.
-    pub(super) fn record(&self, line: &Line, into: &mut Vec<u8>) {
+    /// Adds a record's message. `epoch`: the log's, where the record is of this one.
+    pub(super) fn record(&self, line: &Line, epoch: Option<u64>, into: &mut Vec<u8>) {
         let outline = Outline::of(line);
         let mut data = String::new();
         if let Some(kept) = outline.synchronised {
@@ -84,7 +84,10 @@ impl Form {
         let sequence = line.index % LAST_SEQUENCE + 1;
         let _ = write!(data, "[meta sequenceId=\"{sequence}\"]");
         if let Some(number) = self.enterprise {
-            let _ = write!(data, "[slmd@{number} index=\"{}\"]", line.index);
+            let epoch = epoch
+                .map(|epoch| format!(" epoch=\"{epoch}\""))
+                .unwrap_or_default();
+            let _ = write!(data, "[slmd@{number} index=\"{}\"{epoch}]", line.index);
         }
         let (severity, name) = (outline.severity(), outline.name());
         let head = self.head(severity, outline.time, &name, &data);
@@ -142,7 +145,7 @@ mod tests {
     fn message(form: &Form, index: u64, json: &str) -> String {
         let json = json.as_bytes().to_vec();
         let mut bytes = Vec::new();
-        form.record(&Line { index, json }, &mut bytes);
+        form.record(&Line { index, json }, Some(3), &mut bytes);
         let text = String::from_utf8(bytes).unwrap();
         let (length, message) = text.split_once(' ').unwrap();
         assert_eq!(length.parse(), Ok(message.len()), "{text}");
@@ -157,7 +160,7 @@ mod tests {
              [timeQuality tzKnown=\"1\" isSynced=\"1\"][meta sequenceId=\"42\"] {json}"
         );
         assert_eq!(message(&form(None), 41, json), told);
-        let own = told.replace("] {", "][slmd@64512 index=\"41\"] {");
+        let own = told.replace("] {", "][slmd@64512 index=\"41\" epoch=\"3\"] {");
         assert_eq!(message(&form(Some(64512)), 41, json), own);
     }
 

@@ -9,6 +9,7 @@ mod search;
 mod show;
 mod since;
 mod source;
+mod text;
 mod verify;
 
 use clap::{Args, Subcommand};
@@ -34,6 +35,7 @@ pub(super) enum Audit {
     CheckProof(prove::CheckProof),
     Checkpoint(prove::PrintCheckpoint),
     Forget(forget::Forget),
+    Text(text::Text),
     Verify(verify::Verify),
 }
 
@@ -83,6 +85,7 @@ impl Audit {
             Audit::CheckProof(command) => command.execute(global),
             Audit::Checkpoint(command) => command.execute(global),
             Audit::Forget(command) => command.execute(global),
+            Audit::Text(command) => command.execute(global),
             Audit::Verify(command) => command.execute(global),
         }
     }

@@ -23,7 +23,7 @@ fn run(
 ) -> Ended {
     let text = fake::text();
     let (mut answer, receiver) = channel(1);
-    let (interrupt, mut progress, mut steps) = (Interrupt::default(), Progress::new(), 0);
+    let (interrupt, mut progress, mut steps) = (Interrupt::default(), Progress::new(prompt), 0);
     let mut receiver = Some(receiver);
     let generation = Generation {
         forward: &mut FakeForward::new(next),

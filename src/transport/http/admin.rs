@@ -15,7 +15,7 @@ use super::request::Sender;
 use super::route::wrong_method;
 use super::{Control, Settings, accept, evidence, host, records, request, verify};
 use crate::admin::{Call, Forget, Forgotten, Operation, PinHeld, ResetTime, VerifyAudit, route};
-use crate::audit::{Log, Unforgotten, What};
+use crate::audit::{Log, TextOf, Unforgotten, What};
 use crate::auth::ToExplain;
 use crate::authority;
 use crate::json;
@@ -24,6 +24,8 @@ use crate::reason::{DenyReason, Refusal, RefuseReason};
 use crate::secret::{Wiped, wipe_json};
 use crate::shutdown::Shutdown;
 use crate::wire;
+
+const BYTES: &str = "application/octet-stream";
 
 pub(super) struct Admin {
     pub(super) settings: Arc<Settings>,
@@ -130,6 +132,7 @@ impl Admin {
                 self.answer(route::RESET_TIME, move |c| c.reset_time(to))
                     .await
             }
+            Operation::AuditText => self.text(&request).await,
             operation @ (Operation::Audit
             | Operation::Checkpoint
             | Operation::Sign
@@ -202,6 +205,25 @@ impl Admin {
             _ => {
                 let (query, shutdown) = (request.uri().query(), self.shutdown.clone());
                 records::answer(query, log, self.settings.keep_alive, shutdown)
+            }
+        }
+    }
+
+    /// A text as it was encrypted.
+    async fn text(&self, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
+        let of = request.uri().query();
+        let of = of.and_then(|query| query.strip_prefix("of="));
+        let of = of.unwrap_or_default().parse::<TextOf>().map_err(|why| {
+            let refusal = Refusal::new(RefuseReason::InvalidParameter);
+            refusal.param("of").detail(why)
+        })?;
+        let text = self.blocking(move |c| c.audit().text_of(&of)).await?;
+        match text {
+            Ok(Some(text)) => Ok(reply::full(StatusCode::OK, BYTES, text.file)),
+            Ok(None) => Err(Refusal::new(RefuseReason::NotFound).into()),
+            Err(error) => {
+                tracing::error!(%error, "a text of the audit log can't be read");
+                Err(Refusal::new(RefuseReason::AuditUnavailable).into())
             }
         }
     }
