@@ -21,6 +21,8 @@ mod epoch_tests;
 mod filter;
 #[cfg(test)]
 mod filter_tests;
+#[cfg(test)]
+mod golden_tests;
 mod head;
 mod kept;
 mod metrics;
