@@ -131,11 +131,7 @@ impl Admin {
                     .await
             }
             Operation::Audit => self.audit(request.uri().query()),
-            Operation::VerifyAudit => {
-                let VerifyAudit { checkpoint } = self.parsed(request).await?;
-                let (log, shutdown) = (self.control.audit(), self.shutdown.clone());
-                verify::answer(&log, checkpoint, self.settings.keep_alive, shutdown)
-            }
+            Operation::VerifyAudit => self.verify(request).await,
         }
     }
 
@@ -176,6 +172,12 @@ impl Admin {
     fn audit(&self, query: Option<&str>) -> Result<Response<Body>, Refused> {
         let (log, shutdown) = (self.control.audit(), self.shutdown.clone());
         records::answer(query, log, self.settings.keep_alive, shutdown)
+    }
+
+    async fn verify(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+        let VerifyAudit { checkpoint } = self.parsed(request).await?;
+        let (log, shutdown) = (self.control.audit(), self.shutdown.clone());
+        verify::answer(&log, checkpoint, self.settings.keep_alive, shutdown)
     }
 
     async fn answer<A: Serialize + Send + 'static>(
