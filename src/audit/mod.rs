@@ -25,6 +25,8 @@ mod filter;
 #[cfg(test)]
 mod filter_tests;
 mod forget;
+#[cfg(test)]
+mod golden_tests;
 mod head;
 mod kept;
 mod matcher;

@@ -25,6 +25,15 @@ fn records_of_earlier_releases_are_read() {
     }
 }
 
+fn assert_begun(log: &Log, index: u64) {
+    let begun = log.line(index).unwrap().unwrap().record().unwrap().event;
+    assert!(
+        matches!(&begun, Event::Change { what, detail, .. }
+            if *what == Change::AuditEpochBegun.into() && detail["why"] == "no_tree"),
+        "{begun:?}"
+    );
+}
+
 /// A log as a newer release leaves it is opened, shown as it is, and removed in its turn.
 #[test]
 fn records_of_newer_releases_are_kept() {
@@ -62,12 +71,7 @@ fn records_of_newer_releases_are_kept() {
     let log = open_in(&store, &folder, settings());
     assert_eq!(log.metrics().unread.get(), 4);
     // The tree begins after them, and says so.
-    let begun = log.line(5).unwrap().unwrap().record().unwrap().event;
-    assert!(
-        matches!(&begun, Event::Change { what, detail, .. }
-            if *what == Change::AuditEpochBegun.into() && detail["why"] == "no_tree"),
-        "{begun:?}"
-    );
+    assert_begun(&log, 5);
     let read = log.read(0, 5).unwrap();
     let texts = read.iter().map(|line| str::from_utf8(&line.json).unwrap());
     assert!(texts.eq(lines.iter().map(String::as_str)));
