@@ -146,6 +146,28 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     assert!(copied.status.success(), "{copied:?}");
 }
 
+/// The proof of a record has the witness's word, which counts offline, and only for its key.
+fn a_third_party_checks(witness: &Witness, device: &Daemon) {
+    let file = |name: &str| witness.folder.path().join(name).display().to_string();
+    let (proof, record) = (file("0.tlog-proof"), file("0.json"));
+    let prove = ["audit", "prove", "0", "-o", &proof, "--record", &record];
+    let proven = device.slmd(&prove);
+    assert!(proven.status.success(), "{proven:?}");
+    let id = device.slmd(&["device", "id", "--json"]);
+    let id: Value = serde_json::from_slice(&id.stdout).expect("JSON");
+    let x = id["x"].as_str().expect("it has a key");
+    let check = |key: &str| {
+        let given = ["audit", "check-proof", &proof, "--record", &record];
+        device.slmd(&[&given[..], &["--key", x, "--witness", key]].concat())
+    };
+    let checked = check(&witness.key());
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success(), "{checked:?}");
+    assert!(said.contains(&format!("cosigned by {NAME}")), "{said}");
+    let stranger = "remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2";
+    assert!(!check(stranger).status.success());
+}
+
 #[test]
 fn a_witness_that_others_wrote_cosigns_the_log_and_refuses_a_rewritten_one() {
     let witness = Witness::start();
@@ -177,6 +199,8 @@ fn a_witness_that_others_wrote_cosigns_the_log_and_refuses_a_rewritten_one() {
         metrics.contains(&age) && metrics.contains(&denied),
         "{metrics}"
     );
+
+    a_third_party_checks(&witness, &device);
 
     // The whole state as it was, with the device's key and its last checkpoint.
     device.terminate();
