@@ -22,7 +22,7 @@ Examples:
   slmd audit text req_4f0c6e1f4bd14f7e9a2f5c1f0e7d8a9b -o prompt.age
   slmd audit text req_4f0c6e1f4bd14f7e9a2f5c1f0e7d8a9b --answer -o answer.age
   age -d -i auditor.key prompt.age | jq -r '.messages[].content'")]
-pub(super) struct Text {
+pub(in crate::cli) struct Text {
     /// The request's id (req_…), or the index of a record.
     #[arg(value_name = "REQUEST|INDEX")]
     of: TextOf,

@@ -228,12 +228,6 @@ impl Admin {
         }
     }
 
-    async fn verify(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
-        let VerifyAudit { checkpoint } = self.parsed(request).await?;
-        let (log, shutdown) = (self.control.audit(), self.shutdown.clone());
-        verify::answer(&log, checkpoint, self.settings.keep_alive, shutdown)
-    }
-
     async fn answer<A: Serialize + Send + 'static>(
         &self,
         _: Call<A>,

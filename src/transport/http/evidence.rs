@@ -7,9 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::{Response, StatusCode};
 
-use super::public::TEXT;
 use super::query::bad_value;
-use super::reply::{self, Body};
+use super::reply::{self, Body, TEXT};
 use crate::audit::{AuditError, Log, ProofError, Signed};
 use crate::reason::{Refusal, RefuseReason};
 

@@ -10,7 +10,7 @@ use tracing::Instrument;
 use super::connections::{Peer, Service};
 use super::door::TcpPeer;
 use super::metrics::Metrics;
-use super::reply::{self, Body, JSON, Refused};
+use super::reply::{self, Body, JSON, Refused, TEXT};
 use super::request::Sender;
 use super::route::{Route, not_found, wrong_method};
 use super::{Control, Settings, accept, answer, auditor, evidence, host, request, route, spans};
@@ -22,7 +22,6 @@ use crate::reason::{Refusal, RefuseReason};
 use crate::trace::Trace;
 use crate::wire::{self, Body as Prompt};
 
-pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 pub(super) struct Public {
     pub(super) settings: Arc<Settings>,

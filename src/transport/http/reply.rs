@@ -21,6 +21,7 @@ use crate::wire;
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 pub(super) const JSON: &str = "application/json";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A refusal on its way out, with what HTTP adds to it.
 #[derive(Debug)]

@@ -58,7 +58,7 @@ impl Service for Echo {
         }
         let settings = self.settings.as_ref().unwrap();
         match request::body(request, settings.max_body, settings.body_timeout).await {
-            Ok(body) => reply::full(StatusCode::OK, public::TEXT, body.len().to_string()),
+            Ok(body) => reply::full(StatusCode::OK, reply::TEXT, body.len().to_string()),
             Err(refusal) => Refused::from(refusal).into_response(),
         }
     }
@@ -74,7 +74,7 @@ fn flood(running: Running) -> Response<Body> {
     });
     reply::new(
         StatusCode::OK,
-        public::TEXT,
+        reply::TEXT,
         StreamBody::new(Box::pin(frames)).boxed_unsync(),
     )
 }
