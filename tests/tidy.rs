@@ -26,10 +26,8 @@ const LAYERS: &[&[&str]] = &[
         "sys",
     ],
     &["files", "time"],
-    &[
-        "age", "https", "identity", "json", "reason", "share", "shutdown",
-    ],
-    &["trace"],
+    &["https", "identity", "json", "reason", "share", "shutdown"],
+    &["age", "trace"],
     &["delivery", "oauth", "prompt", "systemd", "tls"],
     &["link"],
     &["telemetry"],

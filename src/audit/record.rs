@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::change::What;
-use super::sealed::Sealed;
+use super::encrypted::Sealed;
 use super::tag::Tag;
 use super::text::bound;
 use crate::prompt::{Finish, Origin, RequestId, Sampling, Usage};
@@ -104,6 +104,26 @@ impl Event {
             Event::Truncated { .. } => truncated,
             Event::Change { .. } => change,
         }
+    }
+}
+
+impl Event {
+    /// Its text, where it has one.
+    pub(super) fn sealed(&self) -> Option<&Sealed> {
+        match self {
+            Event::Access(access) => access.text.as_ref(),
+            Event::Finish(finished) => finished.text.as_ref(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn take_text(&mut self) -> Vec<u8> {
+        let sealed = match self {
+            Event::Access(access) => access.text.as_mut(),
+            Event::Finish(finished) => finished.text.as_mut(),
+            _ => None,
+        };
+        sealed.map(Sealed::take).unwrap_or_default()
     }
 }
 

@@ -11,6 +11,7 @@ mod jwks;
 mod kind;
 mod machine;
 mod read;
+mod realm;
 mod schema;
 #[cfg(test)]
 mod schema_tests;

@@ -214,8 +214,9 @@ impl Input {
                 serde_json::to_writer(&mut json, &Body::Prompt { prompt })
             }
         };
-        // INVARIANT: roles and texts are JSON, and what is written into memory is UTF-8.
+        // INVARIANT: roles and texts are JSON, and memory takes what is written.
         written.expect("text is JSON");
+        // INVARIANT: JSON is UTF-8.
         json.into_text().expect("JSON is text")
     }
 

@@ -98,15 +98,8 @@ impl Admin {
                 let text = self.blocking(move |c| c.metrics(format)).await?;
                 Ok(accept::metrics(format, text))
             }
-            Operation::Reload => match self.blocking(<dyn Control>::reload).await? {
-                Ok(reloaded) => Ok(reply::json(StatusCode::OK, &reloaded)),
-                Err(errors) => Ok(not_reloaded(&errors)),
-            },
-            Operation::PinKeys => {
-                let jwks = self.body(request).await?;
-                self.answer(route::PIN_KEYS, move |c| c.pin_keys(&realm, &jwks))
-                    .await
-            }
+            Operation::Reload => self.reload().await,
+            Operation::PinKeys => self.pin_keys(realm, request).await,
             Operation::Trust => self.answer(route::TRUST, |c| Ok(c.trust())).await,
             Operation::PinRoot => self.pin_root(request).await,
             Operation::FetchKeys => {
@@ -140,6 +133,23 @@ impl Admin {
             | Operation::Forget
             | Operation::VerifyAudit) => self.audit(operation, request).await,
         }
+    }
+
+    async fn reload(&self) -> Result<Response<Body>, Refused> {
+        match self.blocking(<dyn Control>::reload).await? {
+            Ok(reloaded) => Ok(reply::json(StatusCode::OK, &reloaded)),
+            Err(errors) => Ok(not_reloaded(&errors)),
+        }
+    }
+
+    async fn pin_keys(
+        &self,
+        realm: String,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refused> {
+        let jwks = self.body(request).await?;
+        self.answer(route::PIN_KEYS, move |c| c.pin_keys(&realm, &jwks))
+            .await
     }
 
     async fn pin_root(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {

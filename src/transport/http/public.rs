@@ -22,7 +22,6 @@ use crate::reason::{Refusal, RefuseReason};
 use crate::trace::Trace;
 use crate::wire::{self, Body as Prompt};
 
-
 pub(super) struct Public {
     pub(super) settings: Arc<Settings>,
     pub(super) admission: Admission,
