@@ -379,7 +379,10 @@ impl Member {
             Value::String(text) => self.value.is(text),
             Value::Array(items) => items.iter().any(|item| self.is_told_by(item)),
             Value::Object(_) => false,
-            other => other.to_string() == self.value.0,
+            Value::Null | Value::Bool(_) | Value::Number(_) => {
+                let told = value.to_string();
+                told == self.value.0
+            }
         }
     }
 }

@@ -146,7 +146,7 @@ impl Shared {
                 }
                 (open > 0 && removals.records.len() < MOST) || removals.first_left.is_none()
             })?;
-            self.remove(state, writer, removals, now)?;
+            self.remove(state, writer, &removals, now)?;
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ impl Shared {
                 removals.first_left = Some(stays.index);
             }
             removals.records.truncate(old);
-            self.remove(state, writer, removals, now)?;
+            self.remove(state, writer, &removals, now)?;
             Ok::<_, AuditError>(done)
         })?;
         if done {
@@ -219,7 +219,7 @@ impl Shared {
         &self,
         state: &mut State,
         writer: &Writer<'_>,
-        removals: Removals,
+        removals: &Removals,
         now: Timestamp,
     ) -> Result<(), AuditError> {
         if removals.records.is_empty() {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use rustix::process::{Signal as Kill, getpid, kill_process};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::exit::{Done, Failure};
 use super::output;
 use super::screen::Screen;
 use super::terminal::Terminal;
+use crate::time;
 
 /// Hears of each look where no terminal is drawn on.
 pub(super) trait Listener<T> {
@@ -59,18 +60,18 @@ async fn go_on<T: Send + 'static>(
     mut show: impl FnMut(&Option<Screen>, &T, bool) -> Done,
 ) -> Done {
     let mut signals = Signals::new()?;
-    let mut next = Instant::now();
+    let mut next = time::instant();
     let (mut looking, mut seen) = (None::<JoinHandle<T>>, None::<T>);
     loop {
         tokio::select! {
             done = finished(looking.as_mut()) => {
                 looking = None;
-                next = Instant::now() + every;
+                next = time::instant() + every;
                 let new = done?;
                 show(&screen, &new, false)?;
                 seen = Some(new);
             }
-            () = sleep_until(next), if looking.is_none() => {
+            () = sleep_until(next.into()), if looking.is_none() => {
                 let look = Arc::clone(&look);
                 looking = Some(spawn_blocking(move || look()));
             }

@@ -26,8 +26,8 @@ pub struct Worst {
     now: Moment,
 }
 
-impl Worst {
-    pub fn new() -> Worst {
+impl Default for Worst {
+    fn default() -> Worst {
         let clocks = Clocks::default();
         let now = Moment {
             known: clocks.now(),
@@ -55,7 +55,9 @@ impl Worst {
             now,
         }
     }
+}
 
+impl Worst {
     pub fn text(&self, format: Format) -> String {
         let mut gauges = Gauges::default();
         let of = |realm| OfRealm {
@@ -104,7 +106,7 @@ mod tests {
 
     #[test]
     fn whatever_happens_there_are_no_more_series_than_prometheus_bears() {
-        let worst = Worst::new();
+        let worst = Worst::default();
         let series = |format| {
             let text = worst.text(format);
             text.lines().filter(|line| !line.starts_with('#')).count()

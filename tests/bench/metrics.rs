@@ -12,7 +12,7 @@ use slmd::for_tests::time::instant;
 const ROUNDS: usize = 101;
 
 fn main() {
-    let worst = Worst::new();
+    let worst = Worst::default();
     for format in Format::ALL {
         let mut times: Vec<Duration> = Vec::new();
         let mut text = String::new();

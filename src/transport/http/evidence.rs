@@ -59,6 +59,7 @@ fn number(name: &str, text: &str) -> Result<u64, Refusal> {
     text.parse().map_err(|_| bad_value(name, "a number"))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` hands over")]
 pub(super) fn failed(error: AuditError) -> Refusal {
     tracing::error!(%error, "the audit log could not be read or signed");
     RefuseReason::AuditUnavailable.into()
