@@ -54,7 +54,7 @@ fn variables(folder: &Path, found: &mut BTreeSet<String>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             variables(&path, found);
-        } else if !path.ends_with("tests.rs") {
+        } else if !path.to_string_lossy().ends_with("tests.rs") {
             let text = fs::read_to_string(&path).unwrap();
             let starts = text.match_indices("\"SLMD_").map(|(at, _)| &text[at + 1..]);
             let literals = starts.filter_map(|rest| rest.split_once('"'));
