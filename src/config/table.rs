@@ -230,7 +230,7 @@ impl<T: Table> Entry<T> for Always {
     }
 }
 
-/// A list of tables. Where something of it needs a restart, there are as many as there were.
+/// A list of tables. What of it needs a restart is for whoever knows what belongs together.
 pub(super) struct Each;
 
 impl<T: Table> Entry<Vec<T>> for Each {
@@ -248,25 +248,13 @@ impl<T: Table> Entry<Vec<T>> for Each {
         into.insert(key.to_owned(), tables.collect());
     }
 
-    fn keep(&self, key: &'static str, field: &mut Vec<T>, running: &Vec<T>) -> Vec<String> {
-        if field.len() == running.len() {
-            let kept = field.iter_mut().zip(running);
-            let kept = kept.flat_map(|(table, running)| table.keep(running));
-            return kept.map(|inner| format!("{key}.{inner}")).collect();
-        }
-        if !T::rows(false).iter().any(Row::needs_restart) {
-            return Vec::new();
-        }
-        field.clone_from(running);
-        vec![key.to_owned()]
-    }
-
     fn rows(&self, key: &'static str, doc: &'static str, off: bool) -> Vec<Row> {
         Row::table::<T>(key, doc, Line::List, off)
     }
 }
 
-/// A list of tables that may be empty: [`Each`], commented out.
+/// A list of tables that may be empty, commented out. Where something of it needs a restart, there are as
+/// many as there were.
 pub(super) struct Any;
 
 impl<T: Table> Entry<Vec<T>> for Any {
@@ -281,7 +269,16 @@ impl<T: Table> Entry<Vec<T>> for Any {
     }
 
     fn keep(&self, key: &'static str, field: &mut Vec<T>, running: &Vec<T>) -> Vec<String> {
-        Each.keep(key, field, running)
+        if field.len() == running.len() {
+            let kept = field.iter_mut().zip(running);
+            let kept = kept.flat_map(|(table, running)| table.keep(running));
+            return kept.map(|inner| format!("{key}.{inner}")).collect();
+        }
+        if !T::rows(false).iter().any(Row::needs_restart) {
+            return Vec::new();
+        }
+        field.clone_from(running);
+        vec![key.to_owned()]
     }
 
     fn rows(&self, key: &'static str, doc: &'static str, _: bool) -> Vec<Row> {

@@ -372,6 +372,8 @@ fn what_others_can_change_is_refused_at_the_start_and_by_a_check() {
     let (theirs, left) = (folder.path().join("theirs"), &["symbolic link"]);
     fs::create_dir(&theirs).unwrap();
     for name in ["db", "keys", "device.key"] {
+        // A start that was refused later has made one.
+        let _ = fs::remove_file(state.join(name));
         symlink(&theirs, state.join(name)).unwrap();
         assert_says(&refused_start(&config), FAILED, left);
         fs::remove_file(state.join(name)).unwrap();

@@ -174,11 +174,9 @@ fn jump(kept: Kept, forward: bool, restart: bool) {
         false => assert_answered(&again),
     }
     let told = scene.slmd(&["status"]);
-    assert_eq!(
-        told.contains("run slmd keys reset-time"),
-        believed,
-        "{told}"
-    );
+    // What only a client's token has said is told as well.
+    let ahead = believed || forward && !restart;
+    assert_eq!(told.contains("run slmd keys reset-time"), ahead, "{told}");
     scene.slmd(&["keys", "reset-time"]);
     assert_answered(&scene.ask("device-1", now()));
     assert!(scene.keys_age() < MINUTE, "{}", scene.keys_age());

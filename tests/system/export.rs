@@ -170,11 +170,9 @@ fn a_stranger_gets_no_record() {
     assert!(problem.contains("UnknownIssuer"), "{problem}");
     let page = daemon.slmd(&["status"]);
     let page = String::from_utf8_lossy(&page.stdout).into_owned();
-    for part in [
-        "the log collector localhost:",
-        "takes no audit records",
-        "[audit.syslog]",
-    ] {
+    // Wherever its lines end.
+    let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in ["the log collector takes no audit records", "[audit.syslog]"] {
         assert!(page.contains(part), "{page}");
     }
     assert!(collector.received("edge-1").is_empty());

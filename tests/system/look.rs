@@ -97,7 +97,7 @@ fn without_root_the_public_socket_is_shown_and_the_rest_named() {
             &["keys", "explain", "--token-file", token][..],
             "sudo slmd keys explain",
         ),
-        (&["audit", "tail"], "a token with the role audit gives"),
+        (&["audit", "tail"], "with a token that has the role audit"),
     ] {
         let refused = technician.slmd(true, args);
         let said = String::from_utf8_lossy(&refused.stderr);

@@ -63,7 +63,7 @@ fn a_box_forgets_who_it_was() {
     assert!(done.status.success(), "{done:?}");
     let said: Value = serde_json::from_slice(&done.stdout).expect("JSON");
     let list = |name: &str| said[name].as_array().expect("a list").len();
-    assert_eq!((list("forgotten"), list("left")), (5, 2), "{said}");
+    assert_eq!((list("forgotten"), list("left")), (6, 2), "{said}");
     assert_eq!(fs::read_dir(&state).expect("it is there").count(), 0);
     assert!(!login.exists());
     let again = wipe(&daemon, home, &["--yes"]);
