@@ -78,8 +78,10 @@ fn what_is_missing_is_named_with_the_command_that_brings_it() {
     let temporary = tempfile::tempdir().expect("a temporary folder");
     let python = std::fs::canonicalize("/usr/bin/env").expect("every machine has it");
     let mut command = demo(temporary.path());
-    // Where only Python is.
-    let which = run(Command::new("which").arg("python3"), b"", PATIENCE);
+    // Where only Python is, itself and no wrapper.
+    let mut which = Command::new("python3");
+    which.args(["-c", "import sys; print(sys.executable)"]);
+    let which = run(&mut which, b"", PATIENCE);
     let program = String::from_utf8(which.stdout).expect("a path");
     let bin = temporary.path().join("bin");
     std::fs::create_dir(&bin).expect("a temporary folder");
