@@ -4,6 +4,8 @@
 // The daemon has a caller for each of these; a target needs few of them.
 #![allow(dead_code, unexpected_cfgs)]
 
+#[path = "../../src/age.rs"]
+pub mod age;
 #[path = "../../src/algorithm.rs"]
 pub mod algorithm;
 #[path = "../../src/auth/mod.rs"]
@@ -32,6 +34,11 @@ pub mod tlog;
 pub mod trace;
 #[path = "../../src/trust/mod.rs"]
 pub mod trust;
+
+/// What the cache of decisions is counted in; nobody asks for it here.
+pub mod telemetry {
+    pub use prometheus_client::registry::Registry;
+}
 
 pub mod fleet;
 pub mod world;
