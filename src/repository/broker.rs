@@ -20,7 +20,8 @@ use super::state::State;
 use crate::digest::sha256;
 use crate::identity::{chance, random_hex};
 use crate::link::{
-    Broker, Event, Events, Link, Lost, Options, Properties, Publication, Subscription, Tls,
+    Broker, Event, Events, Link, Lost, Options, Properties, Publication, SendError, Subscription,
+    Tls,
 };
 use crate::time::{self, Known};
 use crate::trust::report;
@@ -248,7 +249,7 @@ impl Session {
         filters: &[String],
     ) -> Result<BTreeMap<String, Kept>, RepositoryError> {
         let mut there = BTreeMap::new();
-        self.subscribe(filters)?;
+        self.subscribe(filters).await?;
         let mut wait = PATIENCE;
         for _ in 0..MOST_RETAINED {
             match timeout(wait, self.events.recv()).await {
@@ -285,7 +286,7 @@ impl Session {
                 if some.is_empty() {
                     break;
                 }
-                self.subscribe(&some)?;
+                self.subscribe(&some).await?;
                 ungranted += 1;
                 heard = time::instant();
                 waiting.extend(some);
@@ -319,14 +320,28 @@ impl Session {
     }
 
     /// At QoS 0: each file is whole or not there, and nothing has to be acknowledged.
-    fn subscribe(&mut self, filters: &[String]) -> Result<(), RepositoryError> {
+    async fn subscribe(&mut self, filters: &[String]) -> Result<(), RepositoryError> {
         let subscription = |filter: &String| Subscription {
             filter: filter.clone(),
             at_least_once: false,
             retained: true,
         };
         let subscriptions: Vec<Subscription> = filters.iter().map(subscription).collect();
-        self.link.subscribe(&subscriptions).map_err(|e| failed(&e))
+        match self.link.subscribe(&subscriptions) {
+            Ok(()) => Ok(()),
+            Err(SendError::Full) => Err(self.ended().await),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// A line that has ended takes nothing more; what it still has to tell says how it ended.
+    async fn ended(&mut self) -> RepositoryError {
+        for _ in 0..MOST_RETAINED {
+            if let Err(why) = next(&mut self.events).await {
+                return why;
+            }
+        }
+        failed(&SendError::Full)
     }
 
     /// Publishes all of it, and returns when the broker has each.
@@ -338,8 +353,11 @@ impl Session {
                 let Some((publication, token)) = left.next() else {
                     break;
                 };
-                let sent = self.link.try_publish(token, &publication);
-                sent.map_err(|error| refused(&publication.topic, &error))?;
+                match self.link.try_publish(token, &publication) {
+                    Ok(()) => {}
+                    Err(SendError::Full) => return Err(self.ended().await),
+                    Err(error) => return Err(refused(&publication.topic, &error)),
+                }
                 waiting.insert(token, publication.topic);
             }
             if waiting.is_empty() {
