@@ -1,11 +1,13 @@
 //! Erasing the salt of a prompt's hash: from then on nobody can tell, not even by trying, which
 //! prompt it was. The record stays as it is, and so does every proof of it.
 
+use std::ops::ControlFlow;
+
 use serde_json::json;
 
 use super::change::Change;
 use super::record::{Access, Event};
-use super::{AuditError, Log, MAX_READ};
+use super::{AuditError, Log};
 use crate::prompt::Origin;
 use crate::time::Timestamp;
 
@@ -92,27 +94,23 @@ impl Log {
             return Err(Unforgotten::NoRequest);
         }
         let mut found: Option<(u64, Access)> = None;
-        let mut from = 0;
-        loop {
-            let page = self.read(from, MAX_READ)?;
-            let Some(last) = page.last() else { break };
-            from = last.index + 1;
-            // Cheaper than to read what every record says.
-            let may_be = |json: &[u8]| str::from_utf8(json).is_ok_and(|text| text.contains(begin));
-            for line in page.iter().filter(|line| may_be(&line.json)) {
-                let Some(Event::Access(access)) = line.record().map(|record| record.event) else {
-                    continue;
-                };
-                let id = access.request_id.as_str();
-                match &found {
-                    _ if !id.starts_with(begin) => {}
-                    Some((_, other)) if other.request_id.as_str() != id => {
-                        let (one, other) = (other.request_id.as_str().to_owned(), id.to_owned());
-                        return Err(Unforgotten::Several(begin.to_owned(), one, other));
-                    }
-                    _ => found = Some((line.index, *access)),
+        let several = self.naming(begin, |index, event| {
+            let Event::Access(access) = event else {
+                return ControlFlow::Continue(());
+            };
+            let id = access.request_id.as_str();
+            match &found {
+                _ if !id.starts_with(begin) => {}
+                Some((_, other)) if other.request_id.as_str() != id => {
+                    let (one, other) = (other.request_id.as_str().to_owned(), id.to_owned());
+                    return ControlFlow::Break(Unforgotten::Several(begin.to_owned(), one, other));
                 }
+                _ => found = Some((index, *access)),
             }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(several) = several {
+            return Err(several);
         }
         found.ok_or_else(|| Unforgotten::Unknown(request.to_owned()))
     }

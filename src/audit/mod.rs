@@ -61,6 +61,7 @@ pub mod verify;
 mod verify_tests;
 mod view;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -368,6 +369,33 @@ impl Log {
         let mut pairs = self.0.records.range(&from.to_be_bytes(), limit)?;
         pairs.retain(|(key, _)| key[..] < durable[..]);
         pairs.into_iter().map(kept::line).collect()
+    }
+
+    /// Shows each record that has `name` in its bytes and that this release can read, the oldest first,
+    /// until `each` has enough. Blocks, as long as reading the log takes.
+    fn naming<B>(
+        &self,
+        name: &str,
+        mut each: impl FnMut(u64, Event) -> ControlFlow<B>,
+    ) -> Result<Option<B>, AuditError> {
+        // Cheaper than to read what every record says.
+        let may_be = |json: &[u8]| str::from_utf8(json).is_ok_and(|text| text.contains(name));
+        let mut from = 0;
+        loop {
+            let page = self.read(from, MAX_READ)?;
+            let Some(last) = page.last() else {
+                return Ok(None);
+            };
+            from = last.index + 1;
+            for line in page.iter().filter(|line| may_be(&line.json)) {
+                let Some(record) = line.record() else {
+                    continue;
+                };
+                if let ControlFlow::Break(enough) = each(line.index, record.event) {
+                    return Ok(Some(enough));
+                }
+            }
+        }
     }
 
     /// The index from which on there are `count` records before `end`, or all of them.

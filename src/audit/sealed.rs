@@ -6,10 +6,11 @@
 //! their principal's share of the log and go with their record.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::str::FromStr;
 
-use super::record::{Event, Line};
-use super::{AuditError, Log, MAX_READ};
+use super::record::Event;
+use super::{AuditError, Log};
 use crate::digest::{hex, sha256};
 use crate::store::{MAX_VALUE, StoreError, Tree, Writer};
 
@@ -162,31 +163,19 @@ impl Log {
     /// Where the texts of a request are that has this id of ours: of its prompt and of its answer. Blocks,
     /// as long as reading the log takes.
     pub fn texts_of(&self, request: &str) -> Result<Vec<u64>, AuditError> {
-        let (mut found, mut from) = (Vec::new(), 0);
-        // Cheaper than to read what every record says.
-        let may_be = |line: &&Line| {
-            let text = str::from_utf8(&line.json);
-            text.is_ok_and(|text| text.contains(request))
-        };
-        loop {
-            let page = self.read(from, MAX_READ)?;
-            let Some(last) = page.last() else {
-                return Ok(found);
+        let mut found = Vec::new();
+        self.naming(request, |index, event| {
+            let id = match &event {
+                Event::Access(access) => Some(&access.request_id),
+                Event::Finish(finished) => Some(&finished.request_id),
+                _ => None,
             };
-            from = last.index + 1;
-            for line in page.iter().filter(may_be) {
-                let event = line.record().map(|record| record.event);
-                let id = event.as_ref().and_then(|event| match event {
-                    Event::Access(access) => Some(&access.request_id),
-                    Event::Finish(finished) => Some(&finished.request_id),
-                    _ => None,
-                });
-                let is_of = id.is_some_and(|id| id.as_str() == request);
-                if is_of && event.is_some_and(|event| event.sealed().is_some()) {
-                    found.push(line.index);
-                }
+            if id.is_some_and(|id| id.as_str() == request) && event.sealed().is_some() {
+                found.push(index);
             }
-        }
+            ControlFlow::<()>::Continue(())
+        })?;
+        Ok(found)
     }
 }
 

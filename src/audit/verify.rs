@@ -80,14 +80,39 @@ impl Log {
             let state = self.state();
             (state.epoch.number, state.epoch.base, state.next)
         };
-        let mut notes = shared.signer.kept()?;
-        notes.extend(given.map(|note| ("that was given", note)));
-        Ok(Verifier {
-            over: Over::Open(self.clone()),
-            records: shared.records.clone(),
-            tiles: shared.tiles.clone(),
-            key: shared.signer.public().clone(),
-            notes: notes_of(notes),
+        let kept = shared.signer.kept()?;
+        let trees = (shared.records.clone(), shared.tiles.clone());
+        Ok(Verifier::begin(
+            Over::Open(self.clone()),
+            trees,
+            shared.signer.public().clone(),
+            notes(kept, given),
+            (epoch, base, end),
+        ))
+    }
+}
+
+/// The device's own, and one that somebody else has kept.
+fn notes(kept: Vec<(&'static str, Vec<u8>)>, given: Option<Vec<u8>>) -> Vec<Note> {
+    let given = given.map(|note| ("that was given", note));
+    let all = kept.into_iter().chain(given);
+    all.map(|(place, bytes)| Note { place, bytes }).collect()
+}
+
+impl Verifier {
+    fn begin(
+        over: Over,
+        (records, tiles): (Tree, Tree),
+        key: PublicKey,
+        notes: Vec<Note>,
+        (epoch, base, end): (u64, u64, u64),
+    ) -> Verifier {
+        Verifier {
+            over,
+            records,
+            tiles,
+            key,
+            notes,
             stage: Stage::Before(0),
             epoch,
             base,
@@ -95,16 +120,9 @@ impl Log {
             removed: None,
             gaps: Gaps::default(),
             report: Report::new(epoch, base, end),
-        })
+        }
     }
-}
 
-fn notes_of(notes: Vec<(&'static str, Vec<u8>)>) -> Vec<Note> {
-    let note = |(place, bytes)| Note { place, bytes };
-    notes.into_iter().map(note).collect()
-}
-
-impl Verifier {
     /// Over a store that nobody else uses, with the state folder whose it is. It may be written to: it
     /// is somebody's copy.
     pub fn of_store(
@@ -116,8 +134,8 @@ impl Verifier {
         let [records, _, tiles] = super::TREES.map(|name| store.tree(name));
         let (records, tiles) = (records?, tiles?);
         let checkpoints = store.tree("audit_checkpoints")?;
-        let mut notes = checkpoint::kept(&checkpoints, &checkpoint::file(folder))?;
-        notes.extend(given.map(|note| ("that was given", note)));
+        let kept = checkpoint::kept(&checkpoints, &checkpoint::file(folder))?;
+        let notes = notes(kept, given);
         let last = records.last()?;
         let end = last.map_or(Ok(0), |key| index_of(&key).map(|last| last + 1))?;
         let mut findings = Vec::new();
@@ -135,20 +153,8 @@ impl Verifier {
             }
         }
         let (epoch, base) = begun.as_ref().map_or((0, end), |b| (b.epoch, b.base));
-        let mut verifier = Verifier {
-            over: still(store, (&records, &tiles), (epoch, base, end), &mut findings)?,
-            records,
-            tiles,
-            key,
-            notes: notes_of(notes),
-            stage: Stage::Before(0),
-            epoch,
-            base,
-            end,
-            removed: None,
-            gaps: Gaps::default(),
-            report: Report::new(epoch, base, end),
-        };
+        let over = still(store, (&records, &tiles), (epoch, base, end), &mut findings)?;
+        let mut verifier = Verifier::begin(over, (records, tiles), key, notes, (epoch, base, end));
         findings
             .into_iter()
             .for_each(|found| verifier.report.find(found));

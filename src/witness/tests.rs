@@ -46,18 +46,15 @@ impl Scene {
     fn new() -> Scene {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("db")).unwrap();
-        let log = open_in(&store, &folder, settings());
-        let witnesses = watch(&log, &store, &[1, 2]);
-        Scene {
-            folder,
-            store,
-            log,
-            witnesses,
-        }
+        Scene::over(folder, store)
     }
 
     fn again(self) -> Scene {
         let Scene { folder, store, .. } = self;
+        Scene::over(folder, store)
+    }
+
+    fn over(folder: TempDir, store: Store) -> Scene {
         let log = open_in(&store, &folder, settings());
         let witnesses = watch(&log, &store, &[1, 2]);
         Scene {

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
 use hyper::{Response, StatusCode};
 
 use super::reply::{self, Body, JSON};
@@ -50,12 +48,11 @@ pub(super) fn streamed(admitted: Admitted, framer: Framer, keep_alive: Duration)
         place: 0,
         ended: false,
     };
-    let frames = stream::unfold(events, async |mut events| {
+    let events = stream::unfold(events, async |mut events| {
         let bytes = events.next().await?;
-        Some((Ok(Frame::data(bytes)), events))
+        Some((bytes, events))
     });
-    let body = StreamBody::new(Box::pin(frames)).boxed_unsync();
-    reply::new(StatusCode::OK, "text/event-stream", body)
+    reply::streamed("text/event-stream", events)
 }
 
 struct Events {

@@ -8,13 +8,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::query::{bad_value, number, read};
-use super::reply::{self, Body, JSON};
+use super::reply::{self, Body, JSON, JSON_LINES};
 use super::{accept, evidence};
 use crate::audit::{Asked, Line, Log, MAX_PAGE, Order, Page, View};
 use crate::reason::Refusal;
-
-/// One record a line, each the bytes that the log's tree has as a leaf.
-pub(super) const JSON_LINES: &str = "application/jsonl";
 
 /// Beside those of a filter.
 const NAMES: [&str; 3] = ["from", "limit", "order"];

@@ -4,13 +4,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
-use hyper::{Response, StatusCode};
+use hyper::Response;
 
-use super::auditor::JSON_LINES;
 use super::query::{self, bad_value, number};
-use super::reply::{self, Body, Refused};
+use super::reply::{self, Body, JSON_LINES, Refused};
 use crate::admin::LeftOut;
 use crate::audit::{Log, MAX_LAST, Reader, Start, Step, Wanted};
 use crate::reason::Refusal;
@@ -36,10 +33,9 @@ pub(super) fn answer(
     };
     let lines = stream::unfold(lines, async |mut lines| {
         let bytes = lines.next().await?;
-        Some((Ok(Frame::data(bytes)), lines))
+        Some((bytes, lines))
     });
-    let body = StreamBody::new(Box::pin(lines)).boxed_unsync();
-    Ok(reply::new(StatusCode::OK, JSON_LINES, body))
+    Ok(reply::streamed(JSON_LINES, lines))
 }
 
 /// What a query asks for of a log that ends before `next`.

@@ -3,8 +3,10 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER, WWW_AUTHENTICATE,
@@ -21,6 +23,8 @@ use crate::wire;
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 pub(super) const JSON: &str = "application/json";
+/// Of audit records, each the bytes that the log's tree has as a leaf.
+pub(super) const JSON_LINES: &str = "application/jsonl";
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A refusal on its way out, with what HTTP adds to it.
@@ -95,6 +99,16 @@ pub(super) fn full(
     body: impl Into<Bytes>,
 ) -> Response<Body> {
     new(status, kind, Full::new(body.into()).boxed_unsync())
+}
+
+/// Its pieces go out as they come. Who leaves drops `pieces`.
+pub(super) fn streamed(
+    kind: &'static str,
+    pieces: impl Stream<Item = Bytes> + Send + 'static,
+) -> Response<Body> {
+    let frames = pieces.map(|bytes| Ok(Frame::data(bytes)));
+    let body = StreamBody::new(Box::pin(frames)).boxed_unsync();
+    new(StatusCode::OK, kind, body)
 }
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {

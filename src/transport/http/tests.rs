@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -69,14 +68,10 @@ impl Service for Echo {
 }
 
 fn flood(running: Running) -> Response<Body> {
-    let frames = stream::unfold(running, async |running| {
-        Some((Ok(Frame::data(Bytes::from_static(&[b'x'; 4096]))), running))
+    let pieces = stream::unfold(running, async |running| {
+        Some((Bytes::from_static(&[b'x'; 4096]), running))
     });
-    reply::new(
-        StatusCode::OK,
-        reply::TEXT,
-        StreamBody::new(Box::pin(frames)).boxed_unsync(),
-    )
+    reply::streamed(reply::TEXT, pieces)
 }
 
 struct Server {

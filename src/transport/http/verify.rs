@@ -5,12 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
-use hyper::{Response, StatusCode};
+use hyper::Response;
 
-use super::auditor::JSON_LINES;
-use super::reply::{self, Body, Refused};
+use super::reply::{self, Body, JSON_LINES, Refused};
 use crate::audit::Log;
 use crate::audit::verify::Verifier;
 use crate::reason::{Refusal, RefuseReason};
@@ -36,10 +33,9 @@ pub(super) fn answer(
     };
     let lines = stream::unfold(under_way, async |mut under_way| {
         let bytes = under_way.next().await?;
-        Some((Ok(Frame::data(bytes)), under_way))
+        Some((bytes, under_way))
     });
-    let body = StreamBody::new(Box::pin(lines)).boxed_unsync();
-    Ok(reply::new(StatusCode::OK, JSON_LINES, body))
+    Ok(reply::streamed(JSON_LINES, lines))
 }
 
 struct UnderWay {
