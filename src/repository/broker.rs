@@ -388,7 +388,10 @@ async fn next(events: &mut Events) -> Result<Event, RepositoryError> {
 
 fn going_on(event: Option<Event>) -> Result<Event, RepositoryError> {
     match event {
-        Some(Event::Lost(Lost::TakenOver)) => Err(RepositoryError::TakenOver),
+        // mosquitto 2.0 closes the one that another client took over without a word.
+        Some(Event::Lost(lost @ (Lost::TakenOver | Lost::Dropped(_)))) => {
+            Err(RepositoryError::TakenOver(lost))
+        }
         Some(Event::Lost(lost)) => Err(failed(&lost)),
         Some(event) => Ok(event),
         None => Err(failed(&"the connection was lost")),
@@ -422,7 +425,7 @@ fn block_on<T>(work: impl AsyncFn() -> Result<T, RepositoryError>) -> Result<T, 
     runtime.block_on(async {
         for _ in 1..TRIES {
             match work().await {
-                Err(RepositoryError::TakenOver) => sleep(PAUSE.mul_f64(0.5 + chance())).await,
+                Err(RepositoryError::TakenOver(_)) => sleep(PAUSE.mul_f64(0.5 + chance())).await,
                 done => return done,
             }
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::key::KeyError;
+use crate::link::Lost;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
@@ -60,10 +61,10 @@ pub enum RepositoryError {
     #[error("{0}")]
     Broker(String),
     #[error(
-        "another client has logged in there by the same name, and again and again: where a broker gives \
-         each user one connection, give `slmd fleet status --watch` and the like a user of their own"
+        "{0}, again and again: where a broker gives each user one connection, another client has logged in \
+         there by the same name; give `slmd fleet status --watch` and the like a user of their own"
     )]
-    TakenOver,
+    TakenOver(Lost),
     #[error("it holds another fleet's metadata; choose another place")]
     Foreign,
     #[error(

@@ -97,11 +97,7 @@ impl Shared {
     /// What a witness has cosigned.
     pub(super) fn take(&self, watcher: &Watcher, note: &[u8]) -> Result<(), Refused> {
         let mut state = watcher.state.lock();
-        let judged = self.judge(watcher, &state, note);
-        if let Err(Refused::Ahead(seen, _)) = judged {
-            state.disputed = Some(seen);
-        }
-        let (signed, at) = judged?;
+        let (signed, at) = self.judge(watcher, &state, note)?;
         let own = |error: AuditError| Refused::Log(error.to_string());
         let bytes = signed.note.as_bytes();
         let kept = || self.tree.insert(&watcher.stored(), bytes);
@@ -145,7 +141,7 @@ impl Shared {
         let proof = self.log.consistency(size, &newest);
         let proof = proof.map_err(|error| Refused::Log(error.to_string()))?;
         let grown = verify_consistency(size, &root, newest.size, &newest.root, &proof);
-        grown.map_err(|_| Refused::Rewritten)?;
+        grown.map_err(|_| Refused::Rewritten(size))?;
         let signed = Signed {
             size,
             root,
@@ -188,7 +184,7 @@ impl Shared {
     }
 
     /// The log keeps what proofs from there need.
-    fn hold(&self) -> Result<(), AuditError> {
+    pub(super) fn hold(&self) -> Result<(), AuditError> {
         let Some(newest) = self.log.checkpoint() else {
             return Ok(());
         };

@@ -98,8 +98,8 @@ pub enum Refused {
     Ahead(u64, u64),
     #[error("it has seen epoch {0} of this log, which is at epoch {1}: the log was set back")]
     LaterEpoch(u64, u64),
-    #[error("it has seen other records at the beginning of this log: the log was rewritten")]
-    Rewritten,
+    #[error("it has seen others than the first {0} records of this log: the log was rewritten")]
+    Rewritten(u64),
     #[error("the log can't prove what it has to: {0}")]
     Log(String),
 }
@@ -118,15 +118,22 @@ impl Refused {
             Refused::Old => "old",
             Refused::Ahead(..) => "ahead",
             Refused::LaterEpoch(..) => "later_epoch",
-            Refused::Rewritten => "rewritten",
+            Refused::Rewritten(_) => "rewritten",
             Refused::Log(_) => "log",
         }
     }
 
     /// Whether the log isn't what this device has signed before.
     pub fn is_alarm(&self) -> bool {
-        use Refused::{Ahead, LaterEpoch, Rewritten};
-        matches!(self, Ahead(..) | LaterEpoch(..) | Rewritten)
+        matches!(self, Refused::LaterEpoch(..)) || self.disputed().is_some()
+    }
+
+    /// The size that the log would have to grow from, and can't: what is reported from now on shows it.
+    fn disputed(&self) -> Option<u64> {
+        match self {
+            Refused::Ahead(seen, _) | Refused::Rewritten(seen) => Some(*seen),
+            _ => None,
+        }
     }
 }
 
@@ -268,8 +275,12 @@ impl Shared {
             Some(Refused::Old) => {}
             Some(refused) if refused.is_alarm() => {
                 let news = state.refused.as_ref() != Some(&refused);
+                state.disputed = refused.disputed();
                 state.refused = Some(refused.clone());
                 drop(state);
+                if let Err(error) = self.hold() {
+                    tracing::warn!(%error, "the log keeps nothing to prove that by");
+                }
                 if news {
                     self.alarm(watcher, &refused);
                 }

@@ -115,7 +115,7 @@ impl Shared {
                     let known = known_size(&answer.body).ok_or(Refused::Status(409))?;
                     watcher.state.lock().known = Some((signed.epoch, known));
                 }
-                422 => return Err(Refused::Rewritten),
+                422 => return Err(Refused::Rewritten(old)),
                 404 => return Err(Refused::UnknownLog(signed.origin.clone())),
                 403 => return Err(Refused::Denied(signed.origin.clone())),
                 status => return Err(Refused::Status(status)),

@@ -275,6 +275,14 @@ fn a_log_that_was_set_back_or_rewritten_is_an_alarm() {
     assert_eq!(scene.alarms(), ["ahead", "rewritten"]);
     assert_eq!(scene.log.shown().unwrap().note, grown.note);
 
+    // A daemon that has begun since hears of it for the first time.
+    let scene = scene.again();
+    scene.take(&cosigned);
+    assert_eq!((scene.cosigned(), scene.refused()), (None, "rewritten"));
+    let audit = scene.witnesses.statement().unwrap();
+    let proven: Vec<u64> = audit.consistency.iter().map(|one| one.from).collect();
+    assert_eq!(proven, [size]);
+
     let mine = scene.grow(1, "other");
     scene.take(&cosign(&mine.note, 1, 200));
     assert_eq!(
