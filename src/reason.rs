@@ -127,6 +127,7 @@ names! {
         NotFound = "not_found", 404, "no such resource";
         MethodNotAllowed = "method_not_allowed", 405, "the resource doesn't take this method";
         BodyTooLarge = "body_too_large", 413, "the request's body is larger than the configured `max_body`";
+        HeadTooLarge = "head_too_large", 431, "the request's line and headers are larger than 48 KiB, or more than 64; send fewer of them";
         UnsupportedMediaType = "unsupported_media_type", 415, "send `Content-Type: application/json`, not encoded";
         RequestTimeout = "request_timeout", 408, "the request didn't arrive in time";
         QuotaExceeded = "quota_exceeded", 429, "the principal's token quota is used up; try again later";

@@ -89,9 +89,26 @@ impl Recorder {
         Recorded(refusal)
     }
 
-    /// An answer that is remembered was recorded when it was first given.
-    pub(super) fn remembered(&self, answer: StoredAnswer) -> Recorded<StoredAnswer> {
+    /// A remembered answer that is told once more.
+    pub(super) fn remembered(
+        &self,
+        permitted: &Permitted,
+        answer: StoredAnswer,
+    ) -> Recorded<StoredAnswer> {
+        self.repeated(records::again(permitted, &answer.request_id));
         Recorded(answer)
+    }
+
+    /// The same request runs already, and its answer is for both.
+    pub(super) fn joined(&self, permitted: &Permitted) {
+        self.repeated(records::joined(permitted));
+    }
+
+    /// What it repeats is on record, so it needn't wait for the disk.
+    fn repeated(&self, access: Access) {
+        if let Err(error) = self.log.repeat(access, self.log.clocks().now()) {
+            tracing::error!(%error, "a repeated request could not be recorded");
+        }
     }
 
     /// A prompt's permit, with what is written beside it; durable when this returns, and where.

@@ -55,6 +55,36 @@ pub(super) fn permitted(permitted: &Permitted) -> Access {
     access
 }
 
+/// The answer of an earlier request, told once more to who was allowed it then.
+pub(super) fn again(allowed: &Permitted, first: &RequestId) -> Access {
+    let mut access = repeated(allowed, Repeat::Again);
+    access.detail = Some(format!("the answer of {first}"));
+    access
+}
+
+/// A request that is the same as one that runs.
+pub(super) fn joined(allowed: &Permitted) -> Access {
+    repeated(allowed, Repeat::Joined)
+}
+
+/// What comes of a request that was asked before.
+#[derive(Debug, Clone, Copy)]
+enum Repeat {
+    Again,
+    Joined,
+}
+
+/// With a name of its own in counts: it had the model do nothing.
+fn repeated(allowed: &Permitted, how: Repeat) -> Access {
+    let how = match how {
+        Repeat::Again => "again",
+        Repeat::Joined => "joined",
+    };
+    let mut access = permitted(allowed);
+    access.action = format!("{} {how}", access.action);
+    access
+}
+
 /// A prompt that is allowed: with all that it takes to replay its answer, but for its text.
 pub(super) fn prompt(
     allowed: &Permitted,

@@ -131,10 +131,11 @@ impl Shared {
         now: Timestamp,
         end: bool,
     ) -> Result<(), AuditError> {
-        let counts: [fn(&mut State) -> &mut Counts; 3] = [
+        let counts: [fn(&mut State) -> &mut Counts; 4] = [
             |state| &mut state.reads,
             |state| &mut state.looks,
             |state| &mut state.refused,
+            |state| &mut state.crowd,
         ];
         for counts in counts {
             while let Some(summary) = counts(state).next_summary(now, end) {

@@ -162,6 +162,37 @@ mod tests {
         assert_eq!(summary.username.as_deref(), Some("alice.b"));
     }
 
+    /// Whoever asks the same again, as often as it likes: with a crowd of others too.
+    #[test]
+    fn repeats_are_counted_even_where_there_is_no_room_for_whose_they_are() {
+        const PRINCIPALS: u64 = 600;
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(&folder, settings());
+        for round in 0..5 {
+            for principal in 0..PRINCIPALS {
+                let mut again = access(Verdict::Permit);
+                again.action = "chat again".to_owned();
+                again.subject = Some(principal.to_string());
+                log.repeat(again, later(round)).unwrap();
+            }
+        }
+        log.close(later(600)).unwrap();
+        let records = all(&log);
+        let (mut alone, mut of_anybody, mut told) = (0, 0, 0);
+        for record in &records {
+            match &record.event {
+                Event::Access(_) => (alone, told) = (alone + 1, told + 1),
+                Event::AccessesSummary(summary) => {
+                    told += summary.count;
+                    of_anybody += u32::from(summary.subject.is_none());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(told, 5 * PRINCIPALS, "each is told of");
+        assert_eq!((alone, of_anybody), (512 + 1, 1));
+    }
+
     /// A look of each kind every 15 seconds, in the middle of a crowd of readers.
     #[test]
     fn a_monitors_day_costs_a_record_in_ten_minutes_and_tells_of_every_look() {

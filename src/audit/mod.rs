@@ -260,6 +260,32 @@ impl Log {
         self.state().reads.begin(&Summary::of(access, now), now);
     }
 
+    /// Records a repeat of what is on record, or counts it where one of the same principal and kind
+    /// was recorded in the last ten minutes; in a crowd one of any principal. Rides on the next sync.
+    pub fn repeat(&self, access: Access, now: Timestamp) -> Result<(), AuditError> {
+        let mut state = self.state();
+        let one = Summary::of(&access, now);
+        if self.counted(state.reads.count(&one, now)) {
+            return Ok(());
+        }
+        let mut kind = one;
+        if !state.reads.begin(&kind, now) {
+            kind = kind.of_anybody();
+            if self.counted(state.crowd.count(&kind, now)) {
+                return Ok(());
+            }
+            state.crowd.begin(&kind, now);
+        }
+        let event = Event::Access(Box::new(access));
+        let recorded = self.0.append(&mut state, event, None, now);
+        if recorded.is_err() {
+            // What can't be written is counted, for when it can.
+            let counted = state.reads.count(&kind, now) || state.crowd.count(&kind, now);
+            self.counted(counted);
+        }
+        recorded.map(drop)
+    }
+
     /// Counts a look by the admin socket, or records it, durably. Blocks.
     pub fn look(&self, origin: Origin, what: &What, now: Timestamp) -> Result<(), AuditError> {
         let one = Summary::of_admin(&origin, what, now);

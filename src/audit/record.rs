@@ -341,6 +341,22 @@ impl Summary {
         }
     }
 
+    /// Without whose it is.
+    pub(super) fn of_anybody(mut self) -> Summary {
+        let names = [
+            &mut self.realm,
+            &mut self.issuer,
+            &mut self.subject,
+            &mut self.username,
+            &mut self.client,
+        ];
+        names.into_iter().for_each(|name| *name = None);
+        self.local_peer = false;
+        self.by_other_tokens = u64::from(!self.token_ids.is_empty());
+        self.token_ids.clear();
+        self
+    }
+
     /// One look by the admin socket.
     pub(super) fn of_admin(origin: &Origin, what: &What, now: Timestamp) -> Summary {
         let uid = match origin {
@@ -380,6 +396,7 @@ impl Summary {
                 false => self.by_other_tokens += other.count,
             }
         }
+        self.by_other_tokens += other.by_other_tokens;
         self.username = other.username.or_else(|| self.username.take());
         self.count += other.count;
         self.last = other.last;

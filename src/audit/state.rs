@@ -15,6 +15,8 @@ use crate::time::Timestamp;
 const COUNTED_READS: usize = 512;
 const COUNTED_LOOKS: usize = 64;
 const COUNTED_REFUSALS: usize = 256;
+/// Kinds of repeats by those for whom there is no room: transports and actions are few.
+const COUNTED_CROWD: usize = 16;
 
 /// The head is written once in so many records,
 const HEAD_EVERY: u64 = 256;
@@ -43,6 +45,8 @@ pub(super) struct State {
     pub(super) refusals: Refusals,
     /// Refusals of principals beyond those recorded one by one.
     pub(super) refused: Counts,
+    /// Repeats of principals that found no room among the reads.
+    pub(super) crowd: Counts,
     pub(super) last_retention: Option<Timestamp>,
     /// The store's, as the counters above know it.
     pub(super) generation: u64,
@@ -85,6 +89,7 @@ impl State {
             looks: Counts::new(COUNTED_LOOKS),
             refusals: Refusals::default(),
             refused: Counts::new(COUNTED_REFUSALS),
+            crowd: Counts::new(COUNTED_CROWD),
             last_retention: None,
             generation: 0,
             pending: VecDeque::new(),

@@ -184,6 +184,25 @@ fn reads(world: &World) -> f64 {
     kib * MINUTE.as_secs_f64() / COUNTED_FOR.as_secs_f64()
 }
 
+/// All kinds, as reads.
+fn repeats(world: &World) -> f64 {
+    let kinds = [
+        "chat again",
+        "chat joined",
+        "completion again",
+        "completion joined",
+    ];
+    let kib = world.kib(at(COUNTED_FOR), |log| {
+        for n in 0..A_SECOND * COUNTED_FOR.as_secs() / 100 {
+            let mut repeat = bare(Verdict::Permit, kinds[n as usize % kinds.len()]);
+            repeat.detail = Some(format!("the answer of {}", RequestId::random()));
+            repeat.token_id = Some(format!("trrtcc:6f0c9f6e-6f0e-4a7e-9b0f-{n:012}"));
+            log.repeat(repeat, START).unwrap();
+        }
+    });
+    kib * MINUTE.as_secs_f64() / COUNTED_FOR.as_secs_f64()
+}
+
 fn refusals(world: &World, verified: bool) -> f64 {
     let reasons: Vec<Reason> = Reason::all().collect();
     world.kib(at(MINUTE), |log| {
@@ -260,6 +279,7 @@ fn no_client_has_more_written_than_the_table_says() {
         ("prompts of a principal", prompts(&world)),
         ("cancels of a principal", cancels(&world)),
         ("reads of a principal", reads(&world)),
+        ("repeats of a principal", repeats(&world)),
         ("refusals of a principal", refusals(&world, true)),
         ("refusals of who isn't verified", refusals(&world, false)),
         ("looks of an administrator", looks(&world)),

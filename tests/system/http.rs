@@ -233,6 +233,55 @@ fn slow_clients_are_cut_off() {
     );
 }
 
+/// What the HTTP library refuses by itself, before there is a request.
+#[test]
+fn a_head_that_cant_be_read_or_doesnt_come_is_on_record() {
+    let (daemon, _) = start_with("[http]\nheader_timeout = \"1s\"\n");
+    let status = |bytes: &[u8]| raw(&daemon, bytes).get(9..12).map(str::to_owned);
+    // Who says nothing, or nothing after an answer, is idle; one that leaves is refused nothing.
+    assert_eq!(status(b""), None);
+    let answered = status(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(answered.as_deref(), Some("200"));
+    let mut left = UnixStream::connect(daemon.socket()).expect("the socket is there");
+    left.write_all(b"GET ").expect("it is open");
+    drop(left);
+
+    assert_eq!(status(b"what is this\r\n\r\n").as_deref(), Some("400"));
+    let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(64 * 1024));
+    assert_eq!(status(long.as_bytes()).as_deref(), Some("431"));
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: x\r\n".repeat(65));
+    assert_eq!(status(many.as_bytes()).as_deref(), Some("431"));
+    assert_eq!(status(b"GET /livez HTTP/1.1\r\nHost"), None);
+    let mut admin = UnixStream::connect(daemon.admin()).expect("the socket is there");
+    admin.write_all(b"\0\r\n\r\n").expect("it is open");
+    let _ = admin.read_to_end(&mut Vec::new());
+
+    let by_socket = |reason: &str| ("socket".to_owned(), reason.to_owned());
+    let all = [
+        ("admin".to_owned(), "bad_request".to_owned()),
+        by_socket("bad_request"),
+        by_socket("head_too_large"),
+        by_socket("head_too_large"),
+        by_socket("request_timeout"),
+    ];
+    let refused = within(PATIENCE, "the records", || {
+        let records = events(&daemon, "access").into_iter();
+        let unread = records.filter(|record| record["action"] == "unread");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut refused: Vec<_> = unread
+            .map(|record| {
+                (
+                    text(&record["origin"]["transport"]),
+                    text(&record["reason"]),
+                )
+            })
+            .collect();
+        refused.sort();
+        (refused.len() >= all.len()).then_some(refused)
+    });
+    assert_eq!(refused, all);
+}
+
 #[test]
 fn answers_whole_and_streamed_agree() {
     let (daemon, issuer) = start();

@@ -124,10 +124,14 @@ impl Admission {
         let attempt = match next.map_err(|error| reject(unavailable(&error)))? {
             Next::Run(attempt) => attempt,
             Next::Tell(answer) => {
-                return Ok(Delivered::Again(self.0.recorder.remembered(answer)));
+                let answer = self.0.recorder.remembered(&permitted, answer);
+                return Ok(Delivered::Again(answer));
             }
             Next::GiveUp => return Err(reject(RefuseReason::AttemptsExhausted.into())),
-            Next::Join => return Ok(Delivered::Joined),
+            Next::Join => {
+                self.0.recorder.joined(&permitted);
+                return Ok(Delivered::Joined);
+            }
         };
         let came = (delivery.correlation, delivery.size);
         self.run((permitted, completion), attempt, came).await

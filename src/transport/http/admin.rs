@@ -56,9 +56,15 @@ impl Service for Admin {
     }
 
     async fn turned_away(&self, peer: Peer, refusal: &Refusal) {
-        tracing::warn!(uid = peer.uid, %refusal, "admin connection turned away");
-        if !may_administer(&peer) {
-            self.refuse(&peer, "connect".to_owned(), refusal.clone());
+        let full = refusal.reason == RefuseReason::TooManyConnections.into();
+        if full {
+            tracing::warn!(uid = peer.uid, %refusal, "admin connection turned away");
+        }
+        // Whoever may administer and finds no room has done nothing.
+        if !full || !may_administer(&peer) {
+            let what = if full { "connect" } else { "unread" };
+            self.control
+                .record_refused(origin(&peer), what.to_owned(), refusal);
         }
     }
 }

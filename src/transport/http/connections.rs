@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
@@ -48,7 +49,8 @@ pub(super) trait Service<P = Peer>: Send + Sync + 'static {
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send;
 
-    /// A connection that finds no room; it is told so by the caller.
+    /// A connection that finds no room, or whose request has no head that can be read. It is told so
+    /// by the caller, as far as that can be told.
     fn turned_away(&self, peer: P, refusal: &Refusal) -> impl Future<Output = ()> + Send;
 }
 
@@ -213,14 +215,15 @@ async fn serve<P: Clone + Send + Sync + 'static, S: Service<P>>(
         let response = service.answer(peer.clone(), request).await;
         Ok::<_, Infallible>(response.map(|body| turn.answering(body)))
     });
-    let io = TokioIo::new(StallGuard::new(stream, settings.body_timeout));
+    let stream = StallGuard::new(stream, settings.body_timeout);
+    let hears = stream.hears();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Also bounds an idle connection: the wait for the next request's head counts.
         .header_read_timeout(settings.header_timeout)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
-        .serve_connection(io, answer);
+        .serve_connection(TokioIo::new(stream), answer);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -243,7 +246,24 @@ async fn serve<P: Clone + Send + Sync + 'static, S: Service<P>>(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+        if let Some(refusal) = unheard(&error, hears.load(Ordering::Relaxed)) {
+            service.turned_away(peer.clone(), &refusal).await;
+        }
     }
+}
+
+/// What hyper has refused by itself, if that is how the connection ended. `midway`: the client had
+/// begun to say something.
+fn unheard(error: &hyper::Error, midway: bool) -> Option<Refusal> {
+    if error.is_parse_too_large() {
+        return Some(RefuseReason::HeadTooLarge.into());
+    }
+    if error.is_parse() {
+        let refusal = Refusal::new(RefuseReason::BadRequest);
+        return Some(refusal.detail("its head isn't HTTP/1.1"));
+    }
+    let late = Refusal::new(RefuseReason::RequestTimeout).detail("its head");
+    (error.is_timeout() && midway).then_some(late)
 }
 
 /// Reads what is there of the request, so that the client gets to reading, answers and closes.

@@ -5,6 +5,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ pub(super) struct StallGuard<S> {
     limit: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
+    hears: Arc<AtomicBool>,
 }
 
 impl<S> StallGuard<S> {
@@ -24,6 +27,18 @@ impl<S> StallGuard<S> {
             stream,
             limit,
             waiting: None,
+            hears: Arc::default(),
+        }
+    }
+
+    /// Whether what moved last was read: a client that hasn't said all is no idle one.
+    pub(super) fn hears(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.hears)
+    }
+
+    fn wrote(&self, poll: &Poll<io::Result<usize>>) {
+        if matches!(poll, Poll::Ready(Ok(written)) if *written > 0) {
+            self.hears.store(false, Ordering::Relaxed);
         }
     }
 
@@ -48,7 +63,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.hears.store(true, Ordering::Relaxed);
+        }
+        poll
     }
 }
 
@@ -59,6 +79,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(&poll);
         self.guard(cx, poll)
     }
 
@@ -68,6 +89,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(&poll);
         self.guard(cx, poll)
     }
 

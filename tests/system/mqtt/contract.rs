@@ -18,11 +18,12 @@ use crate::support::{
 
 /// Reasons that no message over MQTT is refused with: HTTP's alone, and a stop, after which the
 /// broker sends the request again.
-const ELSEWHERE: [&str; 8] = [
+const ELSEWHERE: [&str; 9] = [
     "host_rejected",
     "origin_rejected",
     "not_found",
     "method_not_allowed",
+    "head_too_large",
     "request_timeout",
     "too_many_connections",
     "peer_not_allowed",

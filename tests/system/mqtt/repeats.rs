@@ -36,6 +36,14 @@ fn a_repeat_is_answered_from_the_first_run() {
         "answers of others are none of yours"
     );
     assert_eq!(scene.accesses("chat").len(), 2);
+    // The second is on record, and names the first.
+    let again = scene.accesses("chat again");
+    assert_eq!(again.len(), 1, "{again:?}");
+    let told = format!("the answer of {}", first.request_id);
+    assert_eq!(
+        (&again[0]["detail"], &again[0]["decision"]),
+        (&told.into(), &"permit".into())
+    );
 }
 
 #[test]
@@ -48,6 +56,7 @@ fn a_repeat_of_what_runs_is_answered_once() {
     assert_eq!(scene.answer("twice").status, 200);
     assert!(scene.answers.next(Duration::from_secs(1)).is_none());
     assert_eq!(scene.accesses("chat").len(), 1);
+    assert_eq!(scene.accesses("chat joined").len(), 1);
 }
 
 /// Who asks again between the last message and its record has missed that message.
