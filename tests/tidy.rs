@@ -94,6 +94,11 @@ const KEEPERS: &[(&str, &str)] = &[
     ("jiff", "trust"),
 ];
 
+/// Modules that only compute, and what they may therefore not name: counting and logging are their
+/// callers'.
+const PURE: &[&str] = &["auth", "tlog", "trust", "wire"];
+const TELLING: &[&str] = &["telemetry", "prometheus_client", "tracing"];
+
 /// What the repository's root holds.
 const ROOT: &[&str] = &[
     ".ci",
@@ -203,6 +208,22 @@ fn keepers(source: &Source) -> Vec<String> {
         }
     }
     complaints
+}
+
+fn purity(source: &Source) -> Vec<String> {
+    let module = source.module().unwrap_or_default();
+    if !PURE.contains(&module) {
+        return Vec::new();
+    }
+    let named = words(&source.code).filter(|(at, word)| {
+        let is_path = source.code[at + word.len()..]
+            .trim_start()
+            .starts_with("::");
+        let is_used = is_path || source.code[..*at].trim_end().ends_with("::");
+        TELLING.contains(word) && is_used
+    });
+    let told = |(at, name)| source.complain(at, &format!("`{module}` only computes: no {name}"));
+    named.map(told).collect()
 }
 
 /// What the crate gives away, the compiler can't call dead; so `for_tests` gives away all there is.
@@ -346,7 +367,7 @@ fn sources_keep_the_rules() {
     };
     let mut complaints = Vec::new();
     for source in &sources {
-        for rule in [layering, keepers, header, file_length] {
+        for rule in [layering, keepers, purity, header, file_length] {
             complaints.extend(rule(source));
         }
         if !is_test(source) {
@@ -476,6 +497,12 @@ fn other_broken_rules_are_found() {
         broken(keepers, "// sled\nlet unsled = crate::store::open();"),
         0
     );
+    let tells = "use crate::telemetry::Registry; fn f() { tracing::info!(\"a\") }";
+    assert_eq!(broken(purity, tells), 2);
+    let silent = "// crate::telemetry\nlet telemetry = \"tracing::info\";";
+    assert_eq!(broken(purity, silent), 0);
+    let above = Source::new("src/audit/a.rs", tells);
+    assert!(purity(&above).is_empty());
     let lib = "pub mod for_tests;\nmod a;\npub mod b;\npub use cli::main;\npub use a::A;";
     assert_eq!(broken(doors, lib), 2);
     assert_eq!(broken(header, "use std::fmt;"), 1);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cached::Figures;
 use super::spans;
 use super::waiters::Waiters;
 use crate::auth::{self, Cache, Clock, Credential, Decision, Permitted};
@@ -32,14 +33,15 @@ enum Refreshed {
 
 pub(super) struct Decider {
     authority: Authority,
-    cache: Cache,
+    cache: Arc<Cache>,
     refreshing: Waiters,
 }
 
 impl Decider {
     pub(super) fn new(authority: Authority, registry: &mut Registry) -> Decider {
-        let cache = Cache::new(CACHED_TOKENS);
-        cache.register(registry);
+        let cache = Arc::new(Cache::new(CACHED_TOKENS));
+        let figures = Figures(Arc::clone(&cache));
+        registry.register_collector(Box::new(figures));
         Decider {
             authority,
             cache,

@@ -5,6 +5,7 @@
 //! [`Admission::deliver`] adds what an at-least-once transport needs: duplicates and second attempts
 //! ([`inbox`]). What is refused comes back as [`Recorded`], and nothing is charged for it.
 
+mod cached;
 mod decide;
 mod inbox;
 mod limits;

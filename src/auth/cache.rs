@@ -7,8 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 
 use super::clock::Clock;
 use super::credential::Credential;
@@ -19,15 +17,17 @@ use super::verdict::Decision;
 use super::verdict::Verified;
 use crate::digest::digest;
 use crate::prompt::Request;
-use crate::telemetry::Registry;
 
 /// Verified tokens, each good for one epoch; bounded. Same answers as [`super::decide`].
 #[derive(Debug)]
-pub struct Cache {
-    tokens: Mutex<Tokens>,
-    entries: Gauge,
-    lookups: Counter,
-    hits: Counter,
+pub struct Cache(Mutex<Tokens>);
+
+/// What a cache holds, and how often it was asked since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uses {
+    pub entries: usize,
+    pub lookups: u64,
+    pub hits: u64,
 }
 
 type Hash = [u8; 32];
@@ -40,6 +40,8 @@ struct Tokens {
     ring: Vec<Cached>,
     places: HashMap<Hash, usize>,
     hand: usize,
+    lookups: u64,
+    hits: u64,
 }
 
 #[derive(Debug)]
@@ -58,31 +60,19 @@ impl Cache {
             ring: Vec::new(),
             places: HashMap::new(),
             hand: 0,
+            lookups: 0,
+            hits: 0,
         };
-        Cache {
-            tokens: Mutex::new(tokens),
-            entries: Gauge::default(),
-            lookups: Counter::default(),
-            hits: Counter::default(),
-        }
+        Cache(Mutex::new(tokens))
     }
 
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "slmd_token_cache_entries",
-            "Verified tokens that are remembered",
-            self.entries.clone(),
-        );
-        registry.register(
-            "slmd_token_cache_lookups",
-            "Tokens that were looked for among the verified ones",
-            self.lookups.clone(),
-        );
-        registry.register(
-            "slmd_token_cache_hits",
-            "Tokens that were found among the verified ones",
-            self.hits.clone(),
-        );
+    pub fn uses(&self) -> Uses {
+        let tokens = self.tokens();
+        Uses {
+            entries: tokens.ring.len(),
+            lookups: tokens.lookups,
+            hits: tokens.hits,
+        }
     }
 
     pub fn decide(
@@ -93,31 +83,31 @@ impl Cache {
         clock: &Clock,
     ) -> Decision {
         let hash = hash(credential);
-        let known = hash.and_then(|hash| {
-            self.lookups.inc();
-            let known = self.tokens().get(&hash, snapshot.epoch)?;
-            self.hits.inc();
-            Some(known)
-        });
+        let known = hash.and_then(|hash| self.tokens().look_up(&hash, snapshot.epoch));
         let fresh = known.is_none();
         let decision = decide(known, credential, request, snapshot, clock);
         if let (Decision::Permit(permitted), Some(hash), true) = (&decision, hash, fresh)
             && let Some(token) = permitted.token()
         {
-            let mut tokens = self.tokens();
-            tokens.put(hash, snapshot.epoch, token);
-            self.entries.set(tokens.ring.len() as i64);
+            self.tokens().put(hash, snapshot.epoch, token);
         }
         decision
     }
 
     /// Nothing between two locks depends on the other, so a panic elsewhere leaves a sound map.
     fn tokens(&self) -> MutexGuard<'_, Tokens> {
-        self.tokens.lock()
+        self.0.lock()
     }
 }
 
 impl Tokens {
+    fn look_up(&mut self, hash: &Hash, epoch: u64) -> Option<Arc<Verified>> {
+        let known = self.get(hash, epoch);
+        self.lookups += 1;
+        self.hits += u64::from(known.is_some());
+        known
+    }
+
     fn get(&mut self, hash: &Hash, epoch: u64) -> Option<Arc<Verified>> {
         let kept = &mut self.ring[*self.places.get(hash)?];
         if kept.epoch != epoch {

@@ -34,7 +34,7 @@ mod token;
 mod verdict;
 mod weak;
 
-pub use cache::Cache;
+pub use cache::{Cache, Uses};
 pub use clock::{Clock, Moved, RealmFloor};
 pub use credential::{Binding, Credential, NonceRule, ProofUse, Until};
 pub use decide::{alleged_issuer, recheck};

@@ -70,6 +70,14 @@ impl Case {
             let cached = cache.decide(&credential, &request, &snapshot, &self.clock);
             assert_eq!(format!("{cached:?}"), format!("{decision:?}"));
         }
+        // What is permitted by a token is found the second time, and nothing else is.
+        let by_token =
+            matches!(&decision, Decision::Permit(permitted) if !permitted.grant().local_peer);
+        let uses = cache.uses();
+        assert_eq!(
+            (uses.entries, uses.hits),
+            (usize::from(by_token), u64::from(by_token))
+        );
         decision
     }
 

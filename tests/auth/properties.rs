@@ -246,6 +246,7 @@ proptest! {
         for realm in worlds[1].realms.values_mut() {
             realm.policy.roles = [("read".to_owned(), vec![Scope::Audit])].into();
         }
+        let looked_for = 2 * steps.len() as u64;
         for (token, operation, later, epoch) in steps {
             let mut clock = mint::clock();
             clock.now = Timestamp::from_secs(NOW + later);
@@ -257,5 +258,9 @@ proptest! {
                 prop_assert_eq!(format!("{cached:?}"), plain.as_str());
             }
         }
+        let uses = cache.uses();
+        prop_assert_eq!(uses.lookups, looked_for);
+        prop_assert!(uses.entries <= capacity && uses.hits <= uses.lookups);
+        prop_assert!(capacity > 0 || uses.hits == 0);
     }
 }
