@@ -33,7 +33,7 @@ help:
 	@echo '                   (and the daemon on an emulated arm64 CPU, where Debian packages may be installed)'
 	@echo 'make test-more     the same with full counts; takes longer'
 	@echo 'make fuzz          fuzzes token, key set, claims, deny file, DPoP proof, signed metadata, report, note, proof of'
-	@echo '                   a log and its policy for'
+	@echo '                   a log and its policy, queries of the log for'
 	@echo '                   150 s in all (FUZZ_SECONDS for each), after a first build of two minutes'
 	@echo 'make loom          tries the thread pool of the engine under loom: each order of what its threads do'
 	@echo 'make sanitize      runs the kernels under AddressSanitizer and the pool under ThreadSanitizer'
