@@ -19,6 +19,8 @@ pub struct Replay {
     /// As many tokens as the answer had.
     pub completion_tokens: u32,
     pub kernels: Family,
+    /// How many compute it changes nothing.
+    pub threads: usize,
 }
 
 /// What came of it.
@@ -34,7 +36,7 @@ pub struct Replayed {
 pub fn replay(bundle: &Bundle, replay: Replay) -> Result<Replayed, LoadError> {
     let options = LoadOptions {
         family: replay.kernels,
-        ..LoadOptions::default()
+        threads: replay.threads,
     };
     let loaded = load(bundle, &options, u32::MAX)?;
     run(&loaded, replay).map_err(LoadError)
@@ -103,6 +105,7 @@ mod tests {
             stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
             completion_tokens,
             kernels: Family::Scalar,
+            threads: 1,
         };
         run(&loaded(saying(b"one two$")), replay).unwrap()
     }

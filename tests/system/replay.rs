@@ -14,8 +14,8 @@ use crate::support::{Daemon, Issuer, Setup, claims, http, run};
 
 /// An answer is made again by this build's kernels.
 const PATIENCE: Duration = Duration::from_secs(300);
-const QUESTION: &str = "Which animal sleeps standing in the lake of Mirow?";
-const INSTRUCTIONS: &str = "Answer in the fewest words that will do.";
+const QUESTION: &str = "Who sleeps in Mirow?";
+const INSTRUCTIONS: &str = "Say few words.";
 
 struct Auditor {
     folder: TempDir,
@@ -66,6 +66,8 @@ impl Scene {
             auditor.recipient()
         );
         let setup = Setup::new().issuer(&issuer).realm(&endpoint);
+        // What others do beside it slows one thread the least.
+        let setup = setup.with("[engine]\nthreads = 1\n");
         let daemon = Daemon::start(setup);
         Scene {
             auditor,
@@ -78,7 +80,7 @@ impl Scene {
     fn ask(&self) -> (String, String) {
         let body = json!({
             "messages": [{"role": "user", "content": QUESTION}],
-            "max_completion_tokens": 6,
+            "max_completion_tokens": 3,
             "temperature": 1.5,
         });
         let (body, bearer) = (
@@ -175,7 +177,7 @@ fn a_request_is_run_again_by_who_has_its_text() {
 
     // Nothing is run that isn't what was asked.
     for (index, text, words) in [
-        (&*index, "Which animal sleeps?", "nothing was run"),
+        (&*index, "Who sleeps?", "nothing was run"),
         ("999999", QUESTION, "no record 999999"),
         ("0", QUESTION, "of no request"),
     ] {

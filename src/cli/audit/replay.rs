@@ -67,14 +67,15 @@ const CLOSED: &str = "replaying is for root and the daemon's user (sudo slmd aud
 impl Replay {
     pub(super) fn execute(&self, global: &Global) -> Done {
         let text = input::read(&self.text, MAX_TEXT)?;
-        let recorded = {
-            let source = Source::whole(global, CLOSED)?;
-            Recorded::find(&source, self.index)?
-        };
         let models = self.folder.resolve(global)?;
+        let source = Source::whole(global, CLOSED)?;
+        let recorded = Recorded::find(&source, self.index)?;
         let bundle = recorded.bundle(&Catalog::new(&models))?;
+        let salt = source.salt(recorded.index)?;
+        // Where no daemon runs, one may begin meanwhile.
+        drop(source);
         let instructions = recorded.instructions(global)?;
-        let (asked, tokens) = recorded.matching(&bundle, &text, instructions.as_deref())?;
+        let (asked, tokens) = recorded.matching(&bundle, salt, &text, instructions.as_deref())?;
         let kernels = recorded.kernels();
         if !global.json {
             let tokens = u64::from(recorded.finished.usage.completion_tokens);
@@ -89,6 +90,7 @@ impl Replay {
                 stop: asked.stop,
                 completion_tokens: recorded.finished.usage.completion_tokens,
                 kernels,
+                threads: global.load()?.engine.threads(),
             },
         );
         let replayed = replayed.map_err(Failure::failed)?;
@@ -104,7 +106,6 @@ struct Recorded {
     dialect: Dialect,
     sampling: Sampling,
     digest: String,
-    salt: [u8; 16],
 }
 
 /// What was found, as JSON.
@@ -130,8 +131,7 @@ impl Recorded {
     fn find(source: &Source, index: u64) -> Result<Recorded, Failure> {
         let (index, access) = access_of(source, index)?;
         let none = |what: &str| Failure::failed(format!("record {index} {what}"));
-        let dialect = Dialect::ALL.iter().copied();
-        let dialect = dialect.into_iter().find(|dialect| {
+        let dialect = Dialect::ALL.iter().copied().find(|dialect| {
             access.prompt_hash.is_some() && Operation::Complete(*dialect).as_str() == access.action
         });
         let dialect = dialect.ok_or_else(|| none("asked nothing of the model"))?;
@@ -157,7 +157,6 @@ impl Recorded {
             dialect,
             sampling,
             digest,
-            salt: source.salt(index)?,
             access,
         })
     }
@@ -198,6 +197,7 @@ impl Recorded {
     fn matching(
         &self,
         bundle: &Bundle,
+        salt: [u8; 16],
         text: &[u8],
         instructions: Option<&str>,
     ) -> Result<(Asked, Vec<u32>), Failure> {
@@ -210,7 +210,7 @@ impl Recorded {
             let Ok(encoded) = model.encode(&asked.input, now) else {
                 continue;
             };
-            let hash = prompt_commitment(&self.salt, &encoded.ids);
+            let hash = prompt_commitment(&salt, &encoded.ids);
             if Some(&hash) == self.access.prompt_hash.as_ref() {
                 return Ok((asked, encoded.ids));
             }
