@@ -179,6 +179,7 @@ fn permit(id: &RequestId) -> Access {
         scope: text("read"),
         prompt_hash: Some("0".repeat(64)),
         model_digest: Some("0".repeat(64)),
+        kernels: text("neon-dotprod"),
         sampling: None,
         prompt_tokens: Some(31),
         prompt_time: None,

@@ -69,7 +69,7 @@ pub enum ResetTo {
     Seconds(u64),
 }
 
-/// Erases the salt of a request's prompt hash.
+/// Erases the salt of a request's prompt hash, and its texts.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Forget {
     /// Its own id or the beginning of that, or the index of its access.
@@ -84,6 +84,23 @@ pub struct Forgotten {
     pub request_id: String,
     /// `false`: it was gone already.
     pub erased: bool,
+    /// The records whose texts were erased with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<u64>,
+}
+
+/// Shows the salt of a prompt's hash, for who has the text and compares it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct ShowSalt {
+    /// Of the access.
+    pub index: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaltShown {
+    pub request_id: String,
+    /// Its bytes.
+    pub salt: [u8; 16],
 }
 
 /// The time floor was set.

@@ -3,7 +3,8 @@
 use std::marker::PhantomData;
 
 use super::{
-    Fetched, Forgotten, Listed, Pinned, Refreshed, Reloaded, RootPinned, Status, TimeReset, Trusted,
+    Fetched, Forgotten, Listed, Pinned, Refreshed, Reloaded, RootPinned, SaltShown, Status,
+    TimeReset, Trusted,
 };
 use crate::audit::Change;
 use crate::auth::Explanation;
@@ -51,6 +52,7 @@ operations! {
     Sign: CHANGE, "POST" "/audit/checkpoint", AskedSign;
     Proof: LOOK, "GET" "/audit/proof", AskedAudit;
     Forget: CHANGE, "POST" "/audit/forget", AskedForget;
+    ShowSalt: CHANGE, "POST" "/audit/salt", AskedSalt;
     VerifyAudit: LOOK, "POST" "/audit/verify", AskedVerify;
     Reload: CHANGE, "POST" "/reload", AskedReload;
     ResetTime: CHANGE, "POST" "/time/reset", AskedTimeReset;
@@ -100,6 +102,7 @@ pub const PIN_HELD: Call<Pinned> = Call(Operation::PinHeld, PhantomData);
 pub const TRUST: Call<Trusted> = Call(Operation::Trust, PhantomData);
 pub const PIN_ROOT: Call<RootPinned> = Call(Operation::PinRoot, PhantomData);
 pub const FORGET: Call<Forgotten> = Call(Operation::Forget, PhantomData);
+pub const SHOW_SALT: Call<SaltShown> = Call(Operation::ShowSalt, PhantomData);
 pub const REFRESH_KEYS: Call<Refreshed> = Call(Operation::RefreshKeys, PhantomData);
 
 #[cfg(test)]

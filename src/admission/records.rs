@@ -95,6 +95,7 @@ pub(super) fn prompt(
     let mut access = permitted(allowed);
     access.prompt_hash = Some(commitment);
     access.model_digest = Some(prompt.model_digest.clone());
+    access.kernels = Some(prompt.kernels.as_str().to_owned());
     access.sampling = Some(prompt.sampling);
     access.prompt_time = prompt.time;
     access.prompt_tokens = u32::try_from(prompt.tokens.len()).ok();
@@ -144,6 +145,7 @@ fn blank(request_id: RequestId, origin: Origin, action: &str) -> Access {
         scope: None,
         prompt_hash: None,
         model_digest: None,
+        kernels: None,
         sampling: None,
         prompt_tokens: None,
         prompt_time: None,

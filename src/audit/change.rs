@@ -26,7 +26,7 @@ impl Change {
     pub(super) fn is_of_one_realm(self) -> bool {
         use Change::{
             DenyListRefused, DenyListReplaced, KeysCopyIgnored, KeysHeld, KeysPinned,
-            KeysRefreshed, KeysRestored, SaltErased,
+            KeysRefreshed, KeysRestored, SaltErased, SaltShown, TextsErased,
         };
         matches!(
             self,
@@ -38,6 +38,8 @@ impl Change {
                 | KeysRefreshed
                 | KeysRestored
                 | SaltErased
+                | SaltShown
+                | TextsErased
         )
     }
 
@@ -73,11 +75,14 @@ changes! {
     MqttTakenOver = "mqtt_taken_over";
     MqttUnstable = "mqtt_unstable";
     SaltErased = "salt_erased";
+    SaltShown = "salt_shown";
+    TextsErased = "texts_erased";
     AskedStatus = "status";
     AskedMetrics = "metrics";
     AskedAudit = "audit read";
     AskedText = "audit text";
     AskedForget = "audit forget";
+    AskedSalt = "audit salt";
     AskedSign = "audit sign";
     AskedVerify = "audit verify";
     AskedReload = "reload";

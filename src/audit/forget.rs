@@ -1,5 +1,6 @@
-//! Erasing the salt of a prompt's hash: from then on nobody can tell, not even by trying, which
-//! prompt it was. The record stays as it is, and so does every proof of it.
+//! Erasing the salt of a prompt's hash, and the texts of the request where they are kept: from then on
+//! nobody can tell, not even by trying, which prompt it was. The records stay as they are, and so does
+//! every proof of them.
 
 use std::ops::ControlFlow;
 
@@ -7,7 +8,7 @@ use serde_json::json;
 
 use super::change::Change;
 use super::record::{Access, Event};
-use super::{AuditError, Log};
+use super::{AuditError, Log, sealed};
 use crate::prompt::Origin;
 use crate::time::Timestamp;
 
@@ -15,14 +16,16 @@ use crate::time::Timestamp;
 const LEAST: usize = 12;
 const OWN_ID: &str = "req_";
 
-/// What became of a salt.
+/// What became of what a request has left beside its records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forgotten {
     /// Where the access stands.
     pub index: u64,
     pub request_id: String,
-    /// `false`: it was gone already.
+    /// `false`: the salt was gone already.
     pub erased: bool,
+    /// The records whose texts were erased.
+    pub texts: Vec<u64>,
 }
 
 /// Why nothing was erased.
@@ -44,8 +47,9 @@ pub enum Unforgotten {
 }
 
 impl Log {
-    /// Erases the salt of `request`'s prompt hash, and records that; durable when this returns. One
-    /// that is gone already isn't recorded again. Blocks, as long as reading the log takes.
+    /// Erases the salt of `request`'s prompt hash and its texts, and records that; durable when this
+    /// returns. What is gone already isn't recorded again. The answer of a request that still runs comes
+    /// after this, with its text. Blocks, as long as reading the log takes.
     pub fn forget(
         &self,
         request: &str,
@@ -54,29 +58,67 @@ impl Log {
     ) -> Result<Forgotten, Unforgotten> {
         let (index, access) = self.named(request)?;
         let request_id = access.request_id.as_str().to_owned();
-        let key = index.to_be_bytes();
         if access.prompt_hash.is_none() {
             return Err(Unforgotten::NoPrompt(index));
         }
-        let erased = self.0.salts.get(&key).map_err(AuditError::from)?.is_some();
-        if erased {
-            let event = Event::Change {
-                origin: by,
-                what: Change::SaltErased.into(),
-                detail: json!({"realm": access.realm, "request_id": request_id, "index": index}),
-            };
-            // The record first: who is interrupted finds the salt, and erases and records it again.
-            self.0.store.commit(|| {
-                let mut state = self.state();
-                self.0.append(&mut state, event, None, now)?;
-                state.forget_salt(index);
-                self.0.salts.remove(&key).map_err(AuditError::from)
-            })?;
+        let erased = self.salt(index)?.is_some();
+        let mut texts = Vec::new();
+        for index in self.texts_of(&request_id)? {
+            if sealed::is_kept(&self.0.texts, index).map_err(AuditError::from)? {
+                texts.push(index);
+            }
         }
-        Ok(Forgotten {
+        let forgotten = Forgotten {
             index,
             request_id,
             erased,
+            texts,
+        };
+        if erased || !forgotten.texts.is_empty() {
+            self.erase(&forgotten, access.realm, by, now)?;
+        }
+        Ok(forgotten)
+    }
+
+    fn erase(
+        &self,
+        forgotten: &Forgotten,
+        realm: Option<String>,
+        by: Origin,
+        now: Timestamp,
+    ) -> Result<(), AuditError> {
+        let Forgotten {
+            index,
+            request_id,
+            erased,
+            texts,
+        } = forgotten;
+        let mut detail = json!({"realm": realm, "request_id": request_id, "index": index});
+        if !texts.is_empty() {
+            detail["texts"] = json!(texts);
+        }
+        let what = match erased {
+            true => Change::SaltErased,
+            false => Change::TextsErased,
+        };
+        let event = Event::Change {
+            origin: by,
+            what: what.into(),
+            detail,
+        };
+        // The record first: who is interrupted finds what is left, and erases and records it again.
+        self.0.store.commit(|| {
+            let mut state = self.state();
+            self.0.append(&mut state, event, None, now)?;
+            self.0.store.write(|writer| {
+                writer.remove(&self.0.salts, &index.to_be_bytes())?;
+                state.forget_beside(*index);
+                for index in texts {
+                    sealed::remove(&self.0.texts, writer, *index, None)?;
+                    state.forget_beside(*index);
+                }
+                Ok(())
+            })
         })
     }
 

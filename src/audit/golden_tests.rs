@@ -6,7 +6,7 @@ use crate::digest::hex;
 use crate::tlog::tree::leaf_hash;
 
 /// A record, and its leaf's hash.
-const GOLDEN: [(&str, &str); 11] = [
+const GOLDEN: [(&str, &str); 13] = [
     (
         r#"{"version":1,"index":0,"time":1800000000000,"synchronised":true,"boot_id":"49b5d4f4-5949-4e92-8dce-dc750a78e6df","event":"access","request_id":"req_163bf33cc27ec36d1929e9d199bfcc5d","client_request_id":"mine","origin":{"transport":"socket","uid":1000,"gid":1000,"pid":77},"action":"chat","decision":"permit","detail":"why","realm":"dev","endpoint":"slm","issuer":"https://keycloak.test/realms/dev","subject":"6b5e4a9c-3f43-4a5c-8a2f-0d5e6f7a8b9c","username":"alice","client":"device-1","token_id":"trrtcc:6f0c9f6e","dpop":true,"local_peer":true,"scope":"read","prompt_hash":"5767bcf3edd261a2dbd8c8e66b23ed5aef9e11bb4d85d32a076eebbe8780782a","model_digest":"00","sampling":{"temperature":0.7,"top_p":1.0,"top_k":0,"min_p":0.0,"seed":18446744073709551615},"prompt_tokens":31,"prompt_time":1800000000000,"attempt":2}"#,
         "e9ea3ab5018d896550e21deb9c10d45f8a701dabebf45a52f7829caeb2bfdf03",
@@ -50,6 +50,14 @@ const GOLDEN: [(&str, &str); 11] = [
     (
         r#"{"version":1,"index":10,"time":1800000000000,"synchronised":true,"boot_id":"49b5d4f4-5949-4e92-8dce-dc750a78e6df","event":"refusals_summary","transport":"socket","reason":"head_too_large","count":2,"since":1800000000000}"#,
         "12db2d9734c6ae152736ba194ace23e7489196c68d7be1fbd042d086e427a001",
+    ),
+    (
+        r#"{"version":1,"index":11,"time":1800000000000,"synchronised":true,"boot_id":"49b5d4f4-5949-4e92-8dce-dc750a78e6df","event":"access","request_id":"req_163bf33cc27ec36d1929e9d199bfcc5d","client_request_id":"mine","origin":{"transport":"socket","uid":1000,"gid":1000,"pid":77},"action":"chat","decision":"permit","realm":"dev","endpoint":"slm","issuer":"https://keycloak.test/realms/dev","subject":"6b5e4a9c-3f43-4a5c-8a2f-0d5e6f7a8b9c","username":"alice","client":"device-1","token_id":"trrtcc:6f0c9f6e","dpop":true,"local_peer":true,"scope":"read","prompt_hash":"5767bcf3edd261a2dbd8c8e66b23ed5aef9e11bb4d85d32a076eebbe8780782a","model_digest":"00","kernels":"neon-dotprod","sampling":{"temperature":0.7,"top_p":1.0,"top_k":0,"min_p":0.0,"seed":18446744073709551615},"prompt_tokens":31,"prompt_time":1800000000000}"#,
+        "bee27d9c9de72cf9f57377a8cedd0a6def57697ee8286bcf1ace762497ef5881",
+    ),
+    (
+        r#"{"version":1,"index":12,"time":1800000000000,"synchronised":true,"boot_id":"49b5d4f4-5949-4e92-8dce-dc750a78e6df","event":"change","origin":{"transport":"daemon"},"what":"salt_erased","detail":{"realm":"dev","request_id":"req_163bf33cc27ec36d1929e9d199bfcc5d","index":4,"texts":[4,5]}}"#,
+        "2db0c4721a2c3d0f51bb4e44ab9503a82a0c3146f4715d5369b081db780e8558",
     ),
 ];
 

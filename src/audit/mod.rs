@@ -15,6 +15,7 @@
 mod append;
 mod change;
 mod checkpoint;
+mod commitment;
 mod cosigned;
 pub mod counts;
 mod encrypted;
@@ -72,6 +73,7 @@ use tokio::sync::watch;
 pub use self::change::{Change, What};
 use self::checkpoint::Signer;
 pub use self::checkpoint::{FOLDER, MAX_HELD, Signed};
+pub use self::commitment::{Salt, Unshown, prompt_commitment};
 use self::cosigned::Cosigned;
 pub use self::cosigned::Witness;
 pub use self::encrypted::Sealed;
@@ -86,7 +88,6 @@ pub use self::sealed::TextOf;
 use self::state::State;
 pub use self::tag::Tag;
 pub use self::view::View;
-use crate::digest::{digest, hex};
 use crate::identity::{Identity, Key};
 use crate::prompt::Origin;
 use crate::store::{Store, StoreError, Tree};
@@ -514,10 +515,4 @@ impl Shared {
         }
         Ok(())
     }
-}
-
-/// A commitment to a prompt that tells nothing about it without `salt`.
-pub fn prompt_commitment(salt: &[u8; 16], token_ids: &[u32]) -> String {
-    let bytes: Vec<u8> = token_ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    hex(&digest(&[salt, &bytes]))
 }

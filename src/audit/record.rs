@@ -168,6 +168,9 @@ pub struct Access {
     pub prompt_hash: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_digest: Option<String>,
+    /// The kernels that compute the answer: another family rounds otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -49,6 +49,13 @@ pub(super) fn remove(
     Ok(())
 }
 
+/// Whether anything is kept under this index.
+pub(super) fn is_kept(tree: &Tree, index: u64) -> Result<bool, StoreError> {
+    let prefix = index.to_be_bytes();
+    let keys = tree.keys(&prefix, 1)?;
+    Ok(keys.iter().any(|key| key.starts_with(&prefix)))
+}
+
 fn parts(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(MAX_VALUE as u64)).unwrap_or(u32::MAX)
 }
@@ -188,7 +195,7 @@ mod tests {
     use super::super::{Settings, tests::all};
     use super::*;
     use crate::audit::encrypted::{MAX_TEXT, Sealed};
-    use crate::prompt::RequestId;
+    use crate::prompt::{Origin, RequestId};
     use crate::store::Store;
 
     const RECIPIENT: &str = "age1xmwwc06ly3ee5rytxm9mflaz2u56jjj36s0mypdrwsvlul66mv4q47ryef";
@@ -313,6 +320,76 @@ mod tests {
         drop(log);
         assert_eq!(kept(&folder), with_text.len());
         assert_eq!(open(&folder, small).metrics().bytes.get(), counted);
+    }
+
+    #[test]
+    fn a_forgotten_request_leaves_no_text_and_keeps_its_proofs() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(&folder, settings());
+        let asked = asking("Forget this.");
+        let id = asked.request_id.clone();
+        let index = log.permit(asked, [7; 16], START).unwrap();
+        let mut answered = finished();
+        (answered.request_id, answered.text) = (id.clone(), Some(sealed("And that.")));
+        let answer = log.finish(answered, START).unwrap();
+        let other = log.permit(asking("Keep this."), [8; 16], START).unwrap();
+        let line = log.line(index).unwrap();
+        let forget = || log.forget(id.as_str(), Origin::Daemon, START).unwrap();
+        let forgotten = forget();
+        assert!(forgotten.erased);
+        assert_eq!(forgotten.texts, [index, answer]);
+        let gone = |log: &Log| {
+            assert_eq!(log.text(index).unwrap(), None);
+            assert_eq!(log.text(answer).unwrap(), None);
+            assert_eq!(log.salt(index).unwrap(), None);
+            assert!(log.text(other).unwrap().is_some());
+            assert_eq!(log.line(index).unwrap(), line);
+        };
+        gone(&log);
+        let told = log.line(log.next_index() - 1).unwrap().unwrap();
+        let told = str::from_utf8(&told.json).unwrap().to_owned();
+        let texts = format!(
+            r#""what":"salt_erased","detail":{{"realm":"dev","request_id":"{id}","index":{index},"texts":[{index},{answer}]}}"#
+        );
+        assert!(told.contains(&texts), "{told}");
+        // Nothing is left, so nothing is recorded.
+        let next = log.next_index();
+        let again = forget();
+        assert!(!again.erased && again.texts.is_empty());
+        assert_eq!(log.next_index(), next);
+        // An answer that came after its request was forgotten.
+        let mut late = finished();
+        (late.request_id, late.text) = (id.clone(), Some(sealed("Late.")));
+        let late = log.finish(late, START).unwrap();
+        let again = forget();
+        assert!(!again.erased);
+        assert_eq!(again.texts, [late]);
+        let told = log.line(log.next_index() - 1).unwrap().unwrap();
+        assert!(str::from_utf8(&told.json).unwrap().contains("texts_erased"));
+        gone(&log);
+        let signed = log.sign_now(START).unwrap();
+        assert!(log.proof(index, &signed).is_ok());
+        log.close(START).unwrap();
+        drop(log);
+        gone(&open(&folder, settings()));
+    }
+
+    /// The record of the erasing isn't on the disk yet when the disk fails: what was erased isn't
+    /// written again with what is.
+    #[test]
+    fn what_was_forgotten_is_not_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(&folder, settings());
+        let asked = asking("Forget this.");
+        let id = asked.request_id.clone();
+        let append = || log.append_permit(asked.clone(), [7; 16], START);
+        let index = append().unwrap();
+        log.forget(id.as_str(), Origin::Daemon, START).unwrap();
+        let state = log.state();
+        let pending = state.pending.iter().find(|pending| pending.index == index);
+        assert!(pending.is_none_or(|pending| pending.text.is_empty() && pending.salt.is_none()));
+        let bytes: usize = state.pending.iter().map(|pending| pending.bytes()).sum();
+        assert_eq!(state.pending_bytes, bytes);
     }
 
     #[test]

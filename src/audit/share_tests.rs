@@ -84,6 +84,7 @@ fn event(step: Step) -> Event {
             scope: None,
             prompt_hash: None,
             model_digest: None,
+            kernels: None,
             sampling: None,
             prompt_tokens: None,
             prompt_time: None,

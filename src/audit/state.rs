@@ -111,11 +111,13 @@ impl State {
         }
     }
 
-    /// A salt that was erased isn't written again.
-    pub(super) fn forget_salt(&mut self, index: u64) {
+    /// What was erased beside a record isn't written again.
+    pub(super) fn forget_beside(&mut self, index: u64) {
         let mut pending = self.pending.iter_mut();
         if let Some(pending) = pending.find(|pending| pending.index == index) {
-            pending.salt = None;
+            let before = pending.bytes();
+            (pending.salt, pending.text) = (None, Vec::new());
+            self.pending_bytes -= before - pending.bytes();
         }
     }
 

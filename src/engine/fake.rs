@@ -8,7 +8,7 @@ use super::gguf::Value;
 use super::text::Text;
 use super::thread::{Loaded, OpenSequence};
 use super::tokenizer::files_from_gguf;
-use super::{EngineError, Prompt, ServedModel};
+use super::{EngineError, Family, Prompt, ServedModel};
 use crate::auth::Endpoint;
 use crate::prompt::{Completion, Dialect, Input, Message, Role, Sampling, SamplingOptions};
 use crate::secret::Secret;
@@ -162,6 +162,7 @@ pub(super) fn prompt(text: &str, max_completion_tokens: u32, stop: &[&str]) -> P
         },
         stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
         model_digest: "d1".to_owned(),
+        kernels: Family::Scalar,
         time: None,
         text: None,
     }

@@ -30,6 +30,7 @@ mod pace;
 mod penalty;
 mod prepare;
 mod queue;
+mod replay;
 mod stop;
 mod template;
 mod thread;
@@ -62,6 +63,7 @@ pub use self::metrics::{Metrics, PROVIDER};
 pub use self::model::{EngineError, LoadOptions, Model, Sequence};
 pub use self::prepare::Allowance;
 pub use self::queue::Ticket;
+pub use self::replay::{Replay, Replayed, replay};
 pub use self::totals::Done;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +116,8 @@ pub struct Prompt {
     pub sampling: Sampling,
     pub stop: Vec<String>,
     pub model_digest: String,
+    /// What it is computed with.
+    pub kernels: Family,
     /// The time that the template was told, if it asked.
     pub time: Option<Timestamp>,
     /// What was asked, where its endpoint has texts kept; the answer's is, then, too.

@@ -62,6 +62,7 @@ impl Engine {
             sampling: options.sampling(Some(seed)),
             stop: completion.stop,
             model_digest: served.digest.clone(),
+            kernels: self.shared.kernels,
             time: encoded.dated.then_some(now),
             text,
         })

@@ -103,6 +103,7 @@ fn permit() -> Access {
         scope: text("read"),
         prompt_hash: text(&"0".repeat(64)),
         model_digest: text(&"0".repeat(64)),
+        kernels: text("neon-dotprod"),
         sampling: None,
         prompt_tokens: Some(31),
         prompt_time: None,

@@ -93,6 +93,7 @@ fn access(decision: Verdict, action: &str) -> Access {
         scope: text("fine-tune"),
         prompt_hash: Some("0".repeat(64)),
         model_digest: Some("0".repeat(64)),
+        kernels: text("neon-dotprod"),
         sampling: Some(Sampling {
             seed: Some(u64::MAX),
             ..Sampling::default()
@@ -109,6 +110,7 @@ fn bare(decision: Verdict, action: &str) -> Access {
     Access {
         prompt_hash: None,
         model_digest: None,
+        kernels: None,
         sampling: None,
         prompt_tokens: None,
         prompt_time: None,

@@ -327,3 +327,48 @@ fn a_salt_is_erased_once_and_the_proofs_stay() {
     assert!(said.contains("is erased"), "{said}");
     assert_eq!(count(&scene.daemon), "2");
 }
+
+/// The daemon goes on meanwhile, and is asked over its admin socket.
+#[test]
+fn a_running_daemon_verifies_its_log() {
+    let daemon = Daemon::start(Setup::new());
+    let grow = || {
+        for _ in 0..3 {
+            let reloaded = daemon.admin_http("POST", "/reload", "");
+            assert_eq!(reloaded.status, 200, "{reloaded:?}");
+        }
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let keep = |name: &str, of: &Daemon| {
+        let note = succeeded(&of.slmd(&["audit", "checkpoint", "--now"]));
+        let file = folder.path().join(name).display().to_string();
+        fs::write(&file, note).expect("a file of this test");
+        file
+    };
+    grow();
+    let kept = keep("kept", &daemon);
+    grow();
+    let verify = |more: &[&str]| daemon.slmd(&[&["audit", "verify"], more].concat());
+    let said = succeeded(&verify(&[]));
+    assert!(
+        said.ends_with("sound, as far as this device can tell\n"),
+        "{said}"
+    );
+    let report = succeeded(&verify(&["--checkpoint", &kept, "--json"]));
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!(report["findings"], json!([]), "{report}");
+    assert!(report["records"].as_u64() > Some(6), "{report}");
+    assert!(report["signed"]["origin"].is_string(), "{report}");
+
+    // Another device's log has another key, and isn't what this one has grown from.
+    let other = Daemon::start(Setup::new());
+    let strange = keep("strange", &other);
+    let id = succeeded(&other.slmd(&["device", "id", "--json"]));
+    let id: Value = serde_json::from_str(&id).expect("JSON");
+    let x = id["x"].as_str().expect("text");
+    for more in [["--checkpoint", &*strange], ["--key", x]] {
+        let output = verify(&more);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stdout).ends_with("damaged\n"), "{output:?}");
+    }
+}

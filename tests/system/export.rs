@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Ca, Daemon, Issuer, Received, Rsyslog, Setup, chat, claims, within};
+use crate::newcomer::has_namespaces;
+use crate::support::{Ca, Daemon, Issuer, Journal, Received, Rsyslog, Setup, chat, claims, within};
 
 /// Pauses after failures, and the end of a connection.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -189,4 +190,70 @@ fn a_device_without_a_certificate_has_confirmed_nothing() {
     });
     assert_eq!(export(&daemon)["confirmed_index"], 0);
     assert!(collector.received("edge-1").is_empty());
+}
+
+/// The records that the journal has, by their index: each with its bytes, and its members as fields.
+fn journalled(journal: &Journal) -> BTreeMap<u64, String> {
+    let entries = journal.search("slmd-audit", &[]).into_iter();
+    let records = entries.map(|entry| {
+        let record = entry["SLMD_RECORD"].as_str().expect("a record is text");
+        let said: Value = serde_json::from_str(record).expect("JSON");
+        assert_eq!(entry["SLMD_EVENT"], said["event"], "{entry}");
+        assert_eq!(entry["_TRANSPORT"], "journal", "{entry}");
+        if let Some(reason) = said["reason"].as_str() {
+            assert_eq!(entry["SLMD_REASON"], reason, "{entry}");
+        }
+        (index_of(record), record.to_owned())
+    });
+    records.collect()
+}
+
+fn until_all_are_journalled(daemon: &Daemon, journal: &Journal) {
+    let end = next(daemon);
+    let found = within(PATIENCE, "all records", || {
+        let found = journalled(journal);
+        found.contains_key(&(end - 1)).then_some(found)
+    });
+    for record in daemon.audit(0) {
+        let index = index_of(&record);
+        if index < end {
+            assert_eq!(found.get(&index), Some(&record));
+        }
+    }
+}
+
+#[test]
+fn a_journal_has_each_record_also_when_it_was_killed() {
+    if !has_namespaces("to have a journal of its own") {
+        return;
+    }
+    let issuer = Issuer::new("ES256", "key-1");
+    let journal = Journal::new();
+    let settings = "[admission]\noperations_per_minute = 100000\n[audit]\njournald = true\n";
+    let setup = journal.serving(Setup::new().issuer(&issuer).with(settings));
+    let daemon = Daemon::start(setup);
+    pin(&daemon, &issuer, 3);
+    assert_eq!(
+        daemon
+            .chat("no token", &chat("Say nothing.", 1, false))
+            .status,
+        401
+    );
+    until_all_are_journalled(&daemon, &journal);
+    // A person finds a refusal by its reason.
+    let by_reason = journal.search("slmd-audit", &["SLMD_DECISION=deny"]);
+    assert_eq!(by_reason.len(), 1, "{by_reason:?}");
+    assert_eq!(by_reason[0]["SYSLOG_IDENTIFIER"], "slmd-audit");
+
+    journal.kill();
+    pin(&daemon, &issuer, 3);
+    within(PATIENCE, "what is wrong", || {
+        export(&daemon)["problem"].as_str().map(str::to_owned)
+    });
+    let _again = journal.start_again(daemon.pid());
+    pin(&daemon, &issuer, 1);
+    until_all_are_journalled(&daemon, &journal);
+    within(PATIENCE, "nothing wrong", || {
+        export(&daemon)["problem"].is_null().then_some(())
+    });
 }

@@ -2,15 +2,14 @@
 //! and whose word counts for what is logged.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::badinput::BAD_CONFIG;
 use crate::newcomer::has_namespaces;
-use crate::support::{Daemon, Issuer, Setup, chat, claims, root, run, secrets, within};
+use crate::support::{Daemon, Issuer, Journal, Setup, chat, claims, run, secrets, within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
@@ -134,53 +133,15 @@ fn the_environment_has_the_last_word() {
     assert!(empty.status.success(), "{empty:?}");
 }
 
-/// What the journal keeps, as it tells it.
-struct Journal {
-    folder: PathBuf,
-}
-
-impl Journal {
-    fn entries(&self) -> Vec<Value> {
-        self.search(&[])
-    }
-
-    /// The entries that match, as a person would ask for them.
-    fn search(&self, matches: &[&str]) -> Vec<Value> {
-        let mut folders = fs::read_dir(&self.folder).expect("it is ours");
-        let Some(folder) = folders.next() else {
-            return Vec::new();
+/// The latest entry whose message begins so.
+fn told(journal: &Journal, message: &str) -> Value {
+    within(PATIENCE, message, || {
+        let begins = |entry: &Value| {
+            let text = entry["MESSAGE"].as_str();
+            text.is_some_and(|text| text.starts_with(message))
         };
-        let mut command = Command::new("journalctl");
-        command.args(["--output", "json", "--directory"]);
-        command
-            .arg(folder.expect("it is ours").path())
-            .args(matches);
-        let output = run(&mut command, b"", PATIENCE);
-        let text = String::from_utf8(output.stdout).expect("JSON is text");
-        let entries = text
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("JSON"));
-        let own = |entry: &Value| entry["SYSLOG_IDENTIFIER"] == "slmd";
-        entries.filter(own).collect()
-    }
-
-    /// The latest entry whose message begins so.
-    fn told(&self, message: &str) -> Value {
-        within(PATIENCE, message, || {
-            let begins = |entry: &Value| {
-                let text = entry["MESSAGE"].as_str();
-                text.is_some_and(|text| text.starts_with(message))
-            };
-            self.entries().into_iter().rfind(begins)
-        })
-    }
-
-    fn kill(&self) {
-        let pid = fs::read_to_string(self.folder.with_extension("pid")).expect("its pid");
-        let mut kill = Command::new("kill");
-        let output = run(kill.args(["-KILL", pid.trim()]), b"", PATIENCE);
-        assert!(output.status.success(), "{output:?}");
-    }
+        journal.search("slmd", &[]).into_iter().rfind(begins)
+    })
 }
 
 #[test]
@@ -188,18 +149,12 @@ fn a_journal_has_priorities_and_fields_and_nothing_is_lost_without_it() {
     if !has_namespaces("to have a journal of its own") {
         return;
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let journal = Journal {
-        folder: folder.path().join("journal"),
-    };
-    fs::create_dir(&journal.folder).expect("it is ours");
-    let runner = root().join("tests/machine/journal");
-    let binary = Path::new(env!("CARGO_BIN_EXE_slmd"));
-    let setup = Setup::new().program(&[&runner, &journal.folder, binary]);
+    let journal = Journal::new();
+    let setup = journal.serving(Setup::new());
     let (daemon, token) = start(setup);
     ask(&daemon, &token);
 
-    let ready = journal.told("ready");
+    let ready = told(&journal, "ready");
     for (name, value) in [
         ("_TRANSPORT", "journal"),
         ("MESSAGE", "ready"),
@@ -209,14 +164,14 @@ fn a_journal_has_priorities_and_fields_and_nothing_is_lost_without_it() {
     ] {
         assert_eq!(ready[name], value, "{ready}");
     }
-    let answered = journal.told("answered ");
+    let answered = told(&journal, "answered ");
     assert_eq!(answered["PRIORITY"], "7", "{answered}");
     assert_eq!(answered["SLMD_STATUS"], "401", "{answered}");
     assert_eq!(answered["SLMD_ROUTE"], "/v1/chat/completions", "{answered}");
     // A request's lines are found by its id.
     let id = last_request(&daemon);
     assert_eq!(answered["SLMD_REQUEST_ID"], id.as_str(), "{answered}");
-    let found = journal.search(&[&format!("SLMD_REQUEST_ID={id}")]);
+    let found = journal.search("slmd", &[&format!("SLMD_REQUEST_ID={id}")]);
     let lines = found.iter().filter_map(|entry| entry["MESSAGE"].as_str());
     let said: Vec<&str> = lines.filter(|line| line.contains(&id)).collect();
     assert_eq!(said.len(), found.len(), "{found:?}");
@@ -234,7 +189,7 @@ fn a_journal_has_priorities_and_fields_and_nothing_is_lost_without_it() {
     assert_eq!(daemon.log(), "");
 
     // What it holds is searched for secrets like all other logs.
-    let entries = journal.entries().into_iter();
+    let entries = journal.search("slmd", &[]).into_iter();
     let lines: String = entries.map(|entry| format!("{entry}\n")).collect();
     let name = format!("journal-{}.log", daemon.pid());
     fs::write(secrets::folder().join(name), lines).expect("the build folder is writable");

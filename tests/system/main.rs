@@ -35,6 +35,7 @@ mod peers;
 mod questions;
 mod readme;
 mod reload;
+mod replay;
 mod secrets;
 mod support;
 mod tls;

@@ -156,9 +156,14 @@ fn a_third_party_checks(witness: &Witness, device: &Daemon) {
     let id = device.slmd(&["device", "id", "--json"]);
     let id: Value = serde_json::from_slice(&id.stdout).expect("JSON");
     let x = id["x"].as_str().expect("it has a key");
+    // On a machine that has nothing else: no daemon, no configuration.
     let check = |key: &str| {
-        let given = ["audit", "check-proof", &proof, "--record", &record];
-        device.slmd(&[&given[..], &["--key", x, "--witness", key]].concat())
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slmd"));
+        command.args(["audit", "check-proof", &proof, "--record", &record]);
+        command.args(["--key", x, "--witness", key]);
+        let elsewhere = tempfile::tempdir().expect("a temporary folder");
+        command.env_clear().current_dir(elsewhere.path());
+        run(&mut command, b"", PATIENCE)
     };
     let checked = check(&witness.key());
     let said = String::from_utf8_lossy(&checked.stdout).into_owned();
@@ -166,6 +171,22 @@ fn a_third_party_checks(witness: &Witness, device: &Daemon) {
     assert!(said.contains(&format!("cosigned by {NAME}")), "{said}");
     let stranger = "remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2";
     assert!(!check(stranger).status.success());
+}
+
+/// What a daemon that is gone leaves behind has the witness's word, too.
+fn what_is_left_is_cosigned(witness: &Witness, device: &mut Daemon) {
+    let cosigned = |note: &str| note.contains(&format!("\u{2014} {NAME} "));
+    // The first look is a record of its own, which the next checkpoint covers.
+    device.admin_http("GET", "/audit/checkpoint", "");
+    let note = within(PATIENCE, "a cosigned checkpoint", || {
+        let note = device.admin_http("GET", "/audit/checkpoint", "").body;
+        cosigned(&note).then_some(note)
+    });
+    device.kill9();
+    let shown = device.slmd(&["audit", "checkpoint"]);
+    assert!(shown.status.success(), "{shown:?}");
+    assert_eq!(String::from_utf8_lossy(&shown.stdout), note);
+    a_third_party_checks(witness, device);
 }
 
 #[test]
@@ -201,9 +222,9 @@ fn a_witness_that_others_wrote_cosigns_the_log_and_refuses_a_rewritten_one() {
     );
 
     a_third_party_checks(&witness, &device);
+    what_is_left_is_cosigned(&witness, &mut device);
 
     // The whole state as it was, with the device's key and its last checkpoint.
-    device.terminate();
     let (state, kept) = (device.state_dir(), witness.folder.path().join("kept"));
     copy(&state, &kept);
     device.launch_again();

@@ -9,6 +9,7 @@ use clap::Args;
 use super::filters::since;
 use super::since::Since;
 use super::source::{Asked, Source, index_of};
+use super::texts::{self, Texts};
 use crate::audit::Filter;
 use crate::cli::access::Access;
 use crate::cli::client::Problem;
@@ -30,10 +31,15 @@ Indexes that are missing are told on standard error: their records were removed 
 retention, or are not for the token to see. Who shows a token (--token-file, SLMD_TOKEN or slmd
 login) with the role audit exports the records of its realm; root and the daemon's user all.
 
+The texts (--texts) are for root and the daemon's user: age files, which only the endpoint's
+text_recipients can read, in files that only their owner can read. A file that is there already stays
+if it is the same, and else ends the export. Texts that were erased are counted on standard error.
+
 Examples:
   slmd audit export --since 2026-11-01 --until 2026-12-01 -o november.jsonl
   slmd audit export --from 120000 --follow >>audit.jsonl
-  slmd audit export --from 4711 --to 4720 --proofs proofs/ -o some.jsonl")]
+  slmd audit export --from 4711 --to 4720 --proofs proofs/ -o some.jsonl
+  slmd audit export --since 2026-11-01 --texts texts/ -o november.jsonl")]
 pub(in crate::cli) struct Export {
     /// The first index (default: the log's first).
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
@@ -56,6 +62,9 @@ pub(in crate::cli) struct Export {
     /// Put a proof of each record into this folder, as INDEX.tlog-proof.
     #[arg(long, value_name = "DIR")]
     proofs: Option<PathBuf>,
+    /// Put the encrypted text of each record that names one into this folder, as INDEX.age.
+    #[arg(long, value_name = "DIR")]
+    texts: Option<PathBuf>,
     #[command(flatten)]
     access: Access,
 }
@@ -80,6 +89,10 @@ impl Export {
             fs::create_dir_all(folder)?;
         }
         let source = Source::open(&self.access, global)?;
+        if self.texts.is_some() && source.is_of_realm() {
+            return Err(Failure::new(Exit::Refused, texts::CLOSED));
+        }
+        let mut texts = self.texts.as_deref().map(Texts::open).transpose()?;
         let mut out = Out::open(self.output.as_deref())?;
         // Between records of a time nobody can tell what is missing.
         let mut gaps = asked.filter.is_empty().then(|| Gaps::new(self.from));
@@ -96,11 +109,17 @@ impl Export {
             if let Some(folder) = &self.proofs {
                 unproven += u64::from(!prove(&source, index, folder)?);
             }
+            if let Some(texts) = &mut texts {
+                texts.of(&source, index, line)?;
+            }
             Ok(true)
         })?;
         out.flush()?;
         if let Some(gaps) = gaps {
             gaps.tell(source.is_of_realm());
+        }
+        if let Some(texts) = texts {
+            texts.tell();
         }
         if unproven > 0 {
             let records = count(unproven, "record");

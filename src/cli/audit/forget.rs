@@ -1,4 +1,4 @@
-//! `slmd audit forget`: erases the salt of a request's prompt hash.
+//! `slmd audit forget`: erases the salt of a request's prompt hash, and its texts.
 
 use clap::Args;
 
@@ -6,15 +6,19 @@ use crate::admin::{Forget as Asked, Forgotten, route};
 use crate::audit::Unforgotten;
 use crate::cli::client::{Problem, body};
 use crate::cli::exit::{Done, Exit, Failure};
+use crate::cli::terminal::count;
 use crate::cli::{Global, offline, output};
 
-/// Erase the salt of a request's prompt hash, so that the hash tells nothing about the prompt.
+/// Erase what a request has left of its prompt: the salt of the hash, and the encrypted texts.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The log has no prompts, only a hash over a random salt and the prompt's tokens. While the salt is kept
 on the device, somebody who has the prompt can show that it was this one, and guess at short ones.
-Without it nobody can. The record stays as it is, and so do all proofs of it. That the salt was
-erased is recorded (salt_erased). A request whose salt is gone already is no failure.
+Without it nobody can. Where the endpoint has text_recipients, the encrypted texts of prompt and
+answer are erased too. The records stay as they are, and so do all proofs of them. What was erased is
+recorded (salt_erased; texts_erased where the salt was gone). A request of which nothing is left is no
+failure. The answer of one that still runs comes later, with its text: do it again then. Copies that
+were exported are elsewhere, and so may be bytes on the flash.
 
 Examples:
   slmd audit forget req_3f2a9c41d07be8256f1c0a9be7d43518
@@ -42,12 +46,17 @@ impl Forget {
             index,
             request_id,
             erased,
+            texts,
         } = forgotten;
         let what = match erased {
             true => "the salt of its prompt's hash is erased",
             false => "the salt of its prompt's hash is gone already",
         };
-        output::line(&format!("{request_id} (record {index}): {what}"))
+        let texts = match texts.len() as u64 {
+            0 => String::new(),
+            texts => format!(", {} too", count(texts, "encrypted text")),
+        };
+        output::line(&format!("{request_id} (record {index}): {what}{texts}"))
     }
 
     fn offline(&self, global: &Global) -> Result<Forgotten, Failure> {
@@ -62,6 +71,7 @@ impl Forget {
             index: forgotten.index,
             request_id: forgotten.request_id,
             erased: forgotten.erased,
+            texts: forgotten.texts,
         })
     }
 }

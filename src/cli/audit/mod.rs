@@ -5,11 +5,13 @@ mod filters;
 mod forget;
 mod line;
 mod prove;
+mod replay;
 mod search;
 mod show;
 mod since;
 mod source;
 mod text;
+mod texts;
 mod verify;
 
 use clap::{Args, Subcommand};
@@ -36,6 +38,7 @@ pub(super) enum Audit {
     Checkpoint(prove::PrintCheckpoint),
     Forget(forget::Forget),
     Text(text::Text),
+    Replay(replay::Replay),
     Verify(verify::Verify),
 }
 
@@ -86,6 +89,7 @@ impl Audit {
             Audit::Checkpoint(command) => command.execute(global),
             Audit::Forget(command) => command.execute(global),
             Audit::Text(command) => command.execute(global),
+            Audit::Replay(command) => command.execute(global),
             Audit::Verify(command) => command.execute(global),
         }
     }

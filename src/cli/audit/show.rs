@@ -125,7 +125,8 @@ impl ShowOne {
     }
 }
 
-fn found(source: &Source, pairs: &[(&str, &str)]) -> Result<Vec<String>, Failure> {
+/// Records that have all of this.
+pub(super) fn found(source: &Source, pairs: &[(&str, &str)]) -> Result<Vec<String>, Failure> {
     let mut filter = Filter::default();
     for (name, value) in pairs {
         let set = filter.set(name, value);

@@ -6,15 +6,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::admin::{LeftOut, Operation, route};
-use crate::audit::{Filter, Log, MAX_PAGE, Reader, Start, Step, Wanted};
+use crate::admin::{LeftOut, Operation, ShowSalt, route};
+use crate::audit::{Filter, Log, MAX_PAGE, Reader, Start, Step, TextOf, Wanted};
 use crate::cli::access::{Access, Asker};
-use crate::cli::client::{Answer, Client, Problem, Shown};
+use crate::cli::client::{self, Answer, Client, Problem, Shown};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::terminal::count;
 use crate::cli::{Global, offline};
 use crate::digest::percent_encoded;
 use crate::reason::{Reason, RefuseReason};
+use crate::telemetry::Registry;
 
 /// Who asks too fast by a token waits so long, at most so often.
 const SLOWER: Duration = Duration::from_secs(1);
@@ -62,8 +63,19 @@ impl Source {
         let admin = global.admin()?;
         match admin.call(route::STATUS) {
             Ok(_) => Ok(Source::Daemon(admin)),
-            Err(Problem::Down(_)) => Ok(Source::Folder(offline::open(&global.load()?)?.log)),
+            Err(Problem::Down(_)) => Ok(Source::Folder(folder(global)?)),
             Err(Problem::Denied(_)) => access.open(global).map(Source::Token),
+            Err(problem) => Err(problem.into()),
+        }
+    }
+
+    /// What no token shows. `closed`: whom it is for.
+    pub(super) fn whole(global: &Global, closed: &str) -> Result<Source, Failure> {
+        let admin = global.admin()?;
+        match admin.call(route::STATUS) {
+            Ok(_) => Ok(Source::Daemon(admin)),
+            Err(Problem::Down(_)) => Ok(Source::Folder(folder(global)?)),
+            Err(Problem::Denied(denied)) => Err(Failure::new(denied.exit, closed)),
             Err(problem) => Err(problem.into()),
         }
     }
@@ -106,6 +118,37 @@ impl Source {
         })
     }
 
+    /// The salt of an access' hash; that it was shown is recorded.
+    pub(super) fn salt(&self, index: u64) -> Result<[u8; 16], Failure> {
+        match self {
+            Source::Daemon(admin) => {
+                let body = client::body(&ShowSalt { index })?;
+                Ok(admin.call_with(route::SHOW_SALT, "", body)?.salt)
+            }
+            Source::Folder(log) => {
+                let now = log.clocks().now();
+                let shown = log.show_salt(index, offline::origin(), now);
+                Ok(shown.map_err(Failure::failed)?.salt)
+            }
+            Source::Token(_) => {
+                let what = "no token shows the salt of a hash";
+                Err(Failure::new(Exit::Refused, what))
+            }
+        }
+    }
+
+    /// The encrypted text of a record, where it is kept; not for a token.
+    pub(super) fn text(&self, index: u64) -> Result<Option<Vec<u8>>, Failure> {
+        match self {
+            Source::Daemon(admin) => Ok(admin.text(&TextOf::Record(index))?),
+            Source::Folder(log) => {
+                let text = log.text(index).map_err(Failure::failed)?;
+                Ok(text.map(|text| text.file))
+            }
+            Source::Token(_) => Ok(None),
+        }
+    }
+
     /// A proof of the record with this index, as a file.
     pub(super) fn proof(&self, index: u64) -> Result<String, Problem> {
         match self {
@@ -139,7 +182,7 @@ impl Source {
             }
             Source::Token(asker) => patiently(asker, "/v1/audit/checkpoint"),
             Source::Folder(log) => {
-                let newest = log.checkpoint().filter(|_| !now);
+                let newest = log.shown().filter(|_| !now);
                 let sign = || log.sign_now(log.clocks().now());
                 let signed = newest.map_or_else(sign, Ok).map_err(Failure::failed)?;
                 return Ok(signed.note.clone());
@@ -147,6 +190,15 @@ impl Source {
         };
         answer?.text()
     }
+}
+
+/// The log of a daemon that has stopped, with what its witnesses have cosigned.
+fn folder(global: &Global) -> Result<Log, Failure> {
+    let config = global.load()?;
+    let state = offline::open(&config)?;
+    let witnesses = state.witnesses(&config, &mut Registry::default());
+    witnesses.map_err(Failure::failed)?;
+    Ok(state.log)
 }
 
 /// Where a record stands.

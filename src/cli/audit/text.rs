@@ -53,8 +53,8 @@ impl Text {
             found => found.map_err(Problem::into_failure)?,
         };
         let none = || {
-            let what = "there is no such text: nothing of the kind is on record, it went with its record, \
-                        or the endpoint had no text_recipients then";
+            let what = "there is no such text: nothing of the kind is on record, it was erased or went with \
+                        its record, or the endpoint had no text_recipients then";
             Failure::failed(what)
         };
         self.write(&file.ok_or_else(none)?)

@@ -14,8 +14,10 @@ use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::wrong_method;
 use super::{Control, Settings, accept, evidence, host, records, request, verify};
-use crate::admin::{Call, Forget, Forgotten, Operation, PinHeld, ResetTime, VerifyAudit, route};
-use crate::audit::{Log, TextOf, Unforgotten, What};
+use crate::admin::{
+    Call, Forget, Forgotten, Operation, PinHeld, ResetTime, SaltShown, ShowSalt, VerifyAudit, route,
+};
+use crate::audit::{Log, Salt, TextOf, Unforgotten, Unshown, What};
 use crate::auth::ToExplain;
 use crate::authority;
 use crate::json;
@@ -137,6 +139,7 @@ impl Admin {
             | Operation::Sign
             | Operation::Proof
             | Operation::Forget
+            | Operation::ShowSalt
             | Operation::VerifyAudit) => self.audit(operation, request).await,
         }
     }
@@ -213,6 +216,11 @@ impl Admin {
                 let forgotten = evidence::blocking(move || forget(&log, &request)).await?;
                 Ok(reply::json(StatusCode::OK, &forgotten))
             }
+            Operation::ShowSalt => {
+                let ShowSalt { index } = self.parsed(request).await?;
+                let shown = evidence::blocking(move || show_salt(&log, index)).await?;
+                Ok(reply::json(StatusCode::OK, &shown))
+            }
             Operation::VerifyAudit => {
                 let VerifyAudit { checkpoint } = self.parsed(request).await?;
                 let shutdown = self.shutdown.clone();
@@ -278,8 +286,17 @@ fn forget(log: &Log, request: &str) -> Result<Forgotten, Refusal> {
             index: forgotten.index,
             request_id: forgotten.request_id,
             erased: forgotten.erased,
+            texts: forgotten.texts,
         }),
         Err(Unforgotten::Audit(error)) => Err(evidence::failed(error)),
+        Err(other) => Err(Refusal::new(RefuseReason::BadRequest).detail(other.to_string())),
+    }
+}
+
+fn show_salt(log: &Log, index: u64) -> Result<SaltShown, Refusal> {
+    match log.show_salt(index, Origin::Daemon, log.clocks().now()) {
+        Ok(Salt { request_id, salt }) => Ok(SaltShown { request_id, salt }),
+        Err(Unshown::Audit(error)) => Err(evidence::failed(error)),
         Err(other) => Err(Refusal::new(RefuseReason::BadRequest).detail(other.to_string())),
     }
 }
