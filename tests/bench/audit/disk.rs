@@ -17,7 +17,9 @@ pub struct Disk {
 impl Disk {
     pub fn new() -> Disk {
         let folder = crate::folder();
-        let (image, place) = (folder.path().join("image"), folder.path().join("disk"));
+        // As /proc/mounts has it.
+        let within = fs::canonicalize(folder.path()).expect("it was made");
+        let (image, place) = (within.join("image"), within.join("disk"));
         let file = File::create(&image).expect("the build folder is writable");
         file.set_len(SIZE).expect("the build folder has room");
         fs::create_dir(&place).expect("the build folder is writable");

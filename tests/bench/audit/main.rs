@@ -1,8 +1,8 @@
 //! What the audit costs and how fast it can be read, on the disk of the build folder.
 //!
-//! Prints one line a figure, with what it must be and what is aimed at. `appends`, `log`, `prompts` and
-//! `export` are parts of it. With `BENCH_TINY` set all counts are tiny: it shows that it runs, and the
-//! figures mean nothing.
+//! Prints one line a figure, with what it must be and what is aimed at. `appends`, `log`, `first-token`,
+//! `writes` and `export` are parts of it. With `BENCH_TINY` set all counts are tiny: it shows that it
+//! runs, and the figures mean nothing.
 
 mod appends;
 mod disk;
@@ -24,10 +24,11 @@ fn main() {
         return open::child(folder.as_ref());
     }
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn()); 4] = [
+    let parts: [(&str, fn()); 5] = [
         ("appends", appends::measure),
         ("log", log::measure),
-        ("prompts", prompts::measure),
+        ("first-token", prompts::first_token),
+        ("writes", prompts::writes),
         ("export", export::measure),
     ];
     let named = parts

@@ -23,12 +23,6 @@ const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9a
 /// What finishes ride on.
 const TICK: Duration = Duration::from_secs(2);
 
-pub fn measure() {
-    let issuer = Issuer::new("ES256", "key-1");
-    first_token(&issuer);
-    writes(&issuer);
-}
-
 fn setup(issuer: &Issuer) -> Setup {
     let limits = "tokens_per_minute = 100000000";
     Setup::new().issuer(issuer).with(SETTINGS).realm(limits)
@@ -43,19 +37,19 @@ fn token(issuer: &Issuer, subject: usize) -> String {
 }
 
 /// Two daemons, one of which keeps texts, asked in turns by one client.
-fn first_token(issuer: &Issuer) {
-    let collector = Collector::start();
+pub fn first_token() {
+    let (issuer, collector) = (Issuer::new("ES256", "key-1"), Collector::start());
     let start = |kept: &str| {
         let endpoint =
             format!("[[endpoint]]\nclient_id = \"slm\"\nmodel = \"smollm2-135m-instruct\"\n{kept}");
-        let setup = setup(issuer).with(&collector.setting()).realm(&endpoint);
+        let setup = setup(&issuer).with(&collector.setting()).realm(&endpoint);
         Daemon::start(setup)
     };
     let daemons = [
         start(""),
         start(&format!("text_recipients = [{RECIPIENT:?}]\n")),
     ];
-    let token = token(issuer, 0);
+    let token = token(&issuer, 0);
     let (rounds, mut times) = (full_or(60, 1), [Vec::new(), Vec::new()]);
     // The first of each pays for what later ones find.
     for round in 0..=rounds {
@@ -148,19 +142,20 @@ fn until_first_token(daemon: &Daemon, token: &str, trace: &str) -> f64 {
     took
 }
 
-fn writes(issuer: &Issuer) {
+pub fn writes() {
+    let issuer = Issuer::new("ES256", "key-1");
     let (disk, broker) = (Disk::new(), Mosquitto::start());
     let state = format!("state_dir = {:?}\n", disk.path().join("state"));
-    let daemon = Daemon::start(setup(issuer).broker(&broker).with(&state));
+    let daemon = Daemon::start(setup(&issuer).broker(&broker).with(&state));
     within(PATIENCE, "the broker", || {
         (daemon.status()["mqtt"]["connected"] == true).then_some(())
     });
-    let tokens: Vec<String> = (0..8).map(|subject| token(issuer, subject)).collect();
+    let tokens: Vec<String> = (0..8).map(|subject| token(&issuer, subject)).collect();
     // Warms, and grows the database's file for the first time.
     over_http(&daemon, &tokens[..1], 1);
 
-    let each = full_or(200, 8);
-    for at_once in [1, 8] {
+    let (many, each) = (full_or(8, 2) as usize, full_or(200, 2));
+    for at_once in [1, many] {
         let asks = || over_http(&daemon, &tokens[..at_once], each / at_once as u64);
         said(
             &disk,
@@ -170,7 +165,7 @@ fn writes(issuer: &Issuer) {
             asks,
         );
     }
-    for at_once in [1, 8] {
+    for at_once in [1, many] {
         let asks = || over_mqtt(&broker, &tokens[..at_once], each / at_once as u64);
         said(
             &disk,
