@@ -31,16 +31,19 @@ pub fn measure() {
     let rounds = full_or(5, 1);
     for writers in [1, 8] {
         let (mut ours, mut before, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..rounds {
+        // The first isn't counted: it warms.
+        for round in 0..=rounds {
             // In turns, and so is who comes first.
             let mut both = [0.0; 2];
             for turn in 0..2 {
                 let which = usize::from((round + turn) % 2 == 1);
                 both[which] = rate(writers, which == 1);
             }
-            ours.push(both[0]);
-            before.push(both[1]);
-            ratios.push(both[0] / both[1]);
+            if round > 0 {
+                ours.push(both[0]);
+                before.push(both[1]);
+                ratios.push(both[0] / both[1]);
+            }
         }
         ratios.sort_by(f64::total_cmp);
         println!(
