@@ -157,7 +157,7 @@ test-more: export PROPTEST_CASES = 20000
 test-more: export FUZZ_SECONDS ?= 600
 test-more: $(HIVEMQ) sanitize test
 
-bench: $(BUNDLE) $(VENV) $(NODE)
+bench: $(BUNDLE) $(VENV) $(NODE) collector
 	tests/bench/run
 
 cross:

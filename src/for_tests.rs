@@ -5,8 +5,8 @@
 
 pub mod audit {
     pub use crate::audit::{
-        Access, AuditError, Change, Device, Event, Finished, Log, Settings, Tag, Verdict, What,
-        counts::COUNTED_FOR,
+        Access, AuditError, Change, Device, Event, Finished, Log, Record, Settings, TREES, Tag,
+        Verdict, What, counts::COUNTED_FOR,
     };
 }
 
@@ -73,7 +73,7 @@ pub mod shutdown {
 }
 
 pub mod store {
-    pub use crate::store::Store;
+    pub use crate::store::{Store, Tree};
 }
 
 pub mod telemetry {

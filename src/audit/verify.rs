@@ -7,24 +7,24 @@
 
 mod gaps;
 mod glance;
+mod leaves;
 mod report;
 
 use std::path::Path;
 
 use self::gaps::Gaps;
-use self::glance::Glance;
+use self::leaves::{Compared, Looked, Seen, Span};
 pub use self::report::{Covered, Damage, Finding, Report};
 use super::checkpoint::{self, Known};
 use super::epoch::{Broken, Epoch, ProofError, Source};
 use super::head::{Found, Head};
 use super::kept::index_of;
-use super::record::Line;
 use super::recover::Begun;
 use super::tile::{HEIGHT, Tile, WIDTH};
-use super::{AuditError, Log, MAX_READ};
+use super::{AuditError, Log};
 use crate::identity::PublicKey;
 use crate::store::{Store, StoreError, Tree};
-use crate::tlog::tree::{Hashes, leaf_hash};
+use crate::tlog::tree::{Hash, Hashes};
 
 /// Tiles that one step looks at.
 const STEP: u64 = 16;
@@ -235,130 +235,101 @@ impl Verifier {
         };
         self.report.before_epoch += page.len() as u64;
         for (index, json) in page {
-            self.glance(index, &json);
+            self.glance(Looked::new(index, json, Compared::NoTile));
         }
         Ok(())
     }
 
     /// Whether a record has the index that it says, and what it says of removed ones.
-    fn glance(&mut self, index: u64, json: &[u8]) {
-        let Some(glance) = Glance::of(json) else {
-            return;
-        };
-        if glance.index != index {
-            let what = Damage::RecordElsewhere(glance.index);
+    fn glance(&mut self, looked: Looked) {
+        let (index, said) = (looked.index, looked.glance.map(|glance| glance.index));
+        if let Some(other) = said.filter(|said| *said != index) {
+            let what = Damage::RecordElsewhere(other);
             self.report.find(Finding::of(what, index, index + 1));
         }
-        if glance.is_truncation && index >= self.base {
-            let json = json.to_vec();
-            self.gaps.hear(&Line { index, json });
+        if let Some(line) = looked.truncation.filter(|line| line.index >= self.base) {
+            self.gaps.hear(&line);
         }
-    }
-
-    /// Records from one index to before another, no more than a tile has.
-    fn page(&self, from: u64, end: u64) -> Result<Vec<(u64, Vec<u8>)>, AuditError> {
-        let most = usize::try_from(end.saturating_sub(from)).unwrap_or(MAX_READ);
-        let page = self
-            .records
-            .range(&from.to_be_bytes(), most.min(MAX_READ))?;
-        let page = page
-            .into_iter()
-            .map(|(key, json)| Ok((index_of(&key)?, json)));
-        let page: Result<Vec<_>, AuditError> = page.collect();
-        page.map(|page| page.into_iter().filter(|(index, _)| *index < end).collect())
     }
 
     fn leaves(&mut self, first: u64) -> Result<(), AuditError> {
-        for tile in first..first + STEP {
-            let begin = self.base.saturating_add(tile * WIDTH as u64);
-            if begin >= self.end {
-                self.stage = Stage::Above(1, 0);
-                return Ok(());
+        let spans = self.spans(first);
+        for (span, seen) in spans.iter().zip(self.look_at(&spans)?) {
+            match seen {
+                Seen::Records(looked, piece) => self.records_of(*span, looked, &piece),
+                Seen::Damaged(why) => {
+                    let what = Damage::StoreDamaged(why);
+                    self.report.find(Finding::of(what, span.begin, span.end));
+                }
             }
-            let end = (begin + WIDTH as u64).min(self.end);
-            self.records_of(tile, begin, end)?;
         }
-        self.stage = Stage::Leaves(first + STEP);
+        self.stage = match (spans.len() as u64) < STEP {
+            true => Stage::Above(1, 0),
+            false => Stage::Leaves(first + STEP),
+        };
         Ok(())
     }
 
     /// The records of a tile, and their hashes in it.
-    fn records_of(&mut self, number: u64, begin: u64, end: u64) -> Result<(), AuditError> {
-        let seen = self.with_epoch(|epoch| {
-            let page = self.page(begin, end)?;
-            Ok::<_, AuditError>((page, Piece::look(epoch, &self.tiles, 0, number)?))
-        })?;
-        let (page, piece) = match seen {
-            Err(AuditError::Store(StoreError::Corrupt(why))) => {
-                let what = Damage::StoreDamaged(why);
-                self.report.find(Finding::of(what, begin, end));
-                return Ok(());
-            }
-            seen => seen?,
-        };
-        self.report.records += page.len() as u64;
-        self.gaps
-            .look(begin, end, page.iter().map(|(index, _)| *index));
+    fn records_of(&mut self, span: Span, looked: Vec<Looked>, piece: &Piece) {
+        let Span { begin, end, .. } = span;
+        self.report.records += looked.len() as u64;
+        self.gaps.look(begin, end, looked.iter().map(|l| l.index));
+        let ends = looked.first().zip(looked.last());
+        let ends = ends.map(|(first, last)| (first.index, last.index));
         let mut others = Vec::new();
-        for (index, json) in &page {
-            self.glance(*index, json);
-            // INVARIANT: below 256.
-            let place = (index - begin) as usize;
-            let said = piece.tile.as_ref().map(|tile| tile.node(0, place));
-            match said {
-                Some(Some(hash)) if hash == leaf_hash(json) => {}
-                Some(hash) => others.push((*index, hash)),
-                None => {}
+        for record in looked {
+            match record.hash {
+                Compared::Same | Compared::NoTile => {}
+                Compared::Other => others.push((record.index, Damage::RecordChanged)),
+                Compared::Missing => others.push((record.index, Damage::HashMissing)),
             }
+            self.glance(record);
         }
-        let (Some((first, _)), Some((last, _))) = (page.first(), page.last()) else {
-            return self.judge(&piece, begin, end).map(drop);
+        let Some((first, last)) = ends else {
+            self.judge(piece, begin, end);
+            return;
         };
         if piece.tile.is_none() && !piece.damaged {
-            let what = Damage::TileMissing(0, number);
-            self.report.find(Finding::of(what, *first, last + 1));
+            let what = Damage::TileMissing(0, span.number);
+            self.report.find(Finding::of(what, first, last + 1));
         }
         // Where the tile is what was changed, the records that differ say where.
         let changed = others.first().zip(others.last());
         let (from, to) = changed.map_or((begin, end), |(first, last)| (first.0, last.0 + 1));
-        if self.judge(&piece, from, to)? {
-            for (index, hash) in others {
-                let what = match hash {
-                    Some(_) => Damage::RecordChanged,
-                    None => Damage::HashMissing,
-                };
+        if self.judge(piece, from, to) {
+            for (index, what) in others {
                 self.report.find(Finding::of(what, index, index + 1));
             }
         }
-        Ok(())
     }
 
     /// Whether a tile is what the one above it says.
-    fn judge(&mut self, piece: &Piece, from: u64, to: u64) -> Result<bool, AuditError> {
+    fn judge(&mut self, piece: &Piece, from: u64, to: u64) -> bool {
         let Piece { level, number, .. } = *piece;
         if piece.damaged {
             let what = Damage::TileDamaged(level, number);
             self.report.find(Finding::of(what, from, to));
-            return Ok(false);
+            return false;
         }
-        let Some(root) = piece.tile.as_ref().and_then(Tile::root) else {
+        let Some(root) = piece.root else {
             // Unfinished, or gone with its records.
-            return Ok(true);
+            return true;
         };
         match piece.above {
             Some(above) if above != root => {
                 let what = Damage::TileChanged(level, number);
                 self.report.find(Finding::of(what, from, to));
-                Ok(false)
+                false
             }
-            None if piece.open_above && !self.is_whole() => Ok(true),
+            None if piece.open_above && !self.is_whole() => true,
             None if !piece.damaged_above => {
                 let what = Damage::TileMissing(level + 1, number / WIDTH as u64);
                 let (from, to) = self.span(level + 1, number / WIDTH as u64);
                 self.report.find(Finding::of(what, from, to));
-                Ok(true)
+                true
             }
-            _ => Ok(true),
+            _ => true,
         }
     }
 
@@ -391,9 +362,10 @@ impl Verifier {
             (true, _) => Stage::Above(level + 1, 0),
             (false, _) => Stage::Above(level, first + STEP),
         };
-        for piece in pieces {
+        for mut piece in pieces {
             let (from, to) = self.span(level, piece.number);
-            self.judge(&piece, from, to)?;
+            piece.fold();
+            self.judge(&piece, from, to);
         }
         Ok(())
     }
@@ -480,8 +452,10 @@ struct Piece {
     level: u8,
     number: u64,
     tile: Option<Tile>,
+    /// Once it is folded: of a full one.
+    root: Option<Hash>,
     damaged: bool,
-    above: Option<crate::tlog::tree::Hash>,
+    above: Option<Hash>,
     damaged_above: bool,
     /// The one above is unfinished.
     open_above: bool,
@@ -506,11 +480,17 @@ impl Piece {
             level,
             number,
             tile,
+            root: None,
             damaged,
             above,
             damaged_above,
             open_above: number / WIDTH as u64 == epoch.full(level + 1),
         })
+    }
+
+    /// Apart from the look, during which nothing is appended.
+    fn fold(&mut self) {
+        self.root = self.tile.as_ref().and_then(Tile::root);
     }
 }
 

@@ -79,6 +79,10 @@ impl Feed {
     pub(super) async fn ready(&self) {
         loop {
             self.log.wait(self.at).await;
+            // Enough to tell without.
+            if self.log.state().durable() >= self.at.saturating_add(PAGE as u64) {
+                return;
+            }
             tokio::time::sleep(LINGER).await;
             if self.log.state().durable() > self.at {
                 return;
@@ -164,6 +168,7 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tempfile::TempDir;
 
     use super::super::progress::Metrics;
@@ -234,6 +239,16 @@ mod tests {
         assert_eq!(log.0.store.syncs(), syncs);
         log.tick(START, true).unwrap();
         assert_eq!(told(&feed.page(9).await.unwrap()), ["1"]);
+    }
+
+    #[tokio::test]
+    async fn who_has_a_page_to_tell_waits_for_no_more() {
+        let (_folder, log) = log(PAGE);
+        let feed = feed(&log);
+        assert!(feed.ready().now_or_never().is_some());
+        let (_folder, log) = self::log(PAGE - 1);
+        let feed = self::feed(&log);
+        assert!(feed.ready().now_or_never().is_none());
     }
 
     #[tokio::test]
