@@ -57,10 +57,10 @@ impl Verify {
         let given = self.checkpoint.as_deref();
         let given = given.map(|file| input::read(file, MAX_NOTE)).transpose()?;
         let report = match &self.state {
-            Some(folder) => self.still(folder, given)?,
+            Some(folder) => self.still(folder, given.as_deref())?,
             None => match self.running(global, given.as_deref()) {
                 Ok(report) => report,
-                Err(Problem::Down(_)) => self.still(&global.load()?.state_dir, given)?,
+                Err(Problem::Down(_)) => self.still(&global.load()?.state_dir, given.as_deref())?,
                 Err(Problem::Denied(denied)) => {
                     return Err(Failure::new(denied.exit, CLOSED));
                 }
@@ -104,7 +104,7 @@ impl Verify {
     }
 
     /// Over a copy of what nobody has open.
-    fn still(&self, folder: &Path, given: Option<Vec<u8>>) -> Result<Report, Failure> {
+    fn still(&self, folder: &Path, given: Option<&[u8]>) -> Result<Report, Failure> {
         let failed = |error: &dyn std::fmt::Display| {
             let folder = folder.display();
             Failure::failed(format!("state folder {folder}: {error}"))
@@ -132,7 +132,8 @@ impl Verify {
         let verify = |spared: &'static [&str]| {
             let copy = Copy::of(&database)?;
             let store = Store::open_sparing(&copy.0, spared).map_err(|e| failed(&e))?;
-            let verifier = Verifier::of_store(&store, folder, key.clone(), given.clone());
+            let given = given.map(<[u8]>::to_vec);
+            let verifier = Verifier::of_store(&store, folder, key.clone(), given);
             verifier.and_then(Verifier::run).map_err(|e| failed(&e))
         };
         // What the verification reads whole isn't read through before. Where that is damaged, the
