@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::admin::{Operation, VerifyAudit};
-use crate::audit;
 use crate::audit::verify::{Report, Verifier};
 use crate::cli::client::{self, Problem, Shown};
 use crate::cli::exit::{Done, Exit, Failure};
@@ -57,10 +56,10 @@ impl Verify {
         let given = self.checkpoint.as_deref();
         let given = given.map(|file| input::read(file, MAX_NOTE)).transpose()?;
         let report = match &self.state {
-            Some(folder) => self.still(folder, given.as_deref())?,
+            Some(folder) => self.still(folder, given)?,
             None => match self.running(global, given.as_deref()) {
                 Ok(report) => report,
-                Err(Problem::Down(_)) => self.still(&global.load()?.state_dir, given.as_deref())?,
+                Err(Problem::Down(_)) => self.still(&global.load()?.state_dir, given)?,
                 Err(Problem::Denied(denied)) => {
                     return Err(Failure::new(denied.exit, CLOSED));
                 }
@@ -104,7 +103,7 @@ impl Verify {
     }
 
     /// Over a copy of what nobody has open.
-    fn still(&self, folder: &Path, given: Option<&[u8]>) -> Result<Report, Failure> {
+    fn still(&self, folder: &Path, given: Option<Vec<u8>>) -> Result<Report, Failure> {
         let failed = |error: &dyn std::fmt::Display| {
             let folder = folder.display();
             Failure::failed(format!("state folder {folder}: {error}"))
@@ -129,19 +128,10 @@ impl Verify {
                 found.ok_or_else(none)?.public().clone()
             }
         };
-        let verify = |spared: &'static [&str]| {
-            let copy = Copy::of(&database)?;
-            let store = Store::open_sparing(&copy.0, spared).map_err(|e| failed(&e))?;
-            let given = given.map(<[u8]>::to_vec);
-            let verifier = Verifier::of_store(&store, folder, key.clone(), given);
-            verifier.and_then(Verifier::run).map_err(|e| failed(&e))
-        };
-        // What the verification reads whole isn't read through before. Where that is damaged, the
-        // database is opened as the daemon would open it after it has met the damage.
-        match verify(&audit::VERIFIED) {
-            Ok(report) if report.is_sound() => Ok(report),
-            _ => verify(&[]),
-        }
+        let copy = Copy::of(&database)?;
+        let store = Store::open(&copy.0).map_err(|e| failed(&e))?;
+        let verifier = Verifier::of_store(&store, folder, key, given).map_err(|e| failed(&e))?;
+        verifier.run().map_err(|e| failed(&e))
     }
 }
 
