@@ -73,7 +73,7 @@ pub mod shutdown {
 }
 
 pub mod store {
-    pub use crate::store::{Store, Tree};
+    pub use crate::store::Store;
 }
 
 pub mod telemetry {

@@ -156,9 +156,6 @@ pub enum Noted {
 /// Trees of the store that grow with the log: opening reads no more of them than it needs.
 pub const TREES: [&str; 3] = ["audit", "audit_salts", "audit_tiles"];
 
-/// Those of them that a verification reads whole.
-pub const VERIFIED: [&str; 2] = [TREES[0], TREES[2]];
-
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Log(Arc<Shared>);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slmd::for_tests::audit::{Access, AuditError, Event, Log, Record};
 use slmd::for_tests::identity::{random, random_hex};
-use slmd::for_tests::store::{Store, Tree};
+use slmd::for_tests::store::Store;
 use slmd::for_tests::time::{Timestamp, instant, now};
 
 use crate::records::{self, permit};
@@ -115,11 +115,13 @@ impl Appends for Now {
 /// a sync that it shares. No leaf, no tile, no head, no account of whose it is, and no checkpoint.
 struct Before {
     store: Store,
-    records: Tree,
-    salts: Tree,
+    write: Box<Write>,
     boot_id: String,
     state: Mutex<State>,
 }
+
+/// Index, JSON and salt.
+type Write = dyn Fn(u64, &[u8], &[u8; 16]) -> Result<(), AuditError> + Send + Sync;
 
 #[derive(Default)]
 struct State {
@@ -138,10 +140,19 @@ impl State {
 
 impl Before {
     fn open(store: &Store) -> Before {
+        let tree = |name| store.tree(name).expect("a new tree");
+        let (records, salts, of) = (tree("audit"), tree("audit_salts"), store.clone());
+        let write = move |index: u64, json: &[u8], salt: &[u8; 16]| {
+            let key = index.to_be_bytes();
+            of.write(|writer| {
+                writer.insert(&salts, &key, salt)?;
+                writer.insert(&records, &key, json)?;
+                Ok(())
+            })
+        };
         Before {
             store: store.clone(),
-            records: store.tree("audit").expect("a new tree"),
-            salts: store.tree("audit_salts").expect("a new tree"),
+            write: Box::new(write),
             boot_id: random_hex::<16>(),
             state: Mutex::default(),
         }
@@ -154,25 +165,21 @@ impl Before {
             let next = state.next;
             state.settle(next);
         }
-        self.store.write(|writer| {
-            let (index, salt) = (state.next, random::<16>());
-            let record = Record {
-                version: 1,
-                index,
-                time: now,
-                synchronised: true,
-                boot_id: self.boot_id.clone(),
-                event: Event::Access(Box::new(access)),
-            };
-            let json = serde_json::to_vec(&record).expect("a record is JSON");
-            let key = index.to_be_bytes();
-            writer.insert(&self.salts, &key, &salt)?;
-            writer.insert(&self.records, &key, &json)?;
-            state.next += 1;
-            state.bytes += json.len();
-            state.pending.push_back((index, json, salt));
-            Ok(())
-        })
+        let (index, salt) = (state.next, random::<16>());
+        let record = Record {
+            version: 1,
+            index,
+            time: now,
+            synchronised: true,
+            boot_id: self.boot_id.clone(),
+            event: Event::Access(Box::new(access)),
+        };
+        let json = serde_json::to_vec(&record).expect("a record is JSON");
+        (self.write)(index, &json, &salt)?;
+        state.next += 1;
+        state.bytes += json.len();
+        state.pending.push_back((index, json, salt));
+        Ok(())
     }
 }
 

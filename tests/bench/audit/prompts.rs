@@ -154,7 +154,7 @@ pub fn writes() {
     // Warms, and grows the database's file for the first time.
     over_http(&daemon, &tokens[..1], 1);
 
-    let (many, each) = (full_or(8, 2) as usize, full_or(200, 2));
+    let (many, each) = (full_or(8, 1) as usize, full_or(200, 1));
     for at_once in [1, many] {
         let asks = || over_http(&daemon, &tokens[..at_once], each / at_once as u64);
         said(
