@@ -38,7 +38,7 @@ impl Scene {
     }
 
     fn ask(&self) -> Response {
-        let body = chat("Is there room for a record?", 1, false);
+        let body = chat("Hi.", 1, false);
         self.daemon.chat(&self.token, &body)
     }
 

@@ -182,13 +182,13 @@ struct Client {
 }
 
 impl Client {
-    /// Every other one is read to its end; of the rest the head is answer enough, and they are
-    /// cancelled.
+    /// Of every other one the head is answer enough, and it is cancelled; the rest are read to their
+    /// end, the kill's mostly.
     fn prompt(&mut self) -> io::Result<bool> {
         let (body, path) = (chat(&self.id, 1, true), "/v1/chat/completions");
         let exchange = self.send("POST", path, &self.tokens[0], &body)?;
         let is_answered = exchange.status == 200;
-        if is_answered && self.asked.is_multiple_of(2) {
+        if is_answered && !self.asked.is_multiple_of(2) {
             // The kill may cut it: that it was answered is seen already.
             let _ = exchange.finish();
         }
