@@ -10,12 +10,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::support::{
-    Daemon, Disk, Issuer, Response, Setup, chat, claims, http, run, target, within,
-};
+use crate::support::{Daemon, Disk, Issuer, Setup, chat, claims, http, run, target, within};
 
 pub const FAILED: i32 = 1;
-const REFUSED: i32 = 3;
 pub const BAD_CONFIG: i32 = 5;
 const MODEL: &str = "smollm2-135m-instruct";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -162,94 +159,6 @@ fn a_state_folder_that_cant_be_written_is_told() {
     let config = configuration(folder.path(), &file, &models);
     assert_says(&refused_start(&config), FAILED, &["state folder", "file"]);
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
-}
-
-#[test]
-fn a_full_disk_refuses_prompts_until_there_is_room() {
-    let disk = Disk::new("size=16m");
-    let issuer = Issuer::new("ES256", "key-1");
-    let state = format!("state_dir = {:?}", disk.path().join("state"));
-    let daemon = Daemon::start(Setup::new().with(&state).issuer(&issuer));
-    let token = issuer.token(claims());
-    let ask = || daemon.chat(&token, &chat("Is there room for a record?", 1, false));
-    let bearer = format!("Bearer {token}");
-    let list = || {
-        let headers = [("authorization", bearer.as_str())];
-        http(&daemon.socket(), "GET", "/v1/models", &headers, "")
-    };
-    assert_eq!(ask().status, 200);
-    assert_eq!(list().status, 200);
-
-    let ballast = disk.path().join("ballast");
-    disk.fill(&ballast);
-    within(PATIENCE, "a word that it isn't ready", || {
-        let answer = http(&daemon.socket(), "GET", "/readyz", &[], "");
-        (answer.status == 503).then_some(())
-    });
-    let full = within(PATIENCE, "a refusal for want of room", || {
-        let answer = ask();
-        (answer.status != 200).then_some(answer)
-    });
-    assert_unavailable(&full);
-    // A read that would only be counted too.
-    assert_unavailable(&list());
-    // The socket still serves what needs no record, and says that it does.
-    let live = http(&daemon.socket(), "GET", "/livez", &[], "");
-    assert_eq!(live.status, 200, "{live:?}");
-    let ready = |daemon: &Daemon| http(&daemon.socket(), "GET", "/readyz", &[], "");
-    within(PATIENCE, "a word that it isn't ready", || {
-        let answer = ready(&daemon);
-        (answer.status == 503 && answer.body.contains("no space left")).then_some(())
-    });
-    // Looking works, changing doesn't.
-    for (look, shown) in [
-        (&["status"][..], "! no space left"),
-        (&["audit", "tail"], "keys_pinned"),
-        (&["keys", "list"], "dev"),
-    ] {
-        let output = daemon.slmd(look);
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{look:?}: {output:?}");
-        assert!(said.contains(shown), "{look:?}: {said}");
-    }
-    assert_says(&daemon.slmd(&["reload"]), REFUSED, &["503", "free space"]);
-
-    fs::remove_file(&ballast).unwrap();
-    // Nobody asks: who waits for its readiness sends nothing before it is ready.
-    within(PATIENCE, "readiness once there is room", || {
-        (ready(&daemon).status == 200).then_some(())
-    });
-    let answered = within(PATIENCE, "an answer once there is room", || {
-        let answer = ask();
-        match answer.status {
-            200 => Some(answer),
-            _ => {
-                assert_unavailable(&answer);
-                None
-            }
-        }
-    });
-    assert_eq!(answered.json()["object"], "chat.completion");
-    assert_eq!(list().status, 200);
-    let records = daemon.audit(0);
-    let first: Vec<u64> = records.iter().map(|line| index(line)).collect();
-    let dense: Vec<u64> = (0..records.len() as u64).collect();
-    assert_eq!(first, dense, "records are missing");
-}
-
-fn index(line: &str) -> u64 {
-    let record: serde_json::Value =
-        serde_json::from_str(line).expect("the test's own files and processes work");
-    record["index"]
-        .as_u64()
-        .expect("the test's own files and processes work")
-}
-
-#[track_caller]
-fn assert_unavailable(response: &Response) {
-    assert_eq!(response.status, 503, "{response:?}");
-    assert_eq!(response.json()["error"]["code"], "audit_unavailable");
-    assert!(response.header("retry-after").is_some(), "{response:?}");
 }
 
 #[test]

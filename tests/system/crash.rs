@@ -1,5 +1,7 @@
 //! `kill -9` in the middle of answers: nothing that was recorded is lost, nothing asked is forgotten.
 
+mod flood;
+
 use std::time::Duration;
 
 use serde_json::Value;
@@ -99,7 +101,40 @@ struct Scene {
     answers: Subscriber,
     /// What a start takes.
     start: Duration,
-    seen: Vec<String>,
+    seen: Seen,
+}
+
+/// The audit log as it was read. Records are append-only: what was there is there, byte for byte.
+#[derive(Default)]
+struct Seen {
+    lines: Vec<String>,
+    /// What is before was compared often enough.
+    from: usize,
+}
+
+impl Seen {
+    /// Reads it again, up to where it ends now.
+    fn look(&mut self, daemon: &Daemon) {
+        let now = daemon.audit(self.from as u64);
+        let known = &self.lines[self.from..];
+        for (index, record) in (self.from..).zip(known) {
+            let there = now.get(index - self.from);
+            assert_eq!(there, Some(record), "lost or changed: {index}");
+        }
+        for line in now.into_iter().skip(known.len()) {
+            let record = parse(&line);
+            let index = self.lines.len();
+            assert_eq!(record["index"], index, "an index is missing or twice");
+            let what = record["what"].as_str().unwrap_or_default();
+            let mended = ["store_recovered", "keys_restored", "audit_epoch_begun"];
+            assert!(!mended.contains(&what), "a kill damaged the store: {line}");
+            self.lines.push(line);
+        }
+    }
+
+    fn records(&self) -> Vec<Value> {
+        self.lines.iter().map(|line| parse(line)).collect()
+    }
 }
 
 /// A prompt on its way through the broker. Its token is its own, so the audit tells it by that.
@@ -123,7 +158,7 @@ impl Scene {
             daemon,
             answers,
             start: Duration::from_secs(1),
-            seen: Vec::new(),
+            seen: Seen::default(),
         }
     }
 
@@ -192,30 +227,18 @@ impl Scene {
         self.look();
     }
 
-    /// Reads the whole audit log. Records are append-only: what was there is there, byte for byte.
     fn look(&mut self) {
-        let now = self.daemon.audit(0);
-        for (index, record) in self.seen.iter().enumerate() {
-            assert_eq!(now.get(index), Some(record), "lost or changed: {index}");
-        }
-        for (index, line) in now.iter().enumerate().skip(self.seen.len()) {
-            let record = parse(line);
-            assert_eq!(record["index"], index, "an index is missing or twice");
-            let what = record["what"].as_str().unwrap_or_default();
-            let mended = ["store_recovered", "keys_restored"].contains(&what);
-            assert!(!mended, "a kill damaged the store: {line}");
-        }
-        self.seen = now;
+        self.seen.look(&self.daemon);
     }
 
     fn records(&mut self) -> Vec<Value> {
         self.look();
-        self.seen.iter().map(|line| parse(line)).collect()
+        self.seen.records()
     }
 
     /// How many attempts with this token are on record, and whether the last has finished.
     fn progress(&self, token_id: &str) -> (usize, bool) {
-        let records: Vec<Value> = self.seen.iter().map(|line| parse(line)).collect();
+        let records = self.seen.records();
         let permits = permits_of(&records, token_id);
         let last = permits.last();
         let finish = last.and_then(|permit| finish_of(&records, &permit["request_id"]));

@@ -9,8 +9,8 @@ use slmd::for_tests::time::{instant, now};
 
 use crate::support::fleet::{TOPICS, fingerprint, retain};
 use crate::support::{
-    Daemon, Fleet, Issuer, Mosquitto, Response, Setup, chat, claims, http, retain_all, run, send,
-    within,
+    Daemon, Fleet, Issuer, Mosquitto, Response, Setup, chat, claims, http, report, retain_all, run,
+    send, within,
 };
 
 const TIMESTAMP: &str = "metadata/timestamp.json";
@@ -476,6 +476,7 @@ fn kill_9_leaves_the_old_or_the_new_whole() {
         Some(_) => ROUNDS.1,
         None => ROUNDS.0,
     };
+    let begun = instant();
     let folder = tempfile::tempdir().expect("a folder");
     let mut fleet = Fleet::new();
     let mut daemon = Daemon::start(by_folders(&[folder.path()]));
@@ -511,7 +512,13 @@ fn kill_9_leaves_the_old_or_the_new_whole() {
         let of_it = recorded.iter().filter(|told| told["targets"] == known);
         assert!(of_it.count() >= 1, "{recorded:?}");
     }
-    println!("{taken} of {rounds} kills came after the news");
+    let facts = format!(
+        "updates of a fleet, a kill -9 at a random point of each: {rounds} ({taken} after the news had come)\n\
+         half states: 0\nfailed starts: 0\n"
+    );
+    println!("{facts}");
+    let test = "fleet::kill_9_leaves_the_old_or_the_new_whole";
+    report("fleet-kills.txt", test, &facts, begun);
 }
 
 fn json_of(daemon: &Daemon, args: &[&str]) -> Value {

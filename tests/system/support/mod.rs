@@ -21,9 +21,11 @@ mod left;
 mod mqtt;
 pub mod prometheus;
 mod python;
+mod report;
 mod retain;
 mod rsyslog;
 pub mod secrets;
+mod state;
 mod wait;
 
 pub use certs::{Ca, Certificate};
@@ -39,8 +41,10 @@ pub use journal::Journal;
 pub use left::assert_nothing_stays;
 pub use mqtt::{Message, Mosquitto, Publish, Subscriber, free_port};
 pub use python::python;
+pub use report::report;
 pub use retain::{options, retain_all};
 pub use rsyslog::{Received, Rsyslog};
+pub use state::{log_of, store_of, verified, verify};
 pub use wait::{exit, run, within};
 
 use std::path::{Path, PathBuf};
