@@ -125,7 +125,17 @@ impl Refused {
 
     /// Whether the log isn't what this device has signed before.
     pub fn is_alarm(&self) -> bool {
-        matches!(self, Refused::LaterEpoch(..)) || self.disputed().is_some()
+        self.seen().is_some()
+    }
+
+    /// Of an alarm, what the witness has seen: the same is one alarm, however the log goes on.
+    fn seen(&self) -> Option<(&'static str, u64)> {
+        match self {
+            Refused::Ahead(seen, _) | Refused::LaterEpoch(seen, _) | Refused::Rewritten(seen) => {
+                Some((self.name(), *seen))
+            }
+            _ => None,
+        }
     }
 
     /// The size that the log would have to grow from, and can't: what is reported from now on shows it.
@@ -274,7 +284,8 @@ impl Shared {
             // Whoever can write to the topic can bring an old one, which says nothing new.
             Some(Refused::Old) => {}
             Some(refused) if refused.is_alarm() => {
-                let news = state.refused.as_ref() != Some(&refused);
+                let before = state.refused.as_ref().and_then(Refused::seen);
+                let news = before != refused.seen();
                 state.disputed = refused.disputed();
                 state.refused = Some(refused.clone());
                 drop(state);
