@@ -75,7 +75,7 @@ impl Log {
             texts,
         };
         if erased || !forgotten.texts.is_empty() {
-            self.erase(&forgotten, access.realm, by, now)?;
+            self.erase(&forgotten, access.realm.as_deref(), by, now)?;
         }
         Ok(forgotten)
     }
@@ -83,7 +83,7 @@ impl Log {
     fn erase(
         &self,
         forgotten: &Forgotten,
-        realm: Option<String>,
+        realm: Option<&str>,
         by: Origin,
         now: Timestamp,
     ) -> Result<(), AuditError> {

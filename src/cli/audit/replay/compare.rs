@@ -43,7 +43,7 @@ pub(super) fn verdict(text: &str, recorded: &Finished) -> Verdict {
     let mut beginning = false;
     for (at, c) in text.char_indices() {
         beginning |= at > 0 && is_here(&context);
-        context.update(text[at..at + c.len_utf8()].as_bytes());
+        context.update(&text.as_bytes()[at..at + c.len_utf8()]);
     }
     match (is_here(&context), finish) {
         (true, _) => Verdict::Same,
