@@ -47,7 +47,7 @@ pub struct StoreStatus {
 }
 
 /// What only the admin socket tells.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Inside {
     /// Sockets' paths, and addresses as URLs.
     pub listeners: Vec<String>,
@@ -82,7 +82,7 @@ pub struct DiskStatus {
 }
 
 /// Decisions since the start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Requests {
     pub permitted: u64,
     /// By reason.
@@ -90,7 +90,7 @@ pub struct Requests {
 }
 
 /// What the engine has done since the start.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Answers {
     pub count: u64,
     pub prompt_tokens: u64,

@@ -459,14 +459,18 @@ impl Log {
         }
     }
 
-    /// How full it is, of 1, and the time of its oldest record.
-    pub fn fill(&self) -> Result<(f64, Option<Timestamp>), AuditError> {
+    /// How full it is, of 1.
+    pub fn fill(&self) -> f64 {
+        self.0.metrics.fill.get()
+    }
+
+    /// The time of its oldest record, where this release can read that. Blocks.
+    pub fn oldest(&self) -> Result<Option<Timestamp>, AuditError> {
         let first = self.state().first;
         let oldest = self.0.records.range(&first.to_be_bytes(), 1)?.pop();
         let oldest = oldest.map(kept::line).transpose()?;
         let record = oldest.and_then(|line| line.record());
-        let fill = self.0.metrics.fill.get();
-        Ok((fill, record.map(|record| record.time)))
+        Ok(record.map(|record| record.time))
     }
 
     pub fn next_index(&self) -> u64 {

@@ -22,10 +22,14 @@ impl Core {
         status
     }
 
-    /// Takes note of what has come and gone.
+    /// Takes note of what has come and gone. Reads no file and no record for it.
     pub(super) fn notice(&self) {
         let now = self.state.authority.moment();
-        self.noticed.keep(admin::problems(&self.whole()), now);
+        let status = Status {
+            inside: Some(self.limits()),
+            ..self.outside()
+        };
+        self.noticed.keep(admin::problems(&status), now);
     }
 
     pub(super) fn whole(&self) -> Status {
@@ -73,21 +77,30 @@ impl Core {
         }
     }
 
-    /// May wait for the disk.
-    fn inside(&self) -> Inside {
+    /// Of the inside what problems are found in, and nothing that takes longer.
+    fn limits(&self) -> Inside {
         let config = self.config.load();
-        let (family, threads) = self.engine.kernels();
-        let (permitted, refused) = self.admission.requests();
-        let done = self.engine.done();
-        let log = &self.state.log;
         let syslog = config.audit.export.syslog.as_ref();
-        // Where the log can't be read, status says so by other words.
-        let (audit_fill, oldest) = log.fill().unwrap_or_default();
         Inside {
-            listeners: listeners(&config),
             broker: config.mqtt.as_ref().map(|mqtt| mqtt.broker.to_string()),
             collector: syslog.map(|syslog| syslog.address.to_string()),
             certificate_ends_at: self.certificates.ends_at().map(|at| at.to_string()),
+            audit_fill: self.state.log.fill(),
+            audit_max_bytes: config.audit.max_bytes,
+            disk: self.state.disk_status(),
+            ..Inside::default()
+        }
+    }
+
+    /// May wait for the disk.
+    fn inside(&self) -> Inside {
+        let (family, threads) = self.engine.kernels();
+        let (permitted, refused) = self.admission.requests();
+        let done = self.engine.done();
+        // Where the log can't be read, status says so by other words.
+        let oldest = self.state.log.oldest().unwrap_or_default();
+        Inside {
+            listeners: listeners(&self.config.load()),
             memory_bytes: process::resident_bytes(),
             kernels: family.as_str().to_owned(),
             threads,
@@ -98,10 +111,8 @@ impl Core {
                 completion_tokens: done.completion_tokens,
                 tokens_per_second: done.tokens_per_second,
             },
-            audit_fill,
-            audit_max_bytes: config.audit.max_bytes,
             audit_oldest_at: oldest.map(|at| at.to_string()),
-            disk: self.state.disk_status(),
+            ..self.limits()
         }
     }
 }

@@ -146,7 +146,7 @@ impl Core {
         let help = "What the audit log may take on the disk";
         gauges.one("slmd_audit_max_bytes", help, config.audit.max_bytes);
         // Where the log can't be read, the store's own gauge says so.
-        if let Ok((_, Some(oldest))) = self.state.log.fill() {
+        if let Ok(Some(oldest)) = self.state.log.oldest() {
             let help = "Time of the oldest record in the audit log";
             let name = "slmd_audit_oldest_record_timestamp_seconds";
             gauges.one(name, help, oldest.as_secs());

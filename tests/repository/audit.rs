@@ -1,6 +1,7 @@
 //! `slmd fleet audit` watches the log of a real daemon, over a real broker.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::fleet::Fleet;
-use crate::support::{Clock, Daemon, Mosquitto, Publish, Setup, retain_all, run, within};
+use crate::support::{Ca, Clock, Daemon, Mosquitto, Publish, Setup, retain_all, run, within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const WITNESS: &str = "witness.example/plant";
@@ -257,4 +258,103 @@ fn a_log_that_began_anew_waits_for_a_person() {
     assert!(unknown.contains("no such device"), "{unknown}");
     let again = scene.fleet.refused(&["audit", "--init", WITNESS]);
     assert!(again.contains("there already"), "{again}");
+}
+
+/// A broker as deploy/mqtt has it, where the witness is a user that can bring nothing else.
+#[test]
+fn the_deployed_broker_lets_a_witness_hear_reports_and_tell_what_it_has_cosigned_alone() {
+    let (ca, fleet) = (Ca::new("brokers"), Fleet::new());
+    let broker = Mosquitto::deployed(
+        &ca.issue("broker"),
+        &["edge-1", "edge-1-fleet", "fleet-audit"],
+    );
+    let made = fleet.json(&["audit", "--init", WITNESS]);
+    let password = |user: &str| secret(&fleet.file(user, ""), &Mosquitto::password(user));
+    let (own, of_fleet) = (password("edge-1"), password("edge-1-fleet"));
+    let of_witness = password("fleet-audit");
+    let (url, ca_file) = (format!("mqtts://localhost:{}", broker.port()), ca.file());
+    let settings = format!(
+        "[mqtt]\nurl = {url:?}\nusername = \"edge-1\"\npassword_file = {own:?}\nreport = true\n\
+         [mqtt.tls]\nca_file = {ca_file:?}\n\
+         [fleet]\nname = \"plant\"\nmirrors = [\"mqtt\"]\nusername = \"edge-1-fleet\"\n\
+         password_file = {of_fleet:?}\n\
+         [audit]\ncheckpoint_records = 1\ncheckpoint_interval = \"1s\"\n\
+         [[audit.witness]]\nkey = {}\n",
+        made["key"]
+    );
+    let device = Daemon::start(Setup::new().with(&settings));
+    let shown = device.slmd(&["device", "id", "--json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    fleet.ok(&["enroll", "edge-1", shown["x"].as_str().expect("a key")]);
+    let ca_file = ca_file.display().to_string();
+    let as_witness = [
+        "--username",
+        "fleet-audit",
+        "--password-file",
+        &of_witness,
+        "--ca-file",
+        &ca_file,
+    ];
+    let size = within(PATIENCE, "a report", || {
+        let given = ["audit", "--from", &url, "--json"];
+        let output = fleet.run(&[&given[..], &as_witness].concat());
+        let told: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let row = &told["devices"][0];
+        (row["state"] == "good").then(|| row["size"].as_u64())?
+    });
+    within(PATIENCE, "what was cosigned", || {
+        let standing = &device.status()["audit"]["witnesses"][0];
+        (standing["cosigned"]["size"].as_u64() >= Some(size)).then_some(())
+    });
+
+    // What else it publishes the broker refuses, and a subscription brings it nothing of the fleet's.
+    let client = |program: &str, rest: &[&str]| {
+        let mut command = Command::new(program);
+        command.args([
+            "-V",
+            "5",
+            "-h",
+            "localhost",
+            "-p",
+            &broker.port().to_string(),
+        ]);
+        command.args([
+            "--cafile",
+            &ca_file,
+            "-u",
+            "fleet-audit",
+            "-i",
+            "fleet-audit",
+        ]);
+        command.args(["-P", &Mosquitto::password("fleet-audit")]);
+        run(command.args(rest), b"", PATIENCE)
+    };
+    for topic in [
+        "slm/trust/plant/metadata/timestamp.json",
+        "slm/trust/plant/targets/poison",
+        "slm/edge-1/trust",
+        "slm/edge-1/reply/device-1/1",
+    ] {
+        let sent = client("mosquitto_pub", &["-q", "1", "-r", "-t", topic, "-m", "x"]);
+        let said = String::from_utf8_lossy(&sent.stderr).into_owned();
+        assert!(
+            said.to_lowercase().contains("not authorized"),
+            "{topic}: {sent:?}"
+        );
+    }
+    let heard = client("mosquitto_sub", &["-t", "#", "-F", "%t", "-W", "2"]);
+    let heard = String::from_utf8_lossy(&heard.stdout).into_owned();
+    let mut heard: Vec<&str> = heard.lines().collect();
+    heard.sort_unstable();
+    heard.dedup();
+    // Beside the report what each user hears.
+    heard.retain(|topic| !["slm/edge-1/status", "slm/edge-1/nonce"].contains(topic));
+    assert_eq!(heard, ["slm/edge-1/trust"]);
+}
+
+/// A file that nobody else may read.
+fn secret(file: &str, content: &str) -> String {
+    fs::write(file, content).expect("a temporary file");
+    fs::set_permissions(file, Permissions::from_mode(0o600)).expect("it is ours");
+    file.to_owned()
 }

@@ -180,6 +180,59 @@ fn a_proof_for_anything_else_is_refused() {
     assert_eq!(ask(&daemon, &token, &holder.sign(&good())).status, 200);
 }
 
+/// Looking at the log by a bound token takes a proof for each look, of its own path.
+#[test]
+fn the_log_is_shown_to_a_bound_token_for_a_proof_of_each_path() {
+    let (issuer, holder) = (Issuer::new("ES256", "dpop-5"), Holder::new());
+    let anywhere = "unsynchronised_scopes = [\"read\", \"audit\"]";
+    let daemon = Daemon::start(Setup::new().issuer(&issuer).realm(anywhere));
+    let signed = daemon.slmd(&["audit", "checkpoint", "--now"]);
+    assert!(signed.status.success(), "{signed:?}");
+    let mut says = claims();
+    says["resource_access"] = json!({"slm": {"roles": ["audit"]}});
+    let token = issuer.token(bound(says, &holder.thumbprint()));
+    let proof_of = |path: &str| {
+        let target = format!("http://edge-1{path}");
+        holder.sign(&holder.claims("GET", &target, &token))
+    };
+    let get = |path: &str, scheme: &str, proof: Option<&str>| {
+        let shown = format!("{scheme} {token}");
+        let mut headers = vec![("authorization", shown.as_str())];
+        headers.extend(proof.map(|proof| ("dpop", proof)));
+        http(&daemon.socket(), "GET", path, &headers, "")
+    };
+    // RFC 9449 section 4.2: `htu` is without the query.
+    let places = [
+        ("/v1/audit?limit=1", "/v1/audit"),
+        ("/v1/audit/checkpoint", "/v1/audit/checkpoint"),
+        ("/v1/audit/proof/0", "/v1/audit/proof/0"),
+        ("/v1/audit/consistency/1", "/v1/audit/consistency/1"),
+    ];
+    for (at, (path, proven)) in places.into_iter().enumerate() {
+        assert_refused(&get(path, "Bearer", None), "proof_missing");
+        assert_refused(&get(path, "DPoP", None), "proof_missing");
+        let (_, other) = places[(at + 1) % places.len()];
+        let misled = get(path, "DPoP", Some(&proof_of(other)));
+        assert_refused(&misled, "proof_invalid");
+        let proof = proof_of(proven);
+        let shown = get(path, "DPoP", Some(&proof));
+        assert_eq!(shown.status, 200, "{path}: {shown:?}");
+        let again = get(path, "DPoP", Some(&proof));
+        assert_refused(&again, "proof_replayed");
+    }
+    let of_log = [
+        "audit",
+        "search",
+        "--where",
+        "dpop=true",
+        "--decision",
+        "permit",
+        "--count",
+    ];
+    let counted = daemon.slmd(&of_log);
+    assert_eq!(String::from_utf8_lossy(&counted.stdout).trim(), "4");
+}
+
 /// A daemon at a broker, and who listens for its answers.
 struct Scene {
     issuer: Issuer,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Daemon, Setup, free_port, python, root, run, within};
+use crate::support::{Ca, Daemon, Setup, free_port, python, root, run, target, within};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Until it is built, where it isn't yet.
@@ -82,6 +82,26 @@ impl Witness {
 
     fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Has it served over TLS, too, by software that isn't ours, and says at which port.
+    fn serve_tls(&mut self, ca: &Ca) -> u16 {
+        let (own, port) = (ca.issue("witness"), free_port());
+        let ready = File::create(self.folder.path().join("front")).expect("a temporary file");
+        let front = Command::new(target().join("venv/bin/python"))
+            .arg(root().join("tests/clients/tls_front.py"))
+            .arg(port.to_string())
+            .args([&own.cert, &own.key])
+            .arg(self.port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(ready)
+            .spawn();
+        self.processes.push(front.expect("run `make venv`"));
+        within(PATIENCE, "the front", || {
+            let said = fs::read_to_string(self.folder.path().join("front"));
+            said.ok().filter(|said| said.contains("ready"))
+        });
+        port
     }
 
     /// What devices are configured with, as it prints it.
@@ -252,4 +272,30 @@ fn a_witness_that_others_wrote_cosigns_the_log_and_refuses_a_rewritten_one() {
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("! ALARM: the witness"), "{shown}");
     assert!(alarm(&device) >= 2);
+}
+
+/// By its own authority alone.
+#[test]
+fn a_witness_is_reached_over_tls_by_the_authority_that_is_named_and_no_other() {
+    let mut witness = Witness::start();
+    let (ca, other) = (Ca::new("witnesses"), Ca::new("others"));
+    let port = witness.serve_tls(&ca);
+    let device = |ca: &Ca| {
+        let settings = format!(
+            "[audit]\ncheckpoint_records = 1\ncheckpoint_interval = \"1s\"\n\
+             [[audit.witness]]\nkey = {:?}\nurl = \"https://localhost:{port}\"\nca_file = {:?}\n",
+            witness.key(),
+            ca.file()
+        );
+        Daemon::start(Setup::new().with(&settings))
+    };
+    let stranger = device(&other);
+    until_refused(&stranger, "unreachable");
+    let why = standing(&stranger)["refused"].to_string();
+    assert!(why.to_lowercase().contains("certificate"), "{why}");
+    drop(stranger);
+    let device = device(&ca);
+    until_refused(&device, "denied");
+    witness.add_log_of(&device);
+    until_cosigned(&device, grow(&device, 2));
 }
