@@ -69,6 +69,7 @@ pub fn permit(prompt: u64) -> Access {
         scope: text("read"),
         prompt_hash: Some("0".repeat(64)),
         model_digest: Some("0".repeat(64)),
+        kernels: Some("neon-dotprod".to_owned()),
         sampling: None,
         prompt_tokens: Some(31),
         prompt_time: None,
