@@ -191,6 +191,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::super::record::{Access, Verdict};
+    use super::super::state::Pending;
     use super::super::tests::{START, access, finished, later, open, settings};
     use super::super::{Settings, tests::all};
     use super::*;
@@ -388,7 +389,7 @@ mod tests {
         let state = log.state();
         let pending = state.pending.iter().find(|pending| pending.index == index);
         assert!(pending.is_none_or(|pending| pending.text.is_empty() && pending.salt.is_none()));
-        let bytes: usize = state.pending.iter().map(|pending| pending.bytes()).sum();
+        let bytes: usize = state.pending.iter().map(Pending::bytes).sum();
         assert_eq!(state.pending_bytes, bytes);
     }
 
