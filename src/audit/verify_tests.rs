@@ -300,6 +300,17 @@ fn earlier_epochs_are_looked_at_as_far_as_they_can_be() {
     let early = stored.records.get(&5_u64.to_be_bytes()).unwrap().unwrap();
     let found = stored.with(&stored.records, &9_u64.to_be_bytes(), Some(&early));
     assert_eq!(found, [Finding::of(Damage::RecordElsewhere(5), 9, 10)]);
+    // The epoch's first record says otherwise.
+    let begun = stored.checkpoints.get(b"epoch").unwrap().unwrap();
+    let other = String::from_utf8(begun).unwrap();
+    let other = other.replace("records_missing", "other_root");
+    let found = stored.with(&stored.checkpoints, b"epoch", Some(other.as_bytes()));
+    assert_eq!(found, [Finding::of_all(Damage::EpochDamaged)]);
+    // What was signed in this epoch, and a log that never had it.
+    let signed = stored.checkpoints.get(b"last").unwrap();
+    let report = Stored::new(settings(), 3).verifier(signed).run().unwrap();
+    let missing = Damage::EpochMissing("that was given".to_owned(), 2);
+    assert_eq!(report.findings, [Finding::of_all(missing)]);
 }
 
 /// All that the log says, and its salts.
