@@ -213,6 +213,49 @@ fn what_was_taken_out_exchanged_or_dropped_is_found() {
 }
 
 #[test]
+fn a_tile_that_is_cut_is_told_by_its_number() {
+    let stored = Stored::new(settings(), 1000);
+    let first = &stored.tiles.keys(&[], 1).unwrap()[0];
+    let tile = stored.tiles.get(first).unwrap().unwrap();
+    let found = stored.with(&stored.tiles, first, Some(&tile[1..]));
+    let damaged = Finding::of(Damage::TileDamaged(0, 0), 0, 256);
+    assert!(found.contains(&damaged), "{found:?}");
+    // One that is gone is made again from its records, and the root is what was signed.
+    assert_eq!(stored.with(&stored.tiles, first, None), []);
+}
+
+#[test]
+fn a_head_of_another_log_is_told() {
+    let stored = Stored::new(settings(), 10);
+    let (key, head) = stored.heads.range(&[], 1).unwrap().remove(0);
+    let mut other = head::Head::decode(&head).unwrap();
+    other.epoch += 1;
+    let found = stored.with(&stored.heads, &key, Some(&other.encode()));
+    assert_eq!(found, [Finding::of_all(Damage::HeadWrong)]);
+}
+
+#[test]
+fn an_epoch_that_the_store_has_no_word_of_is_told() {
+    let stored = Stored::new(settings(), 10);
+    let found = stored.with(&stored.checkpoints, b"epoch", None);
+    let epoch = Finding::of_all(Damage::EpochDamaged);
+    assert!(found.contains(&epoch), "{found:?}");
+}
+
+#[test]
+fn a_tail_that_nothing_but_the_head_tells_of_is_found() {
+    let stored = Stored::new(settings(), 1000);
+    put(&stored.checkpoints, b"last", None);
+    std::fs::remove_file(file(stored.folder.path())).unwrap();
+    for index in 900..1000_u64 {
+        stored.records.remove(&index.to_be_bytes()).unwrap();
+    }
+    let found = stored.verify().findings;
+    let gone = Finding::of(Damage::RecordsMissing, 900, 1000);
+    assert!(found.contains(&gone), "{found:?}");
+}
+
+#[test]
 fn a_log_that_was_written_anew_is_seen_by_a_checkpoint_that_was_kept() {
     let stored = Stored::new(settings(), 300);
     let kept = stored.checkpoints.get(b"last").unwrap().unwrap();
@@ -300,6 +343,17 @@ fn earlier_epochs_are_looked_at_as_far_as_they_can_be() {
     let early = stored.records.get(&5_u64.to_be_bytes()).unwrap().unwrap();
     let found = stored.with(&stored.records, &9_u64.to_be_bytes(), Some(&early));
     assert_eq!(found, [Finding::of(Damage::RecordElsewhere(5), 9, 10)]);
+    // The epoch's first record says otherwise.
+    let begun = stored.checkpoints.get(b"epoch").unwrap().unwrap();
+    let other = String::from_utf8(begun).unwrap();
+    let other = other.replace("records_missing", "other_root");
+    let found = stored.with(&stored.checkpoints, b"epoch", Some(other.as_bytes()));
+    assert_eq!(found, [Finding::of_all(Damage::EpochDamaged)]);
+    // What was signed in this epoch, and a log that never had it.
+    let signed = stored.checkpoints.get(b"last").unwrap();
+    let report = Stored::new(settings(), 3).verifier(signed).run().unwrap();
+    let missing = Damage::EpochMissing("that was given".to_owned(), 2);
+    assert_eq!(report.findings, [Finding::of_all(missing)]);
 }
 
 /// All that the log says, and its salts.
