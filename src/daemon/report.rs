@@ -34,8 +34,15 @@ pub(super) enum Untold {
     Report(#[from] ReportError),
 }
 
-/// Epoch and size of the audit log's newest checkpoint.
-pub(super) type Head = Option<(u64, u64)>;
+/// How far the audit log is.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Head {
+    /// Epoch and size of its newest checkpoint.
+    pub(super) signed: Option<(u64, u64)>,
+    /// Sizes that witnesses have seen and that it can't have grown from. They are told soon, with the
+    /// proofs by which a witness sees that.
+    pub(super) disputed: Vec<u64>,
+}
 
 /// What there is to say of the audit log.
 pub(super) struct Log<F> {
@@ -121,8 +128,9 @@ impl Pace {
         let said = without_times(report);
         if let Some(last) = &self.last {
             let passed = now.saturating_duration_since(last.at);
-            let grown = last.head != head && passed >= HEAD_AT_MOST_EVERY;
-            let news = last.connection != connection || last.said != said || grown;
+            let grown = last.head.signed != head.signed && passed >= HEAD_AT_MOST_EVERY;
+            let disputed = last.head.disputed != head.disputed;
+            let news = last.connection != connection || last.said != said || grown || disputed;
             if passed < AT_MOST_EVERY || !news && passed < AT_LEAST_EVERY {
                 return false;
             }
@@ -223,22 +231,33 @@ mod tests {
     #[test]
     fn a_log_that_grows_is_told_now_and_then() {
         let (mut pace, start, report) = (Pace::default(), time::instant(), report());
-        let mut due = |size, secs| {
+        let mut due = |size, disputed: &[u64], secs| {
             let now = start + Duration::from_secs(secs);
-            pace.is_due(&report, Some((1, size)), Some(0), now)
+            let head = Head {
+                signed: Some((1, size)),
+                disputed: disputed.to_vec(),
+            };
+            pace.is_due(&report, head, Some(0), now)
         };
-        assert!(due(5, 0));
-        assert!(!due(6, 11));
-        assert!(!due(7, 599));
-        assert!(due(7, 600));
-        assert!(!due(7, 1300), "nothing has come since");
+        assert!(due(5, &[], 0));
+        assert!(!due(6, &[], 11));
+        assert!(!due(7, &[], 599));
+        assert!(due(7, &[], 600));
+        assert!(!due(7, &[], 1300), "nothing has come since");
+        assert!(due(7, &[9], 1301), "a witness has seen another log");
+        assert!(!due(8, &[9], 1400));
     }
 
     #[test]
     fn it_is_told_at_each_connection_when_it_changes_and_once_in_a_while() {
         let (mut pace, start) = (Pace::default(), time::instant());
         let mut due = |report: &Report, connection, secs| {
-            pace.is_due(report, None, connection, start + Duration::from_secs(secs))
+            pace.is_due(
+                report,
+                Head::default(),
+                connection,
+                start + Duration::from_secs(secs),
+            )
         };
         let mut report = report();
         assert!(!due(&report, None, 0));

@@ -3,7 +3,7 @@
 use serde_json::Map;
 
 use super::core::Core;
-use super::report::Log;
+use super::report::{Head, Log};
 use crate::admin::{Cosigned, TrustFailure, WitnessStatus};
 use crate::auth;
 use crate::config::Config;
@@ -24,7 +24,10 @@ impl Core {
         let report = self.statement(&config);
         let checkpoint = self.state.log.checkpoint();
         let log = Log {
-            head: checkpoint.map(|signed| (signed.epoch, signed.size)),
+            head: Head {
+                signed: checkpoint.map(|signed| (signed.epoch, signed.size)),
+                disputed: self.witnesses.disputed(),
+            },
             say: || self.witnesses.statement(),
         };
         let told = self.reporter.tell(report, log, connection, time::instant());

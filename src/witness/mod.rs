@@ -219,6 +219,13 @@ impl Witnesses {
         watchers.collect()
     }
 
+    /// Sizes that witnesses have seen of this log, and that it can't have grown from.
+    pub fn disputed(&self) -> Vec<u64> {
+        let watchers = self.0.watchers.iter();
+        let disputed = watchers.filter_map(|watcher| watcher.state.lock().disputed);
+        disputed.collect()
+    }
+
     pub fn set_metrics(&self, now: Timestamp) {
         self.0.metrics.set(&self.standing(), now);
     }

@@ -283,6 +283,7 @@ fn a_log_that_was_set_back_or_rewritten_is_an_alarm() {
     let audit = scene.witnesses.statement().unwrap();
     let proven: Vec<u64> = audit.consistency.iter().map(|one| one.from).collect();
     assert_eq!(proven, [size]);
+    assert_eq!(scene.witnesses.disputed(), [size]);
 
     let mine = scene.grow(1, "other");
     scene.take(&cosign(&mine.note, 1, 200));

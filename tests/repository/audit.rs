@@ -64,6 +64,7 @@ impl Scene {
     fn until(&self, state: &str) -> Value {
         within(PATIENCE, state, || {
             let (row, content) = self.audit(&[]);
+            eprintln!("waiting for {state}: {row}");
             assert!(
                 row["state"] == "never" || content == (row["state"] == "good"),
                 "{row}"
