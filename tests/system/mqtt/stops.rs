@@ -1,14 +1,11 @@
 //! A daemon that stops in the middle of an answer, in order or not.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{LONG, Scene, text, until_connected};
-use crate::support::{Message, chat, claims};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::chat;
 
 #[test]
 fn a_drain_finishes_what_runs() {
@@ -23,39 +20,6 @@ fn a_drain_finishes_what_runs() {
     scene.ask("next", &chat("Say one word, any word.", 4, false));
     assert_eq!(scene.answer("next").status, 200);
     assert_eq!(scene.accesses("chat").len(), 2);
-}
-
-/// A PUBACK waits for those of earlier messages, so what is answered may come again.
-#[test]
-fn what_was_answered_is_told_again_when_the_broker_sends_it_again() {
-    let mut scene = Scene::start("drain_deadline = \"1s\"");
-    scene.ask("long", &chat(LONG, 400, true));
-    scene.until_text("long");
-    // Of another principal, whose turn comes in between.
-    let mut other = claims();
-    other["sub"] = "somebody-else".into();
-    let token = scene.issuer.token(other);
-    let body = chat("Say one word, any word.", 4, false);
-    scene.publish(&token, "other", &body, None);
-    let told = among_others(&scene, "other");
-    assert!(scene.daemon.terminate().success());
-    scene.daemon.restart();
-    let again = among_others(&scene, "other");
-    assert_eq!(again.user("request-id"), told.user("request-id"));
-    assert_eq!(again.user("final"), Some("true"));
-    let records = scene.accesses("chat again");
-    assert_eq!(records.len(), 1, "{records:?}");
-    assert_eq!(scene.accesses("chat").len(), 3, "the long one began anew");
-}
-
-#[track_caller]
-fn among_others(scene: &Scene, correlation: &str) -> Message {
-    loop {
-        let message = scene.answers.next(PATIENCE).expect("an answer in time");
-        if message.correlation.as_deref() == Some(correlation) {
-            return message;
-        }
-    }
 }
 
 /// Twice, for a third attempt would be refused.
