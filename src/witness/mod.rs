@@ -219,11 +219,13 @@ impl Witnesses {
         watchers.collect()
     }
 
-    /// Sizes that witnesses have seen of this log, and that it can't have grown from.
+    /// Sizes that witnesses have seen of this log, and that it can't have grown from: those of which a
+    /// report shows it.
     pub fn disputed(&self) -> Vec<u64> {
+        let size = self.0.log.checkpoint().map_or(0, |signed| signed.size);
         let watchers = self.0.watchers.iter();
         let disputed = watchers.filter_map(|watcher| watcher.state.lock().disputed);
-        disputed.collect()
+        disputed.filter(|seen| *seen < size).collect()
     }
 
     pub fn set_metrics(&self, now: Timestamp) {

@@ -258,6 +258,7 @@ fn a_log_that_was_set_back_or_rewritten_is_an_alarm() {
         scene.grow(1, "other");
     }
     assert_eq!(scene.alarms(), ["ahead"], "once, though the log grows");
+    assert!(scene.witnesses.disputed().is_empty(), "not as long yet");
     // Neither silence nor a stranger ends it.
     scene.take("garbage");
     assert_eq!(scene.refused(), "ahead");

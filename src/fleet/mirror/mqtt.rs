@@ -97,9 +97,11 @@ impl Broker {
         self.news.notified().await;
     }
 
-    /// What one of the watched topics holds, as it comes.
+    /// What one of the watched topics holds, as it comes, and what has come already.
     pub fn watched(&self, file: &str) -> Option<watch::Receiver<Option<Bytes>>> {
-        self.watched.get(file).map(watch::Sender::subscribe)
+        let mut held = self.watched.get(file)?.subscribe();
+        held.mark_changed();
+        Some(held)
     }
 
     fn get(&self, file: String, limit: u64) -> Result<Option<Vec<u8>>, MirrorError> {
