@@ -5,6 +5,8 @@
 
 #[path = "store/flash.rs"]
 mod flash;
+#[path = "store/log.rs"]
+mod log;
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
@@ -13,11 +15,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use slmd::for_tests::audit::{Access, Change, Device, Event, Log, Settings, Verdict};
-use slmd::for_tests::identity::{Identity, Key, random};
+use slmd::for_tests::audit::{Change, Event, Log};
+use slmd::for_tests::identity::random;
 use slmd::for_tests::prompt::{Origin, RequestId};
 use slmd::for_tests::store::Store;
-use slmd::for_tests::time::Clocks;
+
+use self::log::{permit, settings};
 
 /// Set in the child: the folder that it writes to.
 const FOLDER: &str = "SLMD_CRASH_FOLDER";
@@ -35,7 +38,7 @@ fn child() {
     };
     let folder = Path::new(&folder);
     let store = Store::open(&folder.join("db")).unwrap();
-    let log = open_log(&store, folder, settings());
+    let log = log::open(&store, folder, settings());
     let inbox = store.tree("inbox").unwrap();
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -109,7 +112,7 @@ fn check(folder: &Path, acknowledged: &[(u64, String)], round: usize) {
         "round {round}: {:?}",
         store.recovery()
     );
-    let log = open_log(&store, folder, settings());
+    let log = log::open(&store, folder, settings());
     let (inbox, salts) = (
         store.tree("inbox").unwrap(),
         store.tree("audit_salts").unwrap(),
@@ -132,61 +135,6 @@ fn check(folder: &Path, acknowledged: &[(u64, String)], round: usize) {
         assert_eq!(entry, Some(vec![*index as u8; 9000]), "round {round}");
         let salt = salts.get(&index.to_be_bytes()).unwrap();
         assert!(salt.is_some(), "round {round}");
-    }
-}
-
-fn settings() -> Settings {
-    Settings {
-        max_bytes: 64 * 1024 * 1024,
-        retention: Duration::from_secs(90 * 86_400),
-        refusals_per_minute: 60,
-        origin: "slmd.internal".to_owned(),
-        checkpoint_records: 1000,
-        checkpoint_interval: Duration::from_secs(60),
-        export: Default::default(),
-        witnesses: Vec::new(),
-    }
-}
-
-/// The log of a state folder, whose store is open.
-fn open_log(store: &Store, folder: &Path, settings: Settings) -> Log {
-    let device = Device {
-        identity: &Identity::new("edge-1").unwrap(),
-        key: &Key::open(folder).unwrap(),
-        folder,
-    };
-    Log::open(store, settings, device, Clocks::default()).unwrap()
-}
-
-fn permit(id: &RequestId) -> Access {
-    let text = |text: &str| Some(text.to_owned());
-    Access {
-        request_id: id.clone(),
-        origin: Origin::Mqtt {
-            topic: "slm/edge-1/v1/chat/completions".into(),
-        },
-        action: "chat".into(),
-        decision: Verdict::Permit,
-        reason: None,
-        detail: None,
-        realm: text("dev"),
-        endpoint: text("slm"),
-        issuer: text("https://keycloak.test/realms/dev"),
-        subject: text("6b5e4a9c-3f43-4a5c-8a2f-0d5e6f7a8b9c"),
-        username: None,
-        client: text("device-1"),
-        token_id: text("trrtcc:6f0c9f6e-6f0e-4a7e-9b0f-0c4f0e6f0c9f"),
-        scope: text("read"),
-        prompt_hash: Some("0".repeat(64)),
-        model_digest: Some("0".repeat(64)),
-        kernels: text("neon-dotprod"),
-        sampling: None,
-        prompt_tokens: Some(31),
-        prompt_time: None,
-        attempt: None,
-        text: None,
-        dpop: false,
-        local_peer: false,
     }
 }
 
@@ -235,7 +183,7 @@ fn what_a_full_disk_swallowed_outlives_the_housekeeping() {
 fn a_read_is_not_counted_while_the_disk_is_full() {
     let disk = SmallDisk::new(8);
     let store = Store::open(&disk.0.path().join("db")).unwrap();
-    let log = open_log(&store, disk.0.path(), settings());
+    let log = log::open(&store, disk.0.path(), settings());
     let (read, now) = (permit(&RequestId::random()), slmd::for_tests::time::now());
     store.commit(|| log.append_read(read.clone(), now)).unwrap();
     log.begin_counting(&read, now);
@@ -266,7 +214,7 @@ fn swallowed_and_written_again(first: impl Fn(&Store, &Log)) {
     let ballast = disk.0.path().join("ballast");
     std::fs::write(&ballast, vec![1; 3 * 1024 * 1024]).unwrap();
     let store = Store::open(&disk.0.path().join("db")).unwrap();
-    let log = open_log(&store, disk.0.path(), settings());
+    let log = log::open(&store, disk.0.path(), settings());
     let mut ids = Vec::new();
     let append = |ids: &mut Vec<RequestId>| {
         let id = RequestId::random();
@@ -293,7 +241,7 @@ fn swallowed_and_written_again(first: impl Fn(&Store, &Log)) {
 
     let store = Store::open(&disk.0.path().join("db")).unwrap();
     assert!(store.recovery().is_none());
-    let log = open_log(&store, disk.0.path(), settings());
+    let log = log::open(&store, disk.0.path(), settings());
     assert_eq!(log.next_index(), swallowed as u64 + 1);
     let salts = store.tree("audit_salts").unwrap();
     let mut index = 0;

@@ -76,31 +76,11 @@ pub struct Forget {
     pub request: String,
 }
 
-/// The salt is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Forgotten {
-    /// Where the access stands in the log.
-    pub index: u64,
-    pub request_id: String,
-    /// `false`: it was gone already.
-    pub erased: bool,
-    /// The records whose texts were erased with it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub texts: Vec<u64>,
-}
-
 /// Shows the salt of a prompt's hash, for who has the text and compares it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct ShowSalt {
     /// Of the access.
     pub index: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SaltShown {
-    pub request_id: String,
-    /// Its bytes.
-    pub salt: [u8; 16],
 }
 
 /// The time floor was set.

@@ -2,11 +2,8 @@
 
 use std::marker::PhantomData;
 
-use super::{
-    Fetched, Forgotten, Listed, Pinned, Refreshed, Reloaded, RootPinned, SaltShown, Status,
-    TimeReset, Trusted,
-};
-use crate::audit::Change;
+use super::{Fetched, Listed, Pinned, Refreshed, Reloaded, RootPinned, Status, TimeReset, Trusted};
+use crate::audit::{Change, Forgotten, Salt};
 use crate::auth::Explanation;
 use crate::prompt::Place;
 
@@ -102,7 +99,7 @@ pub const PIN_HELD: Call<Pinned> = Call(Operation::PinHeld, PhantomData);
 pub const TRUST: Call<Trusted> = Call(Operation::Trust, PhantomData);
 pub const PIN_ROOT: Call<RootPinned> = Call(Operation::PinRoot, PhantomData);
 pub const FORGET: Call<Forgotten> = Call(Operation::Forget, PhantomData);
-pub const SHOW_SALT: Call<SaltShown> = Call(Operation::ShowSalt, PhantomData);
+pub const SHOW_SALT: Call<Salt> = Call(Operation::ShowSalt, PhantomData);
 pub const REFRESH_KEYS: Call<Refreshed> = Call(Operation::RefreshKeys, PhantomData);
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a record says of a prompt, and the salt that lets somebody who has the text compare it.
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::change::Change;
@@ -16,7 +17,7 @@ pub fn prompt_commitment(salt: &[u8; 16], token_ids: &[u32]) -> String {
 }
 
 /// Of the prompt's hash of one access.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Salt {
     pub request_id: String,
     pub salt: [u8; 16],

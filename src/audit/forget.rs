@@ -4,6 +4,7 @@
 
 use std::ops::ControlFlow;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::change::Change;
@@ -17,7 +18,7 @@ const LEAST: usize = 12;
 const OWN_ID: &str = "req_";
 
 /// What became of what a request has left beside its records.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
     /// Where the access stands.
     pub index: u64,
@@ -25,6 +26,7 @@ pub struct Forgotten {
     /// `false`: the salt was gone already.
     pub erased: bool,
     /// The records whose texts were erased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<u64>,
 }
 

@@ -79,7 +79,7 @@ pub use self::cosigned::Witness;
 pub use self::encrypted::Sealed;
 pub use self::epoch::ProofError;
 pub use self::filter::{Filter, Unfit};
-pub use self::forget::Unforgotten;
+pub use self::forget::{Forgotten, Unforgotten};
 pub use self::metrics::Metrics;
 pub use self::page::{Asked, MAX_PAGE, Order, Page};
 pub use self::reader::{MAX_LAST, Reader, Start, Step, Wanted};

@@ -35,7 +35,7 @@ impl World {
         let config = Config::parse(shipped).expect("the shipped configuration is sound");
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("db")).unwrap();
-        let log = crate::open_log(&store, folder.path(), config.audit.clone());
+        let log = crate::log::open(&store, folder.path(), config.audit.clone());
         log.tick(START, false).unwrap();
         World {
             config,

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use crate::admin::{Forget as Asked, Forgotten, route};
-use crate::audit::Unforgotten;
+use crate::admin::{Forget as Asked, route};
+use crate::audit::{Forgotten, Unforgotten};
 use crate::cli::client::{Problem, body};
 use crate::cli::exit::{Done, Exit, Failure};
 use crate::cli::terminal::count;
@@ -63,15 +63,9 @@ impl Forget {
         let state = offline::open(&global.load()?)?;
         let now = state.log.clocks().now();
         let forgotten = state.log.forget(&self.request, offline::origin(), now);
-        let forgotten = forgotten.map_err(|error| match error {
+        forgotten.map_err(|error| match error {
             Unforgotten::NoRequest => Failure::new(Exit::Usage, error.to_string()),
             other => Failure::failed(other),
-        })?;
-        Ok(Forgotten {
-            index: forgotten.index,
-            request_id: forgotten.request_id,
-            erased: forgotten.erased,
-            texts: forgotten.texts,
         })
     }
 }

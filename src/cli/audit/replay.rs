@@ -22,6 +22,7 @@ use crate::cli::exit::{Done, Exit, Failure};
 use crate::cli::model_folder::Folder;
 use crate::cli::terminal::{Style, Terminal, count};
 use crate::cli::{Global, input, output};
+use crate::config::Config;
 use crate::digest::{hex, sha256};
 use crate::engine::{self, Family, Replayed, Text};
 use crate::prompt::{Dialect, Operation, Sampling};
@@ -74,8 +75,9 @@ impl Replay {
         let salt = source.salt(recorded.index)?;
         // Where no daemon runs, one may begin meanwhile.
         drop(source);
-        let instructions = recorded.instructions(global)?;
-        let (asked, tokens) = recorded.matching(&bundle, salt, &text, instructions.as_deref())?;
+        let config = global.load()?;
+        let instructions = recorded.instructions(&config);
+        let (asked, tokens) = recorded.matching(&bundle, salt, &text, instructions)?;
         let kernels = recorded.kernels();
         if !global.json {
             let tokens = u64::from(recorded.finished.usage.completion_tokens);
@@ -90,7 +92,7 @@ impl Replay {
                 stop: asked.stop,
                 completion_tokens: recorded.finished.usage.completion_tokens,
                 kernels,
-                threads: global.load()?.engine.threads(),
+                threads: config.engine.threads(),
             },
         );
         let replayed = replayed.map_err(Failure::failed)?;
@@ -180,17 +182,14 @@ impl Recorded {
     }
 
     /// What the endpoint puts before a chat, as it is configured now.
-    fn instructions(&self, global: &Global) -> Result<Option<String>, Failure> {
-        let config = global.load()?;
+    fn instructions<'a>(&self, config: &'a Config) -> Option<&'a str> {
         let realms = config.realms.iter();
         let realm = realms
             .filter(|realm| Some(&realm.name) == self.access.realm.as_ref())
             .flat_map(|realm| &realm.endpoints);
         let mut endpoints =
             realm.filter(|endpoint| Some(&endpoint.client_id) == self.access.endpoint.as_ref());
-        Ok(endpoints
-            .next()
-            .and_then(|endpoint| endpoint.system_prompt.clone()))
+        endpoints.next()?.system_prompt.as_deref()
     }
 
     /// The reading of `text` that has the recorded hash, and its tokens.

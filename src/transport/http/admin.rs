@@ -14,10 +14,8 @@ use super::reply::{self, Body, JSON, Refused};
 use super::request::Sender;
 use super::route::wrong_method;
 use super::{Control, Settings, accept, evidence, host, records, request, verify};
-use crate::admin::{
-    Call, Forget, Forgotten, Operation, PinHeld, ResetTime, SaltShown, ShowSalt, VerifyAudit, route,
-};
-use crate::audit::{Log, Salt, TextOf, Unforgotten, Unshown, What};
+use crate::admin::{Call, Forget, Operation, PinHeld, ResetTime, ShowSalt, VerifyAudit, route};
+use crate::audit::{Forgotten, Log, Salt, TextOf, Unforgotten, Unshown, What};
 use crate::auth::ToExplain;
 use crate::authority;
 use crate::json;
@@ -281,24 +279,19 @@ impl Admin {
 }
 
 fn forget(log: &Log, request: &str) -> Result<Forgotten, Refusal> {
-    match log.forget(request, Origin::Daemon, log.clocks().now()) {
-        Ok(forgotten) => Ok(Forgotten {
-            index: forgotten.index,
-            request_id: forgotten.request_id,
-            erased: forgotten.erased,
-            texts: forgotten.texts,
-        }),
-        Err(Unforgotten::Audit(error)) => Err(evidence::failed(error)),
-        Err(other) => Err(Refusal::new(RefuseReason::BadRequest).detail(other.to_string())),
-    }
+    let forgotten = log.forget(request, Origin::Daemon, log.clocks().now());
+    forgotten.map_err(|error| match error {
+        Unforgotten::Audit(error) => evidence::failed(error),
+        other => Refusal::new(RefuseReason::BadRequest).detail(other.to_string()),
+    })
 }
 
-fn show_salt(log: &Log, index: u64) -> Result<SaltShown, Refusal> {
-    match log.show_salt(index, Origin::Daemon, log.clocks().now()) {
-        Ok(Salt { request_id, salt }) => Ok(SaltShown { request_id, salt }),
-        Err(Unshown::Audit(error)) => Err(evidence::failed(error)),
-        Err(other) => Err(Refusal::new(RefuseReason::BadRequest).detail(other.to_string())),
-    }
+fn show_salt(log: &Log, index: u64) -> Result<Salt, Refusal> {
+    let shown = log.show_salt(index, Origin::Daemon, log.clocks().now());
+    shown.map_err(|error| match error {
+        Unshown::Audit(error) => evidence::failed(error),
+        other => Refusal::new(RefuseReason::BadRequest).detail(other.to_string()),
+    })
 }
 
 /// What a request asks for.

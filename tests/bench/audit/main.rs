@@ -9,6 +9,8 @@ mod disk;
 mod export;
 mod log;
 mod open;
+#[path = "../parts.rs"]
+mod parts;
 mod prompts;
 mod records;
 #[path = "../../system/support/mod.rs"]
@@ -23,22 +25,13 @@ fn main() {
     if let Some(folder) = std::env::var_os(open::FOLDER) {
         return open::child(folder.as_ref());
     }
-    let asked: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn()); 5] = [
+    parts::measure(&[
         ("appends", appends::measure),
         ("log", log::measure),
         ("first-token", prompts::first_token),
         ("writes", prompts::writes),
         ("export", export::measure),
-    ];
-    let named = parts
-        .iter()
-        .any(|(name, _)| asked.iter().any(|a| a == name));
-    for (name, part) in parts {
-        if !named || asked.iter().any(|asked| asked == name) {
-            part();
-        }
-    }
+    ]);
 }
 
 /// How much of something: what is measured, or what shows that it runs.

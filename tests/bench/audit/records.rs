@@ -1,15 +1,15 @@
 //! Records as a prompt leaves them: a permit, and how it ended.
 
 use std::path::Path;
-use std::time::Duration;
 
-use slmd::for_tests::audit::{Access, Device, Finished, Log, Settings, Tag, Verdict};
-use slmd::for_tests::identity::{Identity, Key, random};
-use slmd::for_tests::prompt::{Finish, Origin, RequestId, Usage};
+use slmd::for_tests::audit::{Access, Finished, Log, Settings, Tag};
+use slmd::for_tests::identity::random;
+use slmd::for_tests::prompt::{Finish, RequestId, Usage};
 use slmd::for_tests::store::Store;
-use slmd::for_tests::time::{Clocks, now};
+use slmd::for_tests::time::now;
 
-pub const DEVICE: &str = "edge-1";
+#[path = "../../store/log.rs"]
+mod kept;
 
 /// Those who ask.
 const PRINCIPALS: u64 = 100;
@@ -18,20 +18,9 @@ const PRINCIPALS: u64 = 100;
 pub fn open(store: &Store, folder: &Path) -> Log {
     let settings = Settings {
         max_bytes: 1 << 36,
-        retention: Duration::from_secs(90 * 86_400),
-        refusals_per_minute: 60,
-        origin: "slmd.internal".to_owned(),
-        checkpoint_records: 1000,
-        checkpoint_interval: Duration::from_secs(60),
-        export: Default::default(),
-        witnesses: Vec::new(),
+        ..kept::settings()
     };
-    let device = Device {
-        identity: &Identity::new(DEVICE).expect("a good name"),
-        key: &Key::open(folder).expect("the folder is writable"),
-        folder,
-    };
-    Log::open(store, settings, device, Clocks::default()).expect("the log opens")
+    kept::open(store, folder, settings)
 }
 
 /// Records with the next indexes, of prompts that were answered, with a checkpoint now and then. They
@@ -49,34 +38,9 @@ pub fn fill(log: &Log, count: u64) {
 }
 
 pub fn permit(prompt: u64) -> Access {
-    let text = |text: &str| Some(text.to_owned());
     Access {
-        request_id: RequestId::random(),
-        origin: Origin::Mqtt {
-            topic: "slm/edge-1/v1/chat/completions".into(),
-        },
-        action: "chat".into(),
-        decision: Verdict::Permit,
-        reason: None,
-        detail: None,
-        realm: text("dev"),
-        endpoint: text("slm"),
-        issuer: text("https://keycloak.test/realms/dev"),
         subject: Some(subject(prompt)),
-        username: None,
-        client: text("device-1"),
-        token_id: text("trrtcc:6f0c9f6e-6f0e-4a7e-9b0f-0c4f0e6f0c9f"),
-        scope: text("read"),
-        prompt_hash: Some("0".repeat(64)),
-        model_digest: Some("0".repeat(64)),
-        kernels: Some("neon-dotprod".to_owned()),
-        sampling: None,
-        prompt_tokens: Some(31),
-        prompt_time: None,
-        attempt: None,
-        text: None,
-        dpop: false,
-        local_peer: false,
+        ..kept::permit(&RequestId::random())
     }
 }
 

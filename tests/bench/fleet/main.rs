@@ -11,6 +11,8 @@ mod foreign;
     reason = "the repository's tests' toolbox: it may panic, and exports nothing"
 )]
 mod managers;
+#[path = "../parts.rs"]
+mod parts;
 mod reports;
 mod rotation;
 #[path = "../../system/support/mod.rs"]
@@ -22,18 +24,9 @@ mod rotation;
 mod support;
 
 fn main() {
-    let asked: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn()); 3] = [
+    parts::measure(&[
         ("reports", reports::measure),
         ("rotation", rotation::measure),
         ("foreign", foreign::measure),
-    ];
-    let named = parts
-        .iter()
-        .any(|(name, _)| asked.iter().any(|a| a == name));
-    for (name, part) in parts {
-        if !named || asked.iter().any(|asked| asked == name) {
-            part();
-        }
-    }
+    ]);
 }
